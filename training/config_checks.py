@@ -1,0 +1,158 @@
+"""Ranges and combinations of settings. Each failure is one line: the key, the value found, what was expected."""
+
+import math
+import re
+from collections.abc import Iterable
+from typing import Any
+
+from errors import UserError
+from training.config_schema import ArchConfig, TrainConfig
+
+LOSS_TYPES = ("stablemax_cross_entropy", "stablemax_cross_entropy_float32", "softmax_cross_entropy")
+POS_ENCODINGS = ("rope", "learned", "none")
+DTYPES = ("auto", "float64", "float32", "bfloat16")
+OPTIMIZERS = ("adam_atan2", "adamw")
+AUGMENTS = ("auto", "stored", "on_the_fly", "none")
+GUARD_MODES = ("warn", "abort", "off")
+WANDB_MODES = ("disabled", "offline", "online")
+EVALUATORS = ("arc@ARC",)
+
+_AT_LEAST_ONE = (
+    "arch.halt_max_steps arch.H_cycles arch.L_cycles arch.L_layers arch.hidden_size arch.num_heads "
+    "arch.swiglu_multiple global_batch_size epochs eval_interval max_steps checkpoint_interval keep_last "
+    "accumulation_slices threads eval_batch_size max_test_rows fast_eval_interval force_full_eval_every "
+    "early_stop_patience log_interval"
+).split()
+_NOT_NEGATIVE = (
+    "arch.H_layers arch.puzzle_emb_ndim arch.puzzle_emb_len lr lr_warmup_steps weight_decay "
+    "puzzle_emb_weight_decay puzzle_emb_lr min_eval_interval validation_size fast_eval_delta "
+    "status_interval_seconds guards.after_updates"
+).split()
+_POSITIVE = "arch.expansion arch.rope_theta arch.rms_norm_eps max_hours grad_clip_norm".split()
+_FRACTION = "arch.halt_exploration_prob lr_min_ratio ema_rate".split()
+_BELOW_ONE = "beta1 beta2".split()
+_TEXT = "resume run_name project_name checkpoint_path init_from wandb.project wandb.entity".split()
+
+
+def _fail(key: str, value: Any, expected: str) -> None:
+    raise UserError(f"option '{key}': found {value!r}, expected {expected}")
+
+
+def _value(cfg: TrainConfig, key: str) -> Any:
+    node: Any = cfg
+    for part in key.split("."):
+        node = getattr(node, part)
+    return node
+
+
+def _one_of(cfg: TrainConfig, key: str, names: Iterable[str]) -> None:
+    if _value(cfg, key) not in names:
+        _fail(key, _value(cfg, key), f"one of: {', '.join(names)}")
+
+
+def check_ranges(cfg: TrainConfig) -> None:
+    """Refuse a single value out of its range, before anything is derived from it."""
+    for key in _AT_LEAST_ONE + _NOT_NEGATIVE + _POSITIVE + _FRACTION + _BELOW_ONE:
+        value = _value(cfg, key)
+        if value is None:
+            continue
+        if not math.isfinite(value):
+            _fail(key, value, "a finite number")
+        if key in _AT_LEAST_ONE and value < 1:
+            _fail(key, value, "at least 1")
+        if key in _NOT_NEGATIVE and value < 0:
+            _fail(key, value, "0 or more")
+        if key in _POSITIVE and value <= 0:
+            _fail(key, value, "a number above 0")
+        if key in _FRACTION and not 0 <= value <= 1:
+            _fail(key, value, "a number from 0 to 1")
+        if key in _BELOW_ONE and not 0 <= value < 1:
+            _fail(key, value, "a number from 0 to below 1")
+    if not 0 <= cfg.seed < 2**63:
+        _fail("seed", cfg.seed, "an integer from 0 to 2^63 - 1")
+    for key in _TEXT:
+        value = _value(cfg, key)
+        if value is not None and (not value.strip() or "\0" in value or "\n" in value):
+            _fail(key, value, "a name or path of at least one visible character on one line")
+    for key in ("project_name", "run_name"):
+        value = _value(cfg, key)
+        if value is not None and (value.startswith("/") or ".." in value.split("/")):
+            _fail(key, value, "a name inside checkpoints/; use checkpoint_path=DIR for another place")
+    for key in ("data_paths", "data_paths_test"):
+        if not all(path.strip() for path in _value(cfg, key)):
+            _fail(key, _value(cfg, key), "paths of dataset folders")
+
+    _one_of(cfg, "arch.loss.loss_type", LOSS_TYPES)
+    _one_of(cfg, "arch.pos_encodings", POS_ENCODINGS)
+    _one_of(cfg, "dtype", DTYPES)
+    _one_of(cfg, "state_dtype", DTYPES)
+    _one_of(cfg, "optimizer", OPTIMIZERS)
+    _one_of(cfg, "augment", AUGMENTS)
+    _one_of(cfg, "guards.mode", GUARD_MODES)
+    _one_of(cfg, "wandb.mode", WANDB_MODES)
+    if not re.fullmatch(r"auto|cpu|mps|cuda(:[0-9]{1,3})?", cfg.device):
+        _fail("device", cfg.device, "one of: auto, cpu, mps, cuda, cuda:N")
+    for entry in cfg.evaluators:
+        name = entry.get("name") if isinstance(entry, dict) else entry
+        if not isinstance(entry, dict) or name not in EVALUATORS:
+            _fail(
+                "evaluators",
+                name,
+                f"a list like [{{name: {EVALUATORS[0]}}}] with names among: {', '.join(EVALUATORS)}",
+            )
+
+
+def check_resolved(cfg: TrainConfig, *, require_data: bool) -> None:
+    """Refuse combinations that cannot run."""
+    _check_arch(cfg.arch)
+    if cfg.eval_interval is not None and cfg.epochs % cfg.eval_interval:
+        below = max(d for d in range(1, min(cfg.eval_interval, cfg.epochs) + 1) if cfg.epochs % d == 0)
+        _fail(
+            "eval_interval",
+            cfg.eval_interval,
+            f"a divisor of epochs={cfg.epochs}, for example eval_interval={below}",
+        )
+    if cfg.global_batch_size % cfg.accumulation_slices:
+        _fail(
+            "accumulation_slices",
+            cfg.accumulation_slices,
+            f"a divisor of global_batch_size={cfg.global_batch_size}",
+        )
+    if cfg.freeze_weights and cfg.arch.puzzle_emb_ndim == 0:
+        _fail("freeze_weights", True, "a puzzle table to train: arch.puzzle_emb_ndim is 0")
+    if require_data and not cfg.data_paths:
+        raise UserError(
+            'no data: give data_paths="[FOLDER]"; to build one: '
+            "python dataset/build_sudoku_dataset.py --output-dir FOLDER --help"
+        )
+
+
+def _check_arch(arch: ArchConfig) -> None:
+    if arch.hidden_size % arch.num_heads:
+        _fail("arch.hidden_size", arch.hidden_size, f"a multiple of arch.num_heads={arch.num_heads}")
+    if arch.pos_encodings == "rope" and not arch.mlp_t and arch.hidden_size // arch.num_heads % 2:
+        _fail(
+            "arch.hidden_size",
+            arch.hidden_size,
+            f"an even size per head for rope; arch.num_heads={arch.num_heads}",
+        )
+    if arch.puzzle_emb_ndim == 0 and arch.puzzle_emb_len > 0:
+        _fail("arch.puzzle_emb_len", arch.puzzle_emb_len, "0, as arch.puzzle_emb_ndim=0 means no prefix")
+    if arch.puzzle_emb_ndim > arch.puzzle_emb_len * arch.hidden_size:
+        _fail(
+            "arch.puzzle_emb_len",
+            arch.puzzle_emb_len,
+            f"room for arch.puzzle_emb_ndim={arch.puzzle_emb_ndim}: at least "
+            f"{-(-arch.puzzle_emb_ndim // arch.hidden_size)} slots of arch.hidden_size={arch.hidden_size}, or 0 to derive it",
+        )
+    if arch.name == "hrm":
+        if arch.H_layers < 1:
+            _fail("arch.H_layers", arch.H_layers, "at least 1 for hrm, which has a stack of its own for z_H")
+        if arch.mlp_t:
+            _fail("arch.mlp_t", True, "False for hrm: only trm mixes tokens by an MLP (arch=trm)")
+        if arch.pos_encodings == "none":
+            _fail(
+                "arch.pos_encodings",
+                "none",
+                "rope or learned for hrm: its attention has no other notion of place",
+            )

@@ -1,0 +1,151 @@
+"""The schema of every training run: plain dataclasses, one truth for yaml files, command lines and run folders.
+
+Names without a note are the official TRM/HRM ones and mean what they mean there. The classes hold no logic;
+`training.config.resolve` merges, checks and completes a plain dictionary into a `TrainConfig`.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field, fields, is_dataclass
+from typing import Any, get_type_hints
+
+
+@dataclass
+class LossConfig:
+    """Loss head."""
+
+    name: str = "act_loss"  # one head; the official string losses@ACTLossHead maps to it
+    loss_type: str = "stablemax_cross_entropy"  # | stablemax_cross_entropy_float32 | softmax_cross_entropy
+
+
+@dataclass
+class ArchConfig:
+    """Architecture. Defaults are TRM's; `training.config.ARCH_DEFAULTS` holds what differs for HRM."""
+
+    name: str = "trm"  # trm | hrm; the official class strings map to these
+    loss: LossConfig = field(default_factory=LossConfig)
+    halt_exploration_prob: float = 0.1  # probability per row and step of a minimum number of steps
+    halt_max_steps: int = 16  # supervision steps at most; evaluation always takes all of them
+    H_cycles: int = 3
+    L_cycles: int = 6
+    H_layers: int = 0  # ignored by trm, whose one stack has L_layers blocks
+    L_layers: int = 2
+    hidden_size: int = 512
+    num_heads: int = 8
+    expansion: float = 4.0  # SwiGLU width is round(expansion * width * 2/3), rounded up to swiglu_multiple
+    swiglu_multiple: int = 256  # not an official option: the official code has this number written in
+    puzzle_emb_ndim: int = 512  # values per puzzle identifier; hidden_size when not given, 0 = no table
+    puzzle_emb_len: int = 16  # prefix slots; 0 = ceil(puzzle_emb_ndim / hidden_size)
+    pos_encodings: str = "rope"  # rope | learned | none
+    rope_theta: float = 10000.0
+    rms_norm_eps: float = 1e-5
+    forward_dtype: str | None = None  # official name of TrainConfig.dtype; moved there, then null
+    mlp_t: bool = False  # mix tokens by an MLP over the sequence axis instead of attention (trm)
+    no_ACT_continue: bool = True  # halt on q_halt > 0, with no second forward pass for a continue target
+
+
+@dataclass
+class GuardConfig:
+    """What happens when a run shows signs of a known fault (collapse, non-finite values)."""
+
+    mode: str = "warn"  # warn | abort | off
+    after_updates: int = 1000  # updates before the first check
+
+
+@dataclass
+class WandbConfig:
+    """Weights & Biases. No key here on purpose: wandb reads it from its own environment."""
+
+    mode: str = "disabled"  # disabled | offline | online
+    project: str | None = None  # null = project_name
+    entity: str | None = None
+
+
+@dataclass
+class TrainConfig:
+    """One training run."""
+
+    arch: ArchConfig = field(default_factory=ArchConfig)
+
+    # -- data
+    data_paths: list[str] = field(default_factory=list)  # dataset folders
+    data_paths_test: list[str] = field(default_factory=list)  # empty = data_paths
+    data_path: str | None = None  # HRM's name of data_paths=[X]; moved there, then null
+    evaluators: list[Any] = field(default_factory=list)  # [{name: arc@ARC}]
+
+    # -- length
+    global_batch_size: int = 768  # rows per update, over all processes
+    epochs: int = 100000  # passes over the groups; sets the planned number of updates
+    eval_interval: int | None = 10000  # epochs between evaluations; null = one at the end
+    checkpoint_every_eval: bool = True  # write step_N at every evaluation, not only at the end
+
+    # -- optimization
+    lr: float = 1e-4
+    lr_min_ratio: float = 1.0  # end of the cosine as a fraction of lr; 1 = constant
+    lr_warmup_steps: int = 2000  # updates
+    beta1: float = 0.9
+    beta2: float = 0.95
+    weight_decay: float = 0.1
+    puzzle_emb_weight_decay: float = 0.1
+    puzzle_emb_lr: float = 1e-2
+    seed: int = 0
+    min_eval_interval: int | None = 0  # epochs before the first evaluation
+    eval_save_outputs: list[str] = field(default_factory=list)
+    ema: bool = False
+    ema_rate: float = 0.999
+    freeze_weights: bool = False  # train the puzzle table only
+
+    # -- names
+    project_name: str | None = None  # null = <Data folder>-ACT-torch
+    run_name: str | None = None  # null = <arch>-<hash of the settings>: the same command finds its own folder
+    load_checkpoint: str | None = None  # official name of init_from; moved there, then null
+    checkpoint_path: str | None = None  # run folder; null = checkpoints/<project_name>/<run_name>
+
+    # -- not in the official code: run control
+    max_steps: int | None = None  # stop after so many updates
+    max_hours: float | None = None  # stop (and save) after so many hours of this process
+    resume: str = "auto"  # auto | never | must | FILE (a full state)
+    init_from: str | None = None  # weights to start from, at update 0
+    checkpoint_interval: int | None = (
+        1000  # updates between saves of latest_state.pt; null = at evaluations only
+    )
+    keep_last: int | None = None  # step_N files kept; null = all
+
+    # -- not in the official code: training
+    optimizer: str = "adam_atan2"  # adam_atan2 | adamw
+    grad_clip_norm: float | None = None
+    accumulation_slices: int = 1  # slices of the batch whose gradients are summed before one update
+    augment: str = "auto"  # auto | stored | on_the_fly | none
+    device: str = "auto"  # auto | cpu | mps | cuda | cuda:N
+    dtype: str = "auto"  # auto | float64 | float32 | bfloat16: activations
+    state_dtype: str = "auto"  # the same names: z_H and z_L; auto = dtype
+    compile: bool = False
+    threads: int | None = None  # CPU threads; null = torch's own choice
+
+    # -- not in the official code: evaluation
+    eval_batch_size: int | None = None  # null = global_batch_size
+    validation_size: int = 1024  # test rows that choose the best checkpoint and are never reported
+    max_test_rows: int | None = None  # null = all the rest
+    fast_eval_interval: int | None = None  # updates between evaluations on the validation rows only
+    fast_eval_delta: float = 0.0  # gain of exact accuracy that triggers a full evaluation
+    force_full_eval_every: int = 4  # a full evaluation at the latest after so many fast ones
+    early_stop_patience: int | None = None  # evaluations without a better one
+
+    # -- not in the official code: reports
+    log_interval: int = 10  # updates between lines of metrics.jsonl
+    status_interval_seconds: float = 60.0  # between writes of status.json
+    guards: GuardConfig = field(default_factory=GuardConfig)
+    wandb: WandbConfig = field(default_factory=WandbConfig)
+
+
+def schema_keys(schema: type) -> dict[str, Any]:
+    """Every dotted key of a dataclass with its type, inner nodes (themselves dataclasses) included."""
+    return dict(_walk(schema, ""))
+
+
+def _walk(schema: type, prefix: str) -> Iterator[tuple[str, Any]]:
+    hints = get_type_hints(schema)
+    for item in fields(schema):
+        kind = hints[item.name]
+        yield prefix + item.name, kind
+        if is_dataclass(kind) and isinstance(kind, type):
+            yield from _walk(kind, f"{prefix}{item.name}.")
