@@ -1,0 +1,224 @@
+"""Sudoku boards of any box geometry: text, tokens, validity, symmetries and a canonical form.
+
+Boards are rows of a (N, n*n) uint8 array in reading order, 0 = blank, digits 1..n. `box` = (rows, columns)
+of one box, n = rows * columns: 4x4 has 2x2 boxes, 6x6 boxes of 2 rows and 3 columns, 9x9 3x3 boxes. Tokens
+are digit + 1 (blank 1; 0 is padding), so the vocabulary holds n + 2.
+"""
+
+from dataclasses import dataclass
+from functools import lru_cache
+from itertools import permutations
+
+import numpy as np
+
+Box = tuple[int, int]
+BOXES: dict[str, Box] = {"4x4": (2, 2), "6x6": (2, 3), "9x9": (3, 3)}
+
+
+def side(box: Box) -> int:
+    """n, the number of digits and the length of a row."""
+    return box[0] * box[1]
+
+
+def tokens_from_boards(boards: np.ndarray) -> np.ndarray:
+    """Tokens (uint8, same shape): digit + 1, blank 1."""
+    return (boards + 1).astype(np.uint8)
+
+
+def boards_from_tokens(tokens: np.ndarray) -> np.ndarray:
+    """Boards (uint8, same shape) of tokens without padding."""
+    return (np.asarray(tokens) - 1).astype(np.uint8)
+
+
+def parse_board(text: str, box: Box = (3, 3)) -> np.ndarray:
+    """(n*n,) uint8 from n*n characters, '.' or '0' = blank. Raises ValueError saying what is wrong."""
+    n = side(box)
+    if len(text) != n * n:
+        raise ValueError(f"{len(text)} characters, expected {n * n}")
+    allowed = "0123456789"[: n + 1]
+    for position, character in enumerate(text):
+        if character != "." and character not in allowed:
+            raise ValueError(
+                f"character {character!r} at position {position + 1}, expected digits 1-{n}, '.' or '0'"
+            )
+    return np.frombuffer(text.replace(".", "0").encode("ascii"), np.uint8) - np.uint8(ord("0"))
+
+
+def board_text(board: np.ndarray, blank: str = ".") -> str:
+    """One line of n*n characters; `parse_board` reads it back."""
+    return "".join(str(digit) if digit else blank for digit in np.asarray(board).ravel().tolist())
+
+
+def format_board(board: np.ndarray, box: Box) -> str:
+    """The board as text lines with ruled boxes, for people."""
+    rows, columns = box
+    n = side(box)
+    cells = board_text(board)
+    lines = []
+    for row in range(n):
+        line = cells[row * n : (row + 1) * n]
+        lines.append(" | ".join(" ".join(line[c : c + columns]) for c in range(0, n, columns)))
+        if (row + 1) % rows == 0 and row + 1 < n:
+            lines.append("-+-".join(["-" * (2 * columns - 1)] * (n // columns)))
+    return "\n".join(lines)
+
+
+@lru_cache
+def units(box: Box) -> np.ndarray:
+    """(3n, n) cell indices: the rows, then the columns, then the boxes."""
+    rows, columns = box
+    n = side(box)
+    grid = np.arange(n * n).reshape(n, n)
+    boxes = grid.reshape(columns, rows, rows, columns).transpose(0, 2, 1, 3).reshape(n, n)
+    return np.concatenate([grid, grid.T, boxes])
+
+
+def has_conflict(boards: np.ndarray, box: Box) -> np.ndarray:
+    """(N,) bool: some digit stands twice in a row, column or box. Blanks never conflict."""
+    conflict = np.zeros(len(boards), bool)
+    for unit in units(box):
+        members = np.sort(boards[:, unit], axis=1)
+        conflict |= ((members[:, 1:] == members[:, :-1]) & (members[:, 1:] != 0)).any(axis=1)
+    return conflict
+
+
+def is_solution(boards: np.ndarray, box: Box) -> np.ndarray:
+    """(N,) bool: no blanks, digits within 1..n, every unit holds each digit once."""
+    in_range = ((boards >= 1) & (boards <= side(box))).all(axis=1)
+    return in_range & ~has_conflict(boards, box)
+
+
+@dataclass(frozen=True)
+class Symmetries:
+    """N symmetries: out[i, j] = digits[board[rows[i], columns[j]]], of the transposed board where asked.
+
+    transpose (N,) bool, rows (N, n) and columns (N, n) int64, digits (N, n+1) uint8 with digits[:, 0] = 0.
+    """
+
+    transpose: np.ndarray
+    rows: np.ndarray
+    columns: np.ndarray
+    digits: np.ndarray
+
+    def apply(self, boards: np.ndarray) -> np.ndarray:
+        """Transform boards (N, n*n), one symmetry each (a single board is broadcast to all)."""
+        count, n = self.rows.shape
+        upright = self.rows[:, :, None] * n + self.columns[:, None, :]
+        turned = self.columns[:, None, :] * n + self.rows[:, :, None]
+        source = np.where(self.transpose[:, None, None], turned, upright).reshape(count, n * n)
+        boards = np.broadcast_to(boards, (count, n * n))
+        moved = np.take_along_axis(boards, source, axis=1)
+        return np.take_along_axis(self.digits, moved.astype(np.intp), axis=1)
+
+
+def random_symmetries(count: int, box: Box, rng: np.random.Generator) -> Symmetries:
+    """The augmentation of the HRM and TRM Sudoku builders, `count` at a time.
+
+    Transpose with probability 1/2 (square boxes only), bands and the rows in each band, stacks and the
+    columns in each stack, digits.
+    """
+    rows, columns = box
+    n = side(box)
+    transpose = rng.random(count) < 0.5 if rows == columns else np.zeros(count, bool)
+    digits = np.zeros((count, n + 1), np.uint8)
+    digits[:, 1:] = rng.random((count, n)).argsort(axis=1) + 1
+    return Symmetries(
+        transpose=transpose,
+        rows=_random_lines(count, n // rows, rows, rng),
+        columns=_random_lines(count, n // columns, columns, rng),
+        digits=digits,
+    )
+
+
+def _random_lines(count: int, num_blocks: int, size: int, rng: np.random.Generator) -> np.ndarray:
+    """(count, num_blocks * size) permutations of lines that keep blocks of `size` lines together."""
+    blocks = rng.random((count, num_blocks)).argsort(axis=1)
+    within = rng.random((count, num_blocks, size)).argsort(axis=2)
+    return (blocks[:, :, None] * size + within).reshape(count, num_blocks * size)
+
+
+@lru_cache
+def _line_permutations(num_blocks: int, size: int) -> np.ndarray:
+    """Every permutation of lines that keeps blocks together, (num_blocks! * size!**num_blocks, lines)."""
+    within: list[tuple[int, ...]] = [()]
+    for _ in range(num_blocks):
+        within = [head + tail for head in within for tail in permutations(range(size))]
+    inner = np.array(within).reshape(-1, num_blocks, size)
+    result = [
+        (np.array(order)[None, :, None] * size + inner).reshape(len(inner), -1)
+        for order in permutations(range(num_blocks))
+    ]
+    return np.concatenate(result)
+
+
+def num_geometric_symmetries(box: Box) -> int:
+    """How many cell permutations preserve the rules: 128 on 4x4, 3456 on 6x6 (no transpose)."""
+    rows, columns = box
+    lines = len(_line_permutations(columns, rows)) * len(_line_permutations(rows, columns))
+    return 2 * lines if rows == columns else lines
+
+
+def canonical_form(puzzles: np.ndarray, box: Box, chunk: int = 512) -> np.ndarray:
+    """(N, n*n) uint8: equal for two puzzles exactly when a symmetry (with relabelling) relates them.
+
+    Of all images of a puzzle the one whose pattern of givens, read as a number, is largest, and among those
+    the smallest by digits numbered in order of first appearance. The pattern settles nearly everything, so
+    only the few tied transforms are relabelled. Meant for 4x4 and 6x6; raises ValueError above.
+    """
+    n = side(box)
+    if n > 6:
+        raise ValueError(f"canonical_form enumerates all symmetries; {n}x{n} has too many")
+    puzzles = np.asarray(puzzles, np.uint8)
+    parts = [_canonical_chunk(puzzles[i : i + chunk], box) for i in range(0, len(puzzles), chunk)]
+    return np.concatenate(parts) if parts else puzzles.copy()
+
+
+def _canonical_chunk(puzzles: np.ndarray, box: Box) -> np.ndarray:
+    rows, columns = box
+    n = side(box)
+    count = len(puzzles)
+    row_orders = _line_permutations(columns, rows)
+    column_orders = _line_permutations(rows, columns)
+    boards = puzzles.reshape(count, n, n)
+    if rows == columns:
+        boards = np.stack([boards, boards.transpose(0, 2, 1)], axis=1)
+    else:
+        boards = boards[:, None]
+    # Row patterns as n-bit numbers under each column order, then whole patterns under each row order.
+    weights = 1 << np.arange(n - 1, -1, -1, dtype=np.int64)
+    codes = (boards != 0)[..., column_orders] @ weights  # (count, turn, row, column order)
+    pattern = np.zeros((*codes.shape[:2], len(column_orders), len(row_orders)), np.int64)
+    for row in range(n):
+        pattern = (pattern << n) | codes[:, :, row_orders[:, row]].transpose(0, 1, 3, 2)
+    best = pattern.reshape(count, -1).max(axis=1)
+    puzzle, turn, column, row = np.nonzero(pattern == best[:, None, None, None])
+    images = boards[puzzle, turn][
+        np.arange(len(puzzle))[:, None, None],
+        row_orders[row][:, :, None],
+        column_orders[column][:, None, :],
+    ].reshape(-1, n * n)
+    images = number_by_appearance(images, n)
+    # Smallest image per puzzle: the first of its group after a lexicographic sort.
+    half = n * n // 2
+    powers = 8 ** np.arange(half - 1, -1, -1, dtype=np.int64)  # 18 octal digits fit into 63 bits
+    order = np.lexsort((images[:, half:] @ powers, images[:, :half] @ powers, puzzle))
+    first = np.flatnonzero(np.diff(puzzle[order], prepend=-1))
+    return images[order[first]]
+
+
+def number_by_appearance(boards: np.ndarray, n: int) -> np.ndarray:
+    """Relabel each board (N, cells) so that its digits first appear in the order 1, 2, 3, …"""
+    count = len(boards)
+    lanes = np.arange(count)
+    labels = np.zeros((count, n + 1), np.uint8)
+    used = np.zeros(count, np.uint8)
+    result = np.empty_like(boards)
+    for cell in range(boards.shape[1]):
+        digit = boards[:, cell]
+        label = labels[lanes, digit]
+        fresh = (digit != 0) & (label == 0)
+        used += fresh
+        label = np.where(fresh, used, label)
+        labels[lanes, digit] = label  # for blanks this writes the 0 that is there
+        result[:, cell] = label
+    return result
