@@ -1,0 +1,102 @@
+"""Adaptive computation time around the pure map: reset, truncated step, halting. Source: HRM §2, TRM §2.4.
+
+The carry is a plain dict of tensors whose first axis is the slot: saving it, cutting it into accumulation
+slices or rank slices and putting it together again is one map over its leaves.
+"""
+
+import torch
+from torch import Tensor
+
+from models.recursion import RecurrentState
+from models.recursive_model import RecursiveModel
+
+Batch = dict[str, Tensor]
+Carry = dict[str, Tensor]
+
+DATA_KEYS = ("inputs", "labels", "puzzle_identifiers")
+
+
+def initial_carry(model: RecursiveModel, batch: Batch) -> Carry:
+    """A carry in which every slot is halted, so that the first step starts all of them from `batch`.
+
+    Differs: upstream leaves the states uninitialised; zeros make saved states reproducible.
+    """
+    size, device = batch["inputs"].shape[0], model.H_init.device
+    state = model.initial_state(size)
+    carry = {"z_H": torch.zeros_like(state.z_H).contiguous(), "z_L": torch.zeros_like(state.z_L).contiguous()}
+    carry["steps"] = torch.zeros(size, dtype=torch.int32, device=device)
+    carry["halted"] = torch.ones(size, dtype=torch.bool, device=device)
+    return carry | {key: torch.zeros_like(batch[key], device=device) for key in DATA_KEYS}
+
+
+def _by_slot(mask: Tensor, like: Tensor) -> Tensor:
+    return mask.view(-1, *(1,) * (like.ndim - 1))
+
+
+def start_halted_slots(model: RecursiveModel, carry: Carry, batch: Batch) -> Carry:
+    """Halted slots take the initial state and the batch's row at the same index; the others go on."""
+    halted = carry["halted"]
+    start = model.initial_state(halted.shape[0])
+    fresh = {"z_H": start.z_H, "z_L": start.z_L, "steps": torch.zeros_like(carry["steps"])}
+    fresh |= {key: batch[key] for key in DATA_KEYS}
+    return {key: torch.where(_by_slot(halted, new), new, carry[key]) for key, new in fresh.items()}
+
+
+def truncated_step(model: RecursiveModel, state: RecurrentState, embeddings: Tensor) -> RecurrentState:
+    """One supervision step; gradients pass through the sub-updates from `grad_start` on only."""
+    step = model.supervision_step(embeddings)
+    with torch.no_grad():
+        for sub_update in step.sub_updates[: step.grad_start]:
+            state = sub_update(state)
+    for sub_update in step.sub_updates[step.grad_start :]:
+        state = sub_update(state)
+    return state
+
+
+def draw_min_halt_steps(num_slots: int, halt_max_steps: int, prob: float, generator: torch.Generator) -> Tensor:
+    """Exploration: with probability `prob` a slot may not halt before m ~ U{2..halt_max_steps}; (B,) int32.
+
+    Redrawn at every step, as officially. Drawn for the global batch on the CPU and then sliced, so that the
+    number of processes does not change it.
+    """
+    explores = torch.rand(num_slots, generator=generator) < prob
+    minimum = torch.randint(2, max(halt_max_steps, 2) + 1, (num_slots,), generator=generator)
+    return (explores * minimum).to(torch.int32)
+
+
+def act_step(
+    model: RecursiveModel, carry: Carry, batch: Batch, *, training: bool, min_halt_steps: Tensor | None = None
+) -> tuple[Carry, dict[str, Tensor]]:
+    """One supervision step of every slot.
+
+    Args:
+        carry: from `initial_carry` or the last call. batch: rows for the slots that are halted.
+        training: halt by q (and by exploration); in evaluation a slot runs exactly halt_max_steps.
+        min_halt_steps: (B,) int32, 0 = no constraint; from `draw_min_halt_steps`.
+    Returns:
+        the new carry (states detached) and outputs `logits`, `q_halt_logits`, `q_continue_logits`, for
+        Q-learning in training also `target_q_continue`. The carry's `labels`, `halted` and `steps` belong to
+        these outputs.
+    """
+    config = model.config
+    current = start_halted_slots(model, carry, batch)
+    embeddings = model.embed(current["inputs"], current["puzzle_identifiers"])
+    state = truncated_step(model, RecurrentState(current["z_H"], current["z_L"]), embeddings)
+    logits, q_halt, q_continue = model.readout(state)
+    outputs = {"logits": logits, "q_halt_logits": q_halt, "q_continue_logits": q_continue}
+    with torch.no_grad():
+        steps = current["steps"] + 1
+        last = steps >= config.halt_max_steps
+        halted = last
+        if training and config.halt_max_steps > 1:
+            wants_to_halt = q_halt > 0 if config.no_ACT_continue else q_halt > q_continue
+            halted = halted | wants_to_halt
+            if min_halt_steps is not None:
+                halted = halted & (steps >= min_halt_steps)
+            if not config.no_ACT_continue:
+                # Differs: upstream's TRM crashes here; this is HRM's target (no replay, no target network).
+                _, next_halt, next_continue = model.readout(model.supervision_step(embeddings)(state))
+                value = torch.where(last, next_halt, torch.maximum(next_halt, next_continue))
+                outputs["target_q_continue"] = torch.sigmoid(value)
+    new_carry = {"z_H": state.z_H.detach(), "z_L": state.z_L.detach(), "steps": steps, "halted": halted}
+    return new_carry | {key: current[key] for key in DATA_KEYS}, outputs

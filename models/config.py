@@ -1,0 +1,111 @@
+"""What a network needs to know about itself. Training options live in `training/config.py`, not here."""
+
+import math
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+
+DTYPES = {"float64": torch.float64, "float32": torch.float32, "bfloat16": torch.bfloat16}
+KINDS = ("trm", "hrm")
+POSITION_ENCODINGS = ("rope", "learned", "none")
+
+
+@dataclass(frozen=True)
+class ModelConfig:
+    """Shape and arithmetic of a recursive model. Field names are the official TRM/HRM ones.
+
+    Args:
+        kind: `trm` (one shared stack) or `hrm` (separate H and L stacks).
+        seq_len: number of puzzle tokens S; the prefix of puzzle-embedding slots comes on top.
+        puzzle_emb_ndim: width of a row of the puzzle table; 0 means no table and no prefix.
+        puzzle_emb_len: number of prefix slots P; 0 means ceil(puzzle_emb_ndim / hidden_size).
+        swiglu_multiple: the SwiGLU width is rounded up to a multiple of this (256 officially).
+        dtype: dtype in which the layers compute. Parameters are float32 (float64 when dtype is float64).
+        state_dtype: dtype of z_H and z_L between sub-updates; None means dtype.
+        no_ACT_continue: halt on q_halt > 0 and train no continue value; False trains it by Q-learning.
+    """
+
+    kind: str
+    seq_len: int
+    vocab_size: int
+    num_puzzle_identifiers: int
+    puzzle_emb_ndim: int = 512
+    puzzle_emb_len: int = 16
+    hidden_size: int = 512
+    num_heads: int = 8
+    expansion: float = 4.0
+    H_cycles: int = 3
+    L_cycles: int = 6
+    H_layers: int = 0
+    L_layers: int = 2
+    pos_encodings: str = "rope"
+    rope_theta: float = 10000.0
+    rms_norm_eps: float = 1e-5
+    swiglu_multiple: int = 256
+    mlp_t: bool = False
+    halt_max_steps: int = 16
+    halt_exploration_prob: float = 0.1
+    no_ACT_continue: bool = True
+    dtype: torch.dtype = torch.float32
+    state_dtype: torch.dtype | None = None
+
+    def __post_init__(self) -> None:
+        if self.kind not in KINDS:
+            raise ValueError(f"model kind {self.kind!r} is none of {', '.join(KINDS)}")
+        if self.hidden_size % self.num_heads:
+            raise ValueError(f"hidden_size {self.hidden_size} is not divisible by num_heads {self.num_heads}")
+        if self.pos_encodings == "rope" and not self.mlp_t and (self.hidden_size // self.num_heads) % 2:
+            raise ValueError("rope needs an even head size; found hidden_size / num_heads odd")
+        if self.prefix_len * self.hidden_size < self.puzzle_emb_ndim:
+            raise ValueError(
+                f"puzzle_emb_ndim {self.puzzle_emb_ndim} does not fit into puzzle_emb_len {self.puzzle_emb_len} "
+                f"slots of hidden_size {self.hidden_size}"
+            )
+
+    @property
+    def prefix_len(self) -> int:
+        """Number of prefix slots P. Differs: without a table there is no prefix (upstream breaks shapes)."""
+        if self.puzzle_emb_ndim == 0:
+            return 0
+        return self.puzzle_emb_len or math.ceil(self.puzzle_emb_ndim / self.hidden_size)
+
+    @property
+    def total_len(self) -> int:
+        """Sequence length inside the network, P + S."""
+        return self.prefix_len + self.seq_len
+
+    @property
+    def param_dtype(self) -> torch.dtype:
+        """Master weights are float32; float64 models keep float64 weights so that gradients are float64."""
+        return torch.float64 if self.dtype == torch.float64 else torch.float32
+
+    @property
+    def carry_dtype(self) -> torch.dtype:
+        """dtype of z_H and z_L."""
+        return self.state_dtype or self.dtype
+
+    def swiglu_width(self, size: int) -> int:
+        """Inner width of a SwiGLU over an axis of `size`: round(expansion * size * 2/3), rounded up."""
+        width = round(self.expansion * size * 2 / 3)
+        return -(-width // self.swiglu_multiple) * self.swiglu_multiple
+
+    @classmethod
+    def from_official(cls, options: dict[str, Any], **overrides: Any) -> "ModelConfig":
+        """Build from official architecture options (`forward_dtype`, no `kind` defaults differ per kind).
+
+        HRM has no `puzzle_emb_len` (its prefix is ceil(ndim / hidden)) and always trains the continue value.
+        Unknown keys are ignored: official files carry names of classes and losses here.
+        """
+        merged: dict[str, Any] = {}
+        if options.get("kind") == "hrm":
+            merged |= {"puzzle_emb_len": 0, "no_ACT_continue": False}
+        fields = cls.__dataclass_fields__
+        merged |= {key: value for key, value in options.items() if key in fields and value is not None}
+        if "forward_dtype" in options:
+            merged["dtype"] = DTYPES[options["forward_dtype"]]
+        return cls(**(merged | overrides))
+
+    def with_dtype(self, dtype: torch.dtype, state_dtype: torch.dtype | None = None) -> "ModelConfig":
+        """The same model computing in another dtype."""
+        return replace(self, dtype=dtype, state_dtype=state_dtype)

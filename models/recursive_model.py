@@ -1,0 +1,103 @@
+"""What HRM and TRM share: embeddings in, readout out, and a supervision step in between."""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from models.config import ModelConfig
+from models.layers import CastedEmbedding, CastedLinear, CosSin, rotary_table, truncated_normal_
+from models.puzzle_embedding import SparsePuzzleEmbedding
+from models.recursion import RecurrentState, SupervisionStep
+
+# The literal of the official code; a more exact 1/sqrt(2) would miss its values at 1e-8.
+LEARNED_POSITION_SCALE = 0.707106781
+
+
+class RecursiveModel(nn.Module):
+    """Base of all recursive reasoning models; a subclass owns the stacks and says in which order they act.
+
+    Parameters and buffers carry the official names without prefix (`embed_tokens.embedding_weight`,
+    `lm_head.weight`, `q_head.{weight,bias}`, `H_init`, `L_init`, `puzzle_emb.weights`, `L_level…`, `H_level…`).
+
+    Args:
+        config: shape and arithmetic.
+        generator: source of the initial weights.
+    """
+
+    H_init: Tensor
+    L_init: Tensor
+
+    def __init__(self, config: ModelConfig, generator: torch.Generator) -> None:
+        super().__init__()
+        self.config = config
+        size = config.hidden_size
+        self.embed_tokens = CastedEmbedding(config.vocab_size, config, generator)
+        self.lm_head = CastedLinear(size, config.vocab_size, False, config, generator)
+        self.q_head = CastedLinear(size, 2, True, config, generator)
+        if config.pos_encodings == "learned":
+            self.embed_pos = CastedEmbedding(config.total_len, config, generator)
+        self.puzzle_emb = SparsePuzzleEmbedding(config) if config.puzzle_emb_ndim else None
+        for name in ("H_init", "L_init"):
+            start = truncated_normal_(torch.empty(size, dtype=config.param_dtype), 1.0, generator)
+            self.register_buffer(name, start, persistent=True)
+        assert self.q_head.bias is not None
+        with torch.no_grad():
+            # Near-zero halting values at the start: bootstrapped Q-learning is easier from "do not halt".
+            self.q_head.weight.zero_()
+            self.q_head.bias.fill_(-5.0)
+        self._rotary: dict[tuple[torch.dtype, torch.device], CosSin] = {}
+
+    def cos_sin(self) -> CosSin | None:
+        """The rotary table for the current device, made once per device and dtype; None without rope."""
+        if self.config.pos_encodings != "rope" or self.config.mlp_t:
+            return None
+        key = (self.config.dtype, self.H_init.device)
+        if key not in self._rotary:
+            config = self.config
+            head_dim = config.hidden_size // config.num_heads
+            self._rotary[key] = rotary_table(config.total_len, head_dim, config.rope_theta, *key)
+        return self._rotary[key]
+
+    def embed(self, inputs: Tensor, puzzle_identifiers: Tensor) -> Tensor:
+        """Input embeddings of tokens (B, S) and puzzle ids (B,): (B, P+S, D), unit variance at the start."""
+        config = self.config
+        embedding = self.embed_tokens(inputs.int())
+        if self.puzzle_emb is not None:
+            rows = self.puzzle_emb(puzzle_identifiers).to(config.dtype)
+            missing = config.prefix_len * config.hidden_size - rows.shape[-1]
+            prefix = F.pad(rows, (0, missing)).view(-1, config.prefix_len, config.hidden_size)
+            embedding = torch.cat((prefix, embedding), dim=-2)
+        if config.pos_encodings == "learned":
+            positions = self.embed_pos.embedding_weight.to(config.dtype)
+            embedding = LEARNED_POSITION_SCALE * (embedding + positions)
+        return config.hidden_size**0.5 * embedding
+
+    def initial_state(self, batch_size: int) -> RecurrentState:
+        """H_init and L_init broadcast to (batch_size, P+S, D); views, do not write into them."""
+        shape = (batch_size, self.config.total_len, self.config.hidden_size)
+        dtype = self.config.carry_dtype
+        return RecurrentState(self.H_init.to(dtype).expand(shape), self.L_init.to(dtype).expand(shape))
+
+    def supervision_step(self, embeddings: Tensor) -> SupervisionStep:
+        """The pure map of one supervision step with the input (B, P+S, D) held fixed."""
+        raise TypeError(f"{type(self).__name__} does not say in which order its stacks act")
+
+    def readout(self, state: RecurrentState) -> tuple[Tensor, Tensor, Tensor]:
+        """Logits (B, S, V), and the float32 halting values q_halt, q_continue (B,) read at position 0."""
+        answer = state.z_H.to(self.config.dtype)
+        logits = self.lm_head(answer)[:, self.config.prefix_len :]
+        q = self.q_head(answer[:, 0]).to(torch.float32)
+        return logits, q[..., 0], q[..., 1]
+
+    def stacks(self) -> list[nn.Module]:
+        """The stacks in which nearly all time is spent: what `compile` compiles."""
+        raise TypeError(f"{type(self).__name__} names no stacks")
+
+    def compile_stacks(self, **options: object) -> None:
+        """Compile each stack in place (state-dict keys stay as they are).
+
+        The stack is the region, never the whole step: one graph serves all sub-updates, and gradient and
+        gradient-free calls get graphs of their own.
+        """
+        for stack in self.stacks():
+            stack.compile(dynamic=False, **options)

@@ -1,0 +1,37 @@
+"""Tiny Recursive Model: one stack serves both updates. Source: Jolicoeur-Martineau 2025, arXiv:2510.04871."""
+
+import torch
+from torch import Tensor, nn
+
+from models.config import ModelConfig
+from models.layers import Stack
+from models.recursion import RecurrentState, SupervisionStep, cycle_order
+from models.recursive_model import RecursiveModel
+
+
+class TinyRecursiveModel(RecursiveModel):
+    """TRM with attention or, with `mlp_t`, token mixing. z_L sees z_H + input; z_H sees z_L only.
+
+    Gradients pass through the last H cycle. `H_layers` is ignored, as officially.
+    """
+
+    def __init__(self, config: ModelConfig, generator: torch.Generator) -> None:
+        super().__init__(config, generator)
+        self.L_level = Stack(config.L_layers, config, generator)
+
+    def stacks(self) -> list[nn.Module]:
+        return [self.L_level]
+
+    def supervision_step(self, embeddings: Tensor) -> SupervisionStep:
+        cos_sin = self.cos_sin()
+
+        def update_L(state: RecurrentState) -> RecurrentState:
+            return state._replace(z_L=self.L_level(state.z_L, state.z_H + embeddings, cos_sin))
+
+        def update_H(state: RecurrentState) -> RecurrentState:
+            return state._replace(z_H=self.L_level(state.z_H, state.z_L, cos_sin))
+
+        config = self.config
+        order = cycle_order(config.H_cycles, config.L_cycles)
+        updates = [update_L if which == "L" else update_H for which in order]
+        return SupervisionStep(updates, grad_start=(config.H_cycles - 1) * (config.L_cycles + 1))

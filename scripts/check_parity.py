@@ -1,0 +1,175 @@
+"""Replay golden files of the official TRM/HRM code and report the largest differences.
+
+    python scripts/check_parity.py tests/golden/*.npz [--tol 1e-8] [--loss-tol 1e-5]
+
+Each file describes a small model (`config`, `sd/...`), a batch, and what the official code computed from it
+in float64. One JSON line per file; exit code 1 when a difference exceeds its tolerance.
+"""
+
+import argparse
+import json
+import sys
+import zipfile
+from pathlib import Path
+from typing import Any
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from errors import UserError, exit_on_user_error
+from models.act import Batch, act_step, initial_carry
+from models.config import ModelConfig
+from models.losses import TOKEN_LOSSES, act_loss
+from models.recursive_model import RecursiveModel
+from models.registry import MODELS, build_model
+from training.checkpoint import check_weights, strip_prefixes
+
+EXACT = ("halted", "steps")
+
+
+class Differences:
+    """Largest absolute difference per quantity; shapes that differ and missing numbers count as infinite."""
+
+    def __init__(self) -> None:
+        self.largest: dict[str, float] = {}
+
+    def add(self, name: str, ours: Any, theirs: np.ndarray) -> None:
+        ours = ours.detach().cpu().double().numpy() if isinstance(ours, Tensor) else np.asarray(ours, np.float64)
+        theirs = theirs.astype(np.float64)
+        if ours.shape != theirs.shape:
+            difference = float("inf")
+        else:
+            difference = float(np.abs(ours - theirs).max(initial=0.0))
+        if difference != difference:
+            difference = float("inf")
+        self.largest[name] = max(self.largest.get(name, 0.0), difference)
+
+
+def read_golden(path: Path) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
+    """The config and all arrays of a golden file, or a `UserError` naming what is wrong with it."""
+    try:
+        with np.load(path, allow_pickle=False) as file:
+            arrays = {key: file[key] for key in file.files}
+        options = json.loads(str(arrays.pop("config")))
+    except FileNotFoundError:
+        raise UserError(f"{path}: no such golden file; the shipped ones are tests/golden/*.npz") from None
+    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
+        raise UserError(f"{path} is not a readable golden file: {type(error).__name__}: {error}") from None
+    if not isinstance(options, dict) or options.get("kind") not in MODELS:
+        raise UserError(f"{path}: config names no known kind; expected one of {', '.join(MODELS)}")
+    if options.get("loss") not in TOKEN_LOSSES:
+        raise UserError(f"{path}: loss {options.get('loss')!r} is none of {', '.join(TOKEN_LOSSES)}")
+    return options, arrays
+
+
+def golden_model(options: dict[str, Any], arrays: dict[str, np.ndarray], path: Path) -> RecursiveModel:
+    """The described model in float64 with the file's weights."""
+    try:
+        config = ModelConfig.from_official(options, dtype=torch.float64)
+    except (TypeError, ValueError) as error:
+        raise UserError(f"{path}: the config describes no buildable model: {error}") from None
+    weights = {
+        key[3:]: torch.from_numpy(value).double() for key, value in arrays.items() if key.startswith("sd/")
+    }
+    weights = strip_prefixes(weights)
+    model = build_model(config)
+    check_weights({key: tuple(value.shape) for key, value in model.state_dict().items()}, weights, path)
+    model.load_state_dict(weights)
+    return model
+
+
+def replay_step(
+    prefix: str, model: RecursiveModel, carry: Batch, batch: Batch, loss_type: str, arrays: dict[str, np.ndarray],
+    differences: Differences,
+) -> tuple[Batch, Tensor]:
+    """One ACT step; every recorded quantity under `prefix` (except gradients) is compared."""
+    carry, outputs = act_step(model, carry, batch, training=model.training)
+    loss, metrics = act_loss(outputs, carry["labels"], carry["halted"], carry["steps"], loss_type)
+    ours: dict[str, Any] = {**outputs, **{f"metric/{key}": value for key, value in metrics.items()}}
+    ours |= {key: carry[key] for key in ("z_H", "z_L", "halted", "steps")} | {"loss": loss}
+    for key, theirs in arrays.items():
+        if not key.startswith(prefix) or key.startswith(f"{prefix}grad/"):
+            continue
+        name = key[len(prefix) :]
+        mine = ours.get(name)
+        differences.add(name, mine if mine is not None else float("nan"), theirs)
+    return carry, loss
+
+
+def check_gradients(
+    prefix: str, model: RecursiveModel, batch_size: int, arrays: dict[str, np.ndarray], differences: Differences
+) -> None:
+    """Compare gradients of loss/B, dense parameters by name and the gathered rows of the puzzle table."""
+    ours = {name: parameter.grad for name, parameter in model.named_parameters()}
+    if model.puzzle_emb is not None:
+        ours["puzzle_emb_rows"] = model.puzzle_emb.take_gathers()[0][1].grad
+    for key, theirs in arrays.items():
+        if key.startswith(f"{prefix}grad/"):
+            name = key[len(prefix) + 5 :].removeprefix("model.inner.")
+            gradient = ours.get(name)
+            if gradient is None:
+                gradient = torch.full(theirs.shape, 0.0 if name in ours else float("nan"), dtype=torch.float64)
+            differences.add("grad", gradient, theirs)
+    model.zero_grad(set_to_none=True)
+
+
+def check_file(path: Path) -> dict[str, float]:
+    """Largest absolute difference per quantity over all recorded steps of one golden file."""
+    options, arrays = read_golden(path)
+    model = golden_model(options, arrays, path)
+    try:
+        batch = {key: torch.from_numpy(arrays[f"batch/{key}"]) for key in ("inputs", "labels", "puzzle_identifiers")}
+    except (KeyError, TypeError) as error:
+        raise UserError(f"{path}: no usable batch/... arrays: {error}") from None
+    differences = Differences()
+    batch_size = batch["inputs"].shape[0]
+    for mode in ("eval", "train"):
+        model.train(mode == "train")
+        carry = initial_carry(model, batch)
+        steps = sorted({int(key.split("/")[1]) for key in arrays if key.startswith(f"{mode}/")})
+        for step in steps:
+            prefix = f"{mode}/{step}/"
+            with torch.set_grad_enabled(mode == "train"):
+                carry, loss = replay_step(
+                    prefix, model, carry, batch, options["loss"], arrays, differences
+                )
+            if mode == "train":
+                (loss / batch_size).backward()
+                check_gradients(prefix, model, batch_size, arrays, differences)
+    return differences.largest
+
+
+def tolerance(name: str, tol: float, loss_tol: float) -> float:
+    """What a quantity may differ by: halting not at all, q, losses and metrics loss_tol, the rest tol."""
+    if name in EXACT:
+        return 0.0
+    loose = name == "loss" or name.startswith("metric/") or name.startswith("q_") or name == "target_q_continue"
+    return loss_tol if loose else tol
+
+
+@exit_on_user_error
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("files", nargs="+", type=Path, metavar="FILE.npz")
+    parser.add_argument("--tol", type=float, default=1e-8, help="states, logits and gradients (absolute)")
+    parser.add_argument("--loss-tol", type=float, default=1e-5, help="q values, losses and metrics (absolute)")
+    arguments = parser.parse_args()
+    failed = False
+    for path in arguments.files:
+        largest = check_file(path)
+        exceeded = [
+            name for name, value in largest.items()
+            if not value <= tolerance(name, arguments.tol, arguments.loss_tol)
+        ]
+        failed = failed or bool(exceeded) or not largest
+        printable = {name: value if np.isfinite(value) else None for name, value in sorted(largest.items())}
+        print(json.dumps({"file": str(path), "ok": not exceeded and bool(largest), "exceeded": exceeded,
+                          "max_abs_diff": printable}))
+    sys.exit(1 if failed else 0)
+
+
+if __name__ == "__main__":
+    main()
