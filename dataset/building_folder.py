@@ -1,0 +1,129 @@
+"""Build a data set folder beside its final place, then rename it: half a folder never has its name."""
+
+import os
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from errors import UserError
+
+OVERWRITABLE_FILES = {".json", ".md", ".txt", ".csv"}
+
+
+@contextmanager
+def building_folder(output_dir: str | Path, overwrite: bool = False) -> Iterator[Path]:
+    """Yield an empty folder `.NAME.building-<pid>` beside `output_dir`; rename it to `output_dir` at success.
+
+    An existing folder with anything in it is refused before any work is done, unless `overwrite`: then it
+    must look like a data set (so that a mistyped path costs nobody a home directory), and is replaced only
+    once the new one is complete. When the body raises, the temporary folder is removed and the old one is
+    as it was. Left-overs of killed builds (their process no longer runs) are swept first.
+
+    Errors: `UserError` when the place is taken or cannot be written.
+    """
+    target = Path(os.path.abspath(os.path.expanduser(output_dir)))
+    if target.is_symlink():
+        target = target.resolve()
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        _sweep(target)
+        _check_place(target, overwrite)
+        temporary = target.with_name(f".{target.name}.building-{os.getpid()}")
+        temporary.mkdir()
+    except (OSError, ValueError) as error:
+        raise UserError(f"{target}: cannot build here ({error}); give another --output-dir") from error
+    try:
+        yield temporary
+        try:
+            _sync(temporary)
+            _check_place(target, overwrite)
+            _swap(temporary, target)
+        except OSError as error:
+            raise UserError(f"{target}: the build could not be put in place ({error})") from error
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+
+
+def _check_place(target: Path, overwrite: bool) -> None:
+    if not os.path.lexists(target):
+        return
+    if not target.is_dir():
+        raise UserError(f"{target}: is a file, expected a folder to build into; give another --output-dir")
+    entries = list(target.iterdir())
+    if not entries:
+        return
+    if not overwrite:
+        raise UserError(
+            f"{target}: exists and is not empty; give another --output-dir, or --overwrite to replace it"
+        )
+    finished = any((target / split / "dataset.json").is_file() for split in ("train", "test"))
+    strangers = [
+        entry.name
+        for entry in entries
+        if not (entry.name in ("train", "test") and entry.is_dir()) and entry.suffix not in OVERWRITABLE_FILES
+    ]
+    if strangers or not finished:
+        what = f"holds {strangers[0]!r}" if strangers else "holds no dataset.json"
+        raise UserError(
+            f"{target}: is not a data set folder ({what}) and is not overwritten; remove it yourself or give "
+            "another --output-dir"
+        )
+
+
+def _swap(temporary: Path, target: Path) -> None:
+    """Rename into place; an old folder steps aside, comes back on failure, and is removed at the end."""
+    aside = target.with_name(f".{target.name}.replaced-{os.getpid()}")
+    replaces = target.is_dir() and any(target.iterdir())
+    if replaces:
+        os.rename(target, aside)
+    try:
+        os.rename(temporary, target)
+    except OSError:
+        if replaces:
+            os.rename(aside, target)
+        raise
+    _sync_entry(target.parent)
+    if replaces:
+        shutil.rmtree(aside, ignore_errors=True)
+
+
+def _sweep(target: Path) -> None:
+    """Remove what killed builds of this name left; a set-aside folder without a successor comes back."""
+    for kind in ("replaced", "building"):
+        prefix = f".{target.name}.{kind}-"
+        for entry in sorted(target.parent.iterdir()):
+            pid = entry.name.removeprefix(prefix)
+            if not entry.name.startswith(prefix) or not pid.isdigit() or _runs(int(pid)):
+                continue
+            if kind == "replaced" and not target.exists():
+                os.rename(entry, target)
+            else:
+                shutil.rmtree(entry, ignore_errors=True)
+
+
+def _runs(pid: int) -> bool:
+    if pid == os.getpid():
+        return False  # ours from an earlier life: one process builds one folder at a time
+    try:
+        os.kill(pid, 0)
+    except (ProcessLookupError, OverflowError):
+        return False
+    except PermissionError:
+        return True
+    return True
+
+
+def _sync(folder: Path) -> None:
+    for parent, _, files in os.walk(folder):
+        for name in files:
+            _sync_entry(Path(parent) / name)
+        _sync_entry(Path(parent))
+
+
+def _sync_entry(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

@@ -1,0 +1,350 @@
+"""The official on-disk format of TRM and HRM data sets: write it, and read it without trusting it.
+
+    <root>/{train,test}/dataset.json
+    <root>/{train,test}/<set>__{inputs,labels,puzzle_identifiers,puzzle_indices,group_indices}.npy
+    <root>/identifiers.json                     names of the puzzle identifiers; 0 is "<blank>"
+
+A *group* is a base puzzle with its stored augmentations, a *puzzle* one of them, an *example* one (input,
+label) pair. `group_indices` holds puzzle offsets, `puzzle_indices` example offsets. Files written here are
+read by the official code, which ignores the further keys of `dataset.json` and the further file
+`<set>__ratings.npy` (difficulty per example); files written by the official builders, HRM's without
+`total_puzzles` too, are read here.
+
+Further keys: "augmentation" (null, or {"kind": "sudoku", "box": [rows, cols]}: what may be drawn on the fly),
+"task", "sha256" ({file: hex} of the split's arrays), "build" (how it was made).
+"""
+
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+
+from dataset.building_folder import building_folder
+from dataset.puzzle_metadata import (
+    PuzzleMetadata,
+    brief,
+    metadata_as_json,
+    offsets_header,
+    read_identifiers,
+    read_metadata,
+    rebuild_hint,
+)
+from dataset.safe_files import (
+    ArrayHeader,
+    file_sha256,
+    file_size,
+    map_array,
+    read_array_header,
+    refuse,
+)
+from errors import UserError
+
+__all__ = [
+    "PuzzleMetadata",
+    "PuzzleSet",
+    "building_folder",
+    "fingerprint",
+    "open_puzzle_set",
+    "read_identifiers",
+    "read_metadata",
+    "verify_checksums",
+    "write_identifiers",
+    "write_puzzle_folder",
+]
+
+ARRAYS = ("inputs", "labels", "puzzle_identifiers", "puzzle_indices", "group_indices")
+CHECK_CHUNK_BYTES = 1 << 24
+# Larger arrays (ARC: gigabytes) are checked row by row as they are read, instead of all of them at every
+# start.
+FULL_CHECK_BYTES = 1 << 30
+
+
+@dataclass(frozen=True)
+class PuzzleSet:
+    """One opened set: arrays of N examples of length S, P puzzles, G groups.
+
+    inputs, labels (N, S) are memory maps of an integer dtype (uint8 as built here); the index arrays are in
+    memory as int64. `ratings` is (N,) int32, or None where the folder has none.
+    """
+
+    root: Path
+    split: str
+    set_name: str
+    metadata: PuzzleMetadata
+    inputs: np.ndarray
+    labels: np.ndarray
+    puzzle_identifiers: np.ndarray
+    puzzle_indices: np.ndarray
+    group_indices: np.ndarray
+    ratings: np.ndarray | None
+    values_checked: bool
+
+    @property
+    def num_examples(self) -> int:
+        """N."""
+        return int(self.inputs.shape[0])
+
+    def puzzle_of(self, rows: np.ndarray) -> np.ndarray:
+        """Index of the puzzle that each example belongs to, (len(rows),) int64."""
+        return np.searchsorted(self.puzzle_indices, rows, side="right") - 1
+
+    def read_rows(self, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """(inputs, labels) of some examples in the stored dtype, copied out of the memory maps."""
+        inputs, labels = np.asarray(self.inputs[rows]), np.asarray(self.labels[rows])
+        if not self.values_checked:
+            mend = rebuild_hint(self.root)
+            folder = self.root / self.split
+            _check_tokens(folder / f"{self.set_name}__inputs.npy", inputs, self.metadata, None, mend)
+            _check_tokens(
+                folder / f"{self.set_name}__labels.npy",
+                labels,
+                self.metadata,
+                self.metadata.ignore_label_id,
+                mend,
+            )
+        return inputs, labels
+
+
+def write_puzzle_folder(
+    root: str | Path,
+    split: str,
+    *,
+    metadata: PuzzleMetadata,
+    arrays: Mapping[str, np.ndarray],
+    set_name: str = "all",
+) -> None:
+    """Write one set of one split below `root` (a folder still under construction) with checksums.
+
+    arrays: "inputs", "labels" (N, S); "puzzle_identifiers" (P,); "puzzle_indices" (P+1,); "group_indices"
+    (G+1,); and optionally "ratings" (N,). Tokens are stored as uint8, everything else as int32. The bytes
+    depend on the arguments only. With several sets, call once per set with the same metadata.
+
+    Errors: ValueError when arrays and metadata contradict each other; OSError when the disk refuses.
+    """
+    unknown = set(arrays) - set(ARRAYS) - {"ratings"}
+    if unknown or not set(ARRAYS) <= set(arrays) or set_name not in metadata.sets:
+        raise ValueError(f"arrays {sorted(arrays)} of set {set_name!r} do not fit {metadata.sets}")
+    folder = Path(root) / split
+    folder.mkdir(parents=True, exist_ok=True)
+    known = {
+        f"{other}__{name}.npy"
+        for other in metadata.sets
+        for name in (*ARRAYS, "ratings")
+        if other != set_name
+    }
+    checksums = {path.name: file_sha256(path) for path in sorted(folder.glob("*.npy")) if path.name in known}
+    for name, array in arrays.items():
+        dtype = np.uint8 if name in ("inputs", "labels") else np.int32
+        limits = np.iinfo(dtype)
+        if array.size and not (limits.min <= array.min() and array.max() <= limits.max):
+            raise ValueError(f"{name} does not fit {np.dtype(dtype)}")
+        path = folder / f"{set_name}__{name}.npy"
+        np.save(path, np.ascontiguousarray(array, dtype=dtype), allow_pickle=False)
+        checksums[path.name] = file_sha256(path)
+    metadata = replace(metadata, extra={**metadata.extra, "sha256": dict(sorted(checksums.items()))})
+    text = json.dumps(metadata_as_json(metadata), indent=2, allow_nan=False)
+    (folder / "dataset.json").write_text(text + "\n", encoding="utf-8")
+    try:
+        open_puzzle_set(root, split, set_name)
+    except UserError as error:
+        raise ValueError(f"refusing to write a folder that could not be read: {error}") from error
+
+
+def write_identifiers(root: str | Path, identifiers: Sequence[str] = ("<blank>",)) -> None:
+    """Write `<root>/identifiers.json`, the names of the puzzle identifiers in order."""
+    Path(root).mkdir(parents=True, exist_ok=True)
+    (Path(root) / "identifiers.json").write_text(json.dumps(list(identifiers)), encoding="utf-8")
+
+
+def open_puzzle_set(root: str | Path, split: str, set_name: str = "all") -> PuzzleSet:
+    """Open one set of a split; tokens stay on disk, memory-mapped.
+
+    Headers are compared with `dataset.json` and the files' sizes before anything is mapped; offsets,
+    identifiers and tokens are checked before anything is returned (tokens of arrays above 1 GiB: as rows
+    are read).
+
+    Errors: `UserError` naming the file, what was found, what was expected, and the command that builds a
+    good one.
+    """
+    root, mend = Path(root), rebuild_hint(root)
+    metadata = read_metadata(root, split)
+    folder = root / split
+    if set_name not in metadata.sets:
+        refuse(
+            folder / "dataset.json", f"lists the sets {brief(list(metadata.sets))}, not {set_name!r}", mend
+        )
+    paths = {name: folder / f"{set_name}__{name}.npy" for name in ARRAYS}
+    puzzle_header = offsets_header(folder, set_name, "puzzle_indices", mend)
+    group_header = offsets_header(folder, set_name, "group_indices", mend)
+    headers = {
+        name: read_array_header(paths[name], mend) for name in ("inputs", "labels", "puzzle_identifiers")
+    }
+    num_puzzles, num_groups = puzzle_header.shape[0] - 1, group_header.shape[0] - 1
+    num_examples = headers["inputs"].shape[0] if headers["inputs"].shape else 0
+    for name, shape in {
+        "inputs": (num_examples, metadata.seq_len),
+        "labels": (num_examples, metadata.seq_len),
+        "puzzle_identifiers": (num_puzzles,),
+    }.items():
+        if headers[name].shape != shape:
+            refuse(paths[name], f"has shape {headers[name].shape}, expected {shape}", mend)
+    if num_examples == 0:
+        refuse(paths["inputs"], "holds no example", mend)
+    _check_counts(metadata, folder / "dataset.json", num_groups, num_puzzles, mend)
+
+    group_indices = _read_offsets(group_header, num_puzzles, 1, mend)
+    puzzle_indices = _read_offsets(puzzle_header, num_examples, 0, mend)
+    largest = int(np.diff(puzzle_indices).max())
+    if len(metadata.sets) == 1 and metadata.mean_puzzle_examples > largest * (1 + 1e-6):
+        refuse(
+            folder / "dataset.json",
+            f"'mean_puzzle_examples' is {metadata.mean_puzzle_examples}, but the largest puzzle has {largest}",
+            mend,
+        )
+    identifiers = map_array(headers["puzzle_identifiers"], mend)
+    if int(identifiers.min()) < 0 or int(identifiers.max()) >= metadata.num_puzzle_identifiers:
+        refuse(
+            paths["puzzle_identifiers"],
+            f"holds identifiers from {int(identifiers.min())} to {int(identifiers.max())}, expected 0 to "
+            f"{metadata.num_puzzle_identifiers - 1}",
+            mend,
+        )
+    _check_identifier_names(root, metadata, mend)
+    inputs, labels = map_array(headers["inputs"], mend), map_array(headers["labels"], mend)
+    checked = max(inputs.nbytes, labels.nbytes) <= FULL_CHECK_BYTES
+    if checked:
+        _check_tokens(paths["inputs"], inputs, metadata, None, mend)
+        _check_tokens(paths["labels"], labels, metadata, metadata.ignore_label_id, mend)
+    return PuzzleSet(
+        root=root,
+        split=split,
+        set_name=set_name,
+        metadata=metadata,
+        inputs=inputs,
+        labels=labels,
+        puzzle_identifiers=np.array(identifiers, dtype=np.int64),
+        puzzle_indices=puzzle_indices,
+        group_indices=group_indices,
+        ratings=_read_ratings(folder, set_name, num_examples, mend),
+        values_checked=checked,
+    )
+
+
+def _check_counts(metadata: PuzzleMetadata, path: Path, num_groups: int, num_puzzles: int, mend: str) -> None:
+    """The official Sudoku and Maze builders store the number of groups in `total_puzzles`: accepted too."""
+    single = len(metadata.sets) == 1
+    if num_groups > metadata.total_groups or (single and num_groups != metadata.total_groups):
+        refuse(
+            path, f"'total_groups' is {metadata.total_groups}, but the arrays hold {num_groups} groups", mend
+        )
+    if single and metadata.total_puzzles not in (num_groups, num_puzzles):
+        refuse(
+            path,
+            f"'total_puzzles' is {metadata.total_puzzles}, but the arrays hold {num_puzzles} puzzles",
+            mend,
+        )
+
+
+def _check_identifier_names(root: Path, metadata: PuzzleMetadata, mend: str) -> None:
+    """`identifiers.json` may be missing (training does not need it), but must not contradict the table."""
+    if not (root / "identifiers.json").exists():
+        return
+    count = len(read_identifiers(root))
+    if count != metadata.num_puzzle_identifiers:
+        refuse(
+            root / "identifiers.json",
+            f"names {count} identifiers, but dataset.json says {metadata.num_puzzle_identifiers}",
+            mend,
+        )
+
+
+def _read_offsets(header: ArrayHeader, last: int, step: int, mend: str) -> np.ndarray:
+    """Offsets as int64: from 0 to `last`, each at least `step` above the one before."""
+    stored = map_array(header, mend)
+    if int(stored.min()) < 0 or int(stored.max()) > last or int(stored[0]) != 0 or int(stored[-1]) != last:
+        refuse(
+            header.path,
+            f"runs from {int(stored[0])} to {int(stored[-1])} within [{int(stored.min())}, {int(stored.max())}], "
+            f"expected from 0 to {last}",
+            mend,
+        )
+    offsets = np.array(stored, dtype=np.int64)
+    if int(np.diff(offsets).min()) < step:
+        refuse(header.path, f"is not {'strictly ' if step else ''}increasing", mend)
+    return offsets
+
+
+def _read_ratings(folder: Path, set_name: str, num_examples: int, mend: str) -> np.ndarray | None:
+    path = folder / f"{set_name}__ratings.npy"
+    if not path.exists():
+        return None
+    header = read_array_header(path, mend)
+    if header.shape != (num_examples,):
+        refuse(path, f"has shape {header.shape}, expected {(num_examples,)}", mend)
+    ratings = map_array(header, mend)
+    limits = np.iinfo(np.int32)
+    if int(ratings.min()) < limits.min or int(ratings.max()) > limits.max:
+        refuse(path, "holds a rating that does not fit 32 bits", mend)
+    return np.array(ratings, dtype=np.int32)
+
+
+def _check_tokens(
+    path: Path, tokens: np.ndarray, metadata: PuzzleMetadata, ignore: int | None, mend: str
+) -> None:
+    """Every token is in [0, vocab_size), or is the label to ignore; in chunks, so that memory stays small."""
+    rows = max(1, CHECK_CHUNK_BYTES // max(1, tokens.shape[1] * tokens.dtype.itemsize))
+    for start in range(0, tokens.shape[0], rows):
+        chunk = tokens[start : start + rows]
+        low, high = int(chunk.min()), int(chunk.max())
+        if low >= 0 and high < metadata.vocab_size:
+            continue
+        wrong = (chunk < 0) | (chunk >= metadata.vocab_size)
+        if ignore is not None:
+            wrong &= chunk != ignore
+        if wrong.any():
+            row = start + int(np.flatnonzero(wrong.any(axis=1))[0])
+            value = int(chunk[wrong][0])
+            refuse(path, f"holds token {value} in row {row}, expected 0 to {metadata.vocab_size - 1}", mend)
+
+
+def verify_checksums(root: str | Path, split: str) -> int:
+    """Compare the files of a split with the SHA-256 sums in its `dataset.json`; returns how many there are.
+
+    Folders of the official builders carry no sums (0 is returned). Errors: `UserError` naming the differing
+    file.
+    """
+    root, mend = Path(root), rebuild_hint(root)
+    checksums = read_metadata(root, split).extra.get("sha256", {})
+    for name, expected in checksums.items():
+        path = root / split / name
+        file_size(path, mend)
+        if file_sha256(path) != expected:
+            refuse(path, "has other bytes than when it was built (SHA-256 differs)", mend)
+    return len(checksums)
+
+
+def fingerprint(root: str | Path, split: str) -> str:
+    """SHA-256 that identifies the content of a split, cheaply: run states store it to refuse other data.
+
+    Covers `dataset.json` except its "build" key (the same data built by another command line is the same
+    data), names and sizes of the arrays and, where no checksum of an array is stored, its first and last 64
+    KiB.
+    """
+    root, mend = Path(root), rebuild_hint(root)
+    metadata = read_metadata(root, split)
+    content = metadata_as_json(metadata)
+    content.pop("build", None)
+    digest = hashlib.sha256(json.dumps(content, sort_keys=True).encode())
+    for name in sorted(f"{set_name}__{array}.npy" for set_name in metadata.sets for array in ARRAYS):
+        path = root / split / name
+        size = file_size(path, mend)
+        digest.update(f"{name}:{size}".encode())
+        if name not in metadata.extra.get("sha256", {}):
+            with open(path, "rb") as handle:
+                digest.update(handle.read(1 << 16))
+                handle.seek(max(0, size - (1 << 16)))
+                digest.update(handle.read(1 << 16))
+    return digest.hexdigest()

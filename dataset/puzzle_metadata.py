@@ -1,0 +1,189 @@
+"""`dataset.json` and `identifiers.json` of a puzzle data set, read strictly and field by field."""
+
+import re
+import shlex
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, NoReturn
+
+from dataset.safe_files import ArrayHeader, read_array_header, read_json, refuse
+from errors import UserError
+
+MAX_METADATA_BYTES = 1 << 20
+MAX_IDENTIFIER_BYTES = 64 << 20
+MAX_SETS = 64
+_SET_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.+-]{0,99}")
+_FILE_NAME = re.compile(r"[A-Za-z0-9_.+-]{1,200}")
+
+
+@dataclass(frozen=True)
+class PuzzleMetadata:
+    """`dataset.json`: the official fields, and every further key in `extra`."""
+
+    seq_len: int
+    vocab_size: int
+    pad_id: int
+    ignore_label_id: int | None
+    blank_identifier_id: int
+    num_puzzle_identifiers: int
+    total_groups: int
+    mean_puzzle_examples: float
+    total_puzzles: int
+    sets: tuple[str, ...]
+    extra: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def augmentation_box(self) -> tuple[int, int] | None:
+        """(rows, cols) of a Sudoku box when symmetries may be drawn on the fly, else None."""
+        augmentation = self.extra.get("augmentation")
+        return None if augmentation is None else (int(augmentation["box"][0]), int(augmentation["box"][1]))
+
+
+def rebuild_hint(root: str | Path) -> str:
+    """The end of an error message: the command that makes a good folder at `root`."""
+    return f"build one with: python dataset/build_sudoku_dataset.py --output-dir {shlex.quote(str(root))} ..."
+
+
+def metadata_as_json(metadata: PuzzleMetadata) -> dict[str, Any]:
+    return {
+        "pad_id": metadata.pad_id,
+        "ignore_label_id": metadata.ignore_label_id,
+        "blank_identifier_id": metadata.blank_identifier_id,
+        "vocab_size": metadata.vocab_size,
+        "seq_len": metadata.seq_len,
+        "num_puzzle_identifiers": metadata.num_puzzle_identifiers,
+        "total_groups": metadata.total_groups,
+        "mean_puzzle_examples": metadata.mean_puzzle_examples,
+        "total_puzzles": metadata.total_puzzles,
+        "sets": list(metadata.sets),
+        **metadata.extra,
+    }
+
+
+def read_identifiers(root: str | Path) -> list[str]:
+    """Names of the puzzle identifiers of a data set, in order. Errors: `UserError`."""
+    path, mend = Path(root) / "identifiers.json", rebuild_hint(root)
+    names = read_json(path, MAX_IDENTIFIER_BYTES, mend)
+    if not isinstance(names, list) or not names or not all(isinstance(name, str) for name in names):
+        refuse(path, "is not a list of names", mend)
+    return names
+
+
+def read_metadata(root: str | Path, split: str) -> PuzzleMetadata:
+    """Read and check `<root>/<split>/dataset.json`; HRM's lack of `total_puzzles` is filled from the arrays.
+
+    Errors: `UserError` naming the file, what is wrong, and the command that builds a good one.
+    """
+    root, mend = Path(root), rebuild_hint(root)
+    folder = _split_folder(root, split, mend)
+    path = folder / "dataset.json"
+    data = read_json(path, MAX_METADATA_BYTES, mend)
+    if not isinstance(data, dict):
+        refuse(path, f"holds a JSON {type(data).__name__}, expected an object", mend)
+    extra = dict(data)
+
+    def bad(key: str, expected: str) -> NoReturn:
+        found = brief(data[key]) if key in data else "nothing"
+        refuse(path, f"{key!r} is {found}, expected {expected}", mend)
+
+    def integer(key: str, low: int, high: int) -> int:
+        value = extra.pop(key, None)
+        if not isinstance(value, int) or isinstance(value, bool) or not low <= value <= high:
+            bad(key, f"an integer from {low} to {high}")
+        return value
+
+    seq_len = integer("seq_len", 1, 1 << 20)
+    vocab_size = integer("vocab_size", 1, 1 << 20)
+    pad_id = integer("pad_id", 0, vocab_size - 1)
+    num_identifiers = integer("num_puzzle_identifiers", 1, (1 << 31) - 1)
+    blank_id = integer("blank_identifier_id", 0, num_identifiers - 1)
+    total_groups = integer("total_groups", 1, (1 << 48) - 1)
+    ignore = None
+    if "ignore_label_id" not in data:
+        bad("ignore_label_id", "an integer or null")
+    if data["ignore_label_id"] is not None:
+        ignore = integer("ignore_label_id", -(1 << 31), (1 << 31) - 1)
+    extra.pop("ignore_label_id", None)
+    mean = extra.pop("mean_puzzle_examples", None)
+    if not isinstance(mean, int | float) or isinstance(mean, bool) or not 0 < mean < 1e12:
+        bad("mean_puzzle_examples", "a positive number")
+    sets = extra.pop("sets", None)
+    if (
+        not isinstance(sets, list)
+        or not 1 <= len(sets) <= MAX_SETS
+        or len({str(name) for name in sets}) != len(sets)
+        or not all(isinstance(name, str) and _SET_NAME.fullmatch(name) for name in sets)
+    ):
+        bad("sets", "a list of different simple names")
+    if "total_puzzles" in data:
+        total_puzzles = integer("total_puzzles", 1, (1 << 48) - 1)
+    else:
+        total_puzzles = sum(
+            offsets_header(folder, name, "puzzle_indices", mend).shape[0] - 1 for name in sets
+        )
+    _check_extra(extra, seq_len, vocab_size, bad)
+    return PuzzleMetadata(
+        seq_len=seq_len,
+        vocab_size=vocab_size,
+        pad_id=pad_id,
+        ignore_label_id=ignore,
+        blank_identifier_id=blank_id,
+        num_puzzle_identifiers=num_identifiers,
+        total_groups=total_groups,
+        mean_puzzle_examples=float(mean),
+        total_puzzles=total_puzzles,
+        sets=tuple(sets),
+        extra=extra,
+    )
+
+
+def _split_folder(root: Path, split: str, mend: str) -> Path:
+    if not _SET_NAME.fullmatch(split):
+        raise UserError(f"{split!r} is not the name of a split, expected train or test")
+    folder = root / split
+    try:
+        root_found, is_folder, found = root.exists(), root.is_dir(), folder.is_dir()
+        present = sorted(entry.name for entry in root.iterdir()) if is_folder else []
+    except (OSError, ValueError) as error:
+        raise UserError(f"{root}: cannot be read ({error}); {mend}") from error
+    if not root_found:
+        refuse(root, "no data here", mend)
+    if not is_folder:
+        refuse(root, "is a file, expected a data set folder", mend)
+    if not found:
+        what = "is empty" if not present else f"has no {split!r} folder (it holds {brief(present)})"
+        refuse(root, f"{what}: not a finished data set", mend)
+    if not (folder / "dataset.json").exists():
+        refuse(folder / "dataset.json", "no such file: the folder is half-built or of another kind", mend)
+    return folder
+
+
+def _check_extra(extra: Mapping[str, Any], seq_len: int, vocab_size: int, bad: Any) -> None:
+    augmentation = extra.get("augmentation")
+    if augmentation is not None:
+        box = augmentation.get("box") if isinstance(augmentation, dict) else None
+        is_box = isinstance(box, list) and len(box) == 2 and all(type(n) is int and 1 <= n <= 64 for n in box)
+        if not is_box or augmentation.get("kind") != "sudoku":
+            bad("augmentation", 'null or {"kind": "sudoku", "box": [rows, cols]}')
+        side = augmentation["box"][0] * augmentation["box"][1]
+        if seq_len != side * side or vocab_size != side + 2:
+            bad("augmentation", f"a box that fits seq_len {seq_len} and vocab_size {vocab_size}")
+    checksums = extra.get("sha256", {})
+    if not isinstance(checksums, dict) or not all(
+        _FILE_NAME.fullmatch(name) and isinstance(value, str) and re.fullmatch("[0-9a-f]{64}", value)
+        for name, value in checksums.items()
+    ):
+        bad("sha256", "an object of file names and SHA-256 sums")
+
+
+def brief(value: Any) -> str:
+    text = repr(value) if not isinstance(value, int) or value.bit_length() < 256 else "a huge integer"
+    return text if len(text) <= 80 else text[:77] + "..."
+
+
+def offsets_header(folder: Path, set_name: str, name: str, mend: str) -> ArrayHeader:
+    header = read_array_header(folder / f"{set_name}__{name}.npy", mend)
+    if len(header.shape) != 1 or header.shape[0] < 2:
+        refuse(header.path, f"has shape {header.shape}, expected a vector of at least two offsets", mend)
+    return header
