@@ -1,0 +1,127 @@
+"""Files that are either the old one or the new one, never half of either.
+
+A writer fills a hidden temporary file in the same folder, forces it to the disk, renames it over the target
+and forces the folder's entry to the disk too. A process killed in between leaves the target as it was and one
+temporary file, named `.<target>.<pid>.tmp`, which `sweep_temporaries` removes at the next start.
+"""
+
+import errno
+import json
+import os
+import re
+import shutil
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, BinaryIO
+
+SLEEP_HOOK = "RRS_TEST_SLEEP_IN_SAVE"  # seconds to wait between write and rename; tests kill there
+
+# What a run writes through here. Only temporaries of these names are ours to sweep.
+_OWN_NAME = (
+    r"(?:(?:latest|previous|best|final)_state\.pt|(?:best|final)(?:\.pt|\.safetensors)"
+    r"|step_\d+(?:\.safetensors)?|(?:status|summary|provenance)\.json|metrics\.jsonl|all_config\.yaml)"
+)
+_OWN_TEMPORARY = re.compile(rf"\.{_OWN_NAME}\.\d+\.tmp")
+
+
+def temporary_for(path: Path) -> Path:
+    """This process's temporary file for `path`: in the same folder, so that the rename is atomic."""
+    return path.with_name(f".{path.name}.{os.getpid()}.tmp")
+
+
+def fsync_folder(folder: Path) -> None:
+    """Force the folder's entries to the disk; a rename is durable only after this."""
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    except OSError as error:
+        # Some network file systems cannot sync a folder and say so; there is nothing more to do on those.
+        if error.errno not in (errno.EINVAL, errno.ENOTSUP):
+            raise
+    finally:
+        os.close(descriptor)
+
+
+def pause_for_tests() -> None:
+    """Sleep where a kill would hurt most, when a test asks for it through the environment."""
+    seconds = os.environ.get(SLEEP_HOOK)
+    if seconds:
+        time.sleep(float(seconds))
+
+
+def install(temporary: Path, target: Path) -> None:
+    """Rename a finished, synced temporary file over its target and sync the folder."""
+    pause_for_tests()
+    os.replace(temporary, target)
+    fsync_folder(target.parent)
+
+
+def write_atomically(path: Path, fill: Callable[[BinaryIO], None], *, durable: bool = True) -> None:
+    """Replace `path` by what `fill(file)` writes.
+
+    `durable=False` skips the two syncs: still never half a file to a reader, but a power cut may bring back
+    the old one. Errors: whatever `fill` raises, and `OSError`; the old file is intact and the temporary one
+    removed.
+    """
+    temporary = temporary_for(path)
+    try:
+        with temporary.open("wb") as file:
+            fill(file)
+            file.flush()
+            if durable:
+                os.fsync(file.fileno())
+        if durable:
+            install(temporary, path)
+        else:
+            os.replace(temporary, path)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
+
+
+def write_json_atomically(path: Path, value: Any, *, durable: bool = True) -> None:
+    """Replace `path` by `value` as strict JSON. Errors: `ValueError` for NaN or infinity, `OSError`."""
+    text = json.dumps(value, allow_nan=False, indent=2, ensure_ascii=False) + "\n"
+    write_atomically(path, lambda file: _write_all(file, text.encode()), durable=durable)
+
+
+def link_or_copy(source: Path, target: Path) -> None:
+    """Make `target` the same file as `source` (a hard link; a copy where links are refused), atomically."""
+    if target.exists() and target.samefile(source):
+        return
+    temporary = temporary_for(target)
+    temporary.unlink(missing_ok=True)
+    try:
+        try:
+            os.link(source, temporary)
+        except OSError as error:
+            if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.ENOENT):
+                raise
+            shutil.copyfile(source, temporary)
+            with temporary.open("rb") as file:
+                os.fsync(file.fileno())
+        os.replace(temporary, target)
+        fsync_folder(target.parent)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
+
+
+def sweep_temporaries(folder: Path) -> list[Path]:
+    """Remove what killed writers left in a run folder; returns the removed paths.
+
+    Call it at start-up, from one process, while holding the folder's lock: a living writer's file would go
+    too. Files of other names, hidden or not, are left alone.
+    """
+    removed = []
+    if folder.is_dir():
+        for path in sorted(folder.iterdir()):
+            if _OWN_TEMPORARY.fullmatch(path.name) and path.is_file() and not path.is_symlink():
+                path.unlink(missing_ok=True)
+                removed.append(path)
+    return removed
+
+
+def _write_all(file: BinaryIO, data: bytes) -> None:
+    file.write(data)
