@@ -1,7 +1,7 @@
 """From a plain dictionary to a checked `TrainConfig`, and back: merge, aliases, ranges, defaults, identity.
 
-`resolve` is the one gate: Hydra's composition, flag scripts and a run's `all_config.yaml` all pass through it. It is
-idempotent: `resolve(config_to_dict(cfg)) == cfg`.
+`resolve` is the one gate: Hydra's composition, flag scripts and a run's `all_config.yaml` all pass through it.
+It is idempotent: `resolve(config_to_dict(cfg)) == cfg`.
 """
 
 import copy
@@ -11,7 +11,7 @@ import json
 import math
 import os
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, is_dataclass
 from pathlib import Path
 from typing import Any
@@ -43,7 +43,7 @@ __all__ = [
     "schema_keys",
 ]
 
-# Official class strings (and group names) -> ours. A string of a foreign file is looked up here, never imported.
+# Official class strings and group names -> ours. A foreign file's string is looked up here, never imported.
 ARCH_NAMES = {
     "trm": "trm",
     "recursive_reasoning.trm@TinyRecursiveReasoningModel_ACTV1": "trm",
@@ -120,58 +120,63 @@ MAX_CONFIG_BYTES = 1 << 20
 MAX_YAML_ALIASES = 16
 
 
-def nearest_key(key: str, valid: Mapping[str, Any] | list[str]) -> str:
+def nearest_key(key: str, valid: Iterable[str]) -> str:
     """The valid dotted key most like `key`; a key with the same last part (`hidden_size`) wins."""
     names = list(valid)
-    leaf = key.rsplit(".", 1)[-1]
-    same_leaf = [name for name in names if name.rsplit(".", 1)[-1] == leaf]
+    leaf = _leaf(key)
+    same_leaf = [name for name in names if _leaf(name) == leaf]
     if same_leaf:
-        return max(same_leaf, key=lambda name: difflib.SequenceMatcher(None, key, name).ratio())
-    lowered = {name.lower(): name for name in reversed(names)}
-    close = difflib.get_close_matches(key.lower(), list(lowered), n=1, cutoff=0.0)
-    by_leaf = difflib.get_close_matches(
-        leaf.lower(), [name.rsplit(".", 1)[-1].lower() for name in names], n=1, cutoff=0.8
-    )
-    if by_leaf and difflib.SequenceMatcher(None, key.lower(), close[0]).ratio() < 0.7:
-        return next(name for name in names if name.rsplit(".", 1)[-1].lower() == by_leaf[0])
-    return lowered[close[0]]
+        return max(same_leaf, key=lambda name: _likeness(key, name))
+    by_whole = max(names, key=lambda name: _likeness(key, name))
+    by_leaf = max(names, key=lambda name: _likeness(leaf, _leaf(name)))
+    return by_leaf if _likeness(leaf, _leaf(by_leaf)) > _likeness(key, by_whole) else by_whole
 
 
-def type_name(kind: Any) -> str:
-    """A type as a reader of a command line would say it."""
-    if is_dataclass(kind):
-        return "a group of keys"
+def _leaf(key: str) -> str:
+    return key.rsplit(".", 1)[-1]
+
+
+def _likeness(a: str, b: str) -> float:
+    return difflib.SequenceMatcher(None, a.lower()[:200], b.lower()).ratio()
+
+
+def _shown(value: Any) -> str:
+    text = repr(value)
+    return text if len(text) <= 120 else f"{text[:117]}..."
+
+
+def _type_name(kind: Any) -> str:
     if isinstance(kind, type) and not getattr(kind, "__args__", None):
         return kind.__name__
     return str(kind).replace("typing.", "").replace(" | None", " or null")
 
 
-def merge_into_schema(raw: Mapping[Any, Any], schema: type, where: str = "") -> Any:
-    """Merge a plain container into `schema` and return its instance.
+def _bad_value(key: str, suffix: str, found: Any, kind: Any) -> UserError:
+    return UserError(f"option '{key}'{suffix}: found {_shown(found)}, expected {_type_name(kind)}")
 
-    Errors: `UserError` for an unknown key (the nearest valid one is named) or a value of another type.
+
+def merge_into_schema(raw: Mapping[Any, Any], schema: type, where: str = "") -> Any:
+    """Merge a plain container into the dataclass `schema` and return its instance.
+
+    `where` (a file name, say) is added to messages. Errors: `UserError` for an unknown key, naming the nearest
+    valid one, and for a value of another type.
     """
     valid = schema_keys(schema)
     suffix = f" in {where}" if where else ""
-    _refuse_unknown(raw, "", valid, suffix)
+    _check_keys(raw, "", valid, suffix)
     try:
-        merged = OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(schema), dict(raw)))
+        return OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(schema), dict(raw)))
     except OmegaConfBaseException as error:
-        key = getattr(error, "full_key", None) or ""
-        key = key.split("[", 1)[0]
+        key = (getattr(error, "full_key", None) or "").split("[", 1)[0]
         if key not in valid:
-            raise UserError(f"unreadable settings{suffix}: {str(error).splitlines()[0]}") from None
+            reason = (str(error).splitlines() or [""])[0]
+            raise UserError(f"unreadable settings{suffix}: {reason}") from None
         found = _lookup(raw, key)
         if found is _ABSENT:
-            raise UserError(
-                f"option '{key}' is required{suffix}: give {key}=<{type_name(valid[key])}>"
-            ) from None
-        raise UserError(
-            f"option '{key}'{suffix}: found {found!r}, expected {type_name(valid[key])}"
-        ) from None
+            raise UserError(f"option '{key}'{suffix} is required: give {key}=VALUE") from None
+        raise _bad_value(key, suffix, found, valid[key]) from None
     except (ValueError, TypeError, RecursionError, OverflowError) as error:
-        raise UserError(f"unreadable settings{suffix}: {error}") from None
-    return merged
+        raise UserError(f"unreadable settings{suffix}: {type(error).__name__}: {error}") from None
 
 
 class _Absent:
@@ -189,31 +194,36 @@ def _lookup(raw: Any, key: str) -> Any:
     return raw
 
 
-def _refuse_unknown(raw: Mapping[Any, Any], prefix: str, valid: Mapping[str, Any], suffix: str) -> None:
+def _check_keys(raw: Mapping[Any, Any], prefix: str, valid: Mapping[str, Any], suffix: str) -> None:
     for name, value in raw.items():
         key = f"{prefix}{name}"
         if key not in valid or not isinstance(name, str):
             raise UserError(
-                f"unknown option '{key}'{suffix}: nearest valid key is '{nearest_key(key, valid)}'"
+                f"unknown option '{key}'{suffix}: the nearest valid key is '{nearest_key(key, valid)}'"
             )
         kind = valid[key]
         if is_dataclass(kind):
             if not isinstance(value, Mapping):
+                inner = next(name for name in valid if name.startswith(f"{key}."))
                 raise UserError(
-                    f"option '{key}'{suffix}: found {value!r}, expected a group of keys such as '{key}."
-                    f"{next(k for k in valid if k.startswith(key + '.'))[len(key) + 1 :]}'"
+                    f"option '{key}'{suffix}: found {_shown(value)}, expected keys such as '{inner}'"
                 )
-            _refuse_unknown(value, f"{key}.", valid, suffix)
-        elif isinstance(value, float) and not isinstance(value, bool) and "int" in type_name(kind).split():
+            _check_keys(value, f"{key}.", valid, suffix)
+        elif value == "???":  # OmegaConf's mark of a missing value, which it would pass over
+            raise _bad_value(key, suffix, value, kind)
+        elif kind == list[str] and isinstance(value, list | tuple):
+            if not all(isinstance(item, str) for item in value):
+                raise _bad_value(key, suffix, value, kind)
+        elif isinstance(value, float) and "int" in _type_name(kind).split():
             # OmegaConf would cut 1.5 down to 1.
             if not math.isfinite(value) or value != int(value):
-                raise UserError(f"option '{key}'{suffix}: found {value!r}, expected {type_name(kind)}")
+                raise _bad_value(key, suffix, value, kind)
 
 
 def _mapped(table: Mapping[str, str], key: str, value: Any) -> str:
     if not isinstance(value, str) or value not in table:
         names = ", ".join(dict.fromkeys(table.values()))
-        raise UserError(f"option '{key}': found {value!r}, expected one of: {names}")
+        raise UserError(f"option '{key}': found {_shown(value)}, expected one of: {names}")
     return table[value]
 
 
@@ -223,20 +233,18 @@ def resolve(raw: Mapping[str, Any], *, require_data: bool = True) -> TrainConfig
     `raw` is a plain container (interpolations resolved). Aliases are moved to the one name the code reads
     (`data_path`, `load_checkpoint`, `arch.forward_dtype` end as None); official class strings become ours.
     `require_data=False` lets a config without data folders pass (to print it, or to build a model only).
-    Errors: `UserError`, one line naming key, value and what was expected.
+    Errors: `UserError`, one line naming the key, what was found and what was expected.
     """
     plain = copy.deepcopy(dict(raw))
-    arch = plain.get("arch")
+    arch = plain.get("arch", {})
     if isinstance(arch, dict):
         name = _mapped(ARCH_NAMES, "arch.name", arch.get("name", "trm"))
         arch = {**ARCH_DEFAULTS[name], **arch, "name": name}
-        if arch.get("puzzle_emb_ndim") is None and "hidden_size" in arch:
-            arch["puzzle_emb_ndim"] = arch["hidden_size"]
-        if isinstance(arch.get("loss"), dict) and "name" in arch["loss"]:
-            arch["loss"] = {
-                **arch["loss"],
-                "name": _mapped(LOSS_NAMES, "arch.loss.name", arch["loss"]["name"]),
-            }
+        if arch.get("puzzle_emb_ndim") is None:
+            arch["puzzle_emb_ndim"] = arch.get("hidden_size", ArchConfig.hidden_size)
+        loss = arch.get("loss")
+        if isinstance(loss, dict) and "name" in loss:
+            arch["loss"] = {**loss, "name": _mapped(LOSS_NAMES, "arch.loss.name", loss["name"])}
         plain["arch"] = arch
     cfg: TrainConfig = merge_into_schema(plain, TrainConfig)
     _move_aliases(cfg)
@@ -248,37 +256,34 @@ def resolve(raw: Mapping[str, Any], *, require_data: bool = True) -> TrainConfig
 
 def _move_aliases(cfg: TrainConfig) -> None:
     if cfg.data_path is not None:
-        if cfg.data_paths and [os.path.normpath(p) for p in cfg.data_paths] != [
-            os.path.normpath(cfg.data_path)
-        ]:
-            raise UserError(
-                f"data_path={cfg.data_path} and data_paths={cfg.data_paths} name different folders: give one of them"
-            )
+        named = [os.path.normpath(path) for path in cfg.data_paths]
+        if named and named != [os.path.normpath(cfg.data_path)]:
+            raise _conflict("data_path", cfg.data_path, "data_paths", cfg.data_paths)
         cfg.data_paths, cfg.data_path = cfg.data_paths or [cfg.data_path], None
     if cfg.load_checkpoint is not None:
         if cfg.init_from not in (None, cfg.load_checkpoint):
-            raise UserError(
-                f"load_checkpoint={cfg.load_checkpoint} and init_from={cfg.init_from} differ: give one of them"
-            )
+            raise _conflict("load_checkpoint", cfg.load_checkpoint, "init_from", cfg.init_from)
         cfg.init_from, cfg.load_checkpoint = cfg.load_checkpoint, None
     if cfg.arch.forward_dtype is not None:
         if cfg.dtype not in ("auto", cfg.arch.forward_dtype):
-            raise UserError(
-                f"arch.forward_dtype={cfg.arch.forward_dtype} and dtype={cfg.dtype} differ: give one of them"
-            )
+            raise _conflict("arch.forward_dtype", cfg.arch.forward_dtype, "dtype", cfg.dtype)
         cfg.dtype, cfg.arch.forward_dtype = cfg.arch.forward_dtype, None
+
+
+def _conflict(alias: str, alias_value: Any, name: str, value: Any) -> UserError:
+    return UserError(f"{alias}={alias_value} and {name}={value} say different things: give one of them")
 
 
 def _complete(cfg: TrainConfig) -> None:
     if cfg.arch.puzzle_emb_len == 0:
         cfg.arch.puzzle_emb_len = -(-cfg.arch.puzzle_emb_ndim // cfg.arch.hidden_size)
     if cfg.project_name is None:
-        folder = os.path.basename(os.path.normpath(cfg.data_paths[0])) if cfg.data_paths else "no data"
+        folder = os.path.basename(os.path.normpath(cfg.data_paths[0])) if cfg.data_paths else "no-data"
         cfg.project_name = f"{folder.capitalize()}-ACT-torch"
     if cfg.run_name is None:
         # Other starting weights make another run, though not other settings.
-        start = f"{config_hash(cfg)}{cfg.init_from or ''}"
-        cfg.run_name = f"{cfg.arch.name}-{hashlib.sha256(start.encode()).hexdigest()[:8]}"
+        start = f"{config_hash(cfg)}{cfg.init_from or ''}".encode("utf-8", "surrogateescape")
+        cfg.run_name = f"{cfg.arch.name}-{hashlib.sha256(start).hexdigest()[:8]}"
     if cfg.checkpoint_path is None:
         cfg.checkpoint_path = str(Path("checkpoints") / cfg.project_name / cfg.run_name)
 
@@ -290,8 +295,7 @@ def config_to_dict(cfg: TrainConfig) -> dict[str, Any]:
 
 def config_hash(cfg: TrainConfig) -> str:
     """sha256 (hex) of the settings that decide what is computed; run control (`RUN_CONTROL`) is left out."""
-    plain = config_to_dict(cfg)
-    kept = {key: value for key, value in plain.items() if key not in RUN_CONTROL}
+    kept = {key: value for key, value in config_to_dict(cfg).items() if key not in RUN_CONTROL}
     canonical = json.dumps(kept, sort_keys=True, separators=(",", ":"), allow_nan=False, default=str)
     return hashlib.sha256(canonical.encode()).hexdigest()
 
@@ -316,45 +320,47 @@ def run_identity(cfg: TrainConfig) -> dict[str, Any]:
 def load_config_file(path: str | os.PathLike[str]) -> TrainConfig:
     """Read a run's `all_config.yaml`, ours or one written by the official TRM or HRM code.
 
-    Keys this schema does not have (forks add many) are ignored with one warning line. Safe yaml only, at most
-    1 MiB. Errors: `UserError` naming the file.
+    Keys this schema does not have (forks add many) are ignored with one warning line on stderr. Only safe yaml
+    is read, at most 1 MiB. Errors: `UserError` naming the file.
     """
     path = Path(path)
+    raw = _read_yaml(path)
+    if not isinstance(raw, dict):
+        raise UserError(f"{path}: found {type(raw).__name__}, expected option names with values")
+    ignored: list[str] = []
+    try:
+        known = _drop_unknown(raw, "", schema_keys(TrainConfig), ignored)
+        cfg = resolve(known, require_data=False)
+    except UserError as error:
+        raise UserError(f"{path}: {error}") from None
+    except RecursionError:
+        raise UserError(f"{path} is nested too deeply for a config file") from None
+    if ignored:
+        names = " ".join(", ".join(ignored)[:500].split())
+        print(f"warning: {path}: options unknown here are ignored: {names}", file=sys.stderr)
+    return cfg
+
+
+def _read_yaml(path: Path) -> Any:
+    expected = "expected a run's all_config.yaml"
     try:
         size = path.stat().st_size
         if size > MAX_CONFIG_BYTES:
-            raise UserError(f"{path}: {size} bytes, expected a config of at most {MAX_CONFIG_BYTES}")
+            raise UserError(f"{path}: {size} bytes, {expected} of at most {MAX_CONFIG_BYTES}")
         text = path.read_text(encoding="utf-8")
-    except OSError as error:
-        raise UserError(
-            f"cannot read {path}: {error.strerror}; expected the all_config.yaml of a run folder"
-        ) from None
-    except UnicodeDecodeError:
-        raise UserError(f"{path} is not text; expected the all_config.yaml of a run folder") from None
-    try:
         # Aliases can make a small file expand without bound.
         aliases = sum(isinstance(event, yaml.AliasEvent) for event in yaml.parse(text, yaml.SafeLoader))
         if aliases > MAX_YAML_ALIASES:
-            raise UserError(f"{path}: {aliases} yaml aliases, expected a plain config file")
-        raw = yaml.safe_load(text)
-        if not isinstance(raw, dict):
-            raise UserError(
-                f"{path}: found {type(raw).__name__}, expected a mapping of option names to values"
-            )
-        ignored: list[str] = []
-        known = _drop_unknown(raw, "", schema_keys(TrainConfig), ignored)
-        if ignored:
-            print(
-                f"warning: {path}: ignored options this program does not have: {', '.join(ignored)}",
-                file=sys.stderr,
-            )
-        return resolve(known, require_data=False)
+            raise UserError(f"{path}: {aliases} yaml aliases, {expected} without")
+        return yaml.safe_load(text)
+    except OSError as error:
+        raise UserError(f"cannot read {path} ({error.strerror}): {expected}") from None
     except yaml.YAMLError as error:
-        raise UserError(f"{path} is not a safe yaml file: {str(error).splitlines()[0]}") from None
-    except (RecursionError, ValueError, TypeError) as error:
-        raise UserError(f"{path} is not a config file: {type(error).__name__}") from None
-    except UserError as error:
-        raise UserError(str(error) if str(path) in str(error) else f"{path}: {error}") from None
+        raise UserError(
+            f"{path} is not safe yaml ({' '.join(str(error).split())[:200]}): {expected}"
+        ) from None
+    except (ValueError, TypeError, AttributeError, RecursionError) as error:
+        raise UserError(f"{path} cannot be read ({type(error).__name__}): {expected}") from None
 
 
 def _drop_unknown(

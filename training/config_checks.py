@@ -1,4 +1,4 @@
-"""Ranges and combinations of settings. Each failure is one line: the key, the value found, what was expected."""
+"""Ranges and combinations of settings. A failure is one line: the key, what was found, what was expected."""
 
 import math
 import re
@@ -95,64 +95,44 @@ def check_ranges(cfg: TrainConfig) -> None:
     for entry in cfg.evaluators:
         name = entry.get("name") if isinstance(entry, dict) else entry
         if not isinstance(entry, dict) or name not in EVALUATORS:
-            _fail(
-                "evaluators",
-                name,
-                f"a list like [{{name: {EVALUATORS[0]}}}] with names among: {', '.join(EVALUATORS)}",
-            )
+            known = ", ".join(EVALUATORS)
+            _fail("evaluators", name, f"a list like [{{name: {EVALUATORS[0]}}}] with names among: {known}")
 
 
 def check_resolved(cfg: TrainConfig, *, require_data: bool) -> None:
     """Refuse combinations that cannot run."""
     _check_arch(cfg.arch)
-    if cfg.eval_interval is not None and cfg.epochs % cfg.eval_interval:
-        below = max(d for d in range(1, min(cfg.eval_interval, cfg.epochs) + 1) if cfg.epochs % d == 0)
-        _fail(
-            "eval_interval",
-            cfg.eval_interval,
-            f"a divisor of epochs={cfg.epochs}, for example eval_interval={below}",
-        )
-    if cfg.global_batch_size % cfg.accumulation_slices:
-        _fail(
-            "accumulation_slices",
-            cfg.accumulation_slices,
-            f"a divisor of global_batch_size={cfg.global_batch_size}",
-        )
+    epochs, interval, batch = cfg.epochs, cfg.eval_interval, cfg.global_batch_size
+    if interval is not None and epochs % interval:
+        fits = next(d for d in range(min(interval, epochs), 0, -1) if epochs % d == 0)
+        _fail("eval_interval", interval, f"a divisor of epochs={epochs}, for example eval_interval={fits}")
+    if batch % cfg.accumulation_slices:
+        _fail("accumulation_slices", cfg.accumulation_slices, f"a divisor of global_batch_size={batch}")
     if cfg.freeze_weights and cfg.arch.puzzle_emb_ndim == 0:
         _fail("freeze_weights", True, "a puzzle table to train: arch.puzzle_emb_ndim is 0")
     if require_data and not cfg.data_paths:
         raise UserError(
-            'no data: give data_paths="[FOLDER]"; to build one: '
-            "python dataset/build_sudoku_dataset.py --output-dir FOLDER --help"
+            'no data: give data_paths="[FOLDER]"; a folder is built by '
+            "python dataset/build_sudoku_dataset.py --output-dir FOLDER (other options: --help)"
         )
 
 
 def _check_arch(arch: ArchConfig) -> None:
-    if arch.hidden_size % arch.num_heads:
-        _fail("arch.hidden_size", arch.hidden_size, f"a multiple of arch.num_heads={arch.num_heads}")
-    if arch.pos_encodings == "rope" and not arch.mlp_t and arch.hidden_size // arch.num_heads % 2:
-        _fail(
-            "arch.hidden_size",
-            arch.hidden_size,
-            f"an even size per head for rope; arch.num_heads={arch.num_heads}",
-        )
+    width, heads = arch.hidden_size, arch.num_heads
+    if width % heads:
+        _fail("arch.hidden_size", width, f"a multiple of arch.num_heads={heads}")
+    if arch.pos_encodings == "rope" and not arch.mlp_t and width // heads % 2:
+        _fail("arch.hidden_size", width, f"an even size per head for rope, with arch.num_heads={heads}")
     if arch.puzzle_emb_ndim == 0 and arch.puzzle_emb_len > 0:
         _fail("arch.puzzle_emb_len", arch.puzzle_emb_len, "0, as arch.puzzle_emb_ndim=0 means no prefix")
-    if arch.puzzle_emb_ndim > arch.puzzle_emb_len * arch.hidden_size:
-        _fail(
-            "arch.puzzle_emb_len",
-            arch.puzzle_emb_len,
-            f"room for arch.puzzle_emb_ndim={arch.puzzle_emb_ndim}: at least "
-            f"{-(-arch.puzzle_emb_ndim // arch.hidden_size)} slots of arch.hidden_size={arch.hidden_size}, or 0 to derive it",
-        )
+    slots = -(-arch.puzzle_emb_ndim // width)
+    if arch.puzzle_emb_len < slots:
+        expected = f"at least {slots} slots of {width} for arch.puzzle_emb_ndim={arch.puzzle_emb_ndim}, or 0"
+        _fail("arch.puzzle_emb_len", arch.puzzle_emb_len, expected)
     if arch.name == "hrm":
         if arch.H_layers < 1:
-            _fail("arch.H_layers", arch.H_layers, "at least 1 for hrm, which has a stack of its own for z_H")
+            _fail("arch.H_layers", arch.H_layers, "at least 1 for hrm, whose z_H has a stack of its own")
         if arch.mlp_t:
             _fail("arch.mlp_t", True, "False for hrm: only trm mixes tokens by an MLP (arch=trm)")
         if arch.pos_encodings == "none":
-            _fail(
-                "arch.pos_encodings",
-                "none",
-                "rope or learned for hrm: its attention has no other notion of place",
-            )
+            _fail("arch.pos_encodings", "none", "rope or learned for hrm, whose attention needs positions")

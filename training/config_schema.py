@@ -1,4 +1,4 @@
-"""The schema of every training run: plain dataclasses, one truth for yaml files, command lines and run folders.
+"""The schema of every training run: plain dataclasses, one truth for yaml files, command lines, run folders.
 
 Names without a note are the official TRM/HRM ones and mean what they mean there. The classes hold no logic;
 `training.config.resolve` merges, checks and completes a plain dictionary into a `TrainConfig`.
