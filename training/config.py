@@ -1,6 +1,6 @@
 """From a plain dictionary to a checked `TrainConfig`, and back: merge, aliases, ranges, defaults, identity.
 
-`resolve` is the one gate: Hydra's composition, flag scripts and a run's `all_config.yaml` all pass through it.
+`resolve` is the one gate: Hydra's composition, flag scripts and a run's `all_config.yaml` pass through it.
 It is idempotent: `resolve(config_to_dict(cfg)) == cfg`.
 """
 
@@ -158,8 +158,8 @@ def _bad_value(key: str, suffix: str, found: Any, kind: Any) -> UserError:
 def merge_into_schema(raw: Mapping[Any, Any], schema: type, where: str = "") -> Any:
     """Merge a plain container into the dataclass `schema` and return its instance.
 
-    `where` (a file name, say) is added to messages. Errors: `UserError` for an unknown key, naming the nearest
-    valid one, and for a value of another type.
+    `where` (a file name, say) is added to messages. Errors: `UserError` for an unknown key (the nearest
+    valid one is named) and for a value of another type.
     """
     valid = schema_keys(schema)
     suffix = f" in {where}" if where else ""
@@ -320,7 +320,7 @@ def run_identity(cfg: TrainConfig) -> dict[str, Any]:
 def load_config_file(path: str | os.PathLike[str]) -> TrainConfig:
     """Read a run's `all_config.yaml`, ours or one written by the official TRM or HRM code.
 
-    Keys this schema does not have (forks add many) are ignored with one warning line on stderr. Only safe yaml
+    Keys this schema does not have (forks add many) are ignored with one warning line. Only safe yaml
     is read, at most 1 MiB. Errors: `UserError` naming the file.
     """
     path = Path(path)

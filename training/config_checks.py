@@ -104,7 +104,7 @@ def check_resolved(cfg: TrainConfig, *, require_data: bool) -> None:
     _check_arch(cfg.arch)
     epochs, interval, batch = cfg.epochs, cfg.eval_interval, cfg.global_batch_size
     if interval is not None and epochs % interval:
-        fits = next(d for d in range(min(interval, epochs), 0, -1) if epochs % d == 0)
+        fits = math.gcd(epochs, interval)
         _fail("eval_interval", interval, f"a divisor of epochs={epochs}, for example eval_interval={fits}")
     if batch % cfg.accumulation_slices:
         _fail("accumulation_slices", cfg.accumulation_slices, f"a divisor of global_batch_size={batch}")
