@@ -201,7 +201,7 @@ def open_puzzle_set(root: str | Path, split: str, set_name: str = "all") -> Puzz
     if len(metadata.sets) == 1 and metadata.mean_puzzle_examples > largest * (1 + 1e-6):
         refuse(
             folder / "dataset.json",
-            f"'mean_puzzle_examples' is {metadata.mean_puzzle_examples}, but the largest puzzle has {largest}",
+            f"'mean_puzzle_examples' is {metadata.mean_puzzle_examples}, but no puzzle exceeds {largest}",
             mend,
         )
     identifiers = map_array(headers["puzzle_identifiers"], mend)
@@ -267,7 +267,8 @@ def _read_offsets(header: ArrayHeader, last: int, step: int, mend: str) -> np.nd
     if int(stored.min()) < 0 or int(stored.max()) > last or int(stored[0]) != 0 or int(stored[-1]) != last:
         refuse(
             header.path,
-            f"runs from {int(stored[0])} to {int(stored[-1])} within [{int(stored.min())}, {int(stored.max())}], "
+            f"runs from {int(stored[0])} to {int(stored[-1])} (lowest {int(stored.min())}, highest "
+            f"{int(stored.max())}), "
             f"expected from 0 to {last}",
             mend,
         )

@@ -1,0 +1,115 @@
+"""Batches as the model takes them, and the examples that evaluation uses: which, and in what order."""
+
+from collections.abc import Iterator
+
+import numpy as np
+import torch
+
+from dataset.puzzle_folder import PuzzleSet
+from dataset.puzzle_metadata import PuzzleMetadata
+from errors import UserError
+
+Batch = dict[str, torch.Tensor]
+IGNORE_LABEL = -100
+
+
+def slice_batch(batch: Batch, rank: int, world_size: int) -> Batch:
+    """The contiguous part of a global batch that belongs to one rank, as officially."""
+    size = next(iter(batch.values())).shape[0]
+    if size % world_size:
+        raise UserError(f"global_batch_size={size} is not a multiple of the {world_size} processes")
+    part = size // world_size
+    return {name: tensor[rank * part : (rank + 1) * part] for name, tensor in batch.items()}
+
+
+def as_batch(
+    inputs: np.ndarray, labels: np.ndarray, identifiers: np.ndarray, metadata: PuzzleMetadata
+) -> Batch:
+    """Stored tokens (B, S) and identifiers (B,) as the int32 tensors of a batch, ignored labels as -100."""
+    labels = labels.astype(np.int32)
+    if metadata.ignore_label_id is not None:
+        labels[labels == metadata.ignore_label_id] = IGNORE_LABEL
+    return {
+        "inputs": torch.from_numpy(inputs.astype(np.int32)),
+        "labels": torch.from_numpy(labels),
+        "puzzle_identifiers": torch.from_numpy(identifiers.astype(np.int32)),
+    }
+
+
+class EvalBatches:
+    """Chosen examples of one set in order, in batches of one size.
+
+    Each batch has the keys of a training batch and "row" (B,) int64, the example's index; the last batch is
+    filled up with rows of pad_id, labels -100, the blank identifier, and row -1.
+    """
+
+    def __init__(self, puzzle_set: PuzzleSet, rows: np.ndarray, batch_size: int) -> None:
+        self.puzzle_set, self.batch_size = puzzle_set, batch_size
+        self.rows = np.asarray(rows, dtype=np.int64)
+        if batch_size < 1 or self.rows.ndim != 1:
+            raise ValueError(f"batch_size {batch_size} and rows of shape {self.rows.shape} make no batches")
+        if self.rows.size and not (0 <= self.rows.min() and self.rows.max() < puzzle_set.num_examples):
+            raise ValueError(f"rows must be in [0, {puzzle_set.num_examples})")
+
+    def __len__(self) -> int:
+        return -(-self.rows.size // self.batch_size)
+
+    def __iter__(self) -> Iterator[Batch]:
+        metadata = self.puzzle_set.metadata
+        for start in range(0, self.rows.size, self.batch_size):
+            rows = self.rows[start : start + self.batch_size]
+            inputs, labels = self.puzzle_set.read_rows(rows)
+            identifiers = self.puzzle_set.puzzle_identifiers[self.puzzle_set.puzzle_of(rows)]
+            batch = as_batch(inputs, labels, identifiers, metadata)
+            batch["row"] = torch.from_numpy(rows.copy())
+            missing = self.batch_size - rows.size
+            fill = {
+                "inputs": metadata.pad_id,
+                "labels": IGNORE_LABEL,
+                "puzzle_identifiers": metadata.blank_identifier_id,
+                "row": -1,
+            }
+            yield {
+                name: torch.cat([tensor, tensor.new_full((missing, *tensor.shape[1:]), fill[name])])
+                for name, tensor in batch.items()
+            }
+
+
+def validation_rows(puzzle_set: PuzzleSet, size: int = 1024) -> np.ndarray:
+    """Examples that choose checkpoints, (min(size, N // 5),) int64, ascending.
+
+    They are those with the smallest hashes of their content, so the same puzzles are chosen however the
+    rows are ordered. `test_rows` is the rest.
+    """
+    count = min(size, puzzle_set.num_examples // 5)
+    return np.sort(np.argsort(row_hashes(puzzle_set), kind="stable")[:count])
+
+
+def test_rows(puzzle_set: PuzzleSet, size: int = 1024) -> np.ndarray:
+    """Examples that are reported on: all that `validation_rows` of the same size leaves, ascending."""
+    return np.setdiff1d(np.arange(puzzle_set.num_examples), validation_rows(puzzle_set, size))
+
+
+# pytest collects what is called test_*; this is not one.
+test_rows.__test__ = False  # type: ignore[attr-defined]
+
+
+def row_hashes(puzzle_set: PuzzleSet) -> np.ndarray:
+    """(N,) uint64 hash of each example's tokens, input and label; the stored dtype does not matter."""
+    length = puzzle_set.metadata.seq_len
+    factors = _mix(np.arange(1, 2 * length + 1, dtype=np.uint64)) | np.uint64(1)
+    chunk = max(1, (1 << 22) // length)
+    hashes = []
+    for start in range(0, puzzle_set.num_examples, chunk):
+        tokens = puzzle_set.read_rows(np.arange(start, min(start + chunk, puzzle_set.num_examples)))
+        words = [part.astype(np.uint64) + np.uint64(1) for part in tokens]
+        hashes.append(_mix(words[0] @ factors[:length] + words[1] @ factors[length:]))
+    return np.concatenate(hashes)
+
+
+def _mix(words: np.ndarray) -> np.ndarray:
+    """The SplitMix64 finaliser (Steele, Lea, Flood 2014): a bijection of 64-bit words that scatters them."""
+    words = words + np.uint64(0x9E3779B97F4A7C15)
+    words = (words ^ (words >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+    words = (words ^ (words >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+    return words ^ (words >> np.uint64(31))
