@@ -25,7 +25,7 @@ from models.config import ModelConfig
 from models.losses import TOKEN_LOSSES, act_loss
 from models.recursive_model import RecursiveModel
 from models.registry import MODELS, build_model
-from training.checkpoint import check_weights, strip_prefixes
+from training.weights import check_weights, strip_prefixes
 
 EXACT = ("halted", "steps")
 
@@ -72,11 +72,12 @@ def golden_model(options: dict[str, Any], arrays: dict[str, np.ndarray], path: P
     except (TypeError, ValueError) as error:
         raise UserError(f"{path}: the config describes no buildable model: {error}") from None
     weights = {
-        key[3:]: torch.from_numpy(value).double() for key, value in arrays.items() if key.startswith("sd/")
+        strip_prefixes(key[3:]): torch.from_numpy(value).double()
+        for key, value in arrays.items()
+        if key.startswith("sd/")
     }
-    weights = strip_prefixes(weights)
     model = build_model(config)
-    check_weights({key: tuple(value.shape) for key, value in model.state_dict().items()}, weights, path)
+    check_weights(model.state_dict(), weights, source=path)
     model.load_state_dict(weights)
     return model
 

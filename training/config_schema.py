@@ -120,9 +120,11 @@ class TrainConfig:
     state_dtype: str = "auto"  # the same names: z_H and z_L; auto = dtype
     compile: bool = False
     threads: int | None = None  # CPU threads; null = torch's own choice
+    collective_timeout_seconds: float = 600.0  # a process that waits longer for the others fails
 
     # -- not in the official code: evaluation
     eval_batch_size: int | None = None  # null = global_batch_size
+    fast_validation_size: int = 256  # the part of the validation rows that a fast evaluation looks at
     validation_size: int = 1024  # test rows that choose the best checkpoint and are never reported
     max_test_rows: int | None = None  # null = all the rest
     fast_eval_interval: int | None = None  # updates between evaluations on the validation rows only

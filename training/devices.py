@@ -1,0 +1,30 @@
+"""From words in the config to torch devices and dtypes."""
+
+import torch
+
+from errors import UserError
+from models.config import DTYPES
+
+
+def resolve_device(name: str, local_rank: int = 0) -> torch.device:
+    """`auto` is CUDA where there is one, else the CPU; under torchrun each process takes its own GPU."""
+    if name == "auto":
+        name = "cuda" if torch.cuda.is_available() else "cpu"
+    if name == "cuda":
+        if not torch.cuda.is_available():
+            raise UserError("device=cuda, but torch sees no CUDA device; use device=cpu or device=auto")
+        return torch.device("cuda", local_rank)
+    try:
+        device = torch.device(name)
+    except RuntimeError:
+        raise UserError(f"device={name} is no device; expected auto, cpu, cuda, cuda:N or mps") from None
+    if device.type == "mps" and not torch.backends.mps.is_available():
+        raise UserError("device=mps, but torch sees no Metal device; use device=cpu or device=auto")
+    return device
+
+
+def resolve_dtype(name: str, device: torch.device) -> torch.dtype:
+    """`auto` is bfloat16 on CUDA, as officially, and float32 elsewhere."""
+    if name == "auto":
+        return torch.bfloat16 if device.type == "cuda" else torch.float32
+    return DTYPES[name]

@@ -1,0 +1,72 @@
+"""ACT streaming, the objective of HRM and TRM: one supervision step per batch, slots restart when they halt."""
+
+from collections.abc import Iterator, Sequence
+
+import torch
+
+from models.act import Batch, Carry, act_step, draw_min_halt_steps, initial_carry
+from models.losses import act_loss
+from models.recursive_model import RecursiveModel
+from training.objectives.base import Output, Term, UpdateContext
+from training.seeding import generator
+
+
+class ACTStreaming:
+    """Per batch one step of every slot; one update, from `accumulation_slices` slices of the slots.
+
+    The normalizer is the number of slots, halted or not, as officially: the gradient is that of the loss sum
+    over the global batch divided by the global batch size.
+    """
+
+    name = "act_streaming"
+
+    def __init__(self, loss_type: str, accumulation_slices: int = 1, terms: Sequence[Term] = ()) -> None:
+        self.loss_type = loss_type
+        self.accumulation_slices = accumulation_slices
+        self.terms = terms
+        self.carry: Carry | None = None
+
+    def outputs(self, model: RecursiveModel, batch: Batch, context: UpdateContext) -> Iterator[Output]:
+        if self.carry is None:
+            self.carry = initial_carry(model, batch)
+        config = model.config
+        exploration = draw_min_halt_steps(
+            context.num_slots,
+            config.halt_max_steps,
+            config.halt_exploration_prob,
+            generator(context.seed, "act_exploration", context.step),
+        )
+        minimum = exploration[context.slots].to(batch["inputs"].device)
+        num_rows = batch["inputs"].shape[0]
+        if num_rows % self.accumulation_slices:
+            raise ValueError(f"{num_rows} slots cannot be cut into {self.accumulation_slices} equal slices")
+        size = num_rows // self.accumulation_slices
+        carries: list[Carry] = []
+        for start in range(0, num_rows, size):
+            rows = slice(start, start + size)
+            carry, step_outputs = act_step(
+                model,
+                {key: leaf[rows] for key, leaf in self.carry.items()},
+                {key: leaf[rows] for key, leaf in batch.items()},
+                training=True,
+                min_halt_steps=minimum[rows],
+            )
+            carries.append(carry)
+            loss, metrics = act_loss(
+                step_outputs, carry["labels"], carry["halted"], carry["steps"], self.loss_type
+            )
+            for term in self.terms:
+                name, term_loss, term_metrics = term(model, step_outputs, carry)
+                loss = loss + term_loss
+                metrics |= term_metrics | {f"{name}_loss": term_loss.detach()}
+            last = start + size == num_rows
+            if last:
+                self.carry = {key: torch.cat([c[key] for c in carries]) for key in carry}
+            yield Output(loss, float(size), metrics, ends_update=last)
+
+    def state_dict(self) -> dict[str, object]:
+        return {}
+
+    def load_state_dict(self, state: dict[str, object]) -> None:
+        if state:
+            raise ValueError(f"objective {self.name} keeps no state but found {sorted(state)}")

@@ -1,0 +1,62 @@
+"""The objective seam: how a batch becomes updates."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import Protocol
+
+from torch import Tensor
+
+from models.act import Batch, Carry
+from models.recursive_model import RecursiveModel
+
+
+@dataclass
+class Output:
+    """What one back-propagation needs. The loop calls backward on `loss_sum` as it comes.
+
+    Args:
+        loss_sum: unnormalised loss, summed over this process's rows.
+        normalizer: what the gradient is divided by once it is summed over outputs and processes.
+        metric_sums: sums over rows (`count`, `accuracy`, `lm_loss`, ...), not differentiated.
+        ends_update: the optimizer steps after this output.
+    """
+
+    loss_sum: Tensor
+    normalizer: float
+    metric_sums: dict[str, Tensor] = field(default_factory=dict)
+    ends_update: bool = True
+
+
+@dataclass(frozen=True)
+class UpdateContext:
+    """Where an update stands: the number it will have, the run's seed, and this process's global slots."""
+
+    step: int
+    seed: int
+    slots: slice
+    num_slots: int
+
+
+class Objective(Protocol):
+    """A training idea. `carry` lives between batches, its leaves' first axis is the slot; None = nothing."""
+
+    name: str
+    carry: Carry | None
+
+    def outputs(self, model: RecursiveModel, batch: Batch, context: UpdateContext) -> Iterator[Output]:
+        """Yield the supervision steps of one batch (this process's rows); the last must end an update."""
+        ...
+
+    def state_dict(self) -> dict[str, object]:
+        """Everything but the carry that a resumed run needs."""
+        ...
+
+    def load_state_dict(self, state: dict[str, object]) -> None: ...
+
+
+class Term(Protocol):
+    """An additive loss: (model, step outputs, batch rows) -> (name, loss_sum, metric_sums)."""
+
+    def __call__(
+        self, model: RecursiveModel, outputs: dict[str, Tensor], batch: Batch
+    ) -> tuple[str, Tensor, dict[str, Tensor]]: ...

@@ -1,0 +1,161 @@
+"""From a config to the parts of a run: data, model, optimizers, evaluation rows."""
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+
+from dataset.puzzle_folder import PuzzleSet, open_puzzle_set
+from dataset.puzzle_metadata import PuzzleMetadata, read_metadata
+from dataset.eval_batches import EvalBatches, test_rows, validation_rows
+from dataset.puzzle_source import PuzzleSource
+from errors import UserError
+from models.config import ModelConfig
+from models.recursive_model import RecursiveModel
+from models.registry import build_model
+from training.config import ArchConfig, TrainConfig
+from training.devices import resolve_dtype
+from training.optim import SparseSignSGD, dense_optimizer
+from training.seeding import derived_seed
+from training.weights import check_weights, load_weights
+
+
+@dataclass
+class EvalRows:
+    """Which rows of which set choose the checkpoint (validation, its first part fast) and which report (test)."""
+
+    puzzle_set: PuzzleSet
+    fast: np.ndarray
+    validation: np.ndarray
+    test: np.ndarray
+    batch_size: int
+
+    def batches(self, rows: np.ndarray) -> EvalBatches:
+        """Padded batches of some rows; small selections get no larger batch than they need."""
+        return EvalBatches(self.puzzle_set, rows, min(self.batch_size, max(1, len(rows))))
+
+
+def open_training_data(config: TrainConfig) -> PuzzleSource:
+    """The official sampler over the train splits of `data_paths`."""
+    if not config.data_paths:
+        raise UserError(
+            "no data: data_paths is empty; build a folder with `python dataset/build_sudoku_dataset.py "
+            "--output-dir data/NAME ...` and pass data_paths=[data/NAME]"
+        )
+    sets = [
+        open_puzzle_set(path, "train", name)
+        for path in config.data_paths
+        for name in _set_names(path, "train")
+    ]
+    return PuzzleSource(
+        sets,
+        seed=config.seed,
+        global_batch_size=config.global_batch_size,
+        epochs_per_iteration=config.eval_interval or config.epochs,
+        augment=config.augment,
+    )
+
+
+def _set_names(path: str, split: str) -> tuple[str, ...]:
+    return read_metadata(path, split).sets
+
+
+def open_evaluation_rows(config: TrainConfig) -> list[EvalRows]:
+    """Validation and test rows of every test folder; they never overlap."""
+    result = []
+    for path in config.data_paths_test or config.data_paths:
+        for name in _set_names(path, "test"):
+            puzzle_set = open_puzzle_set(path, "test", name)
+            chosen = validation_rows(puzzle_set, config.validation_size)
+            fast = validation_rows(puzzle_set, min(config.fast_validation_size, max(1, len(chosen))))
+            if not np.isin(fast, chosen).all():
+                raise AssertionError("the fast subset is not part of the validation rows")
+            rest = test_rows(puzzle_set, config.validation_size)
+            if config.max_test_rows is not None:
+                rest = rest[: config.max_test_rows]
+            batch_size = config.eval_batch_size or config.global_batch_size
+            result.append(EvalRows(puzzle_set, fast, chosen, rest, batch_size))
+    return result
+
+
+def model_config(arch: ArchConfig, metadata: PuzzleMetadata, dtype: torch.dtype, state_dtype: torch.dtype | None
+                 ) -> ModelConfig:
+    """The network that `arch` describes, for data of this shape."""
+    try:
+        return ModelConfig(
+            kind=arch.name,
+            seq_len=metadata.seq_len,
+            vocab_size=metadata.vocab_size,
+            num_puzzle_identifiers=metadata.num_puzzle_identifiers,
+            puzzle_emb_ndim=arch.puzzle_emb_ndim,
+            puzzle_emb_len=arch.puzzle_emb_len,
+            hidden_size=arch.hidden_size,
+            num_heads=arch.num_heads,
+            expansion=arch.expansion,
+            H_cycles=arch.H_cycles,
+            L_cycles=arch.L_cycles,
+            H_layers=arch.H_layers,
+            L_layers=arch.L_layers,
+            pos_encodings=arch.pos_encodings,
+            rope_theta=arch.rope_theta,
+            rms_norm_eps=arch.rms_norm_eps,
+            swiglu_multiple=arch.swiglu_multiple,
+            mlp_t=arch.mlp_t,
+            halt_max_steps=arch.halt_max_steps,
+            halt_exploration_prob=arch.halt_exploration_prob,
+            no_ACT_continue=arch.no_ACT_continue,
+            dtype=dtype,
+            state_dtype=state_dtype,
+        )
+    except ValueError as error:
+        raise UserError(f"arch: {error}") from None
+
+
+def build_network(config: TrainConfig, metadata: PuzzleMetadata, device: torch.device) -> RecursiveModel:
+    """The freshly initialised network of a run, on its device."""
+    dtype = resolve_dtype(config.dtype, device)
+    state_dtype = None if config.state_dtype == "auto" else resolve_dtype(config.state_dtype, device)
+    model = build_model(
+        model_config(config.arch, metadata, dtype, state_dtype), derived_seed(config.seed, "weights")
+    )
+    return model.to(device)
+
+
+def load_initial_weights(model: RecursiveModel, path: str) -> None:
+    """Weights from another run or an official checkpoint.
+
+    A puzzle table of another number of rows is refilled with its row mean, as officially; every other key
+    must fit. Errors: `UserError` listing what does not.
+    """
+    weights = load_weights(path)
+    own = model.state_dict()
+    table = "puzzle_emb.weights"
+    if table in weights and table in own and weights[table].shape[1:] == own[table].shape[1:]:
+        if weights[table].shape != own[table].shape:
+            mean = weights[table].float().mean(dim=0, keepdim=True)
+            weights[table] = mean.expand(own[table].shape).contiguous()
+    check_weights(own, weights, source=path)
+    model.load_state_dict(weights)
+
+
+def build_optimizers(config: TrainConfig, model: RecursiveModel) -> tuple[torch.optim.Optimizer | None, SparseSignSGD | None]:
+    """The dense optimizer (None when all weights are frozen) and the sparse one (None without a table)."""
+    if config.freeze_weights:
+        model.requires_grad_(False)
+    dense = None
+    if not config.freeze_weights:
+        betas = (config.beta1, config.beta2)
+        dense = dense_optimizer(config.optimizer, model, config.lr, betas, config.weight_decay)
+    sparse = None
+    if model.puzzle_emb is not None:
+        sparse = SparseSignSGD(
+            model.puzzle_emb.weights, config.puzzle_emb_lr, config.puzzle_emb_weight_decay
+        )
+    return dense, sparse
+
+
+def planned_updates(config: TrainConfig, source: PuzzleSource) -> int:
+    """Length of the learning-rate schedule: int(epochs * groups * mean examples / batch), as officially."""
+    rows = config.epochs * source.total_groups * source.mean_examples
+    return max(1, math.floor(rows / config.global_batch_size + 1e-9))
