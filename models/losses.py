@@ -12,9 +12,11 @@ IGNORE_LABEL_ID = -100
 def log_stablemax(logits: Tensor) -> Tensor:
     """log of s(x)/sum s(x) over the last axis with s(x) = x+1 for x >= 0 and 1/(1-x) below.
 
-    Source: Prieto et al. 2025, arXiv:2501.04697; the 1e-30 is the official code's.
+    Source: Prieto et al. 2025, arXiv:2501.04697.
+    Differs: the lower branch sees min(x, 0). Upstream evaluates 1/(1-x+1e-30) everywhere and masks it; at a
+    logit of exactly 1 its gradient there overflows float32, and 0 * inf makes the whole gradient NaN.
     """
-    scores = torch.where(logits < 0, 1 / (1 - logits + 1e-30), logits + 1)
+    scores = torch.where(logits < 0, 1 / (1 - logits.clamp_max(0)), logits + 1)
     return scores.log() - scores.sum(dim=-1, keepdim=True).log()
 
 
