@@ -154,8 +154,8 @@ def _line_permutations(num_blocks: int, size: int) -> np.ndarray:
 def num_geometric_symmetries(box: Box) -> int:
     """How many cell permutations preserve the rules: 128 on 4x4, 3456 on 6x6 (no transpose)."""
     rows, columns = box
-    lines = len(_line_permutations(columns, rows)) * len(_line_permutations(rows, columns))
-    return 2 * lines if rows == columns else lines
+    num_lines = len(_line_permutations(columns, rows)) * len(_line_permutations(rows, columns))
+    return 2 * num_lines if rows == columns else num_lines
 
 
 def canonical_form(puzzles: np.ndarray, box: Box, chunk: int = 512) -> np.ndarray:
@@ -188,8 +188,8 @@ def _canonical_chunk(puzzles: np.ndarray, box: Box) -> np.ndarray:
     weights = 1 << np.arange(n - 1, -1, -1, dtype=np.int64)
     codes = (boards != 0)[..., column_orders] @ weights  # (count, turn, row, column order)
     pattern = np.zeros((*codes.shape[:2], len(column_orders), len(row_orders)), np.int64)
-    for row in range(n):
-        pattern = (pattern << n) | codes[:, :, row_orders[:, row]].transpose(0, 1, 3, 2)
+    for place in range(n):
+        pattern = (pattern << n) | codes[:, :, row_orders[:, place]].transpose(0, 1, 3, 2)
     best = pattern.reshape(count, -1).max(axis=1)
     puzzle, turn, column, row = np.nonzero(pattern == best[:, None, None, None])
     images = boards[puzzle, turn][

@@ -20,7 +20,7 @@ import numpy as np
 from tqdm import tqdm
 
 DEFAULT_BATCH = 1024
-DEFAULT_MAX_NODES = 200_000  # about a second a board; uniquely solvable 9x9 boards need a few thousand at most
+DEFAULT_MAX_NODES = 200_000  # seconds a board; uniquely solvable 9x9 boards need a few thousand
 Box = tuple[int, int]
 
 
