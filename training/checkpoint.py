@@ -121,8 +121,8 @@ def load_state(path: Path, map_location: Any = "cpu") -> dict[str, Any]:
     if not isinstance(value, dict) or value.get("format") != FORMAT:
         raise DamagedState(f"{path} is a sound file but no full state; {weights_hint}")
     if value.get("version") != VERSION:
-        found = value.get("version")
-        raise DamagedState(f"{path} is a state of version {found}; this code reads version {VERSION} only")
+        version = value.get("version")
+        raise DamagedState(f"{path} is a state of version {version}; this code reads version {VERSION} only")
     _known_good.add(_identity(path))
     return {key: item for key, item in value.items() if key not in ("format", "version")}
 

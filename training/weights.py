@@ -66,7 +66,7 @@ def write_weights(path: Path, state_dict: Mapping[str, torch.Tensor], *, safeten
 
 
 def load_weights(path: Path | str, map_location: str = "cpu") -> dict[str, torch.Tensor]:
-    """Read weights of this suite or the official code (zip, legacy pickle) or `.safetensors`, prefixes stripped.
+    """Read weights (ours, the official code's zip or legacy pickle, `.safetensors`), prefixes stripped.
 
     Nothing but tensors in plain containers is ever unpickled. Errors: `UserError`, one line, for anything
     unusable.

@@ -1,0 +1,322 @@
+"""Append one row to PROVENANCE.md from the records of one or more run folders.
+
+A row ties a number to what produced it. Rows are never edited: a correction is a new row whose id replaces
+the old one (`--status superseded-by:NEW_ID` on a new row about the old result, or simply the new result with
+a note).
+"""
+
+import argparse
+import fcntl
+import re
+import shlex
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from scipy.stats import binomtest
+
+from errors import UserError, exit_on_user_error
+from training.metrics_log import read_metrics
+from training.run_folder import RunFolder
+from training.strict_json import JsonError, read_json_object
+
+ROOT = Path(__file__).resolve().parents[1]
+STATUSES = ("reproduced", "differs", "failed", "not-run", "exploratory")
+COLUMNS = (
+    "id",
+    "claim",
+    "expected & source",
+    "command",
+    "config hash",
+    "commit",
+    "dataset hash",
+    "seeds, n",
+    "result (peak; final; 95 % Wilson interval)",
+    "hardware, time, updates",
+    "status",
+)
+HEADER = f"""# Provenance of recorded results
+
+One row per result, written by `scripts/record_result.py` from the run folder's own `provenance.json`,
+`summary.json` and `metrics.jsonl`. Rows are only ever added: a correction is a new row, and the old id is
+named in it as superseded.
+
+- *peak* is the best evaluation of the run, *final* the one at its end; the set that chose the peak
+(validation) is not
+  the set that is reported (test) where a test result exists. Every rate is printed as numerator/denominator
+  with its 95 % Wilson interval; that interval speaks of the evaluated items, not of other seeds.
+- *commit* `+dirty` means that the code differed from the commit; the difference is in the run's
+`provenance.json`. - *status*: reproduced · differs · failed · superseded-by ID · not-run · exploratory (one
+seed, or looked at first).
+
+| {" | ".join(COLUMNS)} |
+|{"---|" * len(COLUMNS)}
+"""
+_NOT_RUN = "not run"
+_HASH_CHARACTERS = 12
+
+
+@dataclass(frozen=True)
+class Run:
+    """What a run folder says about itself; a missing file is an empty mapping."""
+
+    folder: Path
+    provenance: Mapping[str, Any]
+    summary: Mapping[str, Any]
+
+
+def read_run(folder: Path, metric: str) -> Run:
+    """Read a run folder. A run without `summary.json` (stopped, or going on) gives what its metrics log holds.
+
+    Errors: `UserError` when the folder or its `provenance.json` is missing or a file is unreadable.
+    """
+    names = RunFolder(folder)
+    if not folder.is_dir():
+        raise UserError(f"--runs {folder}: there is no such folder; name the checkpoint_path of a run")
+    if not names.provenance.is_file():
+        raise UserError(f"{folder} has no provenance.json; name the checkpoint_path of a run")
+    provenance = _object(names.provenance)
+    summary = _object(names.summary) if names.summary.is_file() else _summary_from_log(names.metrics, metric)
+    return Run(folder, provenance, summary)
+
+
+def row_of(
+    runs: Sequence[Run],
+    *,
+    identity: str,
+    claim: str,
+    expected: str,
+    source: str,
+    status: str,
+    note: str,
+    metric: str,
+) -> str:
+    """The Markdown table row, newline included. Without runs every measured cell says "not run"."""
+    cells = [identity, claim, f"{expected or 'none stated'} ({source or 'no source'})"]
+    if runs:
+        cells += [
+            _distinct(f"`{_command(run)}`" for run in runs),
+            _distinct(_short(run.provenance.get("config_hash")) for run in runs),
+            _distinct(_commit(run) for run in runs),
+            _distinct(_datasets(run) for run in runs),
+            _seeds(runs),
+            " // ".join(_result(run, metric) for run in runs),
+            " // ".join(_hardware(run) for run in runs),
+        ]
+    else:
+        cells += [_NOT_RUN] * 7
+    cells.append(f"{status}: {note}" if note else status)
+    return "| " + " | ".join(map(_cell, cells)) + " |\n"
+
+
+def append_row(path: Path, identity: str, row: str) -> None:
+    """Add a row at the end of the table, creating the file. Errors: `UserError` for an id already there."""
+    with path.open("a+", encoding="utf-8") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)  # two recorders at once: the second sees the first one's row
+        file.seek(0)
+        text = file.read()
+        if identity in existing_ids(text):
+            raise UserError(
+                f"{path} already has a row {identity}: rows are never edited; choose another --id and name "
+                f"{identity} in --note"
+            )
+        missing_newline = "\n" if text and not text.endswith("\n") else ""
+        file.write((HEADER if not text.strip() else missing_newline) + row)
+
+
+def existing_ids(text: str) -> set[str]:
+    """First cells of the table rows in `text`."""
+    return {match[1].strip() for match in re.finditer(r"^\| *([^|\n]*?) *\|", text, re.MULTILINE)}
+
+
+def rate(part: Mapping[str, Any] | None) -> str:
+    """`74.00 % = 740/1000 [71.19, 76.62] @ update 500`; the bare value where no denominator is known."""
+    if not part or part.get("value") is None:
+        return _NOT_RUN
+    numerator, denominator, step = part.get("numerator"), part.get("denominator"), part.get("step")
+    at = f" @ update {step}" if step is not None else ""
+    if numerator is None or not denominator:
+        return f"{float(part['value']):.6g} (no denominator){at}"
+    if not 0 <= numerator <= denominator:
+        raise UserError(f"a rate of {numerator}/{denominator} is impossible; the run's summary.json is wrong")
+    interval = binomtest(int(numerator), int(denominator)).proportion_ci(0.95, method="wilson")
+    percent = 100 * numerator / denominator
+    bounds = f"[{100 * interval.low:.2f}, {100 * interval.high:.2f}]"
+    return f"{percent:.2f} % = {int(numerator)}/{int(denominator)} {bounds}{at}"
+
+
+def _object(path: Path) -> dict[str, Any]:
+    try:
+        return read_json_object(path)
+    except JsonError as error:
+        raise UserError(f"{path}: {error}; it is written by a run, record another one") from error
+
+
+def _summary_from_log(path: Path, metric: str) -> dict[str, Any]:
+    """Peak and final of the metric from the log, with `<metric>/numerator`, `/denominator` if there."""
+    if not path.is_file():
+        return {}
+    found = []
+    steps = 0
+    for record in read_metrics(path):
+        steps = max(steps, record["step"])
+        if isinstance(record.get(metric), int | float):
+            found.append(
+                {
+                    "value": record[metric],
+                    "numerator": record.get(f"{metric}/numerator"),
+                    "denominator": record.get(f"{metric}/denominator"),
+                    "step": record["step"],
+                }
+            )
+    if not found:
+        return {"steps": steps}
+    return {"steps": steps, "best": max(found, key=lambda part: part["value"]), "final": found[-1]}
+
+
+def _mapping(value: Any) -> Mapping[str, Any]:
+    return value if isinstance(value, Mapping) else {}
+
+
+def _result(run: Run, metric: str) -> str:
+    best = _mapping(run.summary.get("best"))
+    test = _mapping(run.summary.get("test"))
+    named = best.get("metric", metric)
+    parts = [f"{named}: peak {rate(best)}; final {rate(_mapping(run.summary.get('final')))}"]
+    tested = rate(_mapping(test.get("best"))), rate(_mapping(test.get("final")))
+    parts.append(
+        "test: not run" if set(tested) == {_NOT_RUN} else f"test: peak {tested[0]}; final {tested[1]}"
+    )
+    baselines = _mapping(run.summary.get("baselines"))
+    simple = {name: value for name, value in baselines.items() if isinstance(value, int | float)}
+    if simple:
+        parts.append("baselines: " + ", ".join(f"{name} {value:.4g}" for name, value in simple.items()))
+    return "; ".join(parts)
+
+
+def _hardware(run: Run) -> str:
+    record = run.provenance
+    unit = record.get("gpu") or record.get("cpu") or record.get("device") or "unknown hardware"
+    threads, world_size = record.get("num_threads"), record.get("world_size") or 1
+    seconds = run.summary.get("train_seconds")
+    time = f"{float(seconds):.0f} s" if isinstance(seconds, int | float) else "time not recorded"
+    steps = run.summary.get("steps")
+    updates = f"{steps} updates" if steps is not None else "updates not recorded"
+    parameters = run.summary.get("num_params")
+    size = [f"{parameters:,} parameters"] if isinstance(parameters, int) else []
+    sessions = len(record.get("sessions") or [])
+    resumed = [f"{sessions} sessions"] if sessions > 1 else []
+    return ", ".join([f"{world_size}× {unit} ({threads} threads)", time, updates, *size, *resumed])
+
+
+def _command(run: Run) -> str:
+    argv = run.provenance.get("argv")
+    return "python " + shlex.join(map(str, argv)) if isinstance(argv, list) else "not recorded"
+
+
+def _commit(run: Run) -> str:
+    git = _mapping(run.provenance.get("git"))
+    return _short(git.get("commit")) + ("+dirty" if git.get("dirty") else "")
+
+
+def _datasets(run: Run) -> str:
+    """Short forms of every sha256 in the fingerprints, in order, or of the fingerprints' text."""
+    found = list(_hashes(run.provenance.get("datasets")))
+    return " ".join(_short(item) for item in dict.fromkeys(found)) or "not recorded"
+
+
+def _hashes(value: Any) -> list[str]:
+    if isinstance(value, str):
+        return [value] if re.fullmatch(r"[0-9a-f]{40,64}", value) else []
+    items = value.values() if isinstance(value, Mapping) else value if isinstance(value, list) else ()
+    return [found for item in items for found in _hashes(item)]
+
+
+def _seeds(runs: Sequence[Run]) -> str:
+    seeds = []
+    for run in runs:
+        recorded = _mapping(run.provenance.get("seeds"))
+        config = _mapping(run.provenance.get("config"))
+        seeds.append(str(recorded.get("seed", config.get("seed", "not recorded"))))
+    return f"{', '.join(seeds)}; n={len(runs)}"
+
+
+def _short(value: Any) -> str:
+    return str(value)[:_HASH_CHARACTERS] if value else "none"
+
+
+def _distinct(values: Any) -> str:
+    return " // ".join(dict.fromkeys(values))
+
+
+def _cell(text: str) -> str:
+    """One line, with the bars that would end a cell escaped (also inside code spans, as GitHub wants it)."""
+    return " ".join(text.split()).replace("|", "\\|")
+
+
+def _status(text: str) -> str:
+    if text in STATUSES or re.fullmatch(r"superseded-by[ :]\S+", text):
+        return text.replace("superseded-by:", "superseded-by ")
+    raise argparse.ArgumentTypeError(f"expected {', '.join(STATUSES)} or superseded-by:ID, found {text!r}")
+
+
+def _identity(text: str) -> str:
+    if re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]*", text) and text != "id":
+        return text
+    raise argparse.ArgumentTypeError(f"expected letters, digits, '.', '_' or '-', found {text!r}")
+
+
+def parse_arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument(
+        "--id", required=True, type=_identity, help="new, unique name of the row, e.g. sudoku6-trm-1"
+    )
+    parser.add_argument("--claim", required=True, help="what the result is meant to show")
+    parser.add_argument("--expected", default="", help="the expected number, as the source states it")
+    parser.add_argument("--source", default="", help="where the expectation comes from")
+    parser.add_argument(
+        "--status", required=True, type=_status, help=f"{', '.join(STATUSES)} or superseded-by:ID"
+    )
+    parser.add_argument(
+        "--runs", nargs="*", type=Path, default=[], metavar="DIR", help="run folders, one per seed"
+    )
+    parser.add_argument(
+        "--metric", default="eval/exact_accuracy", help="read from metrics.jsonl without a summary.json"
+    )
+    parser.add_argument("--note", default="", help="appended to the status")
+    parser.add_argument(
+        "--file", type=Path, default=ROOT / "PROVENANCE.md", help="the table (default: %(default)s)"
+    )
+    return parser.parse_args(arguments)
+
+
+@exit_on_user_error
+def main(arguments: Sequence[str] | None = None) -> None:
+    options = parse_arguments(arguments)
+    if not options.runs and options.status != "not-run":
+        raise UserError(
+            f"--status {options.status} needs --runs DIR...; a row without a run has --status not-run"
+        )
+    runs = [read_run(folder, options.metric) for folder in options.runs]
+    row = row_of(
+        runs,
+        identity=options.id,
+        claim=options.claim,
+        expected=options.expected,
+        source=options.source,
+        status=options.status,
+        note=options.note,
+        metric=options.metric,
+    )
+    append_row(options.file, options.id, row)
+    print(f"{options.file}: row {options.id} added")
+
+
+if __name__ == "__main__":
+    main()
