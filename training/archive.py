@@ -10,6 +10,7 @@ import errno
 import hashlib
 import os
 import struct
+import warnings
 import zipfile
 from pathlib import Path
 from typing import IO, Any, BinaryIO, cast
@@ -149,7 +150,9 @@ def check_zip_bounds(path: Path, *, crc: bool = False) -> None:
 def read_archive(path: Path, map_location: Any = "cpu") -> Any:
     """`torch.load(weights_only=True)` of an already verified file; any failure becomes an `ArchiveError`."""
     try:
-        return torch.load(path, map_location=map_location, weights_only=True)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # what torch thinks of garbage's pickle protocol helps nobody
+            return torch.load(path, map_location=map_location, weights_only=True)
     except Exception as error:  # garbage makes the unpickler raise nearly any type
         reason = " ".join(str(error).split())[:160]
         raise ArchiveError(f"torch refuses it ({type(error).__name__}: {reason})") from error

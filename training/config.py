@@ -84,6 +84,7 @@ RUN_CONTROL = (
     "device",
     "compile",
     "threads",
+    "collective_timeout_seconds",
     "eval_batch_size",
     "eval_save_outputs",
     "log_interval",
@@ -209,7 +210,7 @@ def _check_keys(raw: Mapping[Any, Any], prefix: str, valid: Mapping[str, Any], s
                     f"option '{key}'{suffix}: found {_shown(value)}, expected keys such as '{inner}'"
                 )
             _check_keys(value, f"{key}.", valid, suffix)
-        elif value == "???":  # OmegaConf's mark of a missing value, which it would pass over
+        elif _is_markup(value) or (isinstance(value, list | tuple) and any(map(_is_markup, value))):
             raise _bad_value(key, suffix, value, kind)
         elif kind == list[str] and isinstance(value, list | tuple):
             if not all(isinstance(item, str) for item in value):
@@ -218,6 +219,11 @@ def _check_keys(raw: Mapping[Any, Any], prefix: str, valid: Mapping[str, Any], s
             # OmegaConf would cut 1.5 down to 1.
             if not math.isfinite(value) or value != int(value):
                 raise _bad_value(key, suffix, value, kind)
+
+
+def _is_markup(value: Any) -> bool:
+    # OmegaConf would pass over a missing-value mark, and look up an interpolation (the environment, for one).
+    return isinstance(value, str) and (value == "???" or "${" in value)
 
 
 def _mapped(table: Mapping[str, str], key: str, value: Any) -> str:

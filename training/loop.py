@@ -1,0 +1,201 @@
+"""The one training loop. It knows batches, updates and boundaries; it never names an experiment.
+
+Order at every boundary (the state between two batches): evaluate and save what is due at this step, stop if
+asked or done, then train on the next batch. The end of a run is a boundary like any other.
+"""
+
+import sys
+import time
+from contextlib import nullcontext
+from dataclasses import dataclass
+from typing import Any
+
+from tqdm import tqdm
+
+from training.atomic_file import link_or_copy
+from training.checkpoint import CheckpointWriteError, keep_last, save_latest, save_weights
+from training.interrupt import InterruptHandler
+from training.reports import Reports
+from training.run import Run, full_state
+from training.scoring import Scoring
+from training.update import NonFiniteError, UpdateReport, train_on_batch
+
+
+@dataclass
+class Boundary:
+    """What is due between two batches."""
+
+    evaluate: bool
+    save: bool
+    stop: str | None  # why, or None
+
+
+class Loop:
+    """Runs a `Run` to its end, or to the signal, update or hour at which it is to stop."""
+
+    def __init__(self, run: Run, reports: Reports | None) -> None:
+        self.run = run
+        self.reports = reports
+        self.scoring = Scoring(run, reports)
+        self.last_step = run.planned_updates
+        if run.config.max_steps is not None:
+            self.last_step = run.config.max_steps
+        self.deadline = None
+        if run.config.max_hours is not None:
+            self.deadline = time.monotonic() + 3600 * run.config.max_hours
+        self.saved_step: int | None = None
+        self.evaluated_step = run.validation.last_fast_step
+        self.iteration_ended = False
+        self.stop_agreed = False
+
+    def train(self) -> str:
+        """Returns the outcome: `done` or `stopped` (to be continued by the same command)."""
+        run = self.run
+        with InterruptHandler() as interrupt:
+            progress = self._progress_bar()
+            with progress:
+                while True:
+                    boundary = self._boundary()
+                    if boundary.evaluate:
+                        progress.clear()
+                        self._evaluate(last=boundary.stop == "done")
+                        boundary.stop = boundary.stop or ("done" if run.validation.exhausted else None)
+                    if boundary.save or boundary.stop:
+                        self._save()
+                    if boundary.stop:
+                        break
+                    before = run.step
+                    reports = self._train_batch(interrupt.requested or self._out_of_time())
+                    progress.update(run.step - before)
+                    self._describe(progress, reports[-1])
+        return boundary.stop
+
+    def _train_batch(self, stop_requested: bool) -> list[UpdateReport]:
+        run = self.run
+        batch, following = run.source.next(run.position)
+        slots = run.world.slots(run.config.global_batch_size)
+        mine = {key: leaf[slots].to(run.device, non_blocking=True) for key, leaf in batch.items()}
+        reports = train_on_batch(run, mine, stop_requested=stop_requested)
+        self.iteration_ended = following["iteration"] != run.position["iteration"]
+        run.position = following
+        if self.reports is not None:
+            for report in reports:
+                self.reports.update(run, report)
+        self.stop_agreed = any(report.stop_requested for report in reports)
+        return reports
+
+    def _boundary(self) -> Boundary:
+        """What is due at this step. The same on every rank: it depends on the step and on summed flags only."""
+        run, config = self.run, self.run.config
+        done = run.step >= self.last_step or self._epochs_done()
+        stop = "done" if done else ("stopped" if self.stop_agreed else None)
+        fresh = run.step != self.evaluated_step
+        past_minimum = run.position["iteration"] * run.source.epochs_per_iteration >= (config.min_eval_interval or 0)
+        due = self.iteration_ended and past_minimum
+        if config.fast_eval_interval and run.step and run.step % config.fast_eval_interval == 0:
+            due = True
+        interval = config.checkpoint_interval
+        save = bool(interval and run.step and run.step % interval == 0 and run.step != self.saved_step)
+        evaluate = bool(fresh and run.step and (due or done))
+        return Boundary(evaluate, save or evaluate, stop)
+
+    def _epochs_done(self) -> bool:
+        """All planned outer iterations are through (each drops its last partial batch, as officially)."""
+        epochs = self.run.position["iteration"] * self.run.source.epochs_per_iteration
+        return epochs >= self.run.config.epochs
+
+    def _out_of_time(self) -> bool:
+        return self.deadline is not None and time.monotonic() >= self.deadline
+
+    def _evaluate(self, *, last: bool) -> None:
+        run = self.run
+        improved = self.scoring.validate(last=last)
+        self.evaluated_step = run.step
+        if not run.world.is_main:
+            return
+        weights = run.evaluated_model.state_dict()
+        if self.iteration_ended and run.config.checkpoint_every_eval:
+            self._write(lambda: save_weights(run.folder.step(run.step), weights))
+            if run.config.keep_last is not None:
+                keep_last(run.folder.path, run.config.keep_last)
+        if improved:
+            self._write(lambda: save_weights(run.folder.best, weights))
+
+    def _save(self) -> None:
+        """The full state; also as best_state where this step is the best. Collective."""
+        run = self.run
+        if run.step == self.saved_step:
+            return
+        state = full_state(run)
+        self.saved_step = run.step
+        if not run.world.is_main:
+            return
+        best = run.validation.best
+
+        def write() -> None:
+            path = save_latest(run.folder.path, state)
+            if best is not None and best.step == run.step:
+                link_or_copy(path, run.folder.best_state)
+            if self.reports is not None:
+                self.reports.event(run, "running", last_ckpt=path.name)
+
+        self._write(write)
+
+    @staticmethod
+    def _write(action: Any) -> None:
+        """A disk that refuses costs a warning, never the run: the old files are intact."""
+        try:
+            action()
+        except (CheckpointWriteError, OSError) as error:
+            print(f"warning: {error}; training goes on", file=sys.stderr)
+
+    def finish(self) -> None:
+        """The end of a run: final weights and state, test numbers of best and final, summary."""
+        run = self.run
+        if run.world.is_main:
+            weights = run.evaluated_model.state_dict()
+            self._write(lambda: save_weights(run.folder.final, weights))
+            if run.folder.latest_state.exists():
+                self._write(lambda: link_or_copy(run.folder.latest_state, run.folder.final_state))
+        results = self.scoring.final_results()
+        if self.reports is not None:
+            self.reports.summary(run, results)
+            self.scoring.print_summary(results)
+
+    def _progress_bar(self) -> Any:
+        shown = None if self.run.world.is_main else True
+        total = min(self.last_step, self.run.planned_updates)
+        return tqdm(total=total, initial=self.run.step, desc="train", unit="update", disable=shown, smoothing=0.05)
+
+    def _describe(self, progress: Any, report: UpdateReport) -> None:
+        sums = self.run.metric_sums
+        if not progress.disable and sums.get("normalizer"):
+            progress.set_postfix(
+                loss=f"{sums['loss'] / sums['normalizer']:.3f}", lr=f"{report.lr:.1e}", refresh=False
+            )
+
+
+def run_training(run: Run) -> str:
+    """Train, report, leave everything in the run folder; returns `done` or `stopped`.
+
+    Errors: `NonFiniteError`, after the status says `failed`.
+    """
+    reports = Reports(run) if run.world.is_main else None
+    outcome = "failed"
+    with reports.status if reports is not None else nullcontext():
+        try:
+            loop = Loop(run, reports)
+            outcome = loop.train()
+            if outcome == "done":
+                loop.finish()
+            if reports is not None:
+                reports.event(run, outcome)
+                if outcome == "stopped":
+                    print(f"stopped at update {run.step}; the same command goes on from {run.folder.latest_state}")
+        finally:
+            if reports is not None:
+                reports.close(run, outcome)
+    return outcome
+
+
+__all__ = ["Loop", "NonFiniteError", "run_training"]

@@ -1,0 +1,114 @@
+"""What a run tells its folder: metrics.jsonl, status.json, provenance.json, summary.json. Rank 0 only."""
+
+import sys
+from typing import Any
+
+import torch
+from omegaconf import OmegaConf
+
+from models.registry import count_parameters
+from training.atomic_file import write_atomically, write_json_atomically
+from training.config import config_hash, config_to_dict
+from training.metrics_log import MetricsLog
+from training.provenance import ProvenanceFile, collect_provenance
+from training.run import Run
+from training.status import StatusWriter
+from training.update import UpdateReport, mean_metrics
+from training.wandb_sink import open_wandb
+
+
+class Reports:
+    """The writers of one session of a run."""
+
+    def __init__(self, run: Run) -> None:
+        config = run.config
+        plain = config_to_dict(config)
+        text = OmegaConf.to_yaml(OmegaConf.create(plain))
+        write_atomically(run.folder.all_config, lambda file: file.write(text.encode()))
+        self.provenance = ProvenanceFile(run.folder.provenance)
+        session = collect_provenance(
+            plain,
+            start_step=run.step,
+            datasets=run.source.fingerprint(),
+            seeds={"seed": config.seed},
+            device=run.device,
+            world_size=run.world.size,
+        )
+        for difference in self.provenance.start(session):
+            print(f"warning: since the last session {difference}", file=sys.stderr)
+        sink = open_wandb(
+            config.wandb.mode,
+            project=config.wandb.project or config.project_name,
+            run_name=config.run_name,
+            folder=run.folder.path,
+            config=plain,
+        )
+        self.log = MetricsLog(run.folder.metrics, sink=sink)
+        dropped = self.log.truncate_to_step(run.step)
+        if dropped:
+            print(f"{run.folder.metrics.name}: dropped {dropped} lines written after update {run.step}")
+        self.status = StatusWriter(
+            run.folder.status,
+            interval_seconds=config.status_interval_seconds,
+            run_id=run.folder.path.name,
+            config_hash=config_hash(config),
+            git_sha=session["git"].get("commit"),
+            total_steps=run.planned_updates if config.max_steps is None else config.max_steps,
+            global_step=run.step,
+        )
+
+    def update(self, run: Run, report: UpdateReport) -> None:
+        """After each update: status when due, a line of metrics every `log_interval` updates."""
+        if report.clipped:
+            self.log.append({"step": run.step, "event": "clip", "train/grad_norm": report.grad_norm})
+        if run.step % run.config.log_interval == 0:
+            record: dict[str, Any] = {"step": run.step, "train/lr": report.lr, "train/grad_norm": report.grad_norm}
+            self.log.append(record | mean_metrics(run.metric_sums))
+            run.metric_sums = {}
+        self.status.update(**self._progress(run), lr=report.lr, grad_norm=report.grad_norm)
+
+    def event(self, run: Run, state: str, **fields: Any) -> None:
+        """A moment worth seeing from outside: evaluation, save, end."""
+        self.status.event(state=state, **self._progress(run), **fields)
+
+    @staticmethod
+    def _progress(run: Run) -> dict[str, Any]:
+        best = run.validation.best
+        interval = run.config.fast_eval_interval
+        next_fast = None if interval is None else (run.step // interval + 1) * interval
+        return {
+            "global_step": run.step,
+            "update_step": run.step,
+            "micro_step": run.step * run.config.accumulation_slices,
+            "epoch": run.samples_seen / max(1.0, run.source.total_groups * run.source.mean_examples),
+            "samples_seen": run.samples_seen,
+            "clip_events": run.clip_events,
+            "last_fast_eval_step": run.validation.last_fast_step,
+            "last_full_eval_step": run.validation.last_full_step,
+            "next_fast_eval_step": next_fast,
+            "best": None if best is None else {
+                "metric": "eval/validation/exact_accuracy", "value": best.value, "step": best.step
+            },
+        }
+
+    def summary(self, run: Run, results: dict[str, Any]) -> None:
+        """`summary.json`: peak and final, with numerators and denominators."""
+        best = run.validation.best
+        record: dict[str, Any] = {
+            "steps": run.step,
+            "planned_steps": run.planned_updates,
+            "samples_seen": run.samples_seen,
+            "num_params": count_parameters(run.model),
+            "train_seconds": run.train_seconds,
+            "best": None if best is None else {
+                "metric": "eval/validation/exact_accuracy", "value": best.value, "step": best.step,
+                "numerator": best.numerator, "denominator": best.denominator,
+            },
+            "threads": torch.get_num_threads(),
+            "world_size": run.world.size,
+        }
+        write_json_atomically(run.folder.summary, record | results)
+
+    def close(self, run: Run, outcome: str) -> None:
+        self.provenance.finish(end_step=run.step, outcome=outcome)
+        self.log.close()

@@ -1,0 +1,147 @@
+"""A run: all its parts in one place, and how they become one full state and come back from it."""
+
+import sys
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+
+from dataset.puzzle_source import PuzzleSource
+from errors import UserError
+from models.recursive_model import RecursiveModel
+from training.config import TrainConfig, run_identity
+from training.distributed import World
+from training.ema import EMA
+from training.hooks.base import Hook
+from training.inference.base import Inference
+from training.objectives.base import Objective
+from training.optim import SparseSignSGD
+from training.rng_state import capture_rng, restore_rng
+from training.run_folder import RunFolder, refuse_if_different
+from training.setup import EvalRows
+from training.validation import ValidationRecord
+
+START = {"iteration": 0, "batch": 0, "cursor": 0}
+
+
+@dataclass
+class Run:
+    """Everything the loop works with. `step` counts updates; `position` is the next batch's."""
+
+    config: TrainConfig
+    world: World
+    device: torch.device
+    folder: RunFolder
+    model: RecursiveModel
+    ema: EMA | None
+    dense: torch.optim.Optimizer | None
+    sparse: SparseSignSGD | None
+    objective: Objective
+    inference: Inference
+    source: PuzzleSource
+    evaluation_rows: list[EvalRows]
+    planned_updates: int
+    hooks: list[Hook] = field(default_factory=list)
+    validation: ValidationRecord = field(default_factory=ValidationRecord)
+    step: int = 0
+    position: dict[str, int] = field(default_factory=lambda: dict(START))
+    samples_seen: int = 0
+    clip_events: int = 0
+    train_seconds: float = 0.0
+    metric_sums: dict[str, float] = field(default_factory=dict)
+
+    @property
+    def evaluated_model(self) -> RecursiveModel:
+        """The weights that evaluation uses and weight files hold: the EMA's where there is one."""
+        return self.ema.model if self.ema is not None else self.model
+
+    def identity(self) -> dict[str, Any]:
+        """What a saved state must agree with to go on: model, objective, optimizer, batch and data."""
+        settings = run_identity(self.config)
+        settings.pop("data_paths", None)  # the fingerprint knows the data, wherever the folder lies
+        return {
+            "settings": settings,
+            "objective": self.objective.name,
+            "hooks": [hook.name for hook in self.hooks],
+            "data": self.source.fingerprint(),
+        }
+
+
+def full_state(run: Run) -> dict[str, Any]:
+    """Everything needed to go on, as plain containers of tensors. Collective: every rank must call it.
+
+    The carry is gathered in global slot order, so that a state does not know how many processes wrote it.
+    """
+    carry = run.objective.carry
+    if carry is not None:
+        carry = {key: run.world.gather_rows(leaf) for key, leaf in sorted(carry.items())}
+    return {
+        "step": run.step,
+        "position": dict(run.position),
+        "samples_seen": run.samples_seen,
+        "clip_events": run.clip_events,
+        "train_seconds": run.train_seconds,
+        "metric_sums": dict(run.metric_sums),
+        "model": run.model.state_dict(),
+        "ema": run.ema.state_dict() if run.ema is not None else None,
+        "optimizer": run.dense.state_dict() if run.dense is not None else None,
+        "carry": carry,
+        "objective": run.objective.state_dict(),
+        "hooks": {hook.name: hook.state_dict() for hook in run.hooks},
+        "source": run.source.state_dict(),
+        "validation": run.validation.state_dict(),
+        "rng": capture_rng(),
+        "identity": run.identity(),
+        "threads": torch.get_num_threads(),
+        "world_size": run.world.size,
+        "torch": torch.__version__.split("+")[0],
+    }
+
+
+def restore(run: Run, state: dict[str, Any], source: str) -> None:
+    """Put a run where `full_state` left it; on another number of processes too.
+
+    Errors: `UserError` naming the differences when the state belongs to another run.
+    """
+    missing = [key for key in ("identity", "model", "step", "position", "optimizer") if key not in state]
+    if missing:
+        raise UserError(f"{source} is no complete state (it lacks {', '.join(missing)}); use another")
+    refuse_if_different(state["identity"], run.identity(), source)
+    run.model.load_state_dict(state["model"])
+    if run.ema is not None:
+        run.ema.load_state_dict({key: value.to(run.device) for key, value in state["ema"].items()})
+    if run.dense is not None:
+        run.dense.load_state_dict(state["optimizer"])
+    carry = state["carry"]
+    if carry is not None:
+        slots = run.world.slots(run.config.global_batch_size)
+        carry = {key: leaf[slots].to(run.device) for key, leaf in carry.items()}
+    run.objective.carry = carry
+    run.objective.load_state_dict(state["objective"])
+    for hook in run.hooks:
+        hook.load_state_dict(state["hooks"][hook.name])
+    run.source.load_state_dict(state["source"])
+    run.validation.load_state_dict(state["validation"])
+    run.step, run.position = state["step"], dict(state["position"])
+    run.samples_seen, run.clip_events = state["samples_seen"], state["clip_events"]
+    run.train_seconds = state["train_seconds"]
+    run.metric_sums = dict(state["metric_sums"])
+    restore_rng(state["rng"])
+    if run.world.is_main:
+        warn_about_arithmetic(run, state)
+
+
+def warn_about_arithmetic(run: Run, state: dict[str, Any]) -> None:
+    """Say what makes a continued run differ in the last bits from an undisturbed one."""
+    now = {
+        "threads": torch.get_num_threads(),
+        "world_size": run.world.size,
+        "torch": torch.__version__.split("+")[0],
+    }
+    changed = [f"{key} {state[key]} -> {value}" for key, value in now.items() if state.get(key) != value]
+    if changed:
+        print(
+            f"warning: {', '.join(changed)} since the state was saved: the run goes on, but not bit for bit as "
+            "it would have",
+            file=sys.stderr,
+        )

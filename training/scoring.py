@@ -1,0 +1,175 @@
+"""Validation while training, and the numbers of the end: what is evaluated on which rows."""
+
+import json
+import shutil
+import sys
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from tqdm import tqdm
+
+from errors import UserError
+from models.losses import IGNORE_LABEL_ID
+from models.registry import build_model
+from training.baselines import collapse_guards, label_counts, trivial_baselines, tripped_guards
+from training.evaluation import AccuracyEvaluator, describe_rate, evaluate
+from training.reports import Reports
+from training.run import Run
+from training.setup import EvalRows
+from training.weights import load_weights
+
+HEADLINE = "exact_accuracy"
+SUDOKU_BLANK = 1
+
+
+class Scoring:
+    """Evaluates a run. All methods that evaluate are collective: every rank must call them."""
+
+    def __init__(self, run: Run, reports: Reports | None) -> None:
+        self.run = run
+        self.reports = reports
+        self.baselines: dict[str, dict[str, float]] = {}
+
+    def _score(self, rows_of: Sequence[tuple[EvalRows, np.ndarray]], model: Any, name: str) -> dict[str, float]:
+        """Metrics over the chosen rows of all sets together."""
+        run = self.run
+        evaluator = AccuracyEvaluator(run.config.arch.loss.loss_type)
+        totals: dict[str, float] = {}
+        for rows, chosen in rows_of:
+            evaluate(
+                model, rows.batches(chosen), run.inference, [evaluator], run.world,
+                description=name, show_progress=run.world.is_main,
+            )
+            for key, value in evaluator.sums.items():
+                totals[key] = totals.get(key, 0.0) + value
+        evaluator.sums = totals
+        return evaluator.result()
+
+    def validate(self, *, last: bool) -> bool:
+        """Fast validation, then the full one if the gate opens; True when this step is the new best."""
+        run = self.run
+        if not run.evaluation_rows:
+            return False
+        if self.reports is not None:
+            self.reports.event(run, "eval")
+        model = run.evaluated_model
+        fast = self._score([(rows, rows.fast) for rows in run.evaluation_rows], model, "fast validation")
+        if not self.baselines:
+            self._show_baselines()
+        record: dict[str, Any] = {"step": run.step}
+        record |= {f"eval/fast/{key}": value for key, value in fast.items()}
+        improved = False
+        shown, kind = fast, "fast validation"
+        if run.validation.wants_full(fast[HEADLINE], run.step, last=last):
+            full = fast
+            if any(len(rows.fast) != len(rows.validation) for rows in run.evaluation_rows):
+                full = self._score([(r, r.validation) for r in run.evaluation_rows], model, "validation")
+            record |= {f"eval/validation/{key}": value for key, value in full.items()}
+            record |= {f"eval/{key}": value for key, value in full.items()}
+            counts = int(full["exact_count"]), int(full["count"])
+            improved = run.validation.note_full(full[HEADLINE], *counts, run.step)
+            shown, kind = full, "validation"
+        record |= self._guards(fast["accuracy"])
+        if self.reports is not None:
+            self.reports.log.append(record)
+            star = " (new best)" if improved else ""
+            tqdm.write(f"update {run.step}: {kind} {describe_rate(shown)}, token accuracy {shown['accuracy']:.4f}{star}")
+            self.reports.event(run, "running")
+        return improved
+
+    def _show_baselines(self) -> None:
+        """Trivial predictors on the validation rows, printed beside the first evaluation."""
+        run = self.run
+        inputs, labels = [], []
+        task = None
+        for rows in run.evaluation_rows:
+            raw_inputs, raw_labels = rows.puzzle_set.read_rows(rows.validation)
+            ignored = rows.puzzle_set.metadata.ignore_label_id
+            raw_labels = raw_labels.astype(np.int64)
+            if ignored is not None:
+                raw_labels[raw_labels == ignored] = IGNORE_LABEL_ID
+            inputs.append(raw_inputs.astype(np.int64))
+            labels.append(raw_labels)
+            task = rows.puzzle_set.metadata.extra.get("task")
+        counts = np.sum([label_counts(puzzle_set) for puzzle_set in run.source.sets], axis=0)
+        blank = SUDOKU_BLANK if task == "sudoku" else None
+        self.baselines = trivial_baselines(np.concatenate(inputs), np.concatenate(labels), counts, blank)
+        if self.reports is not None:
+            listed = ", ".join(
+                f"{name} {value['accuracy']:.4f} (exact {value['exact_accuracy']:.4f})"
+                for name, value in self.baselines.items()
+            )
+            tqdm.write(f"trivial baselines, token accuracy: {listed}")
+
+    def _guards(self, accuracy: float) -> dict[str, float]:
+        run = self.run
+        settings = run.config.guards
+        if settings.mode == "off" or not run.evaluation_rows:
+            return {}
+        best = max(value["accuracy"] for value in self.baselines.values())
+        rows = run.evaluation_rows[0]
+        batch = next(iter(rows.batches(rows.fast[:32])))
+        guards = collapse_guards(run.evaluated_model, batch, run.inference, accuracy, best)
+        tripped = tripped_guards(guards)
+        if tripped and run.step >= settings.after_updates:
+            message = f"update {run.step}: the model may have collapsed: {'; '.join(tripped)}"
+            if settings.mode == "abort":
+                raise UserError(f"{message}; guards.mode=warn goes on all the same")
+            if run.world.is_main:
+                print(f"warning: {message}", file=sys.stderr)
+        return guards
+
+    def final_results(self) -> dict[str, Any]:
+        """Test numbers of the final and of the best weights, on rows that chose neither."""
+        run = self.run
+        if not run.evaluation_rows:
+            return {"baselines": {}, "test": {}}
+        final = run.validation.history[-1] if run.validation.history else None
+        results: dict[str, Any] = {"baselines": self.baselines, "final": final, "test": {}}
+        rows_of = [(rows, rows.test) for rows in run.evaluation_rows]
+        if not any(len(chosen) for _, chosen in rows_of):
+            return results
+        results["test"]["final"] = self._test(run.evaluated_model, rows_of, run.step)
+        best = run.validation.best
+        if best is not None and best.step == run.step:
+            results["test"]["best"] = results["test"]["final"]
+        elif best is not None and run.folder.best.exists():
+            model = build_model(run.model.config).to(run.device)
+            model.load_state_dict(load_weights(run.folder.best))
+            results["test"]["best"] = self._test(model, rows_of, best.step)
+        if self.reports is not None:
+            record: dict[str, Any] = {"step": run.step}
+            for which, values in results["test"].items():
+                record |= {f"test/{which}/{key}": values[key] for key in ("value", "numerator", "denominator")}
+            self.reports.log.append(record)
+        return results
+
+    def _test(self, model: Any, rows_of: Sequence[tuple[EvalRows, np.ndarray]], step: int) -> dict[str, Any]:
+        values = self._score(rows_of, model, "test")
+        return {
+            "metric": f"test/{HEADLINE}", "value": values.get(HEADLINE), "numerator": int(values["exact_count"]),
+            "denominator": int(values["count"]), "step": step, "accuracy": values.get("accuracy"),
+            "lm_loss": values.get("lm_loss"), "q_halt_accuracy": values.get("q_halt_accuracy"),
+            "supervision_steps": self.run.model.config.halt_max_steps,
+        }
+
+    def print_summary(self, results: dict[str, Any]) -> None:
+        """The table at the end: exact accuracy first, each rate with its denominator and interval."""
+        run = self.run
+        lines = []
+        best = run.validation.best
+        if best is not None:
+            counts = {"exact_count": best.numerator, "count": best.denominator}
+            lines.append(f"validation, best (update {best.step}): {describe_rate(counts)}")
+        for which, values in results.get("test", {}).items():
+            counts = {"exact_count": values["numerator"], "count": values["denominator"]}
+            lines.append(f"test, {which} (update {values['step']}): {describe_rate(counts)}")
+        width = min(100, shutil.get_terminal_size().columns)
+        print("-" * width)
+        print("\n".join([f"{run.step} updates, {run.train_seconds:.0f} s of training", *lines]))
+        print(f"everything is in {run.folder.path}")
+        print(json.dumps({"run_folder": str(run.folder.path), "steps": run.step}))
+
+
+__all__ = ["HEADLINE", "Scoring"]

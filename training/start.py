@@ -1,0 +1,148 @@
+"""Composition: from a resolved config to a run that is ready to train."""
+
+import contextlib
+import os
+import sys
+from collections.abc import Callable, Iterator
+
+import torch
+
+from errors import UserError
+from training.atomic_file import sweep_temporaries
+from training.checkpoint import load_newest, load_state
+from training.config import TrainConfig
+from training.devices import resolve_device
+from training.distributed import World, start_world
+from training.ema import EMA
+from training.inference.official import OfficialInference
+from training.loop import NonFiniteError, run_training
+from training.objectives.act_streaming import ACTStreaming
+from training.objectives.base import Objective
+from training.optim import assert_ownership
+from training.run import Run, restore
+from training.run_folder import RunFolder, decide_start
+from training.seeding import seed_everything
+from training.setup import (
+    build_network,
+    build_optimizers,
+    load_initial_weights,
+    open_evaluation_rows,
+    open_training_data,
+    planned_updates,
+)
+from training.validation import ValidationRecord
+
+ObjectiveFactory = Callable[[TrainConfig], Objective]
+
+
+def act_objective(config: TrainConfig) -> Objective:
+    """The objective of pretraining."""
+    return ACTStreaming(config.arch.loss.loss_type, config.accumulation_slices)
+
+
+def check_processes(config: TrainConfig, world: World) -> None:
+    """Slots must divide evenly among processes and slices."""
+    parts = world.size * config.accumulation_slices
+    if config.global_batch_size % parts:
+        raise UserError(
+            f"global_batch_size={config.global_batch_size} does not divide into {world.size} processes x "
+            f"{config.accumulation_slices} accumulation_slices; use a multiple of {parts}"
+        )
+
+
+def build_run(config: TrainConfig, world: World, objective: Objective) -> Run:
+    """All parts of a run, freshly initialised."""
+    device = resolve_device(config.device, world.local_rank)
+    if device.type == "mps" and config.arch.loss.loss_type == "stablemax_cross_entropy":
+        raise UserError(
+            "device=mps has no float64, which stablemax_cross_entropy computes in; use "
+            "arch.loss.loss_type=stablemax_cross_entropy_float32"
+        )
+    if config.threads is not None:
+        torch.set_num_threads(config.threads)
+    seed_everything(config.seed)
+    source = open_training_data(config)
+    evaluation_rows = open_evaluation_rows(config)
+    model = build_network(config, source.metadata, device)
+    model.train()
+    ema = EMA(model, config.ema_rate) if config.ema else None
+    dense, sparse = build_optimizers(config, model)
+    assert_ownership(model, [dense] if dense is not None else [])
+    if config.compile and not os.environ.get("DISABLE_COMPILE"):
+        model.compile_stacks()
+        if ema is not None:
+            ema.model.compile_stacks()
+    return Run(
+        config=config,
+        world=world,
+        device=device,
+        folder=RunFolder(config.checkpoint_path or "."),
+        model=model,
+        ema=ema,
+        dense=dense,
+        sparse=sparse,
+        objective=objective,
+        inference=OfficialInference(),
+        source=source,
+        evaluation_rows=evaluation_rows,
+        planned_updates=planned_updates(config, source),
+        validation=ValidationRecord(
+            delta=config.fast_eval_delta,
+            force_every=config.force_full_eval_every,
+            patience=config.early_stop_patience,
+        ),
+    )
+
+
+def place(run: Run) -> None:
+    """Put the run at its start: own newest state > resume=FILE > init_from > scratch. Every rank reads."""
+    config = run.config
+    decision = decide_start(run.folder, config.resume, config.init_from)
+    if run.world.is_main:
+        print(decision.message)
+    if decision.kind == "own_state":
+        found = load_newest(run.folder.path)
+        if found is None:
+            raise UserError(f"{run.folder.path}: the state vanished while starting; start again")
+        state, path = found
+        restore(run, state, str(path))
+    elif decision.kind == "resume_file":
+        restore(run, load_state(decision.path), str(decision.path))  # type: ignore[arg-type]
+    elif decision.kind == "init_from":
+        load_initial_weights(run.model, str(decision.path))
+        if run.ema is not None:
+            run.ema.load_state_dict(dict(run.model.named_parameters()))  # type: ignore[arg-type]
+    run.world.broadcast_model(run.model)
+    if run.ema is not None:
+        run.world.broadcast_model(run.ema.model)
+
+
+@contextlib.contextmanager
+def held_folder(folder: RunFolder, world: World) -> Iterator[None]:
+    """Rank 0 makes and locks the run folder and sweeps what a killed run left; the others wait."""
+    if world.is_main:
+        folder.create()
+        with folder.lock():
+            sweep_temporaries(folder.path)
+            world.barrier()
+            yield
+    else:
+        world.barrier()
+        yield
+
+
+def train(config: TrainConfig, objective_factory: ObjectiveFactory = act_objective) -> str:
+    """Run training as configured; returns `done` or `stopped`. Entry scripts call this."""
+    device_type = resolve_device(config.device).type
+    world = start_world(device_type, config.collective_timeout_seconds)
+    try:
+        check_processes(config, world)
+        run = build_run(config, world, objective_factory(config))
+        with held_folder(run.folder, world):
+            place(run)
+            return run_training(run)
+    except NonFiniteError as error:
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(1)
+    finally:
+        world.close()
