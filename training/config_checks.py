@@ -28,7 +28,9 @@ _NOT_NEGATIVE = (
     "puzzle_emb_weight_decay puzzle_emb_lr min_eval_interval validation_size fast_eval_delta "
     "status_interval_seconds guards.after_updates"
 ).split()
-_POSITIVE = "arch.expansion arch.rope_theta arch.rms_norm_eps max_hours grad_clip_norm collective_timeout_seconds".split()
+_POSITIVE = (
+    "arch.expansion arch.rope_theta arch.rms_norm_eps max_hours grad_clip_norm collective_timeout_seconds"
+).split()
 _FRACTION = "arch.halt_exploration_prob lr_min_ratio ema_rate".split()
 _BELOW_ONE = "beta1 beta2".split()
 _TEXT = "resume run_name project_name checkpoint_path init_from wandb.project wandb.entity".split()
