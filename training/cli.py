@@ -106,7 +106,7 @@ def check_command_line(argv: Sequence[str], config_name: str = "cfg_pretrain") -
         flags += ["--config-path", str(folders[0])]
     if args.config_dir is not None:
         folders.append(_folder("--config-dir", args.config_dir, CONFIG_DIR))
-    config_name = args.config_name or config_name
+    config_name = (args.config_name or config_name).removesuffix(".yaml")
 
     multirun = args.multirun or any(text.lstrip("+") == "hydra.mode=MULTIRUN" for text in args.overrides)
     overrides, notes = _rewrite(args.overrides, _Groups(folders), multirun=multirun)
@@ -228,9 +228,11 @@ def _first_choices(texts: Sequence[str]) -> list[str]:
 
 
 def _compose(config_name: str, overrides: Sequence[str], folders: Sequence[Path]) -> DictConfig:
-    extra = [f"hydra.searchpath=['file://{folder}']" for folder in folders[1:]]
+    # Only the first folder is searched for the primary config.
+    ordered = sorted(folders, key=lambda folder: not (folder / f"{config_name}.yaml").is_file())
+    extra = [f"hydra.searchpath=['file://{folder}']" for folder in ordered[1:]]
     try:
-        with initialize_config_dir(config_dir=str(folders[0]), version_base=None):
+        with initialize_config_dir(config_dir=str(ordered[0]), version_base=None):
             return compose(config_name=config_name, overrides=[*extra, *overrides])
     except _COMPOSE_ERRORS as error:
         raise UserError(f"the settings do not compose: {_one_line(error)}") from None
@@ -269,11 +271,12 @@ def hydra_entry(config_name: str, fn: Callable[[TrainConfig], None]) -> None:
     os.environ.setdefault("HYDRA_FULL_ERROR", "1")
     entered = False
 
+    @exit_on_user_error  # in here, as Hydra would put a line of its own before the error
     def task(raw: DictConfig) -> None:
         nonlocal entered
         config = _to_config(raw)
         entered = True
-        exit_on_user_error(fn)(config)
+        fn(config)
         entered = False
 
     program = sys.argv
