@@ -27,7 +27,7 @@ class Boundary:
 
     evaluate: bool
     save: bool
-    stop: str | None  # why, or None
+    stop: str | None  # `done`, `stopped`, or None to go on
 
 
 class Loop:
@@ -62,6 +62,10 @@ class Loop:
                         boundary.stop = boundary.stop or ("done" if run.validation.exhausted else None)
                     if boundary.save or boundary.stop:
                         self._save()
+                    if boundary.stop == "done" and not boundary.evaluate and run.step != self.evaluated_step:
+                        # The end is evaluated too, but after the save: a run made longer later goes on as if
+                        # it had never stopped here.
+                        self._evaluate(last=True)
                     if boundary.stop:
                         break
                     before = run.step
@@ -96,7 +100,7 @@ class Loop:
             due = True
         interval = config.checkpoint_interval
         save = bool(interval and run.step and run.step % interval == 0 and run.step != self.saved_step)
-        evaluate = bool(fresh and run.step and (due or done))
+        evaluate = bool(fresh and run.step and due)
         return Boundary(evaluate, save or evaluate, stop)
 
     def _epochs_done(self) -> bool:
