@@ -29,7 +29,7 @@ class Solved:
     """What the search found for N boards of C cells.
 
     solutions      (N, C) uint8, digits; zeros where there is none. With several solutions, one of them.
-    num_solutions  (N,) int8, counted up to the limit asked for (2 = two or more).
+    num_solutions  (N,) int32, counted up to the limit asked for (2 = two or more).
     ratings        (N,) int32, branch nodes; for a board with several solutions those visited until the
                    limit was reached.
     complete       (N,) bool, False where the node cap ended the search undecided.
@@ -98,7 +98,7 @@ def solve_candidates(
     total = len(candidates)
     result = Solved(
         solutions=np.zeros((total, n * n), np.uint8),
-        num_solutions=np.zeros(total, np.int8),
+        num_solutions=np.zeros(total, np.int32),
         ratings=np.zeros(total, np.int32),
         complete=np.ones(total, bool),
     )

@@ -258,16 +258,18 @@ def fetch_published(repo: str) -> tuple[Path, Path]:
     )
     try:
         from huggingface_hub import hf_hub_download
+        from huggingface_hub import logging as hub_logging
     except ImportError as error:
         raise UserError(f"{repo}: huggingface_hub is not installed; {by_hand}") from error
+    hub_logging.set_verbosity_error()  # its warnings about retries; the outcome is reported below
+    print(f"fetching {repo} (without a network this gives up within a minute)", flush=True)
     try:
         train, test = (
             Path(hf_hub_download(repo, name, repo_type="dataset")) for name in ("train.csv", "test.csv")
         )
     # The client raises its own errors, its HTTP library's and plain OSError; for the user all mean the same.
     except Exception as error:
-        reason = " ".join(str(error).split())[:160]
         raise UserError(
-            f"{repo}: could not be fetched ({type(error).__name__}: {reason}); {by_hand}"
+            f"{repo}: could not be fetched ({type(error).__name__}, no network?); {by_hand}"
         ) from error
     return train, test

@@ -1,0 +1,315 @@
+"""The builder end to end: structure, reproducibility, disjointness, refusals."""
+
+import gzip
+import hashlib
+import json
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import dataset.build_sudoku_dataset as builder
+import dataset.sudoku_collect as collect
+from dataset.puzzle_folder import PuzzleSet, open_puzzle_set, read_identifiers, verify_checksums
+from dataset.sudoku import (
+    BOXES,
+    board_text,
+    boards_from_tokens,
+    canonical_form,
+    has_conflict,
+    is_solution,
+    parse_board,
+)
+from dataset.sudoku_solver import solve
+from tests.dataset.sudoku_reference import RAW_LIST
+
+SCRIPT = Path(builder.__file__)
+CSV_HEADER = "source,question,answer,rating\n"
+Build = Callable[..., Path]
+
+
+@pytest.fixture
+def build(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Build:
+    monkeypatch.chdir(tmp_path)
+
+    def run(name: str, *words: object) -> Path:
+        builder.main(["--output-dir", name, *map(str, words)])
+        return tmp_path / name
+
+    return run
+
+
+@pytest.fixture(scope="module")
+def texts() -> list[str]:
+    return gzip.open(RAW_LIST, "rt").read().split()[:400]
+
+
+@pytest.fixture(scope="module")
+def csv_rows(texts: list[str]) -> list[str]:
+    solved = solve(np.array([parse_board(text) for text in texts]), (3, 3))
+    return [
+        f"royle,{text.replace('0', '.')},{board_text(answer)},{rating}\n"
+        for text, answer, rating in zip(texts, solved.solutions, solved.ratings, strict=True)
+    ]
+
+
+def boards_of(root: Path, split: str) -> tuple[np.ndarray, np.ndarray, PuzzleSet]:
+    opened = open_puzzle_set(root, split)
+    return boards_from_tokens(opened.inputs), boards_from_tokens(opened.labels), opened
+
+
+def digest(root: Path) -> dict[str, str]:
+    files = sorted(path for path in root.rglob("*") if path.is_file())
+    return {str(path.relative_to(root)): hashlib.sha256(path.read_bytes()).hexdigest() for path in files}
+
+
+def refused(capsys: pytest.CaptureFixture[str], *words: object) -> str:
+    capsys.readouterr()
+    with pytest.raises(SystemExit) as stop:
+        builder.main([str(word) for word in words])
+    assert stop.value.code == 2
+    text = capsys.readouterr().err
+    assert text.startswith("error: ") and text.count("\n") == 1, text
+    return text
+
+
+def check_split(root: Path, split: str, box: tuple[int, int], num_aug: int = 0) -> np.ndarray:
+    boards, solutions, opened = boards_of(root, split)
+    n = box[0] * box[1]
+    metadata = opened.metadata
+    assert (metadata.vocab_size, metadata.seq_len) == (n + 2, n * n)
+    assert metadata.total_groups == metadata.total_puzzles == len(boards) // (1 + num_aug)
+    assert is_solution(solutions, box).all()
+    solved = solve(boards, box)
+    assert solved.unique.all() and np.array_equal(solved.solutions, solutions)
+    assert opened.group_indices.tolist() == list(range(0, len(boards) + 1, 1 + num_aug))
+    assert opened.puzzle_indices.tolist() == list(range(len(boards) + 1))
+    assert opened.ratings is not None
+    if metadata.extra["rating"] == "search_nodes":
+        assert opened.ratings[:: 1 + num_aug].tolist() == solved.ratings[:: 1 + num_aug].tolist()
+    assert verify_checksums(root, split) == 6
+    return boards
+
+
+def test_generated_6x6_is_disjoint_up_to_symmetry_and_the_same_for_any_workers(build: Build) -> None:
+    one = build("one", "--generate", "6x6", "--num-train", 300, "--test-size", 100, "--seed", 3)
+    two = build(
+        "two", "--generate", "6x6", "--num-puzzles", 300, "--test-size", 100, "--seed", 3, "--num-workers", 2
+    )
+    assert digest(one) == digest(two)
+    train, test = check_split(one, "train", (2, 3)), check_split(one, "test", (2, 3))
+    forms = canonical_form(np.concatenate([train, test]), (2, 3))
+    assert len(np.unique(forms, axis=0)) == 400
+    metadata = json.loads((one / "train" / "dataset.json").read_text())
+    assert metadata["augmentation"] == {"kind": "sudoku", "box": [2, 3]} and metadata["task"] == "sudoku"
+    assert "--seed 3" in metadata["build"]["command"]
+    assert read_identifiers(one) == ["<blank>"]
+    other = build("other", "--generate", "6x6", "--num-train", 300, "--test-size", 100, "--seed", 4)
+    assert not np.array_equal(boards_of(other, "train")[0], train)
+    larger = build("larger", "--generate", "6x6", "--num-train", 350, "--test-size", 100, "--seed", 3)
+    assert np.array_equal(boards_of(larger, "test")[0], test)
+    assert np.array_equal(boards_of(larger, "train")[0][:300], train)
+
+
+def test_generated_4x4_and_9x9(
+    build: Build, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    small = build("small", "--generate", "4x4")
+    assert "smoke tests only" in capsys.readouterr().out
+    boards = [check_split(small, split, (2, 2)) for split in ("train", "test")]
+    assert len(np.unique(canonical_form(np.concatenate(boards), (2, 2)), axis=0)) == 36
+    monkeypatch.setattr(collect, "_GENERATE_CHUNK", {4: 64, 6: 64, 9: 16})
+    large = build("large", "--generate", "9x9", "--num-train", 10, "--test-size", 5, "--num-clues", 32)
+    for split, count in (("train", 10), ("test", 5)):
+        boards_9x9 = check_split(large, split, (3, 3))
+        assert len(boards_9x9) == count and ((boards_9x9 != 0).sum(axis=1) == 32).all()
+
+
+def test_list_splits_are_seeded_disjoint_and_solved_only_where_needed(
+    build: Build, texts: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "list.txt"
+    path.write_text("\n".join([*texts, *texts[:5]]))
+    monkeypatch.setattr(collect, "_SOLVE_CHUNK", 64)
+    one = build("one", "--input-file", path)
+    two = build("two", "--input-file", path, "--num-workers", 2)
+    assert digest(one) == digest(two)
+    train, test = check_split(one, "train", (3, 3)), check_split(one, "test", (3, 3))
+    assert {board_text(board, "0") for board in [*train, *test]} == set(texts)
+    assert (len(train), len(test)) == (320, 80)
+
+    solved_boards = []
+    solve_all = collect.solve_all
+
+    def counting(boards: np.ndarray, *rest: object) -> object:
+        solved_boards.append(len(boards))
+        return solve_all(boards, *rest)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(collect, "solve_all", counting)
+    few = build("few", "--input-file", path, "--subsample-size", 30, "--test-size", 10)
+    assert solved_boards == [40]
+    assert np.array_equal(boards_of(few, "test")[0], test[:10])
+    hard = build("hard", "--input-file", path, "--num-train", 20, "--min-difficulty", 5)
+    for split in ("train", "test"):
+        ratings = open_puzzle_set(hard, split).ratings
+        assert ratings is not None and ratings.min() >= 5
+
+
+def test_unsolvable_and_ambiguous_lines_are_refused_by_number(
+    build: Build, texts: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / "list.txt"
+    solution = board_text(solve(parse_board(texts[0])[None], (3, 3)).solutions[0])
+    several = "." * 60 + solution[60:]
+    board = parse_board(texts[1])
+    answer = solve(board[None], (3, 3)).solutions[0]
+    for cell in np.flatnonzero(board == 0):  # one wrong clue that contradicts no given
+        wrong = board.copy()
+        wrong[cell] = answer[cell] % 9 + 1
+        if not has_conflict(wrong[None], (3, 3))[0]:
+            break
+    for line, expected in ((several, "more than one solution"), (board_text(wrong), "no solution")):
+        path.write_text("\n".join([*texts[:10], line, line + " again"]))
+        message = refused(capsys, "--input-file", path, "--output-dir", "out")
+        assert f"{path}:11:" in message and expected in message
+    assert not (tmp_path / "out").exists() and not list(tmp_path.glob(".out*"))
+
+
+def test_stored_augmentation_has_the_official_structure(
+    build: Build, tmp_path: Path, texts: list[str]
+) -> None:
+    path = tmp_path / "list.txt"
+    path.write_text("\n".join(texts[:30]))
+    plain = build("plain", "--input-file", path, "--test-size", 5)
+    root = build("aug", "--input-file", path, "--test-size", 5, "--num_aug=20")
+    boards = check_split(root, "train", (3, 3), num_aug=20)
+    check_split(root, "test", (3, 3))
+    assert np.array_equal(boards[::21], boards_of(plain, "train")[0])
+    assert json.loads((root / "train" / "dataset.json").read_text())["augmentation"] is None
+    assert len(np.unique(boards, axis=0)) == len(boards)
+    ratings = open_puzzle_set(root, "train").ratings
+    assert ratings is not None
+    assert (ratings.reshape(-1, 21) == ratings[::21, None]).all()
+
+
+def test_augmented_copies_are_equivalent_to_their_puzzle_and_depend_on_its_number_only() -> None:
+    made = collect.generate((2, 3), 1, np.arange(5))
+    boards, solutions = builder.augmented_copies(made.boards, made.solutions, (2, 3), 8, seed=2)
+    forms = canonical_form(made.boards, (2, 3))
+    assert np.array_equal(canonical_form(boards, (2, 3)), np.repeat(forms, 9, axis=0))
+    assert is_solution(solutions, (2, 3)).all() and ((boards == 0) | (boards == solutions)).all()
+    fewer, _ = builder.augmented_copies(made.boards[:3], made.solutions[:3], (2, 3), 8, seed=2)
+    assert np.array_equal(fewer, boards[:27])
+
+
+def test_published_sets_are_deduplicated(
+    build: Build, tmp_path: Path, csv_rows: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = tmp_path / "published"
+    folder.mkdir()
+    (folder / "train.csv").write_text(CSV_HEADER + "".join(csv_rows[:60] + csv_rows[:3]))
+    (folder / "test.csv.gz").write_bytes(gzip.compress((CSV_HEADER + "".join(csv_rows[50:80])).encode()))
+    root = build("one", "--input-dir", folder)
+    assert "13 puzzles were dropped" in capsys.readouterr().out
+    train, test = check_split(root, "train", (3, 3)), check_split(root, "test", (3, 3))
+    assert (len(train), len(test)) == (50, 30)
+    assert not {board.tobytes() for board in train} & {board.tobytes() for board in test}
+    metadata = json.loads((root / "train" / "dataset.json").read_text())
+    assert metadata["augmentation"] is None and metadata["rating"] == "published"
+    named = build("two", "--input-file", folder / "train.csv", folder / "test.csv.gz", "--rating", "search")
+    assert np.array_equal(boards_of(named, "train")[0], train)
+    check_split(named, "train", (3, 3))
+    some = build("three", "--input-dir", folder, "--subsample-size", 20, "--test-size", 9, "--num-aug", 2)
+    assert (len(boards_of(some, "train")[0]), len(boards_of(some, "test")[0])) == (60, 9)
+    assert {b.tobytes() for b in boards_of(some, "train")[0][::3]} <= {b.tobytes() for b in train}
+    hard = build("four", "--input-dir", folder, "--min-difficulty", 3)
+    ratings = open_puzzle_set(hard, "train").ratings
+    assert ratings is not None and ratings.min() >= 3
+
+
+def test_a_single_csv_is_split(build: Build, tmp_path: Path, csv_rows: list[str]) -> None:
+    (tmp_path / "mine.csv").write_text(CSV_HEADER + "".join(csv_rows[:50] + csv_rows[:10]))
+    root = build("one", "--input-file", "mine.csv", "--augmentation", "on-the-fly")
+    train, test = check_split(root, "train", (3, 3)), check_split(root, "test", (3, 3))
+    assert (len(train), len(test)) == (40, 10)
+    assert len(np.unique(np.concatenate([train, test]), axis=0)) == 50
+    assert open_puzzle_set(root, "train").metadata.augmentation_box == (3, 3)
+
+
+def test_a_published_puzzle_with_several_solutions_is_refused_when_searched(
+    tmp_path: Path, csv_rows: list[str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    answer = csv_rows[0].split(",")[2]
+    several = f"x,{'.' * 60}{answer[60:]},{answer},0\n"
+    (tmp_path / "mine.csv").write_text(CSV_HEADER + "".join(csv_rows[:20]) + several)
+    message = refused(capsys, "--input-file", "mine.csv", "--rating", "search", "--output-dir", "out")
+    assert "mine.csv:22:" in message and "more than one" in message
+
+
+def test_bad_requests_are_one_line_and_leave_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], texts: list[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "list.txt").write_text("\n".join(texts[:10]))
+    (tmp_path / "mine.csv").write_text("a,b\n")
+    monkeypatch.setattr(collect, "_GENERATE_CHUNK", {4: 2048, 6: 2048, 9: 4096})
+    cases = {
+        ("--generate", "6x6", "--num-clues", 7): "8 to 35",
+        ("--generate", "6x6", "--num-clues", 36): "8 to 35",
+        ("--generate", "4x4", "--num-train", 30, "--test-size", 12): "36",
+        ("--generate", "4x4", "--num-train", 36): "36",
+        ("--generate", "4x4", "--num-clues", 6, "--min-difficulty", 5): "only 0 of",
+        ("--generate", "5x5"): "invalid choice",
+        ("--generate", "6x6", "--input-file", "list.txt"): "two sources",
+        ("--num-clues", 20): "--generate",
+        ("--generate", "6x6", "--num-aug", 3, "--augmentation", "on-the-fly"): "--num-aug is 3",
+        ("--input-file", "list.txt", "mine.csv"): "each kind",
+        ("--input-file", "list.txt", "./list.txt"): "twice",
+        ("--input-file", "list.txt", "--test-size", 10): "--test-size 10",
+        ("--input-file", "list.txt", "--min-difficulty", 99999): "--min-difficulty",
+        ("--input-file", "list.txt", "--rating", "published"): "--rating",
+        ("--input-file", "absent.txt"): "absent.txt",
+        ("--input-file", "mine.csv"): "header",
+        ("--input-dir", "nowhere"): "train.csv",
+        ("--sub-sample-size", 5): "did you mean --subsample-size?",
+        ("--seed", -1): "whole number",
+        ("--subsample-size", 0): "whole number",
+    }
+    for words, expected in cases.items():
+        assert expected in refused(capsys, *words, "--output-dir", "out"), words
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["list.txt", "mine.csv"]
+
+
+def test_nothing_is_overwritten_unasked(
+    build: Build, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    root = build("one", "--generate", "4x4")
+    before = digest(root)
+    message = refused(capsys, "--generate", "4x4", "--seed", 1, "--output-dir", "one")
+    assert "--overwrite" in message and digest(root) == before
+    build("one", "--generate", "4x4", "--seed", 1, "--overwrite")
+    assert digest(root) != before
+    build("one", "--generate", "4x4", "--overwrite")
+    assert digest(root) == before
+
+
+@pytest.mark.parametrize("how", [[str(SCRIPT)], ["-m", "dataset.build_sudoku_dataset"]])
+def test_runs_as_file_and_as_module_from_elsewhere(tmp_path: Path, how: list[str]) -> None:
+    cwd = SCRIPT.parents[1] if how[0] == "-m" else tmp_path
+    help_text = subprocess.run([sys.executable, *how, "--help"], cwd=cwd, capture_output=True, text=True)
+    assert help_text.returncode == 0 and "--subsample-size" in help_text.stdout
+    wrong = subprocess.run([sys.executable, *how, "--no-such"], cwd=cwd, capture_output=True, text=True)
+    assert wrong.returncode == 2 and wrong.stderr.count("\n") == 1 and "Traceback" not in wrong.stderr
+    out = tmp_path / "out"
+    words = ["--input-file", "dataset/raw/royle_17clue.txt.gz", "--subsample-size", "20", "--test-size", "5"]
+    done = subprocess.run(
+        [sys.executable, *how, *words, "--output_dir", str(out)], cwd=cwd, capture_output=True, text=True
+    )
+    assert done.returncode == 0 and done.stderr == "", done.stderr
+    assert "next: python pretrain.py" in done.stdout
+    assert len(boards_of(out, "train")[0]) == 20
+    assert BOXES["9x9"] == open_puzzle_set(out, "train").metadata.augmentation_box
