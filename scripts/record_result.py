@@ -70,7 +70,7 @@ class Run:
 
 
 def read_run(folder: Path, metric: str) -> Run:
-    """Read a run folder. A run without `summary.json` (stopped, or going on) gives what its metrics log holds.
+    """Read a run folder. A run without `summary.json` (stopped or going on) gives what its log holds.
 
     Errors: `UserError` when the folder or its `provenance.json` is missing or a file is unreadable.
     """

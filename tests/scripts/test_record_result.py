@@ -1,0 +1,250 @@
+"""Rows of PROVENANCE.md: computed from run folders, appended, never edited."""
+
+import json
+import math
+import re
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from errors import UserError
+from scripts.record_result import COLUMNS, append_row, existing_ids, main, rate
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+def make_run(folder: Path, *, seed: int = 1, summary: dict[str, Any] | None = None, **changes: Any) -> Path:
+    folder.mkdir()
+    provenance = {
+        "argv": ["pretrain.py", "arch=trm", "evaluators=[]"],
+        "config": {"seed": seed},
+        "config_hash": f"{seed:064x}",
+        "git": {"commit": "abcdef0123456789" * 2, "dirty": True},
+        "datasets": [{"path": "d", "sha256": "12" * 32}],
+        "seeds": {"seed": seed},
+        "cpu": "A CPU | at 2 GHz",
+        "gpu": None,
+        "num_threads": 2,
+        "world_size": 1,
+        "sessions": [{}],
+        **changes,
+    }
+    (folder / "provenance.json").write_text(json.dumps(provenance))
+    if summary is not None:
+        (folder / "summary.json").write_text(json.dumps(summary))
+    return folder
+
+
+SUMMARY = {
+    "steps": 500,
+    "best": {
+        "metric": "eval/exact_accuracy",
+        "value": 0.8,
+        "numerator": 800,
+        "denominator": 1000,
+        "step": 400,
+    },
+    "final": {"value": 0.79, "numerator": 790, "denominator": 1000, "step": 500},
+    "test": {
+        "best": {"value": 0.74, "numerator": 74, "denominator": 100, "step": 400},
+        "final": {"value": 0.73, "numerator": 73, "denominator": 100, "step": 500},
+    },
+    "train_seconds": 123.4,
+    "num_params": 149186,
+    "baselines": {"most_frequent": 0.125, "copy_input": 0},
+}
+
+
+def record(file: Path, *arguments: str) -> None:
+    main(["--file", str(file), *arguments])
+
+
+def rows(file: Path) -> list[list[str]]:
+    """The table's body, cells unescaped."""
+    lines = [line for line in file.read_text().splitlines() if line.startswith("|")][2:]
+    return [
+        [cell.strip().replace("\\|", "|") for cell in re.split(r"(?<!\\)\|", line)[1:-1]] for line in lines
+    ]
+
+
+def wilson(successes: int, n: int) -> tuple[float, float]:
+    """The textbook formula, as a second route."""
+    z = 1.959963984540054
+    p = successes / n
+    middle = (p + z * z / (2 * n)) / (1 + z * z / n)
+    half = z / (1 + z * z / n) * math.sqrt(p * (1 - p) / n + z * z / (4 * n * n))
+    return middle - half, middle + half
+
+
+@pytest.mark.parametrize(("successes", "n"), [(740, 1000), (0, 64), (64, 64), (1, 3)])
+def test_rate_and_its_interval(successes: int, n: int) -> None:
+    text = rate({"value": successes / n, "numerator": successes, "denominator": n, "step": 7})
+    low, high = wilson(successes, n)
+    expected = (
+        f"{100 * successes / n:.2f} % = {successes}/{n} [{100 * abs(low):.2f}, {100 * high:.2f}] @ update 7"
+    )
+    assert text == expected
+
+
+def test_rates_that_are_not() -> None:
+    assert rate(None) == rate({}) == rate({"value": None}) == "not run"
+    assert rate({"value": 0.25, "step": 3}) == "0.25 (no denominator) @ update 3"
+    assert rate({"value": 0.25, "numerator": 0, "denominator": 0}) == "0.25 (no denominator)"
+    with pytest.raises(UserError, match="5/4 is impossible"):
+        rate({"value": 1.25, "numerator": 5, "denominator": 4})
+
+
+def test_a_row_from_two_runs(tmp_path: Path) -> None:
+    file = tmp_path / "PROVENANCE.md"
+    runs = [make_run(tmp_path / f"r{seed}", seed=seed, summary=SUMMARY) for seed in (1, 2)]
+    record(
+        file, "--id", "six-1", "--claim", "TRM solves 6x6 | minimal", "--expected", "≥75 %", "--source", "plan",
+        "--status", "reproduced", "--note", "first", "--runs", *map(str, runs),
+    )  # fmt: skip
+    (row,) = rows(file)
+    assert len(row) == len(COLUMNS)
+    cells = dict(zip(COLUMNS, row, strict=True))
+    assert cells["id"] == "six-1" and cells["claim"] == "TRM solves 6x6 | minimal"
+    assert cells["expected & source"] == "≥75 % (plan)"
+    assert cells["command"] == "`python pretrain.py arch=trm 'evaluators=[]'`"  # the same for both: once
+    assert cells["config hash"] == "000000000000"
+    assert cells["commit"] == "abcdef012345+dirty" and cells["dataset hash"] == "121212121212"
+    assert cells["seeds, n"] == "1, 2; n=2"
+    result = cells["result (peak; final; 95 % Wilson interval)"]
+    for part in (
+        "peak 80.00 % = 800/1000",
+        "@ update 400",
+        "final 79.00 % = 790/1000",
+        "test: peak 74.00 % = 74/100",
+    ):
+        assert result.count(part) >= 2, part  # once per run
+    assert "baselines: most_frequent 0.125, copy_input 0" in result
+    assert (
+        "A CPU | at 2 GHz (2 threads), 123 s, 500 updates, 149,186 parameters"
+        in cells["hardware, time, updates"]
+    )
+    assert cells["status"] == "reproduced: first"
+    text = file.read_text()
+    assert text.startswith("# Provenance") and "Rows are only ever added" in text
+
+
+def test_rows_are_appended_and_never_edited(tmp_path: Path) -> None:
+    file = tmp_path / "PROVENANCE.md"
+    run = make_run(tmp_path / "r", summary=SUMMARY)
+    record(file, "--id", "a", "--claim", "c", "--status", "exploratory", "--runs", str(run))
+    before = file.read_text()
+    record(file, "--id", "b", "--claim", "c", "--status", "superseded-by:a", "--runs", str(run))
+    assert file.read_text().startswith(before) and file.read_text().count("# Provenance") == 1
+    assert [row[0] for row in rows(file)] == ["a", "b"] and rows(file)[1][-1] == "superseded-by a"
+    before = file.read_text()
+    with pytest.raises(SystemExit) as caught:
+        record(file, "--id", "a", "--claim", "c", "--status", "failed", "--runs", str(run))
+    assert caught.value.code == 2 and file.read_text() == before
+
+
+def test_duplicate_names_the_way_out(tmp_path: Path) -> None:
+    append_row(tmp_path / "P.md", "x", "| x | y |\n")
+    with pytest.raises(UserError, match="already has a row x.*choose another --id"):
+        append_row(tmp_path / "P.md", "x", "| x | z |\n")
+    assert existing_ids((tmp_path / "P.md").read_text()) >= {"x"}
+
+
+def test_a_file_without_final_newline_keeps_its_last_row(tmp_path: Path) -> None:
+    file = tmp_path / "P.md"
+    append_row(file, "x", "| x | y |")
+    append_row(file, "z", "| z | y |\n")
+    assert file.read_text().endswith("| x | y |\n| z | y |\n")
+
+
+def test_not_run_needs_no_run(tmp_path: Path) -> None:
+    file = tmp_path / "P.md"
+    record(
+        file, "--id", "later", "--claim", "maze on two GPUs", "--expected", "85.3 %", "--status", "not-run"
+    )
+    assert rows(file)[0] == [
+        "later", "maze on two GPUs", "85.3 % (no source)", *["not run"] * 7, "not-run",
+    ]  # fmt: skip
+
+
+def test_missing_parts_are_not_run(tmp_path: Path) -> None:
+    file = tmp_path / "P.md"
+    run = make_run(tmp_path / "r", summary={"steps": 3}, git={}, datasets=None, seeds={}, config={})
+    record(file, "--id", "x", "--claim", "c", "--status", "failed", "--runs", str(run))
+    cells = dict(zip(COLUMNS, rows(file)[0], strict=True))
+    assert cells["result (peak; final; 95 % Wilson interval)"] == (
+        "eval/exact_accuracy: peak not run; final not run; test: not run"
+    )
+    assert cells["commit"] == "none" and cells["dataset hash"] == "not recorded"
+    assert (
+        cells["seeds, n"] == "not recorded; n=1"
+        and "time not recorded, 3 updates" in cells["hardware, time, updates"]
+    )
+
+
+def test_an_unfinished_run_gives_its_log(tmp_path: Path) -> None:
+    run = make_run(tmp_path / "r")
+    lines = [
+        {"step": 10, "eval/acc": 0.5, "eval/acc/numerator": 5, "eval/acc/denominator": 10},
+        {"step": 20, "eval/acc": 0.7, "eval/acc/numerator": 7, "eval/acc/denominator": 10},
+        {"step": 30, "eval/acc": 0.6, "eval/acc/numerator": 6, "eval/acc/denominator": 10},
+        {"step": 33, "train/loss": 1.0},
+    ]
+    (run / "metrics.jsonl").write_text(
+        "".join(json.dumps(line) + "\n" for line in lines) + '{"step": 34, "ev'
+    )
+    file = tmp_path / "P.md"
+    record(
+        file,
+        "--id",
+        "x",
+        "--claim",
+        "c",
+        "--status",
+        "exploratory",
+        "--runs",
+        str(run),
+        "--metric",
+        "eval/acc",
+    )
+    cells = dict(zip(COLUMNS, rows(file)[0], strict=True))
+    result = cells["result (peak; final; 95 % Wilson interval)"]
+    assert (
+        result.startswith("eval/acc: peak 70.00 % = 7/10 [")
+        and "@ update 20; final 60.00 % = 6/10 [" in result
+    )
+    assert "33 updates" in cells["hardware, time, updates"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--status", "reproduced"], "needs --runs"),
+        (["--status", "failed", "--runs", "{tmp}/absent"], "there is no such folder"),
+        (["--status", "failed", "--runs", "{tmp}"], "has no provenance.json"),
+        (["--status", "failed", "--runs", "{tmp}/broken"], "provenance.json: it is no JSON"),
+        (["--status", "fine", "--runs", "{tmp}/broken"], "superseded-by:ID, found 'fine'"),
+    ],
+)
+def test_bad_input(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], arguments: list[str], message: str
+) -> None:
+    (tmp_path / "broken").mkdir()
+    (tmp_path / "broken" / "provenance.json").write_text("{")
+    file = tmp_path / "P.md"
+    with pytest.raises(SystemExit) as caught:
+        record(file, "--id", "x", "--claim", "c", *(item.format(tmp=tmp_path) for item in arguments))
+    assert caught.value.code == 2 and message in capsys.readouterr().err
+    assert not file.exists()
+
+
+@pytest.mark.parametrize("form", [["scripts/record_result.py"], ["-m", "scripts.record_result"]])
+def test_help(tmp_path: Path, form: list[str]) -> None:
+    if form[0] == "-m":
+        command, folder = form, ROOT
+    else:
+        command, folder = [str(ROOT / form[0])], tmp_path
+    done = subprocess.run([sys.executable, *command, "--help"], cwd=folder, capture_output=True, text=True)
+    assert done.returncode == 0 and "--claim" in done.stdout
