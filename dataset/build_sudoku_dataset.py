@@ -20,6 +20,7 @@ from typing import NoReturn
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 import numpy as np
+from tqdm import tqdm
 
 from dataset.puzzle_folder import (
     PuzzleMetadata,
@@ -286,7 +287,7 @@ def augmented_copies(
     out_boards = np.empty((count, 1 + num_aug, cells), np.uint8)
     out_solutions = np.empty_like(out_boards)
     out_boards[:, 0], out_solutions[:, 0] = boards, solutions
-    for i in range(count):
+    for i in tqdm(range(count), desc="augmenting", unit=" puzzles", disable=None):
         symmetries = random_symmetries(num_aug, box, np.random.default_rng([_AUGMENT_STREAM, seed, i]))
         out_boards[i, 1:] = symmetries.apply(boards[i])
         out_solutions[i, 1:] = symmetries.apply(solutions[i])

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import BinaryIO, NoReturn
 
 import numpy as np
+from tqdm import tqdm
 
 from dataset.safe_files import file_size
 from dataset.sudoku import has_conflict, is_solution, parse_board
@@ -160,7 +161,7 @@ def read_published_csv(path: Path) -> PublishedSet:
             found = ",".join(header)[:80] or "nothing"
             raise UserError(f"{path}:1: the header is {found!r}, expected {','.join(CSV_COLUMNS)}")
         columns = [header.index(name) for name in CSV_COLUMNS[1:]]
-        for row in reader:
+        for row in tqdm(reader, desc=f"reading {path.name}", unit=" rows", disable=None):
             if not row:
                 continue
             if len(row) != len(header):
