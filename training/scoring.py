@@ -49,7 +49,7 @@ class Scoring:
     def validate(self, *, last: bool) -> bool:
         """Fast validation, then the full one if the gate opens; True when this step is the new best."""
         run = self.run
-        if not run.evaluation_rows:
+        if not any(len(rows.fast) for rows in run.evaluation_rows):
             return False
         if self.reports is not None:
             self.reports.event(run, "eval")
@@ -105,10 +105,10 @@ class Scoring:
     def _guards(self, accuracy: float) -> dict[str, float]:
         run = self.run
         settings = run.config.guards
-        if settings.mode == "off" or not run.evaluation_rows:
+        if settings.mode == "off":
             return {}
         best = max(value["accuracy"] for value in self.baselines.values())
-        rows = run.evaluation_rows[0]
+        rows = next(rows for rows in run.evaluation_rows if len(rows.fast))
         batch = next(iter(rows.batches(rows.fast[:32])))
         guards = collapse_guards(run.evaluated_model, batch, run.inference, accuracy, best)
         tripped = tripped_guards(guards)

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from dataset.puzzle_folder import PuzzleSet, open_puzzle_set
+from dataset.puzzle_folder import PuzzleSet, open_puzzle_set, verify_checksums
 from dataset.puzzle_metadata import PuzzleMetadata, read_metadata
 from dataset.eval_batches import EvalBatches, test_rows, validation_rows
 from dataset.puzzle_source import PuzzleSource
@@ -36,13 +36,21 @@ class EvalRows:
         return EvalBatches(self.puzzle_set, rows, min(self.batch_size, max(1, len(rows))))
 
 
-def open_training_data(config: TrainConfig) -> PuzzleSource:
-    """The official sampler over the train splits of `data_paths`."""
+def open_training_data(config: TrainConfig, *, verify: bool) -> PuzzleSource:
+    """The official sampler over the train splits of `data_paths`.
+
+    `verify` also compares every file of both splits with the checksums that the folder stores.
+    """
     if not config.data_paths:
         raise UserError(
             "no data: data_paths is empty; build a folder with `python dataset/build_sudoku_dataset.py "
             "--output-dir data/NAME ...` and pass data_paths=[data/NAME]"
         )
+    if verify:
+        for path in config.data_paths:
+            verify_checksums(path, "train")
+        for path in config.data_paths_test or config.data_paths:
+            verify_checksums(path, "test")
     sets = [
         open_puzzle_set(path, "train", name)
         for path in config.data_paths

@@ -61,7 +61,7 @@ def build_run(config: TrainConfig, world: World, objective: Objective) -> Run:
     if config.threads is not None:
         torch.set_num_threads(config.threads)
     seed_everything(config.seed)
-    source = open_training_data(config)
+    source = open_training_data(config, verify=world.is_main)
     evaluation_rows = open_evaluation_rows(config)
     model = build_network(config, source.metadata, device)
     model.train()
