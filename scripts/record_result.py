@@ -157,19 +157,22 @@ def _object(path: Path) -> dict[str, Any]:
 
 
 def _summary_from_log(path: Path, metric: str) -> dict[str, Any]:
-    """Peak and final of the metric from the log, with `<metric>/numerator`, `/denominator` if there."""
+    """Peak and final of the metric from the log; an `exact_accuracy` with the counts beside it."""
     if not path.is_file():
         return {}
     found = []
     steps = 0
+    prefix = metric[: metric.rfind("/") + 1]
+    counted = metric.endswith("exact_accuracy")  # the counts logged beside it are this metric's only
     for record in read_metrics(path):
         steps = max(steps, record["step"])
         if isinstance(record.get(metric), int | float):
+            numerator, denominator = record.get(f"{prefix}exact_count"), record.get(f"{prefix}count")
             found.append(
                 {
                     "value": record[metric],
-                    "numerator": record.get(f"{metric}/numerator"),
-                    "denominator": record.get(f"{metric}/denominator"),
+                    "numerator": numerator if counted else None,
+                    "denominator": denominator if counted else None,
                     "step": record["step"],
                 }
             )
@@ -214,8 +217,9 @@ def _hardware(run: Run) -> str:
 
 
 def _command(run: Run) -> str:
-    argv = run.provenance.get("argv")
-    return "python " + shlex.join(map(str, argv)) if isinstance(argv, list) else "not recorded"
+    argv, processes = run.provenance.get("argv"), run.provenance.get("world_size") or 1
+    launcher = "python " if processes == 1 else f"torchrun --nproc-per-node {processes} "
+    return launcher + shlex.join(map(str, argv)) if isinstance(argv, list) else "not recorded"
 
 
 def _commit(run: Run) -> str:

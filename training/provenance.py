@@ -58,9 +58,13 @@ def collect_provenance(
     device: str | torch.device = "cpu",
     world_size: int = 1,
     argv: Sequence[str] | None = None,
+    digest: str | None = None,
     root: Path = ROOT,
 ) -> dict[str, Any]:
-    """Describe the session that starts now; `config` is resolved, `datasets` are fingerprints as given."""
+    """Describe the session that starts now; `config` is resolved, `datasets` are fingerprints as given.
+
+    `digest` stands in for the hash of the whole config, e.g. one that leaves run control out.
+    """
     device = torch.device(device)
     return {
         "start_step": start_step,
@@ -68,9 +72,9 @@ def collect_provenance(
         "started_utc": _now(),
         "ended_utc": None,
         "outcome": None,
-        "argv": _without_home(list(sys.argv if argv is None else argv)),
+        "argv": _without_home(_portable(list(sys.argv if argv is None else argv), root)),
         "config": _without_home(config),
-        "config_hash": config_hash(config),
+        "config_hash": digest or config_hash(config),
         "git": describe_git(root),
         "datasets": _without_home(datasets),
         "seeds": dict(seeds or {}),
@@ -155,7 +159,7 @@ def session_differences(before: Mapping[str, Any], now: Mapping[str, Any]) -> li
             pairs = [(f"{name}.{key}", first.get(key), second.get(key)) for key in names]
         else:
             pairs = [(name, first, second)]
-        differences += [f"{key}: {old}, now {new}" for key, old, new in pairs if old != new]
+        differences += [f"{key}: {_brief(old)}, now {_brief(new)}" for key, old, new in pairs if old != new]
     return differences
 
 
@@ -236,6 +240,18 @@ def _nested(record: Mapping[str, Any], name: str) -> Any:
     for part in name.split("."):
         value = value.get(part) if isinstance(value, Mapping) else None
     return value
+
+
+def _brief(value: Any) -> Any:
+    """A hash by its beginning, anything else as it is."""
+    return value[:12] if isinstance(value, str) and re.fullmatch(r"[0-9a-f]{40,64}", value) else value
+
+
+def _portable(argv: list[str], root: Path) -> list[str]:
+    """The command line with its script named from the project's folder."""
+    if argv and Path(argv[0]).is_absolute() and Path(argv[0]).is_relative_to(root):
+        return [str(Path(argv[0]).relative_to(root)), *argv[1:]]
+    return argv
 
 
 def _without_home(value: Any) -> Any:

@@ -101,7 +101,8 @@ def test_a_row_from_two_runs(tmp_path: Path) -> None:
     file = tmp_path / "PROVENANCE.md"
     runs = [make_run(tmp_path / f"r{seed}", seed=seed, summary=SUMMARY) for seed in (1, 2)]
     record(
-        file, "--id", "six-1", "--claim", "TRM solves 6x6 | minimal", "--expected", "≥75 %", "--source", "plan",
+        file, "--id", "six-1", "--claim", "TRM solves 6x6 | minimal", "--expected", "≥75 %",
+        "--source", "plan",
         "--status", "reproduced", "--note", "first", "--runs", *map(str, runs),
     )  # fmt: skip
     (row,) = rows(file)
@@ -169,6 +170,12 @@ def test_not_run_needs_no_run(tmp_path: Path) -> None:
     ]  # fmt: skip
 
 
+def test_several_processes_are_in_the_command(tmp_path: Path) -> None:
+    run = make_run(tmp_path / "r", summary=SUMMARY, world_size=2)
+    record(tmp_path / "P.md", "--id", "x", "--claim", "c", "--status", "failed", "--runs", str(run))
+    assert "`torchrun --nproc-per-node 2 pretrain.py arch=trm" in rows(tmp_path / "P.md")[0][3]
+
+
 def test_missing_parts_are_not_run(tmp_path: Path) -> None:
     file = tmp_path / "P.md"
     run = make_run(tmp_path / "r", summary={"steps": 3}, git={}, datasets=None, seeds={}, config={})
@@ -187,10 +194,10 @@ def test_missing_parts_are_not_run(tmp_path: Path) -> None:
 def test_an_unfinished_run_gives_its_log(tmp_path: Path) -> None:
     run = make_run(tmp_path / "r")
     lines = [
-        {"step": 10, "eval/acc": 0.5, "eval/acc/numerator": 5, "eval/acc/denominator": 10},
-        {"step": 20, "eval/acc": 0.7, "eval/acc/numerator": 7, "eval/acc/denominator": 10},
-        {"step": 30, "eval/acc": 0.6, "eval/acc/numerator": 6, "eval/acc/denominator": 10},
-        {"step": 33, "train/loss": 1.0},
+        {"step": 10, "eval/exact_accuracy": 0.5, "eval/exact_count": 5, "eval/count": 10},
+        {"step": 20, "eval/exact_accuracy": 0.7, "eval/exact_count": 7.0, "eval/count": 10.0},
+        {"step": 30, "eval/exact_accuracy": 0.6, "eval/exact_count": 6, "eval/count": 10},
+        {"step": 33, "train/loss": 1.0, "eval/q": 0.5},
     ]
     (run / "metrics.jsonl").write_text(
         "".join(json.dumps(line) + "\n" for line in lines) + '{"step": 34, "ev'
@@ -207,15 +214,22 @@ def test_an_unfinished_run_gives_its_log(tmp_path: Path) -> None:
         "--runs",
         str(run),
         "--metric",
-        "eval/acc",
+        "eval/exact_accuracy",
     )
     cells = dict(zip(COLUMNS, rows(file)[0], strict=True))
     result = cells["result (peak; final; 95 % Wilson interval)"]
     assert (
-        result.startswith("eval/acc: peak 70.00 % = 7/10 [")
+        result.startswith("eval/exact_accuracy: peak 70.00 % = 7/10 [")
         and "@ update 20; final 60.00 % = 6/10 [" in result
     )
     assert "33 updates" in cells["hardware, time, updates"]
+    record(
+        file, "--id", "y", "--claim", "c", "--status", "exploratory", "--runs", str(run), "--metric", "eval/q"
+    )
+    assert (
+        "eval/q: peak 0.5 (no denominator)"
+        in rows(file)[1][COLUMNS.index("result (peak; final; 95 % Wilson interval)")]
+    )
 
 
 @pytest.mark.parametrize(

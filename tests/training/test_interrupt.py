@@ -42,23 +42,29 @@ def test_the_second_ctrl_c_aborts() -> None:
 
 
 def test_ctrl_c_after_sigterm_aborts_and_repeated_sigterm_does_not() -> None:
+    reached = []
     with pytest.raises(KeyboardInterrupt), InterruptHandler():
         for _ in range(3):
             os.kill(os.getpid(), signal.SIGTERM)
+        reached.append(True)
         os.kill(os.getpid(), signal.SIGINT)
+        reached.append(False)
+    assert reached == [True]
 
 
 def test_the_launchers_copy_of_one_ctrl_c_is_not_a_second_one(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("TORCHELASTIC_RUN_ID", "x")
-    now = [100.0]
+    now, reached = [100.0], []
     monkeypatch.setattr(time, "monotonic", lambda: now[0])
     with pytest.raises(KeyboardInterrupt), InterruptHandler() as interrupt:
         os.kill(os.getpid(), signal.SIGINT)
         now[0] += 0.2
         os.kill(os.getpid(), signal.SIGINT)
-        assert interrupt.requested
+        reached.append(interrupt.requested)
         now[0] += 5
         os.kill(os.getpid(), signal.SIGINT)
+        reached.append(False)
+    assert reached == [True]
 
 
 def test_outside_the_main_thread_nothing_is_installed() -> None:

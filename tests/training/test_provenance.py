@@ -64,6 +64,13 @@ def test_fields(repository: Path) -> None:
     json.dumps(found, allow_nan=False)
 
 
+def test_the_command_is_named_from_the_project_folder(repository: Path) -> None:
+    found = collect(
+        repository, argv=[str(repository / "scripts" / "x.py"), str(repository)], digest="ab" * 32
+    )
+    assert found["argv"] == ["scripts/x.py", str(repository)] and found["config_hash"] == "ab" * 32
+
+
 def test_hash_depends_on_values_not_on_order() -> None:
     turned = dict(reversed(CONFIG.items()))
     assert config_hash(turned) == config_hash(CONFIG) and len(config_hash(CONFIG)) == 64

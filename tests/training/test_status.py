@@ -14,9 +14,10 @@ import torch
 from training.status import StatusWriter
 
 REQUIRED = (
-    "run_id timestamp_utc epoch global_step update_step micro_step steps_per_sec samples_seen samples_per_sec lr "
-    "grad_norm clip_events last_fast_eval_step last_full_eval_step last_ckpt best best_eval_acc best_eval_step eta_sec "
-    "eta_to_next_fast_eval_sec eta_to_next_full_eval_sec state pid git_sha config_hash schema_version"
+    "run_id timestamp_utc epoch global_step update_step micro_step steps_per_sec samples_seen "
+    "samples_per_sec lr grad_norm clip_events last_fast_eval_step last_full_eval_step last_ckpt best "
+    "best_eval_acc best_eval_step eta_sec eta_to_next_fast_eval_sec eta_to_next_full_eval_sec state "
+    "pid git_sha config_hash schema_version"
 ).split()
 
 
