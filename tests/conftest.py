@@ -1,0 +1,48 @@
+"""Data sets and processes that many tests share; built once per session, never changed by a test."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import torch
+
+from dataset.build_sudoku_dataset import main as build_sudoku
+from tests.helpers import PretrainServer
+
+# Bitwise comparisons hold for equal thread counts, and one thread is the fastest for tensors of this size.
+torch.set_num_threads(1)
+
+
+def _build(folder: Path, *options: str) -> Path:
+    build_sudoku(["--output-dir", str(folder), *options])
+    return folder
+
+
+@pytest.fixture(scope="session")
+def sudoku4_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """4x4 Sudoku, 24 train and 12 test puzzles, symmetries drawn on the fly."""
+    folder = tmp_path_factory.mktemp("data") / "sudoku-4x4"
+    return _build(folder, "--generate", "4x4", "--num-train", "24", "--test-size", "12")
+
+
+@pytest.fixture(scope="session")
+def sudoku6_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """6x6 Sudoku, 64 train and 40 test puzzles, symmetries drawn on the fly."""
+    folder = tmp_path_factory.mktemp("data") / "sudoku-6x6"
+    return _build(folder, "--generate", "6x6", "--num-train", "64", "--test-size", "40")
+
+
+@pytest.fixture(scope="session")
+def sudoku6_stored_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """6x6 Sudoku, 64 train puzzles with 3 stored copies each, 40 test puzzles."""
+    folder = tmp_path_factory.mktemp("data") / "sudoku-6x6-stored"
+    options = ("--generate", "6x6", "--num-train", "64", "--test-size", "40", "--num-aug", "3")
+    return _build(folder, *options)
+
+
+@pytest.fixture(scope="session")
+def pretrain_server() -> Iterator[PretrainServer]:
+    """Starts `pretrain.py` in processes of their own without paying for the imports each time."""
+    server = PretrainServer()
+    yield server
+    server.close()
