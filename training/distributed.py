@@ -1,12 +1,31 @@
 """Processes: start-up under torchrun, and the few collectives the loop needs. One process needs none."""
 
+import contextlib
 import datetime
 import os
-from collections.abc import Sequence
+import re
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from typing import NoReturn
 
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
+
+from errors import UserError
+
+# How gloo, its sockets and the rendezvous store say that a process is gone or does not answer.
+_LOST = re.compile(
+    r"timed? ?out|closed by peer|reset by peer|broken pipe|connection (was )?(refused|closed)", re.IGNORECASE
+)
+# A launcher ends all processes as soon as one has ended. One with nothing to say leaves the others this long.
+_LAST_WORDS_SECONDS = 1.0
+_FINE, _FAILED, _REFUSED = 0, 1, 2
+
+
+class LostProcessError(RuntimeError):
+    """A collective failed because another process is gone or did not answer in time."""
 
 
 class World:
@@ -29,9 +48,55 @@ class World:
         share = num_slots // self.size
         return slice(self.rank * share, (self.rank + 1) * share)
 
+    @contextlib.contextmanager
+    def _meeting(self, what: str) -> Iterator[None]:
+        """Around a collective: the library's long complaint about a lost process becomes one line."""
+        try:
+            yield
+        except RuntimeError as error:
+            if not _LOST.search(str(error)):
+                raise
+            reason = " ".join(str(error).split())[:300]
+            raise LostProcessError(
+                f"process {self.rank} of {self.size} lost another one while it waited to {what}: it ended, or "
+                f"took longer than collective_timeout_seconds ({reason})"
+            ) from error
+
+    @contextlib.contextmanager
+    def together(self) -> Iterator[None]:
+        """All processes leave this block, or none: an error in one ends the others too, at once. Collective.
+
+        Inside must be no collective. The failing process of lowest rank raises its own error; the others exit
+        silently with the code that error leads to (2 for a `UserError`, else 1).
+        """
+        if self.size == 1:
+            yield
+            return
+        error: Exception | None = None
+        try:
+            yield
+        except Exception as caught:  # raised again below, by the process that is to report it
+            error = caught
+        kind = _FINE if error is None else _REFUSED if isinstance(error, UserError) else _FAILED
+        kinds = self.gather_rows(torch.tensor([kind], device=self._small_device())).tolist()
+        failed = [rank for rank, other in enumerate(kinds) if other != _FINE]
+        if not failed:
+            return
+        if error is not None and failed[0] == self.rank:
+            raise error
+        self.leave(2 if kinds[failed[0]] == _REFUSED else 1)
+
+    def leave(self, code: int, message: str | None = None) -> NoReturn:
+        """Exit; without a message a little later, so that a launcher lets the others speak first."""
+        if message is not None:
+            print(message, file=sys.stderr, flush=True)
+        elif self.size > 1:
+            time.sleep(_LAST_WORDS_SECONDS)
+        sys.exit(code)
+
     def broadcast_model(self, model: nn.Module) -> None:
         if self.size > 1:
-            with torch.no_grad():
+            with torch.no_grad(), self._meeting("share the weights"):
                 for tensor in (*model.parameters(), *model.buffers()):
                     dist.broadcast(tensor.data, src=0)
 
@@ -39,7 +104,8 @@ class World:
         """Sum tensors of one dtype over ranks, in place, by one all-reduce of a flat buffer."""
         if self.size > 1 and tensors:
             flat = torch.cat([tensor.flatten() for tensor in tensors])
-            dist.all_reduce(flat)
+            with self._meeting("sum gradients"):
+                dist.all_reduce(flat)
             for tensor, part in zip(tensors, flat.split([tensor.numel() for tensor in tensors]), strict=True):
                 tensor.copy_(part.view_as(tensor))
 
@@ -49,37 +115,24 @@ class World:
             return list(values)
         # MPS has no float64; several processes run on CPU or CUDA only.
         total = torch.tensor(values, dtype=torch.float64, device=device)
-        dist.all_reduce(total)
+        with self._meeting("sum numbers"):
+            dist.all_reduce(total)
         return total.tolist()
 
     def gather_rows(self, tensor: Tensor) -> Tensor:
         """Concatenate equal slices (b, ...) of all ranks along axis 0, in rank order, on every rank."""
         if self.size == 1:
             return tensor
-        as_bytes = tensor.to(torch.uint8) if tensor.dtype == torch.bool else tensor
-        parts = [torch.empty_like(as_bytes, memory_format=torch.contiguous_format) for _ in range(self.size)]
-        dist.all_gather(parts, as_bytes.contiguous())
-        return torch.cat(parts).to(tensor.dtype)
+        # Bytes: every dtype travels, also those that a backend has no name for.
+        as_bytes = tensor.detach().contiguous().view(-1).view(torch.uint8)
+        parts = [torch.empty_like(as_bytes) for _ in range(self.size)]
+        with self._meeting("gather rows"):
+            dist.all_gather(parts, as_bytes)
+        return torch.cat(parts).view(tensor.dtype).view(-1, *tensor.shape[1:])
 
-    def broadcast_text(self, text: str | None) -> str | None:
-        """Rank 0's text on every rank (plain strings; nothing is unpickled)."""
-        if self.size == 1:
-            return text
-        device = torch.device("cuda", self.local_rank) if dist.get_backend() == "nccl" else torch.device("cpu")
-        raw = list((text or "").encode())
-        length = torch.tensor([len(raw) if text is not None else -1], device=device)
-        dist.broadcast(length, src=0)
-        if int(length) < 0:
-            return None
-        data = torch.zeros(int(length), dtype=torch.uint8, device=device)
-        if self.is_main:
-            data.copy_(torch.tensor(raw, dtype=torch.uint8))
-        dist.broadcast(data, src=0)
-        return bytes(data.tolist()).decode()
-
-    def barrier(self) -> None:
-        if self.size > 1:
-            dist.barrier()
+    def _small_device(self) -> torch.device:
+        """Where small tensors must live for the backend."""
+        return torch.device("cuda", self.local_rank) if dist.get_backend() == "nccl" else torch.device("cpu")
 
     def close(self) -> None:
         if self.size > 1 and dist.is_initialized():
@@ -98,5 +151,7 @@ def start_world(device_type: str, timeout_seconds: float) -> World:
     if device_type == "cuda":
         torch.cuda.set_device(local_rank)
     backend = "nccl" if device_type == "cuda" else "gloo"
-    dist.init_process_group(backend, timeout=datetime.timedelta(seconds=timeout_seconds))
-    return World(dist.get_rank(), dist.get_world_size(), local_rank)
+    world = World(int(os.environ["RANK"]), size, local_rank)
+    with world._meeting("meet the others"):
+        dist.init_process_group(backend, timeout=datetime.timedelta(seconds=timeout_seconds))
+    return world

@@ -37,9 +37,6 @@ class Loop:
         self.run = run
         self.reports = reports
         self.scoring = Scoring(run, reports)
-        self.last_step = run.planned_updates
-        if run.config.max_steps is not None:
-            self.last_step = run.config.max_steps
         self.deadline = None
         if run.config.max_hours is not None:
             self.deadline = time.monotonic() + 3600 * run.config.max_hours
@@ -91,10 +88,12 @@ class Loop:
     def _boundary(self) -> Boundary:
         """What is due at this step. The same on every rank: it depends on the step and on summed flags only."""
         run, config = self.run, self.run.config
-        done = run.step >= self.last_step or self._epochs_done()
+        done = run.is_complete
         stop = "done" if done else ("stopped" if self.stop_agreed else None)
         fresh = run.step != self.evaluated_step
-        past_minimum = run.position["iteration"] * run.source.epochs_per_iteration >= (config.min_eval_interval or 0)
+        past_minimum = run.position["iteration"] * run.source.epochs_per_iteration >= (
+            config.min_eval_interval or 0
+        )
         due = self.iteration_ended and past_minimum
         if config.fast_eval_interval and run.step and run.step % config.fast_eval_interval == 0:
             due = True
@@ -102,11 +101,6 @@ class Loop:
         save = bool(interval and run.step and run.step % interval == 0 and run.step != self.saved_step)
         evaluate = bool(fresh and run.step and due)
         return Boundary(evaluate, save or evaluate, stop)
-
-    def _epochs_done(self) -> bool:
-        """All planned outer iterations are through (each drops its last partial batch, as officially)."""
-        epochs = self.run.position["iteration"] * self.run.source.epochs_per_iteration
-        return epochs >= self.run.config.epochs
 
     def _out_of_time(self) -> bool:
         return self.deadline is not None and time.monotonic() >= self.deadline
@@ -168,8 +162,10 @@ class Loop:
 
     def _progress_bar(self) -> Any:
         shown = None if self.run.world.is_main else True
-        total = min(self.last_step, self.run.planned_updates)
-        return tqdm(total=total, initial=self.run.step, desc="train", unit="update", disable=shown, smoothing=0.05)
+        total = min(self.run.config.max_steps or self.run.planned_updates, self.run.planned_updates)
+        return tqdm(
+            total=total, initial=self.run.step, desc="train", unit="update", disable=shown, smoothing=0.05
+        )
 
     def _describe(self, progress: Any, report: UpdateReport) -> None:
         sums = self.run.metric_sums
@@ -184,7 +180,8 @@ def run_training(run: Run) -> str:
 
     Errors: `NonFiniteError`, after the status says `failed`.
     """
-    reports = Reports(run) if run.world.is_main else None
+    with run.world.together():
+        reports = Reports(run) if run.world.is_main else None
     outcome = "failed"
     with reports.status if reports is not None else nullcontext():
         try:
@@ -195,7 +192,9 @@ def run_training(run: Run) -> str:
             if reports is not None:
                 reports.event(run, outcome)
                 if outcome == "stopped":
-                    print(f"stopped at update {run.step}; the same command goes on from {run.folder.latest_state}")
+                    print(
+                        f"stopped at update {run.step}; the same command goes on from {run.folder.latest_state}"
+                    )
         finally:
             if reports is not None:
                 reports.close(run, outcome)

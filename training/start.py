@@ -2,7 +2,6 @@
 
 import contextlib
 import os
-import sys
 from collections.abc import Callable, Iterator
 
 import torch
@@ -12,7 +11,7 @@ from training.atomic_file import sweep_temporaries
 from training.checkpoint import load_newest, load_state
 from training.config import TrainConfig
 from training.devices import resolve_device
-from training.distributed import World, start_world
+from training.distributed import LostProcessError, World, start_world
 from training.ema import EMA
 from training.inference.official import OfficialInference
 from training.loop import NonFiniteError, run_training
@@ -95,7 +94,10 @@ def build_run(config: TrainConfig, world: World, objective: Objective) -> Run:
 
 
 def place(run: Run) -> None:
-    """Put the run at its start: own newest state > resume=FILE > init_from > scratch. Every rank reads."""
+    """Put the run at its start: own newest state > resume=FILE > init_from > scratch. Every rank reads.
+
+    No collective; `share_weights` comes next.
+    """
     config = run.config
     decision = decide_start(run.folder, config.resume, config.init_from)
     if run.world.is_main:
@@ -112,6 +114,10 @@ def place(run: Run) -> None:
         load_initial_weights(run.model, str(decision.path))
         if run.ema is not None:
             run.ema.load_state_dict(dict(run.model.named_parameters()))  # type: ignore[arg-type]
+
+
+def share_weights(run: Run) -> None:
+    """Rank 0's weights on every rank. Collective."""
     run.world.broadcast_model(run.model)
     if run.ema is not None:
         run.world.broadcast_model(run.ema.model)
@@ -119,30 +125,45 @@ def place(run: Run) -> None:
 
 @contextlib.contextmanager
 def held_folder(folder: RunFolder, world: World) -> Iterator[None]:
-    """Rank 0 makes and locks the run folder and sweeps what a killed run left; the others wait."""
-    if world.is_main:
-        folder.create()
-        with folder.lock():
-            sweep_temporaries(folder.path)
-            world.barrier()
-            yield
-    else:
-        world.barrier()
+    """Rank 0 makes and locks the run folder and sweeps what a killed run left; the others wait for it.
+
+    Collective. A folder that rank 0 cannot have ends all processes.
+    """
+    with contextlib.ExitStack() as held:
+        with world.together():
+            if world.is_main:
+                folder.create()
+                held.enter_context(folder.lock())
+                sweep_temporaries(folder.path)
         yield
+
+
+def train_in(world: World, config: TrainConfig, objective_factory: ObjectiveFactory = act_objective) -> str:
+    """Run training as configured among processes that have met; returns `done` or `stopped`.
+
+    Errors: `UserError`, `NonFiniteError` (on every rank), `LostProcessError`.
+    """
+    with world.together():
+        check_processes(config, world)
+        run = build_run(config, world, objective_factory(config))
+    with held_folder(run.folder, world):
+        with world.together():
+            place(run)
+        share_weights(run)
+        return run_training(run)
 
 
 def train(config: TrainConfig, objective_factory: ObjectiveFactory = act_objective) -> str:
     """Run training as configured; returns `done` or `stopped`. Entry scripts call this."""
     device_type = resolve_device(config.device).type
-    world = start_world(device_type, config.collective_timeout_seconds)
+    world = World()
     try:
-        check_processes(config, world)
-        run = build_run(config, world, objective_factory(config))
-        with held_folder(run.folder, world):
-            place(run)
-            return run_training(run)
+        world = start_world(device_type, config.collective_timeout_seconds)
+        return train_in(world, config, objective_factory)
     except NonFiniteError as error:
-        print(f"error: {error}", file=sys.stderr)
-        sys.exit(1)
+        # The same on every rank: said once.
+        world.leave(1, f"error: {error}" if world.is_main else None)
+    except LostProcessError as error:
+        world.leave(1, f"error: {error}")
     finally:
         world.close()
