@@ -53,7 +53,7 @@ class ModelConfig:
     def __post_init__(self) -> None:
         if self.kind not in KINDS:
             raise ValueError(f"model kind {self.kind!r} is none of {', '.join(KINDS)}")
-        if self.hidden_size % self.num_heads:
+        if not self.mlp_t and self.hidden_size % self.num_heads:
             raise ValueError(f"hidden_size {self.hidden_size} is not divisible by num_heads {self.num_heads}")
         if self.pos_encodings == "rope" and not self.mlp_t and (self.hidden_size // self.num_heads) % 2:
             raise ValueError("rope needs an even head size; found hidden_size / num_heads odd")
@@ -102,8 +102,11 @@ class ModelConfig:
             merged |= {"puzzle_emb_len": 0, "no_ACT_continue": False}
         fields = cls.__dataclass_fields__
         merged |= {key: value for key, value in options.items() if key in fields and value is not None}
-        if "forward_dtype" in options:
-            merged["dtype"] = DTYPES[options["forward_dtype"]]
+        name = options.get("forward_dtype")
+        if name is not None:
+            if name not in DTYPES:
+                raise ValueError(f"forward_dtype {name!r} is none of {', '.join(DTYPES)}")
+            merged["dtype"] = DTYPES[name]
         return cls(**(merged | overrides))
 
     def with_dtype(self, dtype: torch.dtype, state_dtype: torch.dtype | None = None) -> "ModelConfig":

@@ -42,7 +42,10 @@ def softmax_cross_entropy(logits: Tensor, labels: Tensor) -> Tensor:
     In float32 for float64 logits too: gradients computed in float64 part from the official ones by 5e-8.
     """
     loss = F.cross_entropy(
-        logits.to(torch.float32).flatten(0, -2), labels.flatten().long(), ignore_index=IGNORE_LABEL_ID, reduction="none"
+        logits.to(torch.float32).flatten(0, -2),
+        labels.flatten().long(),
+        ignore_index=IGNORE_LABEL_ID,
+        reduction="none",
     )
     return loss.view(labels.shape)
 

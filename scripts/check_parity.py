@@ -10,6 +10,7 @@ import argparse
 import json
 import sys
 import zipfile
+import zlib
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +29,7 @@ from models.registry import MODELS, build_model
 from training.weights import check_weights, strip_prefixes
 
 EXACT = ("halted", "steps")
+MAX_STEPS = 10_000  # more recorded steps than any file has
 
 
 class Differences:
@@ -37,7 +39,9 @@ class Differences:
         self.largest: dict[str, float] = {}
 
     def add(self, name: str, ours: Any, theirs: np.ndarray) -> None:
-        ours = ours.detach().cpu().double().numpy() if isinstance(ours, Tensor) else np.asarray(ours, np.float64)
+        ours = (
+            ours.detach().cpu().double().numpy() if isinstance(ours, Tensor) else np.asarray(ours, np.float64)
+        )
         theirs = theirs.astype(np.float64)
         if ours.shape != theirs.shape:
             difference = float("inf")
@@ -51,16 +55,19 @@ class Differences:
 def read_golden(path: Path) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
     """The config and all arrays of a golden file, or a `UserError` naming what is wrong with it."""
     try:
-        with np.load(path, allow_pickle=False) as file:
+        loaded = np.load(path, allow_pickle=False)
+        if isinstance(loaded, np.ndarray):
+            raise ValueError("one bare array, expected an .npz of named arrays")
+        with loaded as file:
             arrays = {key: file[key] for key in file.files}
         options = json.loads(str(arrays.pop("config")))
     except FileNotFoundError:
         raise UserError(f"{path}: no such golden file; the shipped ones are tests/golden/*.npz") from None
-    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
+    except (OSError, ValueError, KeyError, EOFError, NotImplementedError, zipfile.BadZipFile, zlib.error) as error:
         raise UserError(f"{path} is not a readable golden file: {type(error).__name__}: {error}") from None
-    if not isinstance(options, dict) or options.get("kind") not in MODELS:
+    if not isinstance(options, dict) or str(options.get("kind")) not in MODELS:
         raise UserError(f"{path}: config names no known kind; expected one of {', '.join(MODELS)}")
-    if options.get("loss") not in TOKEN_LOSSES:
+    if str(options.get("loss")) not in TOKEN_LOSSES:
         raise UserError(f"{path}: loss {options.get('loss')!r} is none of {', '.join(TOKEN_LOSSES)}")
     return options, arrays
 
@@ -69,21 +76,30 @@ def golden_model(options: dict[str, Any], arrays: dict[str, np.ndarray], path: P
     """The described model in float64 with the file's weights."""
     try:
         config = ModelConfig.from_official(options, dtype=torch.float64)
-    except (TypeError, ValueError) as error:
-        raise UserError(f"{path}: the config describes no buildable model: {error}") from None
-    weights = {
-        strip_prefixes(key[3:]): torch.from_numpy(value).double()
-        for key, value in arrays.items()
-        if key.startswith("sd/")
-    }
-    model = build_model(config)
+        weights = {
+            strip_prefixes(key[3:]): torch.from_numpy(value).double()
+            for key, value in arrays.items()
+            if key.startswith("sd/")
+        }
+        # A config that asks for far more than the file holds must not be built first.
+        if config.L_layers + config.H_layers > len(weights) or config.hidden_size != weights["H_init"].numel():
+            raise ValueError("it does not describe the weights beside it")
+        model = build_model(config)
+    except (KeyError, TypeError, ValueError, RuntimeError) as error:
+        reason = f"{type(error).__name__}: {error}"
+        raise UserError(f"{path}: the config describes no buildable model: {reason}") from None
     check_weights(model.state_dict(), weights, source=path)
     model.load_state_dict(weights)
     return model
 
 
 def replay_step(
-    prefix: str, model: RecursiveModel, carry: Batch, batch: Batch, loss_type: str, arrays: dict[str, np.ndarray],
+    prefix: str,
+    model: RecursiveModel,
+    carry: Batch,
+    batch: Batch,
+    loss_type: str,
+    arrays: dict[str, np.ndarray],
     differences: Differences,
 ) -> tuple[Batch, Tensor]:
     """One ACT step; every recorded quantity under `prefix` (except gradients) is compared."""
@@ -101,7 +117,11 @@ def replay_step(
 
 
 def check_gradients(
-    prefix: str, model: RecursiveModel, batch_size: int, arrays: dict[str, np.ndarray], differences: Differences
+    prefix: str,
+    model: RecursiveModel,
+    batch_size: int,
+    arrays: dict[str, np.ndarray],
+    differences: Differences,
 ) -> None:
     """Compare gradients of loss/B, dense parameters by name and the gathered rows of the puzzle table."""
     ours = {name: parameter.grad for name, parameter in model.named_parameters()}
@@ -112,7 +132,9 @@ def check_gradients(
             name = key[len(prefix) + 5 :].removeprefix("model.inner.")
             gradient = ours.get(name)
             if gradient is None:
-                gradient = torch.full(theirs.shape, 0.0 if name in ours else float("nan"), dtype=torch.float64)
+                gradient = torch.full(
+                    theirs.shape, 0.0 if name in ours else float("nan"), dtype=torch.float64
+                )
             differences.add("grad", gradient, theirs)
     model.zero_grad(set_to_none=True)
 
@@ -122,7 +144,10 @@ def check_file(path: Path) -> dict[str, float]:
     options, arrays = read_golden(path)
     model = golden_model(options, arrays, path)
     try:
-        batch = {key: torch.from_numpy(arrays[f"batch/{key}"]) for key in ("inputs", "labels", "puzzle_identifiers")}
+        batch = {
+            key: torch.from_numpy(arrays[f"batch/{key}"])
+            for key in ("inputs", "labels", "puzzle_identifiers")
+        }
     except (KeyError, TypeError) as error:
         raise UserError(f"{path}: no usable batch/... arrays: {error}") from None
     differences = Differences()
@@ -134,9 +159,7 @@ def check_file(path: Path) -> dict[str, float]:
         for step in steps:
             prefix = f"{mode}/{step}/"
             with torch.set_grad_enabled(mode == "train"):
-                carry, loss = replay_step(
-                    prefix, model, carry, batch, options["loss"], arrays, differences
-                )
+                carry, loss = replay_step(prefix, model, carry, batch, options["loss"], arrays, differences)
             if mode == "train":
                 (loss / batch_size).backward()
                 check_gradients(prefix, model, batch_size, arrays, differences)
@@ -147,28 +170,43 @@ def tolerance(name: str, tol: float, loss_tol: float) -> float:
     """What a quantity may differ by: halting not at all, q, losses and metrics loss_tol, the rest tol."""
     if name in EXACT:
         return 0.0
-    loose = name == "loss" or name.startswith("metric/") or name.startswith("q_") or name == "target_q_continue"
+    loose = (
+        name == "loss" or name.startswith("metric/") or name.startswith("q_") or name == "target_q_continue"
+    )
     return loss_tol if loose else tol
 
 
 @exit_on_user_error
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("files", nargs="+", type=Path, metavar="FILE.npz")
     parser.add_argument("--tol", type=float, default=1e-8, help="states, logits and gradients (absolute)")
-    parser.add_argument("--loss-tol", type=float, default=1e-5, help="q values, losses and metrics (absolute)")
+    parser.add_argument(
+        "--loss-tol", type=float, default=1e-5, help="q values, losses and metrics (absolute)"
+    )
     arguments = parser.parse_args()
     failed = False
     for path in arguments.files:
         largest = check_file(path)
         exceeded = [
-            name for name, value in largest.items()
+            name
+            for name, value in largest.items()
             if not value <= tolerance(name, arguments.tol, arguments.loss_tol)
         ]
         failed = failed or bool(exceeded) or not largest
         printable = {name: value if np.isfinite(value) else None for name, value in sorted(largest.items())}
-        print(json.dumps({"file": str(path), "ok": not exceeded and bool(largest), "exceeded": exceeded,
-                          "max_abs_diff": printable}))
+        print(
+            json.dumps(
+                {
+                    "file": str(path),
+                    "ok": not exceeded and bool(largest),
+                    "exceeded": exceeded,
+                    "max_abs_diff": printable,
+                }
+            )
+        )
     sys.exit(1 if failed else 0)
 
 

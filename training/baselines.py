@@ -86,5 +86,8 @@ def tripped_guards(guards: dict[str, float]) -> list[str]:
         "guard/unique_pred_tokens": 1.5,
         "guard/margin_over_baselines": 0.0,
     }
-    return [f"{name}={guards[name]:.4g} (expected > {limit:g})" for name, limit in limits.items()
-            if not guards[name] > limit]
+    return [
+        f"{name}={guards[name]:.4g} (expected > {limit:g})"
+        for name, limit in limits.items()
+        if not guards[name] > limit
+    ]

@@ -118,7 +118,7 @@ class TrainConfig:
     device: str = "auto"  # auto | cpu | mps | cuda | cuda:N
     dtype: str = "auto"  # auto | float64 | float32 | bfloat16: activations
     state_dtype: str = "auto"  # the same names: z_H and z_L; auto = dtype
-    compile: bool = False
+    compile: bool | None = None  # null = on CUDA, unless the variable DISABLE_COMPILE is set (officially named)
     threads: int | None = None  # CPU threads; null = torch's own choice
     collective_timeout_seconds: float = 600.0  # a process that waits longer for the others fails
 

@@ -1,7 +1,7 @@
 """Exponential moving average of the parameters, as a second model that shares the buffers."""
 
 import copy
-from typing import TypeVar
+from typing import Generic, TypeVar
 
 import torch
 from torch import nn
@@ -10,14 +10,14 @@ from torch.optim.swa_utils import get_ema_multi_avg_fn
 Model = TypeVar("Model", bound=nn.Module)
 
 
-class EMA:
+class EMA(Generic[Model]):
     """shadow <- decay * shadow + (1 - decay) * parameter after every update, starting at the initial weights.
 
     `model` is a full copy for evaluation whose parameters are the shadow and whose buffers (puzzle table,
     initial states) are the trained model's own: the table can be gigabytes and is not averaged, as officially.
     """
 
-    def __init__(self, model: nn.Module, decay: float) -> None:
+    def __init__(self, model: Model, decay: float) -> None:
         shared = {id(buffer): buffer for buffer in model.buffers()}
         self.model = copy.deepcopy(model, memo=shared)
         self.model.requires_grad_(False)

@@ -1,7 +1,7 @@
 """Evaluators judge predictions; `evaluate` runs them over rows, on any number of processes."""
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence, Sized
 from typing import Protocol
 
 import torch
@@ -77,7 +77,7 @@ def wilson_interval(successes: int, total: int) -> tuple[float, float]:
     return float(interval.low), float(interval.high)
 
 
-def describe_rate(result: dict[str, float]) -> str:
+def describe_rate(result: Mapping[str, float]) -> str:
     """`exact_accuracy 0.8520 (426/500, 95% 0.818-0.881)`."""
     exact, count = int(result["exact_count"]), int(result["count"])
     if not count:
@@ -106,8 +106,10 @@ def evaluate(
     model.eval()
     for evaluator in evaluators:
         evaluator.begin()
-    total = len(batches) if hasattr(batches, "__len__") else None
-    progress = tqdm(batches, desc=description, total=total, leave=False, disable=None if show_progress else True)
+    total = len(batches) if isinstance(batches, Sized) else None
+    progress = tqdm(
+        batches, desc=description, total=total, leave=False, disable=None if show_progress else True
+    )
     with torch.no_grad():
         for batch in progress:
             rows = range(batch["inputs"].shape[0])[world.rank :: world.size]

@@ -21,7 +21,10 @@ class AdamATan2(torch.optim.Optimizer):
     """
 
     def __init__(
-        self, params: Iterable[nn.Parameter], lr: float, betas: tuple[float, float] = (0.9, 0.95),
+        self,
+        params: Iterable[nn.Parameter],
+        lr: float,
+        betas: tuple[float, float] = (0.9, 0.95),
         weight_decay: float = 0.0,
     ) -> None:
         super().__init__(params, {"lr": lr, "betas": betas, "weight_decay": weight_decay})
@@ -104,7 +107,8 @@ def merge_gathers(gathers: list[Gather]) -> tuple[Tensor, Tensor] | None:
     if not used:
         return None
     grads = [
-        torch.zeros_like(leaf) if grad is None else grad for (_, leaf), (_, grad) in zip(gathers, used, strict=True)
+        torch.zeros_like(leaf) if grad is None else grad
+        for (_, leaf), (_, grad) in zip(gathers, used, strict=True)
     ]
     return torch.cat([ids for ids, _ in used]), torch.cat(grads)
 

@@ -16,6 +16,9 @@ from training.status import StatusWriter
 from training.update import UpdateReport, mean_metrics
 from training.wandb_sink import open_wandb
 
+# `run.warn_about_arithmetic` compares these with what the state says, whoever wrote it.
+TOLD_WITH_THE_STATE = ("num_threads", "world_size", "versions.torch")
+
 
 class Reports:
     """The writers of one session of a run."""
@@ -24,7 +27,7 @@ class Reports:
         config = run.config
         plain = config_to_dict(config)
         text = OmegaConf.to_yaml(OmegaConf.create(plain))
-        write_atomically(run.folder.all_config, lambda file: file.write(text.encode()))
+        write_atomically(run.folder.all_config, lambda file: file.writelines([text.encode()]))
         self.provenance = ProvenanceFile(run.folder.provenance)
         session = collect_provenance(
             plain,
@@ -33,8 +36,11 @@ class Reports:
             seeds={"seed": config.seed},
             device=run.device,
             world_size=run.world.size,
+            digest=config_hash(config),
         )
         for difference in self.provenance.start(session):
+            if difference.startswith(TOLD_WITH_THE_STATE):
+                continue
             print(f"warning: since the last session {difference}", file=sys.stderr)
         sink = open_wandb(
             config.wandb.mode,
@@ -62,7 +68,11 @@ class Reports:
         if report.clipped:
             self.log.append({"step": run.step, "event": "clip", "train/grad_norm": report.grad_norm})
         if run.step % run.config.log_interval == 0:
-            record: dict[str, Any] = {"step": run.step, "train/lr": report.lr, "train/grad_norm": report.grad_norm}
+            record: dict[str, Any] = {
+                "step": run.step,
+                "train/lr": report.lr,
+                "train/grad_norm": report.grad_norm,
+            }
             self.log.append(record | mean_metrics(run.metric_sums))
             run.metric_sums = {}
         self.status.update(**self._progress(run), lr=report.lr, grad_norm=report.grad_norm)
@@ -86,9 +96,9 @@ class Reports:
             "last_fast_eval_step": run.validation.last_fast_step,
             "last_full_eval_step": run.validation.last_full_step,
             "next_fast_eval_step": next_fast,
-            "best": None if best is None else {
-                "metric": "eval/validation/exact_accuracy", "value": best.value, "step": best.step
-            },
+            "best": None
+            if best is None
+            else {"metric": "eval/validation/exact_accuracy", "value": best.value, "step": best.step},
         }
 
     def summary(self, run: Run, results: dict[str, Any]) -> None:
@@ -100,9 +110,14 @@ class Reports:
             "samples_seen": run.samples_seen,
             "num_params": count_parameters(run.model),
             "train_seconds": run.train_seconds,
-            "best": None if best is None else {
-                "metric": "eval/validation/exact_accuracy", "value": best.value, "step": best.step,
-                "numerator": best.numerator, "denominator": best.denominator,
+            "best": None
+            if best is None
+            else {
+                "metric": "eval/validation/exact_accuracy",
+                "value": best.value,
+                "step": best.step,
+                "numerator": best.numerator,
+                "denominator": best.denominator,
             },
             "threads": torch.get_num_threads(),
             "world_size": run.world.size,

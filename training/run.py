@@ -33,7 +33,7 @@ class Run:
     device: torch.device
     folder: RunFolder
     model: RecursiveModel
-    ema: EMA | None
+    ema: EMA[RecursiveModel] | None
     dense: torch.optim.Optimizer | None
     sparse: SparseSignSGD | None
     objective: Objective
@@ -54,6 +54,13 @@ class Run:
     def evaluated_model(self) -> RecursiveModel:
         """The weights that evaluation uses and weight files hold: the EMA's where there is one."""
         return self.ema.model if self.ema is not None else self.model
+
+    @property
+    def is_complete(self) -> bool:
+        """All iterations are through (each drops its last partial batch, as officially), or `max_steps` reached."""
+        if self.config.max_steps is not None and self.step >= self.config.max_steps:
+            return True
+        return self.position["iteration"] * self.source.epochs_per_iteration >= self.config.epochs
 
     def identity(self) -> dict[str, Any]:
         """What a saved state must agree with to go on: model, objective, optimizer, batch and data."""

@@ -12,7 +12,7 @@ from tqdm import tqdm
 from errors import UserError
 from models.losses import IGNORE_LABEL_ID
 from models.registry import build_model
-from training.baselines import collapse_guards, label_counts, trivial_baselines, tripped_guards
+from training.baselines import collapse_guards, label_counts, tripped_guards, trivial_baselines
 from training.evaluation import AccuracyEvaluator, describe_rate, evaluate
 from training.reports import Reports
 from training.run import Run
@@ -31,15 +31,22 @@ class Scoring:
         self.reports = reports
         self.baselines: dict[str, dict[str, float]] = {}
 
-    def _score(self, rows_of: Sequence[tuple[EvalRows, np.ndarray]], model: Any, name: str) -> dict[str, float]:
+    def _score(
+        self, rows_of: Sequence[tuple[EvalRows, np.ndarray]], model: Any, name: str
+    ) -> dict[str, float]:
         """Metrics over the chosen rows of all sets together."""
         run = self.run
         evaluator = AccuracyEvaluator(run.config.arch.loss.loss_type)
         totals: dict[str, float] = {}
         for rows, chosen in rows_of:
             evaluate(
-                model, rows.batches(chosen), run.inference, [evaluator], run.world,
-                description=name, show_progress=run.world.is_main,
+                model,
+                rows.batches(chosen),
+                run.inference,
+                [evaluator],
+                run.world,
+                description=name,
+                show_progress=run.world.is_main,
             )
             for key, value in evaluator.sums.items():
                 totals[key] = totals.get(key, 0.0) + value
@@ -74,7 +81,9 @@ class Scoring:
         if self.reports is not None:
             self.reports.log.append(record)
             star = " (new best)" if improved else ""
-            tqdm.write(f"update {run.step}: {kind} {describe_rate(shown)}, token accuracy {shown['accuracy']:.4f}{star}")
+            tqdm.write(
+                f"update {run.step}: {kind} {describe_rate(shown)}, token accuracy {shown['accuracy']:.4f}{star}"
+            )
             self.reports.event(run, "running")
         return improved
 
@@ -141,16 +150,23 @@ class Scoring:
         if self.reports is not None:
             record: dict[str, Any] = {"step": run.step}
             for which, values in results["test"].items():
-                record |= {f"test/{which}/{key}": values[key] for key in ("value", "numerator", "denominator")}
+                record |= {
+                    f"test/{which}/{key}": values[key] for key in ("value", "numerator", "denominator")
+                }
             self.reports.log.append(record)
         return results
 
     def _test(self, model: Any, rows_of: Sequence[tuple[EvalRows, np.ndarray]], step: int) -> dict[str, Any]:
         values = self._score(rows_of, model, "test")
         return {
-            "metric": f"test/{HEADLINE}", "value": values.get(HEADLINE), "numerator": int(values["exact_count"]),
-            "denominator": int(values["count"]), "step": step, "accuracy": values.get("accuracy"),
-            "lm_loss": values.get("lm_loss"), "q_halt_accuracy": values.get("q_halt_accuracy"),
+            "metric": f"test/{HEADLINE}",
+            "value": values.get(HEADLINE),
+            "numerator": int(values["exact_count"]),
+            "denominator": int(values["count"]),
+            "step": step,
+            "accuracy": values.get("accuracy"),
+            "lm_loss": values.get("lm_loss"),
+            "q_halt_accuracy": values.get("q_halt_accuracy"),
             "supervision_steps": self.run.model.config.halt_max_steps,
         }
 

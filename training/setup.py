@@ -6,9 +6,9 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
+from dataset.eval_batches import EvalBatches, test_rows, validation_rows
 from dataset.puzzle_folder import PuzzleSet, open_puzzle_set, verify_checksums
 from dataset.puzzle_metadata import PuzzleMetadata, read_metadata
-from dataset.eval_batches import EvalBatches, test_rows, validation_rows
 from dataset.puzzle_source import PuzzleSource
 from errors import UserError
 from models.config import ModelConfig
@@ -87,8 +87,9 @@ def open_evaluation_rows(config: TrainConfig) -> list[EvalRows]:
     return result
 
 
-def model_config(arch: ArchConfig, metadata: PuzzleMetadata, dtype: torch.dtype, state_dtype: torch.dtype | None
-                 ) -> ModelConfig:
+def model_config(
+    arch: ArchConfig, metadata: PuzzleMetadata, dtype: torch.dtype, state_dtype: torch.dtype | None
+) -> ModelConfig:
     """The network that `arch` describes, for data of this shape."""
     try:
         return ModelConfig(
@@ -147,7 +148,9 @@ def load_initial_weights(model: RecursiveModel, path: str) -> None:
     model.load_state_dict(weights)
 
 
-def build_optimizers(config: TrainConfig, model: RecursiveModel) -> tuple[torch.optim.Optimizer | None, SparseSignSGD | None]:
+def build_optimizers(
+    config: TrainConfig, model: RecursiveModel
+) -> tuple[torch.optim.Optimizer | None, SparseSignSGD | None]:
     """The dense optimizer (None when all weights are frozen) and the sparse one (None without a table)."""
     if config.freeze_weights:
         model.requires_grad_(False)
@@ -157,9 +160,7 @@ def build_optimizers(config: TrainConfig, model: RecursiveModel) -> tuple[torch.
         dense = dense_optimizer(config.optimizer, model, config.lr, betas, config.weight_decay)
     sparse = None
     if model.puzzle_emb is not None:
-        sparse = SparseSignSGD(
-            model.puzzle_emb.weights, config.puzzle_emb_lr, config.puzzle_emb_weight_decay
-        )
+        sparse = SparseSignSGD(model.puzzle_emb.weights, config.puzzle_emb_lr, config.puzzle_emb_weight_decay)
     return dense, sparse
 
 

@@ -29,6 +29,7 @@ from training.setup import (
     open_training_data,
     planned_updates,
 )
+from training.strict_json import JsonError, read_json_object
 from training.validation import ValidationRecord
 
 ObjectiveFactory = Callable[[TrainConfig], Objective]
@@ -49,6 +50,13 @@ def check_processes(config: TrainConfig, world: World) -> None:
         )
 
 
+def _compiles(config: TrainConfig, device: torch.device) -> bool:
+    """Compile on CUDA by default, as officially; on a CPU only when asked, since it needs a C++ compiler."""
+    if os.environ.get("DISABLE_COMPILE"):
+        return False
+    return device.type == "cuda" if config.compile is None else config.compile
+
+
 def build_run(config: TrainConfig, world: World, objective: Objective) -> Run:
     """All parts of a run, freshly initialised."""
     device = resolve_device(config.device, world.local_rank)
@@ -67,7 +75,7 @@ def build_run(config: TrainConfig, world: World, objective: Objective) -> Run:
     ema = EMA(model, config.ema_rate) if config.ema else None
     dense, sparse = build_optimizers(config, model)
     assert_ownership(model, [dense] if dense is not None else [])
-    if config.compile and not os.environ.get("DISABLE_COMPILE"):
+    if _compiles(config, device):
         model.compile_stacks()
         if ema is not None:
             ema.model.compile_stacks()
@@ -123,6 +131,24 @@ def share_weights(run: Run) -> None:
         run.world.broadcast_model(run.ema.model)
 
 
+def already_finished(run: Run) -> bool:
+    """The same command on a finished run: say where its results are and touch nothing."""
+    summary = run.folder.summary
+    if not (run.is_complete and summary.exists() and run.folder.final.exists()):
+        return False
+    try:
+        steps = read_json_object(summary).get("steps")
+    except JsonError:
+        return False
+    if steps != run.step:
+        return False
+    if run.world.is_main:
+        print(
+            f"finished at update {run.step}; results are in {summary} (a larger max_steps or epochs goes on)"
+        )
+    return True
+
+
 @contextlib.contextmanager
 def held_folder(folder: RunFolder, world: World) -> Iterator[None]:
     """Rank 0 makes and locks the run folder and sweeps what a killed run left; the others wait for it.
@@ -150,7 +176,7 @@ def train_in(world: World, config: TrainConfig, objective_factory: ObjectiveFact
         with world.together():
             place(run)
         share_weights(run)
-        return run_training(run)
+        return "done" if already_finished(run) else run_training(run)
 
 
 def train(config: TrainConfig, objective_factory: ObjectiveFactory = act_objective) -> str:

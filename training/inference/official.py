@@ -27,8 +27,8 @@ class OfficialInference:
     def predict(
         self, model: RecursiveModel, batch: Batch, generator: torch.Generator | None = None
     ) -> Predictions:
-        outputs: dict[str, Tensor] = {}
-        for outputs in step_outputs(model, batch):
-            pass
+        *_, outputs = step_outputs(model, batch)
         steps = torch.full_like(batch["puzzle_identifiers"], model.config.halt_max_steps)
-        return Predictions(outputs["logits"].argmax(dim=-1), outputs["q_halt_logits"], steps, outputs["logits"])
+        return Predictions(
+            outputs["logits"].argmax(dim=-1), outputs["q_halt_logits"], steps, outputs["logits"]
+        )
