@@ -1,0 +1,163 @@
+"""Evaluate a checkpoint on the puzzles that did not choose it.
+
+    python evaluate.py checkpoint=RUN/best.pt
+    python evaluate.py checkpoint=RUN/best.pt data_paths_test=[data/OTHER] max_test_rows=10000 device=cuda
+    torchrun --nproc-per-node 8 evaluate.py checkpoint=RUN/step_10000 save_outputs=[inputs,labels,preds,logits]
+
+The settings are read from all_config.yaml beside the checkpoint, ours or one of the official code. Printed and
+written to evaluation_NAME.json beside the checkpoint: exact accuracy on the test rows and, apart from them, on
+the validation rows; accuracy after each supervision step, by difficulty, and of trivial predictors.
+"""
+
+import shlex
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from errors import UserError, exit_on_user_error
+from models.registry import count_parameters
+from training.atomic_file import write_atomically, write_json_atomically
+from training.cli import parse_key_values
+from training.config import config_hash
+from training.devices import resolve_device, resolve_dtype
+from training.distributed import World, start_world
+from training.evaluation_report import measure, report_lines, select_rows, training_label_counts
+from training.evaluators import OUTPUTS
+from training.provenance import describe_git
+from training.trained_model import Checkpoint, open_checkpoint, restore_model
+
+
+@dataclass
+class Options:
+    """Options of evaluate.py."""
+
+    checkpoint: str = field(metadata={"help": "weights file in a run folder, such as RUN/best.pt"})
+    data_paths_test: list[str] = field(
+        default_factory=list, metadata={"help": "dataset folders; default: those of the run"}
+    )
+    split: str = field(default="all", metadata={"help": "test | validation | all (both, reported apart)"})
+    max_test_rows: int | None = field(default=None, metadata={"help": "only the first N test rows"})
+    validation_size: int | None = field(
+        default=None, metadata={"help": "rows held out as validation; default: the run's; 0 reports all rows"}
+    )
+    batch_size: int | None = field(default=None, metadata={"help": "default: the run's"})
+    save_outputs: list[str] = field(
+        default_factory=list, metadata={"help": f"arrays for predictions_NAME.npz: {', '.join(OUTPUTS)}"}
+    )
+    output: str | None = field(default=None, metadata={"help": "the JSON file, instead of evaluation_NAME.json"})
+    device: str = field(default="auto", metadata={"help": "auto | cpu | cuda | cuda:N | mps"})
+    dtype: str | None = field(default=None, metadata={"help": "float32 | bfloat16 | float64; default: the run's"})
+
+
+def check_options(options: Options) -> None:
+    """Ranges and names. Errors: `UserError`."""
+    unknown = [name for name in options.save_outputs if name not in OUTPUTS]
+    if unknown:
+        raise UserError(f"save_outputs: {unknown[0]!r} is none of {', '.join(OUTPUTS)}")
+    for name, least in (("max_test_rows", 1), ("batch_size", 1), ("validation_size", 0)):
+        value = getattr(options, name)
+        if value is not None and value < least:
+            raise UserError(f"{name}={value}: expected at least {least}")
+
+
+def result_name(options: Options, checkpoint: Checkpoint) -> str:
+    """Results on other data than the run's get a name of their own."""
+    parts = [checkpoint.name, *(Path(path).resolve().name for path in options.data_paths_test)]
+    return "_".join(parts)
+
+
+def evaluate_checkpoint(options: Options, world: World) -> dict[str, Any]:
+    """Measure, print and write; returns the record. Every process must call it; the first one reports."""
+    checkpoint = open_checkpoint(options.checkpoint, device=options.device, dtype=options.dtype)
+    config = checkpoint.config
+    train_counts = training_label_counts(config)
+    config.data_paths_test = options.data_paths_test or config.data_paths_test
+    if options.validation_size is not None:
+        config.validation_size = options.validation_size
+    selections = select_rows(config, options.split, options.max_test_rows)
+    device = resolve_device(config.device, world.local_rank)
+    metadata = selections[0].puzzle_set.metadata
+    for selection in selections:
+        other = selection.puzzle_set.metadata
+        if (other.seq_len, other.vocab_size) != (metadata.seq_len, metadata.vocab_size):
+            raise UserError(
+                f"{selection.puzzle_set.root} has seq_len {other.seq_len} and vocab_size {other.vocab_size}, "
+                f"{selections[0].puzzle_set.root} has {metadata.seq_len} and {metadata.vocab_size}: one model "
+                "reads one shape, evaluate them one at a time"
+            )
+    model = restore_model(checkpoint, metadata, device)
+    name = result_name(options, checkpoint)
+    folder = checkpoint.path.parent
+    record: dict[str, Any] = {
+        "checkpoint": checkpoint.path.name,
+        "command": ("python " + shlex.join(sys.argv)).replace(str(Path.home()), "~"),
+        "git": {key: value for key, value in describe_git().items() if key in ("commit", "dirty")},
+        "config_hash": config_hash(config),
+        "seed": config.seed,
+        "num_params": count_parameters(model),
+        "device": device.type,
+        "dtype": str(resolve_dtype(config.dtype, device)).removeprefix("torch."),
+        "world_size": world.size,
+        "results": [],
+    }
+    outputs: dict[str, np.ndarray] = {}
+    for number, selection in enumerate(selections):
+        result, arrays = measure(
+            model,
+            selection,
+            world,
+            loss_type=config.arch.loss.loss_type,
+            batch_size=options.batch_size or config.eval_batch_size or config.global_batch_size,
+            train_counts=train_counts,
+            save_outputs=options.save_outputs,
+        )
+        record["results"].append(result)
+        prefix = f"{selection.kind}/" if len(selections) <= 2 else f"{number}_{selection.kind}/"
+        outputs |= {prefix + key: array for key, array in arrays.items()}
+        if world.is_main:
+            print("\n".join(report_lines(result)), flush=True)
+    if outputs:
+        rank = f".{world.rank}" if world.size > 1 else ""
+        write_outputs(folder / f"predictions_{name}{rank}.npz", outputs)
+    if world.is_main:
+        write_record(Path(options.output) if options.output else folder / f"evaluation_{name}.json", record)
+    return record
+
+
+def write_outputs(path: Path, arrays: dict[str, np.ndarray]) -> None:
+    """Arrays as .npz, readable with allow_pickle=False. Errors: `UserError` when the disk refuses."""
+    try:
+        write_atomically(path, lambda file: np.savez(file, **arrays))  # type: ignore[arg-type]
+    except OSError as error:
+        raise UserError(f"{path} cannot be written: {error.strerror or error}") from error
+    print(f"written: {path}")
+
+
+def write_record(path: Path, record: dict[str, Any]) -> None:
+    """The record as strict JSON. Errors: `UserError` naming the way out when the folder refuses."""
+    try:
+        write_json_atomically(path, record)
+    except OSError as error:
+        reason = error.strerror or error
+        raise UserError(f"{path} cannot be written: {reason}; name another with output=FILE.json") from error
+    print(f"written: {path}")
+
+
+@exit_on_user_error
+def main(argv: Sequence[str] | None = None) -> None:
+    words = sys.argv[1:] if argv is None else list(argv)
+    options = parse_key_values(words, Options, description=__doc__ or "")
+    check_options(options)
+    world = start_world(resolve_device(options.device).type, 600.0)
+    try:
+        evaluate_checkpoint(options, world)
+    finally:
+        world.close()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,188 @@
+"""Everything measured about one checkpoint on one selection of rows, as a plain record and as lines of text."""
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from dataset.eval_batches import EvalBatches, test_rows, validation_rows
+from dataset.puzzle_folder import PuzzleSet, open_puzzle_set
+from dataset.puzzle_metadata import read_metadata
+from errors import UserError
+from models.losses import IGNORE_LABEL_ID
+from models.recursive_model import RecursiveModel
+from training.baselines import label_counts, trivial_baselines
+from training.config import TrainConfig
+from training.distributed import World
+from training.evaluation import AccuracyEvaluator, Evaluator, describe_rate, evaluate, wilson_interval
+from training.evaluators import (
+    DifficultyEvaluator,
+    OutputRecorder,
+    StepAccuracyEvaluator,
+    difficulty_groups,
+)
+from training.inference.stepwise import StepwiseInference, wants_to_halt
+from training.trained_model import data_folder
+
+BASELINE_ROWS = 20_000  # trivial predictors vary little from row to row; ARC has hundreds of thousands
+SUDOKU_BLANK = 1
+
+
+@dataclass(frozen=True)
+class Selection:
+    """Rows of one set that are reported together: `test` (chose nothing) or `validation` (chose the best)."""
+
+    kind: str
+    puzzle_set: PuzzleSet
+    rows: np.ndarray
+
+    @property
+    def name(self) -> str:
+        return f"{self.kind} rows of {self.puzzle_set.root} ({self.puzzle_set.set_name})"
+
+
+def select_rows(config: TrainConfig, split: str, max_test_rows: int | None) -> list[Selection]:
+    """The selections of every test folder of a run, in order; empty ones are left out.
+
+    `split`: test | validation | all (both, apart). Errors: `UserError` when nothing is left to evaluate.
+    """
+    if split not in ("test", "validation", "all"):
+        raise UserError(f"split={split} is none of test, validation, all")
+    selections = []
+    for path in config.data_paths_test or config.data_paths:
+        root = data_folder(path)
+        for name in read_metadata(root, "test").sets:
+            puzzle_set = open_puzzle_set(root, "test", name)
+            if split != "validation":
+                rest = test_rows(puzzle_set, config.validation_size)[:max_test_rows]
+                selections.append(Selection("test", puzzle_set, rest))
+            if split != "test":
+                chosen = validation_rows(puzzle_set, config.validation_size)
+                selections.append(Selection("validation", puzzle_set, chosen))
+    selections = [selection for selection in selections if len(selection.rows)]
+    if not selections:
+        raise UserError(
+            f"no {split} rows in {config.data_paths_test or config.data_paths or 'no data folder'}: give "
+            "data_paths_test=[data/NAME]"
+        )
+    return selections
+
+
+def training_label_counts(config: TrainConfig) -> np.ndarray | None:
+    """Label counts of the training sets, for the trivial predictors; None when those folders are not there."""
+    try:
+        roots = [data_folder(path) for path in config.data_paths]
+        sets = [open_puzzle_set(root, "train", name) for root in roots for name in read_metadata(root, "train").sets]
+    except UserError:
+        return None
+    return np.sum([label_counts(puzzle_set) for puzzle_set in sets], axis=0) if sets else None
+
+
+def measure(
+    model: RecursiveModel,
+    selection: Selection,
+    world: World,
+    *,
+    loss_type: str,
+    batch_size: int,
+    train_counts: np.ndarray | None,
+    save_outputs: list[str] | None = None,
+) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
+    """Evaluate a selection; returns the record and the recorded outputs (this process's rows)."""
+    steps = StepAccuracyEvaluator(
+        model.config.halt_max_steps, lambda q_halt, q_continue: wants_to_halt(model, q_halt, q_continue)
+    )
+    accuracy = AccuracyEvaluator(loss_type)
+    evaluators: list[Evaluator] = [accuracy, steps]
+    difficulty = None
+    ratings = selection.puzzle_set.ratings
+    if ratings is not None:
+        difficulty = DifficultyEvaluator(ratings, difficulty_groups(ratings[selection.rows]))
+        evaluators.append(difficulty)
+    recorder = OutputRecorder(save_outputs) if save_outputs else None
+    if recorder is not None:
+        evaluators.append(recorder)
+    batches = EvalBatches(selection.puzzle_set, selection.rows, min(batch_size, len(selection.rows)))
+    result = evaluate(
+        model, batches, StepwiseInference(), evaluators, world,
+        description=selection.kind, show_progress=world.is_main,
+    )
+    record: dict[str, Any] = {
+        "rows": selection.kind,
+        "data": str(selection.puzzle_set.root),
+        "set": selection.puzzle_set.set_name,
+        "exact_accuracy": rate(result["exact_count"], result["count"]),
+        **{key: result.get(key) for key in ("accuracy", "lm_loss", "q_halt_accuracy")},
+        "supervision_steps": model.config.halt_max_steps,
+        "per_step": steps.per_step(),
+        "halting": steps.halting(),
+        "difficulty": None if difficulty is None else [
+            {"low": group["low"], "high": group["high"], **rate(group["exact_count"], group["count"])}
+            for group in difficulty.per_group()
+        ],
+        "baselines": baselines(selection, train_counts),
+    }
+    return record, recorder.arrays() if recorder is not None else {}
+
+
+def rate(successes: float, total: float) -> dict[str, Any]:
+    """A rate with numerator, denominator and 95 % Wilson interval; nulls without trials."""
+    successes, total = int(successes), int(total)
+    if not total:
+        return {"value": None, "numerator": 0, "denominator": 0, "interval95": None}
+    low, high = wilson_interval(successes, total)
+    return {
+        "value": successes / total, "numerator": successes, "denominator": total, "interval95": [low, high]
+    }
+
+
+def baselines(selection: Selection, train_counts: np.ndarray | None) -> dict[str, Any]:
+    """Trivial predictors on the selection's first rows; without training data the frequent token is unknown."""
+    rows = selection.rows[:BASELINE_ROWS]
+    inputs, labels = selection.puzzle_set.read_rows(rows)
+    metadata = selection.puzzle_set.metadata
+    labels = labels.astype(np.int64)
+    if metadata.ignore_label_id is not None:
+        labels[labels == metadata.ignore_label_id] = IGNORE_LABEL_ID
+    counts = train_counts
+    if counts is None or len(counts) != metadata.vocab_size:
+        counts = np.bincount(labels[labels >= 0], minlength=metadata.vocab_size)
+    blank = SUDOKU_BLANK if metadata.extra.get("task") == "sudoku" else None
+    found: dict[str, Any] = dict(trivial_baselines(inputs.astype(np.int64), labels, counts, blank))
+    return {"num_rows": len(rows), "counts_from": "train" if counts is train_counts else "these rows", **found}
+
+
+def report_lines(record: dict[str, Any]) -> list[str]:
+    """A record for people: exact accuracy first, with its denominator and interval."""
+    exact = record["exact_accuracy"]
+    counts = {"exact_count": exact["numerator"], "count": exact["denominator"]}
+    note = ", which chose the best checkpoint" if record["rows"] == "validation" else ""
+    lines = [f"{record['rows']} rows of {record['data']} ({record['set']}){note}", f"  {describe_rate(counts)}"]
+    if record.get("accuracy") is None:
+        return lines
+    lines.append(
+        f"  token accuracy {record['accuracy']:.4f}, loss {record['lm_loss']:.4f}, "
+        f"q_halt accuracy {record['q_halt_accuracy']:.4f}"
+    )
+    trivial = {key: value for key, value in record["baselines"].items() if isinstance(value, dict)}
+    listed = ", ".join(f"{name} {value['accuracy']:.4f}" for name, value in trivial.items())
+    best = max(value["exact_accuracy"] for value in trivial.values())
+    lines.append(f"  trivial predictors, token accuracy: {listed} (exact accuracy at most {best:.4f})")
+    halting = record["halting"]
+    lines.append(
+        f"  stopping where q_halt says so: {describe_rate(halting)}, {halting['mean_steps']:.2f} steps on average"
+    )
+    lines.append("  step  exact accuracy  token accuracy  first wants to stop here")
+    for step in record["per_step"]:
+        bar = "#" * round(20 * step["exact_accuracy"])
+        lines.append(
+            f"  {step['step']:>4}  {step['exact_accuracy']:>14.4f}  {step['accuracy']:>14.4f}  "
+            f"{step['halted_count']:>24}  {bar}".rstrip()
+        )
+    if record["difficulty"]:
+        lines.append("  by difficulty rating (quarters of the rows; equal ratings stay together)")
+        for group in record["difficulty"]:
+            span = f"{group['low']}" if group["low"] == group["high"] else f"{group['low']} to {group['high']}"
+            counts = {"exact_count": group["numerator"], "count": group["denominator"]}
+            lines.append(f"    rating {span}: {describe_rate(counts)}")
+    return lines

@@ -1,0 +1,114 @@
+"""A trained model from its run folder: settings beside the checkpoint, data they name, weights checked."""
+
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import torch
+
+from dataset.puzzle_folder import read_metadata
+from dataset.puzzle_metadata import PuzzleMetadata
+from errors import UserError
+from models.recursive_model import RecursiveModel
+from models.config import DTYPES
+from training.config import TrainConfig, load_config_file
+from training.setup import build_network
+from training.weights import check_weights, load_weights
+
+ROOT = Path(__file__).resolve().parents[1]
+CONFIG_NAME = "all_config.yaml"
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """Weights as read (prefixes stripped) and the settings of the run they come from."""
+
+    path: Path
+    config: TrainConfig
+    weights: dict[str, torch.Tensor]
+
+    @property
+    def name(self) -> str:
+        """`best` of best.pt, `step_500` of step_500: what files about this checkpoint are named after."""
+        return self.path.stem if self.path.suffix in (".pt", ".safetensors") else self.path.name
+
+    @property
+    def vocab_size(self) -> int:
+        """Tokens the weights know."""
+        return self._rows("embed_tokens.embedding_weight")
+
+    @property
+    def num_puzzle_identifiers(self) -> int:
+        """Rows of the puzzle table; 1 without a table."""
+        return self._rows("puzzle_emb.weights") if "puzzle_emb.weights" in self.weights else 1
+
+    def _rows(self, key: str) -> int:
+        tensor = self.weights.get(key)
+        if tensor is None or tensor.ndim != 2:
+            found = "no" if tensor is None else f"a {tensor.ndim}-dimensional"
+            raise UserError(f"{self.path} holds {found} {key}: these are no weights of a TRM or HRM")
+        return int(tensor.shape[0])
+
+
+def open_checkpoint(path: str | Path, *, device: str = "auto", dtype: str | None = None) -> Checkpoint:
+    """Read weights and the `all_config.yaml` beside them, ours or the official code's.
+
+    `device` replaces the run's (which may have had another machine); `dtype` too unless None. A run folder
+    means its `best.pt`. Errors: `UserError` naming the file.
+    """
+    path = Path(path)
+    if path.is_dir() and (path / "best.pt").is_file():
+        path = path / "best.pt"
+    weights = load_weights(path)
+    config_path = path.parent / CONFIG_NAME
+    if not config_path.is_file():
+        raise UserError(
+            f"{path} has no {CONFIG_NAME} beside it, which says how the model is built: copy the one of its run "
+            f"to {config_path}"
+        )
+    config = load_config_file(config_path)
+    config.device = device
+    if dtype is not None:
+        if dtype not in ("auto", *DTYPES):
+            raise UserError(f"dtype={dtype} is none of auto, {', '.join(DTYPES)}")
+        config.dtype = dtype
+        config.state_dtype = "auto"
+    return Checkpoint(path, config, weights)
+
+
+def data_folder(path: str) -> str:
+    """A data folder named in a run's settings: relative to the present folder, else to the suite's root."""
+    if not Path(path).is_absolute() and not Path(path).exists() and (ROOT / path).exists():
+        return str(ROOT / path)
+    return path
+
+
+def test_metadata(config: TrainConfig) -> PuzzleMetadata:
+    """Shape of the data a run was made for. Errors: `UserError` when its folders are not there."""
+    paths = config.data_paths_test or config.data_paths
+    if not paths:
+        raise UserError("the run's settings name no data: give data_paths_test=[data/NAME]")
+    return read_metadata(data_folder(paths[0]), "test")
+
+
+def restore_model(checkpoint: Checkpoint, metadata: PuzzleMetadata, device: torch.device) -> RecursiveModel:
+    """The network for data of this shape, with the checkpoint's weights, in evaluation mode.
+
+    Errors: `UserError` listing every missing, unexpected and misshapen key when the weights do not fit.
+    """
+    model = build_network(checkpoint.config, metadata, device)
+    check_weights(model.state_dict(), checkpoint.weights, source=checkpoint.path)
+    model.load_state_dict(checkpoint.weights)
+    return model.eval()
+
+
+def with_supervision_steps(config: TrainConfig, steps: int | None) -> TrainConfig:
+    """The same run answering after another number of supervision steps; None leaves it."""
+    if steps is None:
+        return config
+    if steps < 1:
+        raise UserError(f"steps={steps}: at least one supervision step is needed")
+    return replace(config, arch=replace(config.arch, halt_max_steps=steps))
+
+
+# pytest collects what is called test_*; this is not one.
+test_metadata.__test__ = False  # type: ignore[attr-defined]
