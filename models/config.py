@@ -59,8 +59,8 @@ class ModelConfig:
             raise ValueError("rope needs an even head size; found hidden_size / num_heads odd")
         if self.prefix_len * self.hidden_size < self.puzzle_emb_ndim:
             raise ValueError(
-                f"puzzle_emb_ndim {self.puzzle_emb_ndim} does not fit into puzzle_emb_len {self.puzzle_emb_len} "
-                f"slots of hidden_size {self.hidden_size}"
+                f"puzzle_emb_ndim {self.puzzle_emb_ndim} does not fit into puzzle_emb_len "
+                f"{self.puzzle_emb_len} slots of hidden_size {self.hidden_size}"
             )
 
     @property

@@ -19,8 +19,8 @@ CosSin = tuple[Tensor, Tensor]
 def truncated_normal_(tensor: Tensor, std: float, generator: torch.Generator | None = None) -> Tensor:
     """Fill with a normal truncated at two sigma, rescaled so that the result has standard deviation `std`.
 
-    Source: the variance of a normal truncated to [-2, 2] (JAX's `truncated_normal` initialisers correct by it;
-    `torch.nn.init.trunc_normal_` does not).
+    Source: the variance of a normal truncated to [-2, 2] (JAX's `truncated_normal` initialisers correct
+    by it; `torch.nn.init.trunc_normal_` does not).
     """
     if std == 0:
         return nn.init.zeros_(tensor)
@@ -107,7 +107,10 @@ class Attention(nn.Module):
 
 
 class SwiGLU(nn.Module):
-    """silu(gate) * up over the last axis, one fused gate/up matrix. Source: Shazeer 2020, arXiv:2002.05202."""
+    """silu(gate) * up over the last axis, one fused gate/up matrix.
+
+    Source: Shazeer 2020, arXiv:2002.05202.
+    """
 
     def __init__(self, size: int, config: ModelConfig, generator: torch.Generator) -> None:
         super().__init__()

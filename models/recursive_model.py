@@ -17,7 +17,8 @@ class RecursiveModel(nn.Module):
     """Base of all recursive reasoning models; a subclass owns the stacks and says in which order they act.
 
     Parameters and buffers carry the official names without prefix (`embed_tokens.embedding_weight`,
-    `lm_head.weight`, `q_head.{weight,bias}`, `H_init`, `L_init`, `puzzle_emb.weights`, `L_level…`, `H_level…`).
+    `lm_head.weight`, `q_head.{weight,bias}`, `H_init`, `L_init`, `puzzle_emb.weights`, `L_level…`,
+    `H_level…`).
 
     Args:
         config: shape and arithmetic.
