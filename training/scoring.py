@@ -68,9 +68,10 @@ class Scoring:
         record |= {f"eval/fast/{key}": value for key, value in fast.items()}
         improved = False
         shown, kind = fast, "fast validation"
-        if run.validation.wants_full(fast[HEADLINE], run.step, last=last):
+        fast_is_all = all(len(rows.fast) == len(rows.validation) for rows in run.evaluation_rows)
+        if run.validation.wants_full(fast[HEADLINE], run.step, last=last) or fast_is_all:
             full = fast
-            if any(len(rows.fast) != len(rows.validation) for rows in run.evaluation_rows):
+            if not fast_is_all:
                 full = self._score([(r, r.validation) for r in run.evaluation_rows], model, "validation")
             record |= {f"eval/validation/{key}": value for key, value in full.items()}
             record |= {f"eval/{key}": value for key, value in full.items()}
