@@ -81,6 +81,8 @@ RUN_CONTROL = (
     "checkpoint_interval",
     "checkpoint_every_eval",
     "keep_last",
+    "archive_best",
+    "archive_keep",
     "device",
     "compile",
     "threads",

@@ -20,7 +20,7 @@ EVALUATORS = ("arc@ARC",)
 _AT_LEAST_ONE = (
     "arch.halt_max_steps arch.H_cycles arch.L_cycles arch.L_layers arch.hidden_size arch.num_heads "
     "arch.swiglu_multiple global_batch_size epochs eval_interval max_steps checkpoint_interval keep_last "
-    "accumulation_slices threads eval_batch_size max_test_rows fast_eval_interval force_full_eval_every "
+    "archive_keep accumulation_slices threads eval_batch_size max_test_rows fast_eval_interval force_full_eval_every "
     "early_stop_patience log_interval"
 ).split()
 _NOT_NEGATIVE = (
@@ -134,7 +134,5 @@ def _check_arch(arch: ArchConfig) -> None:
     if arch.name == "hrm":
         if arch.H_layers < 1:
             _fail("arch.H_layers", arch.H_layers, "at least 1 for hrm, whose z_H has a stack of its own")
-        if arch.mlp_t:
-            _fail("arch.mlp_t", True, "False for hrm: only trm mixes tokens by an MLP (arch=trm)")
-        if arch.pos_encodings == "none":
+        if arch.pos_encodings == "none" and not arch.mlp_t:
             _fail("arch.pos_encodings", "none", "rope or learned for hrm, whose attention needs positions")

@@ -39,7 +39,7 @@ class ArchConfig:
     rope_theta: float = 10000.0
     rms_norm_eps: float = 1e-5
     forward_dtype: str | None = None  # official name of TrainConfig.dtype; moved there, then null
-    mlp_t: bool = False  # mix tokens by an MLP over the sequence axis instead of attention (trm)
+    mlp_t: bool = False  # mix tokens by an MLP over the sequence axis instead of attention
     no_ACT_continue: bool = True  # halt on q_halt > 0, with no second forward pass for a continue target
 
 
@@ -109,6 +109,8 @@ class TrainConfig:
         1000  # updates between saves of latest_state.pt; null = at evaluations only
     )
     keep_last: int | None = None  # step_N files kept; null = all
+    archive_best: bool = True  # keep best/step_N/ with all that explains the best checkpoint
+    archive_keep: int = 1  # newest archives kept
 
     # -- not in the official code: training
     optimizer: str = "adam_atan2"  # adam_atan2 | adamw

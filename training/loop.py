@@ -6,13 +6,16 @@ asked or done, then train on the next batch. The end of a run is a boundary like
 
 import sys
 import time
+from collections.abc import Callable
 from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import Any
 
 from tqdm import tqdm
 
+from errors import UserError
 from training.atomic_file import link_or_copy
+from training.best_archive import align_best, archive_best, set_aside
 from training.checkpoint import CheckpointWriteError, keep_last, save_latest, save_weights
 from training.interrupt import InterruptHandler
 from training.reports import Reports
@@ -40,7 +43,8 @@ class Loop:
         self.deadline = None
         if run.config.max_hours is not None:
             self.deadline = time.monotonic() + 3600 * run.config.max_hours
-        self.saved_step: int | None = None
+        self.saved_step: int | None = None  # last tried
+        self.state_step = run.step if run.state_file is not None else None  # last on the disk
         self.evaluated_step = run.validation.last_fast_step
         self.iteration_ended = False
         self.stop_agreed = False
@@ -48,6 +52,8 @@ class Loop:
     def train(self) -> str:
         """Returns the outcome: `done` or `stopped` (to be continued by the same command)."""
         run = self.run
+        if run.world.is_main:
+            self._write(lambda: align_best(run))
         with InterruptHandler() as interrupt:
             progress = self._progress_bar()
             with progress:
@@ -62,7 +68,7 @@ class Loop:
                     if boundary.stop == "done" and not boundary.evaluate and run.step != self.evaluated_step:
                         # The end is evaluated too, but after the save: a run made longer later goes on as if
                         # it had never stopped here.
-                        self._evaluate(last=True)
+                        self._evaluate(last=True, saved_before=True)
                     if boundary.stop:
                         break
                     before = run.step
@@ -105,19 +111,37 @@ class Loop:
     def _out_of_time(self) -> bool:
         return self.deadline is not None and time.monotonic() >= self.deadline
 
-    def _evaluate(self, *, last: bool) -> None:
+    def _evaluate(self, *, last: bool, saved_before: bool = False) -> None:
+        """Validate and write the weights. `saved_before`: the state on the disk will not know of it."""
         run = self.run
+        earlier_best = run.validation.best
         improved = self.scoring.validate(last=last)
         self.evaluated_step = run.step
-        if not run.world.is_main:
+        written = True
+        if run.world.is_main:
+            weights = run.evaluated_model.state_dict()
+            if self.iteration_ended and run.config.checkpoint_every_eval:
+                self._write(lambda: save_weights(run.folder.step(run.step), weights))
+                if run.config.keep_last is not None:
+                    keep_last(run.folder.path, run.config.keep_last)
+            if improved and saved_before:
+                written = self._write(lambda: set_aside(run.folder))
+            if improved and written:
+                written = self._write(lambda: save_weights(run.folder.best, weights))
+        if improved and run.world.sum_numbers([float(not written)], run.device)[0]:
+            # best.pt still holds the earlier one, and the record must say what the file is.
+            run.validation.best = earlier_best
+        elif improved and saved_before and run.world.is_main:
+            self._keep_best(None if earlier_best is None else earlier_best.step)
+
+    def _keep_best(self, protected_step: int | None = None) -> None:
+        """The newest state is the best one: keep it as such, and in the archive."""
+        run = self.run
+        if self.state_step != run.step:
             return
-        weights = run.evaluated_model.state_dict()
-        if self.iteration_ended and run.config.checkpoint_every_eval:
-            self._write(lambda: save_weights(run.folder.step(run.step), weights))
-            if run.config.keep_last is not None:
-                keep_last(run.folder.path, run.config.keep_last)
-        if improved:
-            self._write(lambda: save_weights(run.folder.best, weights))
+        self._write(lambda: link_or_copy(run.folder.latest_state, run.folder.best_state))
+        if run.config.archive_best:
+            self._write(lambda: archive_best(run, run.config.archive_keep, protected_step))
 
     def _save(self) -> None:
         """The full state; also as best_state where this step is the best. Collective."""
@@ -128,24 +152,24 @@ class Loop:
         self.saved_step = run.step
         if not run.world.is_main:
             return
+        if not self._write(lambda: save_latest(run.folder.path, state)):
+            return
+        self.state_step = run.step
+        if self.reports is not None:
+            self.reports.event(run, "running", last_ckpt=run.folder.latest_state.name)
         best = run.validation.best
-
-        def write() -> None:
-            path = save_latest(run.folder.path, state)
-            if best is not None and best.step == run.step:
-                link_or_copy(path, run.folder.best_state)
-            if self.reports is not None:
-                self.reports.event(run, "running", last_ckpt=path.name)
-
-        self._write(write)
+        if best is not None and best.step == run.step:
+            self._keep_best()
 
     @staticmethod
-    def _write(action: Any) -> None:
-        """A disk that refuses costs a warning, never the run: the old files are intact."""
+    def _write(action: Callable[[], object]) -> bool:
+        """A disk that refuses costs a warning, never the run: the old files are intact. True when written."""
         try:
             action()
         except (CheckpointWriteError, OSError) as error:
             print(f"warning: {error}; training goes on", file=sys.stderr)
+            return False
+        return True
 
     def finish(self) -> None:
         """The end of a run: final weights and state, test numbers of best and final, summary."""
@@ -153,12 +177,22 @@ class Loop:
         if run.world.is_main:
             weights = run.evaluated_model.state_dict()
             self._write(lambda: save_weights(run.folder.final, weights))
-            if run.folder.latest_state.exists():
+            if self.state_step == run.step:
                 self._write(lambda: link_or_copy(run.folder.latest_state, run.folder.final_state))
         results = self.scoring.final_results()
-        if self.reports is not None:
-            self.reports.summary(run, results)
+        reports = self.reports
+        if reports is not None:
+            self._write(lambda: reports.summary(run, results))
             self.scoring.print_summary(results)
+
+    def require_saved(self) -> None:
+        """Errors: `UserError` when this session's end could not be saved: it would be made again."""
+        if self.state_step != self.run.step:
+            there = "from the start" if self.state_step is None else f"from update {self.state_step}"
+            raise UserError(
+                f"{self.run.folder.path}: the state at update {self.run.step} could not be saved; once the disk "
+                f"accepts it, the same command goes on {there}"
+            )
 
     def _progress_bar(self) -> Any:
         shown = None if self.run.world.is_main else True
@@ -190,6 +224,7 @@ def run_training(run: Run) -> str:
             if outcome == "done":
                 loop.finish()
             if reports is not None:
+                loop.require_saved()
                 reports.event(run, outcome)
                 if outcome == "stopped":
                     print(

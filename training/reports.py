@@ -6,6 +6,7 @@ from typing import Any
 import torch
 from omegaconf import OmegaConf
 
+from errors import UserError
 from models.registry import count_parameters
 from training.atomic_file import write_atomically, write_json_atomically
 from training.config import config_hash, config_to_dict
@@ -27,7 +28,13 @@ class Reports:
         config = run.config
         plain = config_to_dict(config)
         text = OmegaConf.to_yaml(OmegaConf.create(plain))
-        write_atomically(run.folder.all_config, lambda file: file.writelines([text.encode()]))
+        try:
+            write_atomically(run.folder.all_config, lambda file: file.writelines([text.encode()]))
+        except OSError as error:
+            raise UserError(
+                f"{run.folder.all_config} cannot be written: {error.strerror or error}; free some space, or name "
+                "another checkpoint_path"
+            ) from error
         self.provenance = ProvenanceFile(run.folder.provenance)
         session = collect_provenance(
             plain,

@@ -2,6 +2,7 @@
 
 import sys
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -49,6 +50,7 @@ class Run:
     clip_events: int = 0
     train_seconds: float = 0.0
     metric_sums: dict[str, float] = field(default_factory=dict)
+    state_file: Path | None = None  # the full state it went on from
 
     @property
     def evaluated_model(self) -> RecursiveModel:
@@ -57,8 +59,12 @@ class Run:
 
     @property
     def is_complete(self) -> bool:
-        """All iterations are through (each drops its last partial batch, as officially), or `max_steps` reached."""
+        """All iterations are through (each drops its last partial batch, as officially), `max_steps` or the end
+        of the patience is reached.
+        """
         if self.config.max_steps is not None and self.step >= self.config.max_steps:
+            return True
+        if self.validation.exhausted:
             return True
         return self.position["iteration"] * self.source.epochs_per_iteration >= self.config.epochs
 

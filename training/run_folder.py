@@ -33,6 +33,7 @@ class RunFolder:
         self.best_state = self.path / "best_state.pt"
         self.final_state = self.path / "final_state.pt"
         self.best = self.path / "best.pt"
+        self.best_archive = self.path / "best"
         self.final = self.path / "final.pt"
         self.metrics = self.path / "metrics.jsonl"
         self.status = self.path / "status.json"

@@ -116,8 +116,10 @@ def place(run: Run) -> None:
             raise UserError(f"{run.folder.path}: the state vanished while starting; start again")
         state, path = found
         restore(run, state, str(path))
+        run.state_file = path
     elif decision.kind == "resume_file":
         restore(run, load_state(decision.path), str(decision.path))  # type: ignore[arg-type]
+        run.state_file = decision.path
     elif decision.kind == "init_from":
         load_initial_weights(run.model, str(decision.path))
         if run.ema is not None:

@@ -301,7 +301,6 @@ def test_unknown_keys_name_the_nearest(raw: dict[Any, Any], named: str) -> None:
         {"arch": {"pos_encodings": "alibi"}},
         {"arch": {"puzzle_emb_ndim": 0}},
         {"arch": {"puzzle_emb_ndim": 1024, "puzzle_emb_len": 1}},
-        {"arch": {"name": "hrm", "mlp_t": True}},
         {"arch": {"name": "hrm", "pos_encodings": "none"}},
         {"arch": {"name": "hrm", "H_layers": 0}},
         {"arch": {"puzzle_emb_ndim": 0, "puzzle_emb_len": 0}, "freeze_weights": True},
