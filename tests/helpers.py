@@ -174,6 +174,7 @@ class PretrainServer:
 def serve() -> None:
     """The server's side: one JSON request per line on stdin, one JSON answer per line on stdout."""
     import scipy.stats  # noqa: F401 - what a run imports late, imported once here
+    import torch._dynamo  # noqa: F401 - by the first optimizer step
 
     for line in sys.stdin:
         message = json.loads(line)
