@@ -88,7 +88,7 @@ def golden_model(options: dict[str, Any], arrays: dict[str, np.ndarray], path: P
         if depth > len(weights) or config.hidden_size != weights["H_init"].numel():
             raise ValueError("it does not describe the weights beside it")
         model = build_model(config)
-    except (KeyError, TypeError, ValueError, RuntimeError) as error:
+    except (ArithmeticError, KeyError, TypeError, ValueError, RuntimeError) as error:
         reason = f"{type(error).__name__}: {error}"
         raise UserError(f"{path}: the config describes no buildable model: {reason}") from None
     check_weights(model.state_dict(), weights, source=path)
@@ -147,19 +147,26 @@ def check_file(path: Path) -> dict[str, float]:
     options, arrays = read_golden(path)
     model = golden_model(options, arrays, path)
     try:
-        batch = {
-            key: torch.from_numpy(arrays[f"batch/{key}"])
-            for key in ("inputs", "labels", "puzzle_identifiers")
-        }
-    except (KeyError, TypeError) as error:
-        raise UserError(f"{path}: no usable batch/... arrays: {error}") from None
+        return replay(options, arrays, model)
+    except (KeyError, IndexError, TypeError, ValueError, RuntimeError) as error:
+        raise UserError(f"{path} cannot be replayed: {type(error).__name__}: {error}") from None
+
+
+def replay(options: dict[str, Any], arrays: dict[str, np.ndarray], model: RecursiveModel) -> dict[str, float]:
+    """Evaluation and training from fresh carries, up to the last recorded step of each."""
+    batch = {
+        key: torch.from_numpy(arrays[f"batch/{key}"]) for key in ("inputs", "labels", "puzzle_identifiers")
+    }
     differences = Differences()
     batch_size = batch["inputs"].shape[0]
     for mode in ("eval", "train"):
         model.train(mode == "train")
         carry = initial_carry(model, batch)
-        steps = sorted({int(key.split("/")[1]) for key in arrays if key.startswith(f"{mode}/")})
-        for step in steps:
+        recorded = {int(key.split("/")[1]) for key in arrays if key.startswith(f"{mode}/")}
+        if not recorded <= set(range(MAX_STEPS)):
+            raise ValueError(f"recorded steps of {mode} beyond 0..{MAX_STEPS - 1}")
+        # Every step is made, recorded or not: a later one starts from it.
+        for step in range(max(recorded, default=-1) + 1):
             prefix = f"{mode}/{step}/"
             with torch.set_grad_enabled(mode == "train"):
                 carry, loss = replay_step(prefix, model, carry, batch, options["loss"], arrays, differences)
