@@ -74,6 +74,7 @@ class Run:
         settings.pop("data_paths", None)  # the fingerprint knows the data, wherever the folder lies
         return {
             "settings": settings,
+            "computes_in": str(self.model.config.dtype).removeprefix("torch."),
             "objective": self.objective.name,
             "hooks": [hook.name for hook in self.hooks],
             "data": self.source.fingerprint(),
