@@ -9,6 +9,7 @@ taken while writing.
 import errno
 import hashlib
 import os
+import re
 import struct
 import warnings
 import zipfile
@@ -154,7 +155,10 @@ def read_archive(path: Path, map_location: Any = "cpu") -> Any:
             warnings.simplefilter("ignore")  # what torch thinks of garbage's pickle protocol helps nobody
             return torch.load(path, map_location=map_location, weights_only=True)
     except Exception as error:  # garbage makes the unpickler raise nearly any type
-        reason = " ".join(str(error).split())[:160]
+        # Of torch's long advice, part of it to load without protection, only the finding is passed on.
+        found = re.search(r"WeightsUnpickler error: *([^\n]*?)(?:\n|$| Please)|(Trying to load [^\n]*)", str(error))
+        text = (found[1] or found[2] or "a damaged pickle") if found else str(error)
+        reason = " ".join(text.split())[:160]
         raise ArchiveError(f"torch refuses it ({type(error).__name__}: {reason})") from error
 
 
@@ -172,7 +176,11 @@ def _read_ending(file: BinaryIO) -> str:
     sound = len(record) == _END_RECORD_BYTES and record.startswith(_END_RECORD)
     if sound and record[-2:] == struct.pack("<H", _COMMENT_BYTES) and comment.startswith(_PREFIX):
         return comment[len(_PREFIX) :].decode("ascii", errors="replace")
-    if zipfile.is_zipfile(file):
+    try:
+        is_zip = zipfile.is_zipfile(file)
+    except zipfile.BadZipFile:  # raised, of all places, here: a zip said to span several disks
+        is_zip = False
+    if is_zip:
         raise ChecksumMissing(
             "it is a zip without our checksum: another program's file, or its end is damaged"
         )

@@ -61,13 +61,13 @@ class Loop:
                     boundary = self._boundary()
                     if boundary.evaluate:
                         progress.clear()
-                        self._evaluate(last=boundary.stop == "done")
+                        self._evaluate(last=False)
                         boundary.stop = boundary.stop or ("done" if run.validation.exhausted else None)
                     if boundary.save or boundary.stop:
                         self._save()
-                    if boundary.stop == "done" and not boundary.evaluate and run.step != self.evaluated_step:
-                        # The end is evaluated too, but after the save: a run made longer later goes on as if
-                        # it had never stopped here.
+                    if boundary.stop == "done" and run.step != run.validation.last_full_step:
+                        # The end is evaluated in full too, but after the save: a run made longer later goes on
+                        # as if it had never stopped here.
                         self._evaluate(last=True, saved_before=True)
                     if boundary.stop:
                         break

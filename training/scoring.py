@@ -11,9 +11,13 @@ from tqdm import tqdm
 
 from errors import UserError
 from models.losses import IGNORE_LABEL_ID
+from models.recursive_model import RecursiveModel
 from models.registry import build_model
+from training.atomic_file import write_atomically
 from training.baselines import collapse_guards, label_counts, tripped_guards, trivial_baselines
 from training.evaluation import AccuracyEvaluator, describe_rate, evaluate
+from training.evaluators import OutputRecorder
+from training.inference.stepwise import StepwiseInference
 from training.reports import Reports
 from training.run import Run
 from training.setup import EvalRows
@@ -78,6 +82,7 @@ class Scoring:
             counts = int(full["exact_count"]), int(full["count"])
             improved = run.validation.note_full(full[HEADLINE], *counts, run.step)
             shown, kind = full, "validation"
+            self._save_outputs(model)
         record |= self._guards(fast["accuracy"])
         if self.reports is not None:
             self.reports.log.append(record)
@@ -87,6 +92,24 @@ class Scoring:
             )
             self.reports.event(run, "running")
         return improved
+
+    def _save_outputs(self, model: RecursiveModel) -> None:
+        """The outputs named in `eval_save_outputs`, of the validation rows: `step_N_all_preds.<rank>.npz`."""
+        run = self.run
+        if not run.config.eval_save_outputs:
+            return
+        recorder = OutputRecorder(run.config.eval_save_outputs)
+        parts: list[dict[str, np.ndarray]] = []
+        for rows in run.evaluation_rows:
+            if len(rows.validation):
+                evaluate(model, rows.batches(rows.validation), StepwiseInference(), [recorder], run.world)
+                parts.append(recorder.arrays())
+        arrays = {name: np.concatenate([part[name] for part in parts]) for name in recorder.names}
+        path = run.folder.path / f"step_{run.step}_all_preds.{run.world.rank}.npz"
+        try:
+            write_atomically(path, lambda file: np.savez_compressed(file, **arrays))  # type: ignore[arg-type]
+        except OSError as error:
+            print(f"warning: {path} cannot be written ({error.strerror or error})", file=sys.stderr)
 
     def _show_baselines(self) -> None:
         """Trivial predictors on the validation rows, printed beside the first evaluation."""

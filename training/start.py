@@ -13,6 +13,7 @@ from training.config import TrainConfig
 from training.devices import resolve_device
 from training.distributed import LostProcessError, World, start_world
 from training.ema import EMA
+from training.evaluators import OUTPUTS
 from training.inference.official import OfficialInference
 from training.loop import NonFiniteError, run_training
 from training.objectives.act_streaming import ACTStreaming
@@ -38,6 +39,18 @@ ObjectiveFactory = Callable[[TrainConfig], Objective]
 def act_objective(config: TrainConfig) -> Objective:
     """The objective of pretraining."""
     return ACTStreaming(config.arch.loss.loss_type, config.accumulation_slices)
+
+
+def check_evaluation(config: TrainConfig) -> None:
+    """What evaluation is asked for must exist: nothing is left out in silence."""
+    unknown = [name for name in config.eval_save_outputs if name not in OUTPUTS]
+    if unknown:
+        raise UserError(f"eval_save_outputs={unknown[0]}: expected names among {', '.join(OUTPUTS)}")
+    if config.evaluators:
+        raise UserError(
+            f"evaluators={config.evaluators}: ARC scoring is not part of this suite yet; use evaluators=[] "
+            "(accuracy is always evaluated)"
+        )
 
 
 def check_processes(config: TrainConfig, world: World) -> None:
@@ -173,6 +186,7 @@ def train_in(world: World, config: TrainConfig, objective_factory: ObjectiveFact
     """
     with world.together():
         check_processes(config, world)
+        check_evaluation(config)
         run = build_run(config, world, objective_factory(config))
     with held_folder(run.folder, world):
         with world.together():

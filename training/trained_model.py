@@ -8,8 +8,8 @@ import torch
 from dataset.puzzle_folder import read_metadata
 from dataset.puzzle_metadata import PuzzleMetadata
 from errors import UserError
-from models.recursive_model import RecursiveModel
 from models.config import DTYPES
+from models.recursive_model import RecursiveModel
 from training.config import TrainConfig, load_config_file
 from training.setup import build_network
 from training.weights import check_weights, load_weights

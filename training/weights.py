@@ -170,13 +170,27 @@ def _named_tensors(path: Path, value: object) -> dict[str, torch.Tensor]:
     weights: dict[str, torch.Tensor] = {}
     for key, tensor in value.items():
         if not isinstance(key, str) or not isinstance(tensor, torch.Tensor):
-            entry = f"its entry {str(key)[:80]!r} is {_kind(tensor)}, no tensor"
+            entry = f"its entry {str(key)[:80]!r} is {_kind(tensor)}, expected a tensor under a name"
             raise UserError(f"cannot load weights from {path}: {entry}")
         name = strip_prefixes(key)
         if name in weights:
             raise UserError(f"cannot load weights from {path}: {name!r} is in it twice, under two prefixes")
+        wrong = _unusable(tensor)
+        if wrong:
+            raise UserError(f"cannot load weights from {path}: its entry {name[:80]!r} {wrong}")
         weights[name] = tensor
     return weights
+
+
+def _unusable(tensor: torch.Tensor) -> str | None:
+    """What keeps a tensor from being weights: copied into a model, it would be refused late or change silently."""
+    if tensor.layout != torch.strided or tensor.is_meta or not tensor.is_floating_point():
+        return f"is a {tensor.layout} tensor of {tensor.dtype} on {tensor.device}, expected dense floating-point numbers"
+    if tensor.untyped_storage().nbytes() < tensor.numel() * tensor.element_size():
+        return f"claims the shape {_written(tuple(tensor.shape))} and holds fewer numbers"
+    # float8 has no isfinite of its own.
+    numbers = tensor.float() if tensor.element_size() == 1 else tensor
+    return None if bool(numbers.isfinite().all()) else "holds NaN or infinity"
 
 
 def _kind(value: object) -> str:
