@@ -30,7 +30,6 @@ from training.objectives.act_streaming import ACTStreaming
 from training.objectives.base import UpdateContext
 from training.optim import AdamATan2, SparseSignSGD, merge_gathers
 
-SMALL = {"hidden_size": 128, "num_heads": 4, "puzzle_emb_ndim": 128}
 MODELS = {
     "trm_att": ModelConfig("trm", 81, 11, 1),
     "trm_mlp": ModelConfig("trm", 81, 11, 1, mlp_t=True, pos_encodings="none"),
@@ -128,7 +127,9 @@ def main() -> None:
     batch_size = arguments.batch_size or (768 if arguments.full else 16)
     failed = False
     for name in arguments.models:
-        config = replace(MODELS[name], dtype=dtype, **({} if arguments.full else SMALL))
+        config = replace(MODELS[name], dtype=dtype)
+        if not arguments.full:
+            config = replace(config, hidden_size=128, num_heads=4, puzzle_emb_ndim=128)
         reference = matmul_rate(config, batch_size, device, arguments.repeats)
         seconds = update_seconds(config, batch_size, device, arguments.repeats, arguments.compile)
         rate = batch_size * step_flops(config, training=True) / seconds
