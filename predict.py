@@ -1,14 +1,16 @@
-"""Solve one Sudoku with a trained model, and show its answer after each supervision step.
+r"""Solve one Sudoku with a trained model, and show its answer after each supervision step.
 
-    python predict.py checkpoint=RUN/best.pt puzzle=53..7....6..195....98....6.8...6...34..8.3..17...2...6.6....28....419..5....8..79
+    python predict.py checkpoint=RUN/best.pt \
+        puzzle=53..7....6..195....98....6.8...6...34..8.3..17...2...6.6....28....419..5....8..79
     python predict.py checkpoint=RUN/best.pt puzzle_file=FILE          a puzzle a line, or one puzzle as a grid
     python predict.py checkpoint=RUN/best.pt row=7                     a test puzzle of the run's data
 
 Blanks are '.' or '0'; spaces and the characters | + - are passed over. A solver judges the answer: whether the
 puzzle has one solution, whether the model found it, and where it is wrong. On a terminal a cell is green when it
-is right, red when wrong, and underlined when the last step changed it.
+is right, red when wrong, and underlined when it is new since the step before.
 """
 
+import os
 import re
 import shutil
 import sys
@@ -21,7 +23,16 @@ import numpy as np
 from dataset.eval_batches import as_batch, test_rows
 from dataset.puzzle_folder import open_puzzle_set
 from dataset.puzzle_metadata import PuzzleMetadata
-from dataset.sudoku import BOXES, Box, boards_from_tokens, has_conflict, parse_board, side, tokens_from_boards, units
+from dataset.sudoku import (
+    BOXES,
+    Box,
+    boards_from_tokens,
+    has_conflict,
+    parse_board,
+    side,
+    tokens_from_boards,
+    units,
+)
 from dataset.sudoku_solver import Solved, solve
 from errors import UserError, exit_on_user_error
 from models.recursive_model import RecursiveModel
@@ -199,7 +210,7 @@ def verdict(puzzle: np.ndarray, answer: np.ndarray, solved: Solved, box: Box) ->
     faults += [f"{empty} cells without a digit"] if empty else []
     faults += [clash] if clash else []
     if solved.unique[0]:
-        wrong = np.flatnonzero(answer != solved.solutions[0])
+        wrong = np.flatnonzero((answer != solved.solutions[0]) & ~givens)
         shown = ", ".join(f"r{cell // n + 1}c{cell % n + 1}" for cell in wrong[:6])
         faults.insert(0, f"{len(wrong)} of {int((~givens).sum())} blanks wrong ({shown}{', ...' * (len(wrong) > 6)})")
     return f"{about}\nanswer: NOT solved; {'; '.join(faults)}"
@@ -232,18 +243,20 @@ def grid_lines(
     return lines
 
 
-def side_by_side(panels: Sequence[tuple[str, list[str]]], panel_width: int, line_width: int) -> list[str]:
-    """Titled panels of equal height, as many in a row as fit. `panel_width` is the grids' visible width."""
-    width = max(panel_width, *(len(title) for title, _ in panels))
+def side_by_side(panels: Sequence[tuple[str, str, list[str]]], panel_width: int, line_width: int) -> list[str]:
+    """Panels (title, second title, grid lines), as many in a row as fit; the grids are `panel_width` wide."""
+    width = max(panel_width, *(len(title) for panel in panels for title in panel[:2]))
     per_row = max(1, (line_width + 3) // (width + 3))
+    padding = " " * (width - panel_width)
     lines = []
     for start in range(0, len(panels), per_row):
         row = panels[start : start + per_row]
-        lines.append("   ".join(title.ljust(width) for title, _ in row).rstrip())
-        padding = " " * (width - panel_width)
-        lines += [("   ".join(line + padding for line in parts)).rstrip() for parts in zip(*(p for _, p in row), strict=True)]
+        titles = zip(*(panel[:2] for panel in row), strict=True)
+        lines += ["   ".join(title.ljust(width) for title in line) for line in titles]
+        grids = zip(*(grid for _, _, grid in row), strict=True)
+        lines += ["   ".join(line + padding for line in parts) for parts in grids]
         lines.append("")
-    return lines
+    return [line.rstrip() for line in lines]
 
 
 def show(puzzle: np.ndarray, made: StepwisePredictions, index: int, box: Box, *, color: bool, width: int) -> list[str]:
@@ -252,7 +265,7 @@ def show(puzzle: np.ndarray, made: StepwisePredictions, index: int, box: Box, *,
     solved = solve(puzzle[None], box)
     solution = solved.solutions[0] if solved.unique[0] else None
     givens, nothing = puzzle > 0, np.zeros(n * n, bool)
-    panels = [("puzzle", grid_lines(puzzle, box, givens=givens, right=None, changed=nothing, color=color))]
+    panels = [("puzzle", "", grid_lines(puzzle, box, givens=givens, right=None, changed=nothing, color=color))]
     tokens = made.step_answers[index].numpy()
     steps = np.where(tokens >= 2, tokens - 1, 0)
     halting = made.step_q_halt[index].sigmoid().tolist()
@@ -261,8 +274,8 @@ def show(puzzle: np.ndarray, made: StepwisePredictions, index: int, box: Box, *,
         changed = (board != before) & (before > 0 if step == 1 else True)
         right = None if solution is None else board == solution
         lines = grid_lines(board, box, givens=givens, right=right, changed=changed, color=color)
-        count = f", {int(changed.sum())} changed" if step > 1 else ""
-        panels.append((f"step {step}: halt {probability:.3f}{count}", lines))
+        count = f", {int(changed.sum())} new" if step > 1 else ""
+        panels.append((f"step {step}{count}", f"halt {probability:.3f}", lines))
         before = board
     panel_width = 2 * n - 1 + 2 * (n // box[1] - 1)
     return [*side_by_side(panels, panel_width, width), verdict(puzzle, steps[-1], solved, box)]
@@ -285,10 +298,13 @@ def main(argv: Sequence[str] | None = None) -> None:
     made = answer_puzzles(model, puzzles, metadata)
     color = options.color == "always" or (options.color == "auto" and sys.stdout.isatty())
     width = shutil.get_terminal_size().columns
-    for index, puzzle in enumerate(puzzles):
-        if len(puzzles) > 1:
-            print(f"== puzzle {index + 1} of {len(puzzles)}")
-        print("\n".join(show(puzzle, made, index, box, color=color, width=width)))
+    try:
+        for index, puzzle in enumerate(puzzles):
+            if len(puzzles) > 1:
+                print(f"== puzzle {index + 1} of {len(puzzles)}")
+            print("\n".join(show(puzzle, made, index, box, color=color, width=width)), flush=True)
+    except BrokenPipeError:  # `| head` has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 # pytest collects what is called test_*; this is not one.

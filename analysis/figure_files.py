@@ -19,7 +19,7 @@ from training.atomic_file import write_atomically
 # After Okabe and Ito (2008), green and red darkened: they differ in lightness too, and are read as text.
 BLUE, ORANGE, GREEN, RED, PURPLE, GREY = "#0072B2", "#E69F00", "#007F5F", "#B3261E", "#CC79A7", "#7F7F7F"
 
-STYLE = {
+STYLE: dict[Any, Any] = {
     "axes.grid": True,
     "axes.spines.right": False,
     "axes.spines.top": False,

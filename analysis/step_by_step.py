@@ -17,8 +17,11 @@ from typing import Any
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 import matplotlib
+import matplotlib.pyplot as plt
 import numpy as np
 import torch
+from matplotlib.figure import Figure
+from matplotlib.patches import Rectangle
 
 from analysis.figure_files import GREEN, RED, STYLE, make_folder, save_caption, save_figure, save_json
 from dataset.eval_batches import EvalBatches, test_rows
@@ -29,10 +32,6 @@ from models.recursive_model import RecursiveModel
 from training.devices import resolve_device
 from training.inference.stepwise import StepwiseInference
 from training.trained_model import data_folder, open_checkpoint, restore_model
-
-import matplotlib.pyplot as plt
-from matplotlib.figure import Figure
-from matplotlib.patches import Rectangle
 
 MAX_COLUMNS = 8
 BLANK_TOKEN = 1
@@ -200,7 +199,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     if options.rows:
         rows = np.array(options.rows)
         if not (0 <= rows.min() and rows.max() < puzzle_set.num_examples):
-            raise UserError(f"--rows {options.rows}: {puzzle_set.root} has test rows 0 to {puzzle_set.num_examples - 1}")
+            last = puzzle_set.num_examples - 1
+            raise UserError(f"--rows {options.rows}: {puzzle_set.root} has test rows 0 to {last}")
     model = restore_model(checkpoint, puzzle_set.metadata, resolve_device(config.device))
     traces = trace_rows(model, puzzle_set, rows, config.eval_batch_size or config.global_batch_size)
     chosen = traces if options.rows else choose(traces)

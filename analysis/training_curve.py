@@ -16,6 +16,8 @@ from typing import Any
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 import matplotlib
+import matplotlib.pyplot as plt
+from matplotlib.figure import Figure
 
 from analysis.figure_files import (
     BLUE,
@@ -35,9 +37,6 @@ from training.evaluation import wilson_interval
 from training.metrics_log import read_metrics
 from training.run_folder import RunFolder
 from training.strict_json import JsonError, read_json_object
-
-import matplotlib.pyplot as plt
-from matplotlib.figure import Figure
 
 
 @dataclass(frozen=True)

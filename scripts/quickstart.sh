@@ -1,0 +1,99 @@
+#!/usr/bin/env bash
+# From a fresh clone to a trained model, evaluated and drawn.
+#
+#   bash scripts/quickstart.sh [UPDATES]
+#
+# On a CPU: minimal 6x6 Sudokus and a small TRM, a few minutes on two cores. On a GPU: 9x9 Sudokus with 17 clues and
+# the TRM of the paper. Stopped at any time, the same command goes on; once done, it only evaluates again.
+#
+# UPDATES (or QUICKSTART_UPDATES)  stop training after so many updates
+# QUICKSTART_RUN, QUICKSTART_DATA  the run folder and the data folder
+# QUICKSTART_DEVICE=cpu            do not use the GPU
+# PYTHON, NO_VENV                  see scripts/environment.sh
+set -euo pipefail
+
+case "${1:-}" in
+    -h | --help)
+        sed -n '2,/^set/{/^set/!s/^# \{0,1\}//p}' "$0"
+        exit 0
+        ;;
+esac
+updates=${1:-${QUICKSTART_UPDATES:-}}
+case "$updates" in
+    *[!0-9]* | 0*) echo "error: UPDATES is '$updates', expected a whole number from 1" >&2 && exit 2 ;;
+esac
+[ "$#" -le 1 ] || { echo "error: found $# arguments, expected at most one (UPDATES)" >&2 && exit 2; }
+
+cd "$(dirname "${BASH_SOURCE[0]}")/.."
+. scripts/environment.sh
+
+step() {
+    printf '\n== %s\n' "$1"
+}
+
+minutes() {
+    printf '%d min %02d s' $(($1 / 60)) $(($1 % 60))
+}
+
+start=$SECONDS
+step "environment"
+prepare_environment requirements.txt
+echo "using $("$python" --version), torch $("$python" -c 'import torch; print(torch.__version__)')"
+
+device=${QUICKSTART_DEVICE:-auto}
+if [ "$device" != cpu ] && "$python" -c 'import sys, torch; sys.exit(not torch.cuda.is_available())'; then
+    data=${QUICKSTART_DATA:-data/sudoku-17clue-quickstart}
+    run=${QUICKSTART_RUN:-runs/quickstart-gpu}
+    build=(--input-file dataset/raw/royle_17clue.txt.gz --num-train 20000 --test-size 2000)
+    # Smaller batches and earlier evaluations than the full preset: the first numbers come after minutes.
+    recipe=(+experiment=trm_sudoku_17clue global_batch_size=256 lr_warmup_steps=200 eval_interval=4
+        "max_steps=${updates:-1500}")
+else
+    data=${QUICKSTART_DATA:-data/sudoku-6x6}
+    run=${QUICKSTART_RUN:-runs/quickstart}
+    build=(--generate 6x6 --num-train 2560 --test-size 1000)
+    recipe=(+experiment=quickstart ${updates:+"max_steps=$updates"})
+    device=cpu
+fi
+
+step "data: $data"
+if [ -f "$data/train/dataset.json" ] && [ -f "$data/test/dataset.json" ]; then
+    echo "already built"
+else
+    "$python" dataset/build_sudoku_dataset.py --output-dir "$data" \
+        --num-workers "$(getconf _NPROCESSORS_ONLN 2>/dev/null || echo 1)" "${build[@]}"
+fi
+
+step "training: $run"
+training_start=$SECONDS
+"$python" pretrain.py "${recipe[@]}" "data_paths=['$data']" "checkpoint_path='$run'" "device=$device"
+training_seconds=$((SECONDS - training_start))
+
+step "evaluation on puzzles that neither trained the model nor chose the checkpoint"
+"$python" evaluate.py "checkpoint=$run/best.pt" "device=$device"
+
+step "pictures"
+"$python" analysis/training_curve.py "$run"
+"$python" analysis/step_by_step.py "$run/best.pt" --device "$device"
+
+cat <<END
+
+== done: training $(minutes $training_seconds), everything $(minutes $((SECONDS - start)))
+weights                     $run/best.pt, $run/final.pt
+results                     $run/evaluation_best.json, $run/summary.json
+accuracy over training      $run/figures/training_curve.png
+three puzzles step by step  $run/figures/step_by_step.png
+log, settings, origin       $run/metrics.jsonl, $run/all_config.yaml, $run/provenance.json
+
+To try next:
+  # one puzzle, with the answer after each supervision step
+  $python predict.py checkpoint=$run/best.pt row=0
+  # another seed
+  $python pretrain.py ${recipe[0]} "data_paths=[$data]" seed=1 checkpoint_path=$run-seed1
+  # 9x9 Sudokus with 17 clues, no download needed
+  $python dataset/build_sudoku_dataset.py --output-dir data/sudoku-17clue --input-file dataset/raw/royle_17clue.txt.gz
+  $python pretrain.py +experiment=trm_sudoku_17clue
+  # the commands of the TRM paper (downloads the data; one GPU, more than a day)
+  $python dataset/build_sudoku_dataset.py --output-dir data/sudoku-extreme-1k-aug-1000 --subsample-size 1000 --num-aug 1000
+  $python pretrain.py +experiment=trm_sudoku_mlp
+END

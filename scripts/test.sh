@@ -1,0 +1,55 @@
+#!/usr/bin/env bash
+# Style, types and tests, from a fresh clone.
+#
+#   bash scripts/test.sh [PYTEST OPTIONS]          the fast suite, minutes on two cores
+#   bash scripts/test.sh --all [PYTEST OPTIONS]    also the slow tests and a shortened quickstart
+#
+# The last line is pytest's own. The exit code is 0 only when ruff, mypy, the quickstart and all tests pass.
+# PYTHON, NO_VENV: see scripts/environment.sh.
+set -euo pipefail
+
+all=no
+options=()
+for word in "$@"; do
+    case "$word" in
+        --all) all=yes ;;
+        -h | --help)
+            sed -n '2,/^set/{/^set/!s/^# \{0,1\}//p}' "$0"
+            exit 0
+            ;;
+        *) options+=("$word") ;;
+    esac
+done
+
+cd "$(dirname "${BASH_SOURCE[0]}")/.."
+. scripts/environment.sh
+prepare_environment requirements-dev.txt
+
+# One thread: the models of the tests are tiny, and sums are made in one order.
+export OMP_NUM_THREADS="${OMP_NUM_THREADS:-1}"
+# Nothing of a test reaches a service or a display.
+export WANDB_MODE=disabled MPLBACKEND=Agg
+
+failed=0
+check() {
+    echo "== $1"
+    shift
+    "$@" || { failed=1 && echo "FAILED (the exit code will say so; the rest still runs)" >&2; }
+}
+
+check "ruff" "$python" -m ruff check .
+check "mypy" "$python" -m mypy .
+
+selection="not slow and not gpu"
+if [ "$all" = yes ]; then
+    selection="not gpu"
+    "$python" -c 'import sys, torch; sys.exit(not torch.cuda.is_available())' && selection=""
+    scratch=$(mktemp -d)
+    trap 'rm -rf "$scratch"' EXIT
+    check "quickstart, shortened" env QUICKSTART_DATA="$scratch/data" QUICKSTART_RUN="$scratch/run" \
+        QUICKSTART_DEVICE=cpu bash scripts/quickstart.sh 30
+fi
+
+echo "== pytest"
+"$python" -m pytest -m "$selection" ${options[@]+"${options[@]}"} || failed=$?
+exit "$failed"
