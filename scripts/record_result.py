@@ -45,13 +45,11 @@ One row per result, written by `scripts/record_result.py` from the run folder's 
 `summary.json` and `metrics.jsonl`. Rows are only ever added: a correction is a new row, and the old id is
 named in it as superseded.
 
-- *peak* is the best evaluation of the run, *final* the one at its end; the set that chose the peak
-(validation) is not
-  the set that is reported (test) where a test result exists. Every rate is printed as numerator/denominator
-  with its 95 % Wilson interval; that interval speaks of the evaluated items, not of other seeds.
-- *commit* `+dirty` means that the code differed from the commit; the difference is in the run's
-`provenance.json`. - *status*: reproduced · differs · failed · superseded-by ID · not-run · exploratory (one
-seed, or looked at first).
+- *peak* is the best evaluation of the run, *final* the one at its end. The set that chose the peak (validation) is not
+  the set that is reported (test), where a test result exists. Every rate is printed as numerator/denominator with its
+  95 % Wilson interval; that interval speaks of the evaluated items, not of other seeds.
+- *commit* `+dirty` means that the code differed from the commit; the difference is in the run's `provenance.json`.
+- *status*: reproduced · differs · failed · superseded-by ID · not-run · exploratory (one seed, or looked at first).
 
 | {" | ".join(COLUMNS)} |
 |{"---|" * len(COLUMNS)}
@@ -194,11 +192,29 @@ def _result(run: Run, metric: str) -> str:
     parts.append(
         "test: not run" if set(tested) == {_NOT_RUN} else f"test: peak {tested[0]}; final {tested[1]}"
     )
+    parts += _beside_baselines(run, _mapping(test.get("final")))
+    return "; ".join(parts)
+
+
+def _beside_baselines(run: Run, final: Mapping[str, Any]) -> list[str]:
+    """Token accuracy and loss of the final test evaluation beside the best trivial predictor's."""
     baselines = _mapping(run.summary.get("baselines"))
     simple = {name: value for name, value in baselines.items() if isinstance(value, int | float)}
+    parts = []
     if simple:
         parts.append("baselines: " + ", ".join(f"{name} {value:.4g}" for name, value in simple.items()))
-    return "; ".join(parts)
+    for key, word, best in (("accuracy", "token accuracy", max), ("lm_loss", "token loss", min)):
+        known = {
+            name: values[key]
+            for name, values in baselines.items()
+            if isinstance(_mapping(values).get(key), float)
+        }
+        if known and isinstance(final.get(key), float):
+            name = best(known, key=lambda each: known[each])
+            parts.append(
+                f"final test {word} {final[key]:.4f} (best trivial predictor: {name} {known[name]:.4f})"
+            )
+    return parts
 
 
 def _hardware(run: Run) -> str:

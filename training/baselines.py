@@ -31,7 +31,8 @@ def trivial_baselines(
     Returns:
         `copy_input`, `most_frequent_token` (of the training labels), `constant` (the best single token in
         hindsight on these labels: an upper bound of all constants) and, with a blank token, `copy_givens`
-        (givens copied, blanks filled with the most frequent token).
+        (givens copied, blanks filled with the most frequent token). Where a predictor has a natural
+        distribution (training frequencies; certainty on givens) `lm_loss` is its mean token loss in nats.
     """
     valid = labels != IGNORE_LABEL_ID
     frequent = int(train_counts.argmax())
@@ -46,12 +47,19 @@ def trivial_baselines(
     result = {}
     scored = valid.sum(axis=1)
     rows = scored > 0
+    frequencies = np.maximum(train_counts, 1) / np.maximum(train_counts, 1).sum()
+    surprise = np.where(valid, -np.log(frequencies[np.where(valid, labels, 0)]), 0.0)
+    losses = {"most_frequent_token": surprise}
+    if blank_token is not None:
+        losses["copy_givens"] = np.where(inputs == blank_token, surprise, 0.0)
     for name, answer in predictors.items():
         correct = ((answer == labels) & valid).sum(axis=1)
         result[name] = {
             "accuracy": float((correct[rows] / scored[rows]).mean()) if rows.any() else 0.0,
             "exact_accuracy": float((correct[rows] == scored[rows]).mean()) if rows.any() else 0.0,
         }
+        if name in losses and rows.any():
+            result[name]["lm_loss"] = float((losses[name].sum(axis=1)[rows] / scored[rows]).mean())
     return result
 
 
