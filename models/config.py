@@ -23,6 +23,8 @@ class ModelConfig:
         swiglu_multiple: the SwiGLU width is rounded up to a multiple of this (256 officially).
         dtype: dtype in which the layers compute. Parameters are float32 (float64 when dtype is float64).
         state_dtype: dtype of z_H and z_L between sub-updates; None means dtype.
+        q_dtype: dtype of the halting values and their losses, float32 officially. Training runs in float64 use
+            float64: the last bit of a float32 sigmoid depends on how a batch is cut into slices.
         no_ACT_continue: halt on q_halt > 0 and train no continue value; False trains it by Q-learning.
     """
 
@@ -49,6 +51,7 @@ class ModelConfig:
     no_ACT_continue: bool = True
     dtype: torch.dtype = torch.float32
     state_dtype: torch.dtype | None = None
+    q_dtype: torch.dtype = torch.float32
 
     def __post_init__(self) -> None:
         if self.kind not in KINDS:

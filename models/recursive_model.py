@@ -84,10 +84,10 @@ class RecursiveModel(nn.Module):
         raise TypeError(f"{type(self).__name__} does not say in which order its stacks act")
 
     def readout(self, state: RecurrentState) -> tuple[Tensor, Tensor, Tensor]:
-        """Logits (B, S, V), and the float32 halting values q_halt, q_continue (B,) read at position 0."""
+        """Logits (B, S, V), and the halting values q_halt, q_continue (B,), float32, read at position 0."""
         answer = state.z_H.to(self.config.dtype)
         logits = self.lm_head(answer)[:, self.config.prefix_len :]
-        q = self.q_head(answer[:, 0]).to(torch.float32)
+        q = self.q_head(answer[:, 0]).to(self.config.q_dtype)
         return logits, q[..., 0], q[..., 1]
 
     def stacks(self) -> list[nn.Module]:

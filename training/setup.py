@@ -116,6 +116,7 @@ def model_config(
             no_ACT_continue=arch.no_ACT_continue,
             dtype=dtype,
             state_dtype=state_dtype,
+            q_dtype=torch.float64 if dtype == torch.float64 else torch.float32,
         )
     except ValueError as error:
         raise UserError(f"arch: {error}") from None
