@@ -1,0 +1,235 @@
+"""What the tests let ranks do; each job also runs in the test's own process with a world of one."""
+
+import contextlib
+import io
+import os
+import signal
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import scipy.stats  # noqa: F401 - imported late by a run; here once for all ranks
+import torch
+import torch._dynamo  # noqa: F401 - likewise, by the first optimizer step
+from torch import Tensor
+
+from errors import UserError
+from models.recursive_model import RecursiveModel
+from tests.helpers import tiny_config
+from training.checkpoint import load_state, save_state
+from training.config import TrainConfig
+from training.distributed import World
+from training.hooks.base import Hook
+from training.loop import Loop, run_training
+from training.objectives.act_streaming import ACTStreaming
+from training.optim import SparseSignSGD
+from training.run import Run, full_state, restore
+from training.start import act_objective, build_run, held_folder, place, share_weights, train_in
+from training.update import NonFiniteError
+
+Record = dict[str, Any]
+
+# 40 slots: 2 ranks, 5 slices, and both. The q head is made lively below, so that slots halt by it.
+UPDATE_OPTIONS = (
+    "dtype=float64", "global_batch_size=40", "lr_warmup_steps=0", "epochs=40", "eval_interval=20",
+    "arch.halt_exploration_prob=0.5",
+)
+
+
+def update_config(arch: str, data: str, folder: str, options: Sequence[str] = ()) -> TrainConfig:
+    """The run whose single updates are compared."""
+    return tiny_config(arch, data, folder, [*UPDATE_OPTIONS, *options])
+
+
+class RecordUpdate(Hook):
+    """Keeps what the dense optimizer gets, just before it steps."""
+
+    name = "record_update"
+
+    def __init__(self) -> None:
+        self.gradients: dict[str, Tensor] = {}
+
+    def before_update(self, model: RecursiveModel, step: int) -> None:
+        self.gradients = {
+            name: p.grad.clone() for name, p in model.named_parameters() if p.grad is not None
+        }
+
+
+class RecordingSignSGD(SparseSignSGD):
+    """Keeps what the sparse optimizer gets."""
+
+    received: tuple[Tensor, Tensor] | None = None
+
+    def step(self, ids: Tensor, grads: Tensor) -> None:
+        self.received = (ids.clone(), grads.clone())
+        super().step(ids, grads)
+
+
+def recorded_run(world: World, config: TrainConfig, slices: int = 1) -> Run:
+    """A fresh run whose updates are recorded and whose slots halt for every reason there is."""
+    run = build_run(config, world, act_objective(config))
+    assert isinstance(run.objective, ACTStreaming) and run.sparse is not None
+    # Not through the config: a state remembers its slices, and only the arithmetic is to differ.
+    run.objective.accumulation_slices = slices
+    run.sparse = RecordingSignSGD(run.sparse.weights, run.sparse.lr, run.sparse.weight_decay)
+    run.hooks = [RecordUpdate()]
+    with torch.no_grad():
+        weight = run.model.q_head.weight
+        weight.copy_(torch.randn(weight.shape, generator=torch.Generator().manual_seed(1), dtype=weight.dtype))
+        run.model.q_head.bias.fill_(-0.5)
+    return run
+
+
+def one_update(run: Run) -> Record:
+    """Make the next update; everything that went into it and came out of it. Collective."""
+    hook, sparse = run.hooks[0], run.sparse
+    assert isinstance(hook, RecordUpdate) and isinstance(sparse, RecordingSignSGD)
+    run.metric_sums = {}
+    reports = Loop(run, None)._train_batch(False)
+    state = full_state(run)
+    assert sparse.received is not None and len(reports) == 1
+    return {
+        "gradients": hook.gradients,
+        "ids": sparse.received[0],
+        "rows": sparse.received[1],
+        "weights": {name: p.detach().clone() for name, p in run.model.named_parameters()},
+        "table": run.model.puzzle_emb.weights.clone(),
+        "ema": {name: p.clone() for name, p in state["ema"].items()},
+        "carry": {name: leaf.clone() for name, leaf in state["carry"].items()},
+        "metrics": dict(state["metric_sums"]),
+        "grad_norm": reports[0].grad_norm,
+        "step": run.step,
+        "position": dict(run.position),
+    }
+
+
+def successive_updates(world: World, config: TrainConfig, states: str, count: int) -> list[Record]:
+    """`count` updates of one run; the state before each is saved as `states`/N.pt."""
+    run = recorded_run(world, config)
+    records = []
+    for index in range(count):
+        save_state(Path(states) / f"{index}.pt", full_state(run))
+        records.append(one_update(run))
+    return records
+
+
+def updates_from(
+    world: World, arch: str, data: str, folder: str, states: str, indices: Sequence[int], slices: int = 1
+) -> list[Record]:
+    """One update from each of some saved states."""
+    run = recorded_run(world, update_config(arch, data, folder), slices)
+    records = []
+    for index in indices:
+        path = Path(states) / f"{index}.pt"
+        restore(run, load_state(path), str(path))
+        records.append(one_update(run))
+    return records
+
+
+def train_tiny(world: World, arch: str, data: str, folder: str, options: Sequence[str] = ()) -> str:
+    """A whole run, as pretrain.py makes it."""
+    return train_in(world, update_config(arch, data, folder, options))
+
+
+def resume_and_update(world: World, arch: str, data: str, folder: str) -> Record:
+    """Start in a run folder as pretrain.py does, make one update; also what was printed."""
+    config = update_config(arch, data, folder)
+    run = recorded_run(world, config)
+    run.hooks = []
+    printed = io.StringIO()
+    with held_folder(run.folder, world), contextlib.redirect_stderr(printed):
+        place(run)
+        share_weights(run)
+        start = {"step": run.step, "position": dict(run.position), "carry": full_state(run)["carry"]}
+        run.hooks = [RecordUpdate()]
+        return one_update(run) | {"printed": printed.getvalue(), "start": start}
+
+
+class OnRank(Hook):
+    """Does something on one rank before the batch of one update."""
+
+    name = "on_rank"
+
+    def __init__(self, run: Run, rank: int, step: int, what: str) -> None:
+        self.run, self.what = run, what
+        self.step = step if run.world.rank == rank else None
+
+    def before_batch(self, model: RecursiveModel, batch: dict[str, Tensor], step: int) -> dict[str, Tensor]:
+        if step != self.step:
+            return batch
+        if self.what == "nan carry":
+            assert self.run.objective.carry is not None
+            self.run.objective.carry["z_H"].fill_(torch.nan)
+            self.run.objective.carry["halted"].fill_(False)
+        elif self.what == "nan gradient":
+            model.lm_head.weight.register_hook(lambda gradient: gradient * torch.nan)
+        elif self.what == "infinite puzzle row":
+            assert model.puzzle_emb is not None
+            model.puzzle_emb.register_forward_hook(lambda _, __, rows: _poisoned(rows))
+        elif self.what == "sigterm":
+            os.kill(os.getpid(), signal.SIGTERM)
+        elif self.what == "sleep":
+            time.sleep(3600)
+        elif self.what == "error":
+            raise ArithmeticError("on one rank only")
+        return batch
+
+
+def _poisoned(rows: Tensor) -> None:
+    if rows.requires_grad:
+        rows.register_hook(lambda gradient: gradient + torch.inf)
+
+
+def train_with_fault(
+    world: World, arch: str, data: str, folder: str, what: str, rank: int, step: int
+) -> Record:
+    """Train while one rank does something odd before update `step + 1`."""
+    config = update_config(arch, data, folder, ["checkpoint_interval=1", "max_steps=20"])
+    run = build_run(config, world, act_objective(config))
+    run.hooks = [OnRank(run, rank, step, what)]
+    with held_folder(run.folder, world):
+        place(run)
+        share_weights(run)
+        try:
+            outcome = run_training(run)
+        except NonFiniteError as error:
+            outcome = f"NonFiniteError: {error}"
+    weights = {name: p.detach().clone() for name, p in run.model.named_parameters()}
+    return {"outcome": outcome, "step": run.step, "weights": weights, "table": run.model.puzzle_emb.weights}
+
+
+def collectives(world: World) -> Record:
+    """Every collective of `World` on values that differ by rank."""
+    rank = world.rank
+    sums = [torch.full((2, 3), float(rank + 1)), torch.arange(4.0) * (rank + 1)]
+    world.sum_(sums)
+    gathered = {}
+    for name, dtype in {"bool": torch.bool, "bfloat16": torch.bfloat16, "int32": torch.int32}.items():
+        # Not contiguous, and empty rows.
+        local = (torch.arange(12).reshape(3, 4).T + rank).to(dtype)
+        gathered[name] = world.gather_rows(local)
+    gathered["empty"] = world.gather_rows(torch.zeros(0, 3))
+    torch.manual_seed(rank)
+    model = torch.nn.BatchNorm1d(3)
+    with torch.no_grad():
+        model.weight.normal_()
+        model.running_mean.normal_()
+    world.broadcast_model(model)
+    slots = world.slots(10)
+    return {
+        "sums": sums,
+        "numbers": world.sum_numbers([0.1 * (rank + 1), 1.0, 2.0**60], torch.device("cpu")),
+        "gathered": gathered,
+        "weight": model.weight.detach(),
+        "mean": model.running_mean,
+        "slots": [slots.start, slots.stop],
+    }
+
+
+def together(world: World, failing: Sequence[int], user_error: bool) -> str:
+    """Fail inside `World.together` on some ranks."""
+    with world.together():
+        if world.rank in failing:
+            raise UserError(f"rank {world.rank}") if user_error else ValueError(f"rank {world.rank}")
+    return "went on"
