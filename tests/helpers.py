@@ -1,5 +1,7 @@
 """Tiny runs, in this process, in a fresh one, or forked from one that has only imported; comparing them."""
 
+import copy
+import functools
 import json
 import os
 import subprocess
@@ -11,10 +13,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
+import yaml
 
 from training.checkpoint import load_state
 from training.cli import compose_config
-from training.config import TrainConfig
+from training.config import TrainConfig, config_to_dict, resolve
 from training.metrics_log import read_metrics
 from training.start import train
 
@@ -61,8 +64,22 @@ def merged(*parts: Iterable[str]) -> list[str]:
 def tiny_config(
     arch: str, data: Path | str, folder: Path | str, options: Sequence[str] = ()
 ) -> TrainConfig:
-    """The resolved config of `tiny_overrides` with further options."""
-    return compose_config(merged(tiny_overrides(arch, data, folder), options))
+    """The resolved config of `tiny_overrides` with further options; Hydra composes once per architecture."""
+    raw = copy.deepcopy(_composed(arch))
+    for override in merged([f"data_paths=[{data}]", f"checkpoint_path={folder}"], options):
+        key, _, value = override.partition("=")
+        *parents, leaf = key.split(".")
+        node = raw
+        for parent in parents:
+            node = node[parent]
+        node[leaf] = yaml.safe_load(value)
+    return resolve(raw)
+
+
+@functools.lru_cache
+def _composed(arch: str) -> dict[str, Any]:
+    raw = config_to_dict(compose_config(tiny_overrides(arch), require_data=False))
+    return raw | {"run_name": None, "project_name": None, "checkpoint_path": None}
 
 
 def train_here(arch: str, data: Path | str, folder: Path | str, options: Sequence[str] = ()) -> str:
