@@ -17,6 +17,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 import matplotlib
 import matplotlib.pyplot as plt
+import matplotlib.ticker
 from matplotlib.figure import Figure
 
 from analysis.figure_files import (
@@ -102,6 +103,8 @@ def draw(curves: Curves) -> Figure:
             lower.set_ylim(bottom=0)
         lower.set_ylabel("training loss\n(nats per token)")
         lower.set_xlabel("updates")
+        lower.set_xlim(left=0)
+        lower.xaxis.set_major_locator(matplotlib.ticker.MaxNLocator(integer=True))
         figure.align_ylabels((upper, lower))
     return figure
 
@@ -122,8 +125,10 @@ def _draw_accuracies(axes: Any, curves: Curves) -> None:
         axes.axhline(value, color=GREY, linestyle="--", linewidth=1.2, label=f"cells right, {name}")
     best = curves.summary.get("best")
     if best and best.get("denominator"):
-        axes.plot(best["step"], best["value"], marker="*", markersize=14, color=RED, linestyle="none",
-                  markeredgecolor="white", label=f"best: {best['value']:.1%} at update {best['step']}", zorder=5)
+        axes.plot(
+            best["step"], best["value"], marker="*", markersize=14, color=RED, linestyle="none", zorder=5,
+            markeredgecolor="white", clip_on=False, label=f"best: {best['value']:.1%} at update {best['step']}",
+        )
     axes.legend(loc="best", fontsize=9)
 
 

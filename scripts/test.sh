@@ -2,9 +2,9 @@
 # Style, types and tests, from a fresh clone.
 #
 #   bash scripts/test.sh [PYTEST OPTIONS]          the fast suite, minutes on two cores
-#   bash scripts/test.sh --all [PYTEST OPTIONS]    also the slow tests and a shortened quickstart
+#   bash scripts/test.sh --all [PYTEST OPTIONS]    also the slow tests, among them a shortened quickstart
 #
-# The last line is pytest's own. The exit code is 0 only when ruff, mypy, the quickstart and all tests pass.
+# The last line is pytest's own. The exit code is 0 only when ruff, mypy and all tests pass.
 # PYTHON, NO_VENV: see scripts/environment.sh.
 set -euo pipefail
 
@@ -44,10 +44,6 @@ selection="not slow and not gpu"
 if [ "$all" = yes ]; then
     selection="not gpu"
     "$python" -c 'import sys, torch; sys.exit(not torch.cuda.is_available())' && selection=""
-    scratch=$(mktemp -d)
-    trap 'rm -rf "$scratch"' EXIT
-    check "quickstart, shortened" env QUICKSTART_DATA="$scratch/data" QUICKSTART_RUN="$scratch/run" \
-        QUICKSTART_DEVICE=cpu bash scripts/quickstart.sh 30
 fi
 
 echo "== pytest"

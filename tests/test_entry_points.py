@@ -1,0 +1,111 @@
+"""Every runnable file starts with --help, as a file and with -m, from another folder than the suite's."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+FOLDERS = (".", "analysis", "dataset", "scripts", "dynamics", "models", "training")
+RUNNABLE = sorted(
+    path.relative_to(ROOT)
+    for folder in FOLDERS
+    for path in (ROOT / folder).glob("*.py")
+    if '__name__ == "__main__"' in path.read_text(encoding="utf-8")
+)
+
+# Starting Python and importing torch takes seconds each time. This process imports what others wrote once, and
+# forks for each file; the child then starts the file as `python FILE --help` or `python -m MODULE --help` would.
+# Nothing of the suite is imported before the fork.
+FORKER = r"""
+import importlib, os, runpy, sys
+for name in ("torch", "numpy", "yaml", "hydra", "omegaconf", "tqdm", "scipy.stats", "matplotlib.pyplot", "einops",
+             "safetensors.torch", "torch.distributed"):
+    importlib.import_module(name)
+del sys.path[0]
+for line in sys.stdin:
+    kind, name, output = line.rstrip("\n").split("\t")
+    sys.stdout.flush()
+    child = os.fork()
+    if child == 0:
+        file = os.open(output, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
+        os.dup2(file, 1)
+        os.dup2(file, 2)
+        sys.argv = [name, "--help"]
+        sys.path.insert(0, os.path.dirname(name) if kind == "file" else os.getcwd())
+        code = 0
+        try:
+            if kind == "file":
+                runpy.run_path(name, run_name="__main__")
+            else:
+                sys.path.insert(1, os.environ["SUITE"])
+                runpy.run_module(name, run_name="__main__", alter_sys=True)
+        except SystemExit as leaving:
+            code = leaving.code if isinstance(leaving.code, int) else int(leaving.code is not None)
+        except BaseException:
+            import traceback
+            traceback.print_exc()
+            code = 99
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(code)
+    status = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+    print(status, flush=True)
+"""
+
+
+def environment() -> dict[str, str]:
+    own = {key: value for key, value in os.environ.items() if key != "PYTHONPATH"}
+    return own | {"OMP_NUM_THREADS": "1", "SUITE": str(ROOT), "MPLBACKEND": "Agg"}
+
+
+def module_name(file: Path) -> str:
+    return ".".join(file.with_suffix("").parts)
+
+
+def check(file: Path, status: int, output: str) -> None:
+    assert status == 0, f"{file}: exit code {status}\n{output}"
+    assert "Traceback" not in output
+    # What it is for, and how it is called.
+    assert file.stem in output and len(output.splitlines()) >= 4, output
+
+
+def test_there_are_entry_points() -> None:
+    names = {str(path) for path in RUNNABLE}
+    known = {"pretrain.py", "evaluate.py", "predict.py", "analysis/training_curve.py", "analysis/step_by_step.py"}
+    assert known | {"dataset/build_sudoku_dataset.py", "scripts/check_parity.py", "scripts/record_result.py"} <= names
+    roots = {path.stem for path in ROOT.glob("*.py")}
+    folders = {path.stem for folder in FOLDERS[1:] for path in (ROOT / folder).glob("*.py")}
+    assert not (roots & folders) - {"__init__"}
+
+
+def test_help_as_file_and_as_module(tmp_path: Path) -> None:
+    jobs = [("file", str(ROOT / file), file) for file in RUNNABLE]
+    jobs += [("module", module_name(file), file) for file in RUNNABLE]
+    outputs = [tmp_path / f"{index}.txt" for index in range(len(jobs))]
+    lines = [f"{kind}\t{name}\t{output}\n" for (kind, name, _), output in zip(jobs, outputs, strict=True)]
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    done = subprocess.run(
+        [sys.executable, "-c", FORKER], input="".join(lines), capture_output=True, text=True, cwd=elsewhere,
+        env=environment(), timeout=240,
+    )
+    assert done.returncode == 0, done.stderr
+    statuses = [int(line) for line in done.stdout.split()]
+    for (_, _, file), status, output in zip(jobs, statuses, outputs, strict=True):
+        check(file, status, output.read_text())
+    assert list(elsewhere.iterdir()) == []
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("file", RUNNABLE, ids=str)
+def test_help_in_processes_of_their_own(file: Path, tmp_path: Path) -> None:
+    as_module = environment() | {"PYTHONPATH": str(ROOT)}
+    for words, env in (([str(ROOT / file)], environment()), (["-m", module_name(file)], as_module)):
+        done = subprocess.run(
+            [sys.executable, *words, "--help"], capture_output=True, text=True, cwd=tmp_path, env=env, timeout=120
+        )
+        check(file, done.returncode, done.stdout + done.stderr)
+    assert list(tmp_path.iterdir()) == []

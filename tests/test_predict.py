@@ -1,0 +1,194 @@
+"""predict.py: what it reads, what it prints, and that the solver's verdict is the right one."""
+
+import json
+import re
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+import yaml
+
+import evaluate
+import predict
+from dataset.puzzle_folder import open_puzzle_set
+from dataset.sudoku import board_text, boards_from_tokens, format_board, parse_board
+from dataset.sudoku_solver import solve
+from tests.helpers import train_here
+from training.inference.stepwise import StepwisePredictions
+
+BOX = (2, 3)
+SOLUTION = "123456456123214365365214531642642531"
+PUZZLE = ".2345645612321436536521453164264253."
+
+
+@pytest.fixture(scope="module")
+def run(sudoku6_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("runs") / "att"
+    assert train_here("trm_att", sudoku6_folder, folder, ["max_steps=6"]) == "done"
+    return folder
+
+
+def printed(capsys: pytest.CaptureFixture[str], *options: str) -> str:
+    predict.main([*options, "device=cpu"])
+    return capsys.readouterr().out
+
+
+def refused(capsys: pytest.CaptureFixture[str], *options: str) -> str:
+    with pytest.raises(SystemExit) as caught:
+        predict.main(list(options))
+    captured = capsys.readouterr()
+    assert caught.value.code == 2 and captured.out == ""
+    assert captured.err.startswith("error: ") and captured.err.count("\n") == 1
+    return captured.err
+
+
+def judged(puzzle: str, answer: str) -> str:
+    board = parse_board(puzzle, BOX)
+    return predict.verdict(board, parse_board(answer, BOX), solve(board[None], BOX), BOX)
+
+
+def test_verdicts() -> None:
+    right = judged(PUZZLE, SOLUTION)
+    assert right.startswith("puzzle: one solution, rating 0") and "answer: SOLVED" in right
+    wrong = judged(PUZZLE, "3" + SOLUTION[1:])
+    assert "NOT solved; 1 of 2 blanks wrong (r1c1); 3 stands twice in row 1" in wrong
+    assert "1 givens changed" in judged(PUZZLE, SOLUTION[0] + "3" + SOLUTION[2:])
+    assert "1 cells without a digit" in judged(PUZZLE, "." + SOLUTION[1:])
+    empty = "." * 36
+    assert "more than one solution" in judged(empty, SOLUTION) and "answer: SOLVED" in judged(empty, SOLUTION)
+    # Row 1 leaves 6 for its last cell, and column 6 has one already.
+    impossible = "12345." + "." * 24 + ".....6"
+    assert judged(impossible, SOLUTION).startswith("puzzle: it has no solution")
+
+
+def test_conflicts_are_named() -> None:
+    assert predict.conflict_text(parse_board(SOLUTION, BOX), BOX) == ""
+    assert predict.conflict_text(parse_board("11" + "." * 34, BOX), BOX) == "1 stands twice in row 1"
+    assert predict.conflict_text(parse_board("1....." * 2 + "." * 24, BOX), BOX) == "1 stands twice in column 1"
+    assert predict.conflict_text(parse_board("1......1" + "." * 28, BOX), BOX) == "1 stands twice in box 1"
+
+
+def test_grid_is_the_ruled_board_and_colours_change_no_cell() -> None:
+    board = parse_board(PUZZLE, BOX)
+    nothing = np.zeros(36, bool)
+    plain = predict.grid_lines(board, BOX, givens=board > 0, right=None, changed=nothing, color=False)
+    assert "\n".join(plain) == format_board(board, BOX)
+    right = np.arange(36) % 2 == 0
+    styled = predict.grid_lines(board, BOX, givens=board > 0, right=right, changed=right, color=True)
+    assert [re.sub(r"\033\[\d+m", "", line) for line in styled] == plain
+    assert predict.RED in styled[0] and predict.GREEN in styled[0] and predict.UNDERLINE in styled[0]
+
+
+@pytest.mark.parametrize("width", [20, 40, 80, 200])
+def test_panels_fit_the_line(width: int) -> None:
+    panels = [(f"step {i}", "halt 0.5", ["." * 13] * 3) for i in range(7)]
+    lines = predict.side_by_side(panels, 13, width)
+    assert max(map(len, lines)) <= width
+    assert "".join(lines).count("." * 13) == 21
+
+
+def test_puzzles_in_files(tmp_path: Path) -> None:
+    board = parse_board(PUZZLE, BOX)
+    file = tmp_path / "puzzles.txt"
+    for text in (PUZZLE, f"# a grid\n\n{format_board(board, BOX)}\n", PUZZLE.replace(".", "0") + " # one"):
+        file.write_text(text)
+        assert np.array_equal(predict.read_puzzle_file(file, BOX), board[None])
+    file.write_text(f"{PUZZLE}\n\n{SOLUTION} # solved already\n")
+    assert [board_text(found) for found in predict.read_puzzle_file(file, BOX)] == [PUZZLE, SOLUTION]
+
+
+def test_output_has_a_grid_per_step_and_a_verdict(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    text = printed(capsys, f"checkpoint={run}/best.pt", f"puzzle={PUZZLE}")
+    assert "\033" not in text
+    assert re.findall(r"step (\d)", text) == ["1", "2", "3", "4"]
+    assert len(re.findall(r"halt 0\.\d{3}", text)) == 4
+    assert "puzzle: one solution" in text and "\nanswer: " in text
+    assert re.findall(r"step (\d)", printed(capsys, f"checkpoint={run}", f"puzzle={PUZZLE}", "steps=6"))[-1] == "6"
+    assert "\033[" in printed(capsys, f"checkpoint={run}", f"puzzle={PUZZLE}", "color=always")
+
+
+def test_row_is_the_row_that_evaluate_reports(
+    run: Path,
+    sudoku6_folder: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("COLUMNS", "200")  # all panels side by side
+    evaluate.main([f"checkpoint={run}/best.pt", "split=test", "save_outputs=[step_preds]", f"output={tmp_path}/e.json"])
+    arrays = np.load(run / "predictions_best.npz")
+    capsys.readouterr()
+    puzzle = boards_from_tokens(open_puzzle_set(sudoku6_folder, "test").inputs[arrays["test/row"][3]])
+    by_row = printed(capsys, f"checkpoint={run}", "row=3")
+    assert by_row == printed(capsys, f"checkpoint={run}", f"puzzle={board_text(puzzle)}")
+    shown = [line.split("   ") for line in by_row.splitlines() if "|" in line]
+    for step, tokens in enumerate(arrays["test/step_preds"][3], 1):
+        board = np.where(tokens >= 2, tokens - 1, 0)
+        lines = [line for line in format_board(board, BOX).splitlines() if "|" in line]
+        assert [panels[step].strip() for panels in shown] == lines
+
+
+def test_no_data_is_needed_for_a_puzzle(run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    alone = tmp_path / "alone"
+    alone.mkdir()
+    shutil.copy(run / "best.pt", alone)
+    settings = yaml.safe_load((run / "all_config.yaml").read_text())
+    settings["data_paths"] = ["somewhere/else"]
+    (alone / "all_config.yaml").write_text(yaml.safe_dump(settings))
+    expected = printed(capsys, f"checkpoint={run}/best.pt", f"puzzle={PUZZLE}")
+    assert printed(capsys, f"checkpoint={alone}/best.pt", f"puzzle={PUZZLE}") == expected
+    assert "somewhere/else" in refused(capsys, f"checkpoint={alone}/best.pt", "row=0")
+
+
+def test_other_tasks_are_refused(run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    weights = torch.load(run / "best.pt", weights_only=True)
+    weights["embed_tokens.embedding_weight"] = torch.zeros(12, 16)
+    torch.save(weights, tmp_path / "arc.pt")
+    shutil.copy(run / "all_config.yaml", tmp_path)
+    assert "knows 12 tokens" in refused(capsys, f"checkpoint={tmp_path}/arc.pt", f"puzzle={PUZZLE}")
+
+
+@pytest.mark.parametrize(
+    ("option", "says"),
+    [
+        ("puzzle=123", "3 characters, expected 36"),
+        ("puzzle=" + "7" + "." * 35, "character '7' at position 1, expected digits 1-6"),
+        ("puzzle=11" + "." * 34, "1 stands twice in row 1"),
+        ("puzzle_file=nowhere.txt", "nowhere.txt cannot be read"),
+        ("row=1000", "expected 0 to 31"),
+        ("row=-1", "expected 0 to 31"),
+        ("row=one", "option 'row': found 'one'"),
+        ("dtype=int8", "dtype=int8 is none of"),
+        ("color=blue", "color=blue is none of"),
+    ],
+)
+def test_bad_input(run: Path, capsys: pytest.CaptureFixture[str], option: str, says: str) -> None:
+    assert says in refused(capsys, f"checkpoint={run}/best.pt", option)
+
+
+def test_two_puzzles_at_once_are_refused(run: Path, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    checkpoint = f"checkpoint={run}/best.pt"
+    assert "found puzzle and row" in refused(capsys, checkpoint, "row=1", f"puzzle={PUZZLE}")
+    assert "steps=0" in refused(capsys, checkpoint, "row=1", "steps=0")
+    file = tmp_path / "bad.txt"
+    file.write_text(f"{PUZZLE}\n12\n")
+    assert "bad.txt, line 2: 2 characters" in refused(capsys, checkpoint, f"puzzle_file={file}")
+    file.write_bytes(b"\xff\xfe")
+    assert "is no text file" in refused(capsys, checkpoint, f"puzzle_file={file}")
+    file.write_text("# nothing\n")
+    assert "holds no puzzle" in refused(capsys, checkpoint, f"puzzle_file={file}")
+
+
+def test_answers_do_not_depend_on_company(run: Path) -> None:
+    """One puzzle among others is answered as it is alone."""
+    checkpoint = predict.open_checkpoint(run, device="cpu")
+    metadata = predict.sudoku_metadata(checkpoint, BOX)
+    model = predict.restore_model(checkpoint, metadata, torch.device("cpu"))
+    boards = np.stack([parse_board(text, BOX) for text in (PUZZLE, SOLUTION, "." * 36)])
+    together = predict.answer_puzzles(model, boards, metadata)
+    alone = predict.answer_puzzles(model, boards[:1], metadata)
+    assert isinstance(together, StepwisePredictions)
+    assert torch.allclose(together.step_q_halt[:1], alone.step_q_halt, atol=1e-5)
+    assert json.dumps(together.step_answers[0].tolist()) == json.dumps(alone.step_answers[0].tolist())
