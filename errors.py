@@ -9,11 +9,24 @@ P = ParamSpec("P")
 R = TypeVar("R")
 
 
+MAX_MESSAGE = 2000
+_KEPT_END = 400  # the command that mends it stands at the end
+
+
 class UserError(Exception):
-    """Bad input. The message is one line: what was found, what was expected, what command mends it."""
+    """Bad input. The message is one line: what was found, what was expected, what command mends it.
+
+    What was found may come from a hostile file: characters that would move the cursor or reverse the text are
+    written as escapes, and a message of more than `MAX_MESSAGE` characters loses its middle.
+    """
 
     def __init__(self, message: str) -> None:
-        super().__init__(" ".join(str(message).split()))
+        text = " ".join(str(message).split())
+        if not text.isprintable():
+            text = "".join(c if c.isprintable() else c.encode("unicode_escape").decode("ascii") for c in text)
+        if len(text) > MAX_MESSAGE:
+            text = f"{text[: MAX_MESSAGE - _KEPT_END - 5]} ... {text[-_KEPT_END:]}"
+        super().__init__(text)
 
 
 def exit_on_user_error(main: Callable[P, R]) -> Callable[P, R]:
