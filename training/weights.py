@@ -185,7 +185,8 @@ def _named_tensors(path: Path, value: object) -> dict[str, torch.Tensor]:
 def _unusable(tensor: torch.Tensor) -> str | None:
     """What keeps a tensor from being weights: copied into a model, it would be refused late or change silently."""
     if tensor.layout != torch.strided or tensor.is_meta or not tensor.is_floating_point():
-        return f"is a {tensor.layout} tensor of {tensor.dtype} on {tensor.device}, expected dense floating-point numbers"
+        kind = f"{tensor.layout} {tensor.dtype} on {tensor.device}"
+        return f"is {kind}, expected dense floating-point numbers"
     if tensor.untyped_storage().nbytes() < tensor.numel() * tensor.element_size():
         return f"claims the shape {_written(tuple(tensor.shape))} and holds fewer numbers"
     # float8 has no isfinite of its own.
