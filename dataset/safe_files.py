@@ -57,21 +57,46 @@ def read_bytes(path: Path, max_bytes: int, mend: str) -> bytes:
 
 
 def read_json(path: Path, max_bytes: int, mend: str) -> Any:
-    """Parse a JSON file strictly: UTF-8, no NaN or Infinity, no repeated key, bounded size and depth."""
+    """The value of a JSON file of bounded size, read as `parse_json` does. Errors: `UserError`."""
     data = read_bytes(path, max_bytes, mend)
     try:
+        return parse_json(data)
+    except ValueError as error:
+        refuse(path, f"is not valid JSON ({_reason(error)})", mend)
+
+
+def parse_json(data: bytes) -> Any:
+    """Strict JSON: UTF-8, no NaN or infinity, no repeated key, bounded depth, texts that can be written again.
+
+    Errors: `ValueError` with the reason.
+    """
+    try:
+        text = data.decode("utf-8")
         value = json.loads(
-            data.decode("utf-8"),
+            text,
             parse_constant=_refuse_constant,
             parse_float=_finite_float,
             object_pairs_hook=_unique_keys,
         )
         _check_depth(value)
-        return value
     except RecursionError:
-        refuse(path, "is nested too deeply for a JSON file of this suite", mend)
-    except ValueError as error:  # also JSONDecodeError and UnicodeDecodeError
-        refuse(path, f"is not valid JSON ({_reason(error)})", mend)
+        raise ValueError("it is nested too deeply for a file of this suite") from None
+    if "\\u" in text:
+        _check_texts(value)
+    return value
+
+
+def _check_texts(value: Any) -> None:
+    """Half of a surrogate pair can be escaped in JSON, but be written to no file."""
+    if isinstance(value, str):
+        value.encode("utf-8")
+    elif isinstance(value, list):
+        for item in value:
+            _check_texts(item)
+    elif isinstance(value, dict):
+        for key, item in value.items():
+            _check_texts(key)
+            _check_texts(item)
 
 
 def _refuse_constant(name: str) -> NoReturn:

@@ -2,6 +2,7 @@
 
 import json
 import math
+import stat
 import sys
 from collections.abc import Iterator, Mapping
 from contextlib import suppress
@@ -9,10 +10,12 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, BinaryIO, Protocol, Self
 
+from dataset.safe_files import parse_json
 from errors import UserError
 from training.atomic_file import write_atomically
 
 _HELD_LINES = 10_000  # kept in memory while the disk refuses
+_MAX_LINE_BYTES = 1 << 20
 
 
 class Sink(Protocol):
@@ -66,14 +69,13 @@ class MetricsLog:
         if not self.path.exists():
             return 0
         kept, dropped, damaged = [], 0, 0
-        with self.path.open("rb") as file:
-            for line in file:
-                found = _step_of(line)
-                if found is None or found > step:
-                    dropped += 1
-                    damaged += found is None and line.endswith(b"\n")
-                else:
-                    kept.append(line)
+        for line in _lines(self.path):
+            found = _step_of(line)
+            if found is None or found > step:
+                dropped += 1
+                damaged += found is None and line.endswith(b"\n")
+            else:
+                kept.append(line)
         if damaged:
             print(f"warning: {damaged} unreadable lines dropped from {self.path}", file=sys.stderr)
         if dropped:
@@ -133,22 +135,42 @@ class MetricsLog:
 
 
 def read_metrics(path: Path | str) -> Iterator[dict[str, Any]]:
-    """The records of a log in file order; a torn or unreadable line is passed over."""
-    with Path(path).open("rb") as file:
-        for line in file:
-            if _step_of(line) is not None:
-                yield json.loads(line)
+    """The records of a log in file order; a torn or unreadable line is passed over.
+
+    Errors: `UserError` when the log is no file that can be read.
+    """
+    for line in _lines(Path(path)):
+        record = _record_of(line)
+        if record is not None:
+            yield record
+
+
+def _lines(path: Path) -> Iterator[bytes]:
+    """Lines with their ends; of one longer than any record, pieces without."""
+    try:
+        if not stat.S_ISREG(path.stat().st_mode):  # a pipe would be waited for, a device read without end
+            raise UserError(f"{path} is not a regular file; it is written by a run, move this away")
+        with path.open("rb") as file:
+            while line := file.readline(_MAX_LINE_BYTES):
+                yield line
+    except OSError as error:
+        raise UserError(f"{path} cannot be read ({error.strerror}); mend its permissions") from error
 
 
 def _step_of(line: bytes) -> int | None:
+    record = _record_of(line)
+    return None if record is None else record["step"]
+
+
+def _record_of(line: bytes) -> dict[str, Any] | None:
     if not line.endswith(b"\n"):
         return None
     try:
-        record = json.loads(line)
-    except (ValueError, RecursionError):
+        record = parse_json(line)
+    except ValueError:
         return None
     step = record.get("step") if isinstance(record, dict) else None
-    return step if type(step) is int else None
+    return record if type(step) is int and 0 <= step < 1 << 63 else None
 
 
 def _plain(value: Any, name: str, nonfinite: list[str]) -> Any:

@@ -133,8 +133,11 @@ class ProvenanceFile:
             return None
         try:
             record = read_json_object(self.path)
-            if not isinstance(record.get("sessions"), list) or not isinstance(record.get("git"), dict):
+            sessions = record.get("sessions")
+            if not isinstance(sessions, list) or not all(isinstance(each, dict) for each in sessions):
                 raise JsonError("it has no list of sessions")
+            if not isinstance(record.get("git"), dict) or not isinstance(record.get("config_hash"), str):
+                raise JsonError("it lacks the commit or the config hash")
         except JsonError as error:
             aside = self.path.with_name(self.path.name + ".unreadable")
             os.replace(self.path, aside)
