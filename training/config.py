@@ -16,13 +16,13 @@ from dataclasses import asdict, is_dataclass
 from pathlib import Path
 from typing import Any
 
-import yaml
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from errors import UserError
-from training.config_checks import check_ranges, check_resolved
+from training.config_checks import check_ranges, check_resolved, shown
 from training.config_schema import ArchConfig, GuardConfig, LossConfig, TrainConfig, WandbConfig, schema_keys
+from training.safe_yaml import read_yaml
 
 __all__ = [
     "ARCH_DEFAULTS",
@@ -119,8 +119,8 @@ IDENTITY = (
     "state_dtype",
 )
 
-MAX_CONFIG_BYTES = 1 << 20
-MAX_YAML_ALIASES = 16
+_TRUTH_WORDS = ("true", "false", "yes", "no", "on", "off", "y", "n", "1", "0")
+
 
 
 def nearest_key(key: str, valid: Iterable[str]) -> str:
@@ -143,11 +143,6 @@ def _likeness(a: str, b: str) -> float:
     return difflib.SequenceMatcher(None, a.lower()[:200], b.lower()).ratio()
 
 
-def _shown(value: Any) -> str:
-    text = repr(value)
-    return text if len(text) <= 120 else f"{text[:117]}..."
-
-
 def _type_name(kind: Any) -> str:
     if isinstance(kind, type) and not getattr(kind, "__args__", None):
         return kind.__name__
@@ -155,7 +150,7 @@ def _type_name(kind: Any) -> str:
 
 
 def _bad_value(key: str, suffix: str, found: Any, kind: Any) -> UserError:
-    return UserError(f"option '{key}'{suffix}: found {_shown(found)}, expected {_type_name(kind)}")
+    return UserError(f"option '{key}'{suffix}: found {shown(found)}, expected {_type_name(kind)}")
 
 
 def merge_into_schema(raw: Mapping[Any, Any], schema: type, where: str = "") -> Any:
@@ -209,7 +204,7 @@ def _check_keys(raw: Mapping[Any, Any], prefix: str, valid: Mapping[str, Any], s
             if not isinstance(value, Mapping):
                 inner = next(name for name in valid if name.startswith(f"{key}."))
                 raise UserError(
-                    f"option '{key}'{suffix}: found {_shown(value)}, expected keys such as '{inner}'"
+                    f"option '{key}'{suffix}: found {shown(value)}, expected keys such as '{inner}'"
                 )
             _check_keys(value, f"{key}.", valid, suffix)
         elif _is_markup(value) or (isinstance(value, list | tuple) and any(map(_is_markup, value))):
@@ -217,10 +212,17 @@ def _check_keys(raw: Mapping[Any, Any], prefix: str, valid: Mapping[str, Any], s
         elif kind == list[str] and isinstance(value, list | tuple):
             if not all(isinstance(item, str) for item in value):
                 raise _bad_value(key, suffix, value, kind)
+        elif "bool" in _type_name(kind).split() and not (value is None or _is_truth(value)):
+            # OmegaConf would take any number but 0 for true.
+            raise _bad_value(key, suffix, value, kind)
         elif isinstance(value, float) and "int" in _type_name(kind).split():
             # OmegaConf would cut 1.5 down to 1.
             if not math.isfinite(value) or value != int(value):
                 raise _bad_value(key, suffix, value, kind)
+
+
+def _is_truth(value: Any) -> bool:
+    return value in (True, False) or (isinstance(value, str) and value.lower() in _TRUTH_WORDS)
 
 
 def _is_markup(value: Any) -> bool:
@@ -231,7 +233,7 @@ def _is_markup(value: Any) -> bool:
 def _mapped(table: Mapping[str, str], key: str, value: Any) -> str:
     if not isinstance(value, str) or value not in table:
         names = ", ".join(dict.fromkeys(table.values()))
-        raise UserError(f"option '{key}': found {_shown(value)}, expected one of: {names}")
+        raise UserError(f"option '{key}': found {shown(value)}, expected one of: {names}")
     return table[value]
 
 
@@ -329,10 +331,10 @@ def load_config_file(path: str | os.PathLike[str]) -> TrainConfig:
     """Read a run's `all_config.yaml`, ours or one written by the official TRM or HRM code.
 
     Keys this schema does not have (forks add many) are ignored with one warning line. Only safe yaml
-    is read, at most 1 MiB. Errors: `UserError` naming the file.
+    is read, at most 128 KiB. Errors: `UserError` naming the file.
     """
     path = Path(path)
-    raw = _read_yaml(path)
+    raw = read_yaml(path, "expected a run's all_config.yaml")
     if not isinstance(raw, dict):
         raise UserError(f"{path}: found {type(raw).__name__}, expected option names with values")
     ignored: list[str] = []
@@ -347,28 +349,6 @@ def load_config_file(path: str | os.PathLike[str]) -> TrainConfig:
         names = " ".join(", ".join(ignored)[:500].split())
         print(f"warning: {path}: options unknown here are ignored: {names}", file=sys.stderr)
     return cfg
-
-
-def _read_yaml(path: Path) -> Any:
-    expected = "expected a run's all_config.yaml"
-    try:
-        size = path.stat().st_size
-        if size > MAX_CONFIG_BYTES:
-            raise UserError(f"{path}: {size} bytes, {expected} of at most {MAX_CONFIG_BYTES}")
-        text = path.read_text(encoding="utf-8")
-        # Aliases can make a small file expand without bound.
-        aliases = sum(isinstance(event, yaml.AliasEvent) for event in yaml.parse(text, yaml.SafeLoader))
-        if aliases > MAX_YAML_ALIASES:
-            raise UserError(f"{path}: {aliases} yaml aliases, {expected} without")
-        return yaml.safe_load(text)
-    except OSError as error:
-        raise UserError(f"cannot read {path} ({error.strerror}): {expected}") from None
-    except yaml.YAMLError as error:
-        raise UserError(
-            f"{path} is not safe yaml ({' '.join(str(error).split())[:200]}): {expected}"
-        ) from None
-    except (ValueError, TypeError, AttributeError, RecursionError) as error:
-        raise UserError(f"{path} cannot be read ({type(error).__name__}): {expected}") from None
 
 
 def _drop_unknown(

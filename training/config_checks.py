@@ -36,8 +36,17 @@ _BELOW_ONE = "beta1 beta2".split()
 _TEXT = "resume run_name project_name checkpoint_path init_from wandb.project wandb.entity".split()
 
 
+def shown(value: Any) -> str:
+    """A value as messages show it: not too long, and without the digits of a number of thousands of them."""
+    try:
+        text = repr(value)
+    except (ValueError, RecursionError):  # Python writes no integer of more than 4,300 digits
+        text = f"a huge {type(value).__name__}"
+    return text if len(text) <= 120 else f"{text[:117]}..."
+
+
 def _fail(key: str, value: Any, expected: str) -> None:
-    raise UserError(f"option '{key}': found {value!r}, expected {expected}")
+    raise UserError(f"option '{key}': found {shown(value)}, expected {expected}")
 
 
 def _value(cfg: TrainConfig, key: str) -> Any:
@@ -58,6 +67,8 @@ def check_ranges(cfg: TrainConfig) -> None:
         value = _value(cfg, key)
         if value is None:
             continue
+        if isinstance(value, int) and value >= 2**63:
+            _fail(key, value, "an integer below 2^63")
         if not math.isfinite(value):
             _fail(key, value, "a finite number")
         if key in _AT_LEAST_ONE and value < 1:
