@@ -55,6 +55,27 @@ named in it as superseded.
 |{"---|" * len(COLUMNS)}
 """
 _NOT_RUN = "not run"
+# What is printed of the records, by name; whatever is absent or null is printed as not known.
+_KINDS: dict[str, type] = {
+    "argv": list,
+    "sessions": list,
+    "config_hash": str,
+    "gpu": str,
+    "cpu": str,
+    "device": str,
+    "metric": str,
+    "num_threads": int,
+    "world_size": int,
+    "steps": int,
+    "step": int,
+    "num_params": int,
+    "train_seconds": float,
+    "value": float,
+    "numerator": float,  # counts, which a log may hold as 7.0
+    "denominator": float,
+}
+_KIND_NAMES = {list: "a list", str: "a text", int: "a whole number", float: "a number"}
+_LARGEST = 1 << 53
 _HASH_CHARACTERS = 12
 
 
@@ -78,7 +99,15 @@ def read_run(folder: Path, metric: str) -> Run:
     if not names.provenance.is_file():
         raise UserError(f"{folder} has no provenance.json; name the checkpoint_path of a run")
     provenance = _object(names.provenance)
+    _check_kinds(names.provenance, provenance)
     summary = _object(names.summary) if names.summary.is_file() else _summary_from_log(names.metrics, metric)
+    test = _mapping(summary.get("test"))
+    parts = [summary.get("best"), summary.get("final"), test.get("best"), test.get("final")]
+    for part in (summary, *map(_mapping, parts)):
+        _check_kinds(names.summary if names.summary.is_file() else names.metrics, part)
+    baselines = _mapping(summary.get("baselines"))
+    if any(_is_huge(value) for value in baselines.values()):
+        raise UserError(f"{names.summary}: a number among 'baselines' is too large to be one")
     return Run(folder, provenance, summary)
 
 
@@ -139,12 +168,26 @@ def rate(part: Mapping[str, Any] | None) -> str:
     at = f" @ update {step}" if step is not None else ""
     if numerator is None or not denominator:
         return f"{float(part['value']):.6g} (no denominator){at}"
-    if not 0 <= numerator <= denominator:
+    if not 0 <= numerator <= denominator or numerator % 1 or denominator % 1:
         raise UserError(f"a rate of {numerator}/{denominator} is impossible; the run's summary.json is wrong")
     interval = binomtest(int(numerator), int(denominator)).proportion_ci(0.95, method="wilson")
     percent = 100 * numerator / denominator
     bounds = f"[{100 * interval.low:.2f}, {100 * interval.high:.2f}]"
     return f"{percent:.2f} % = {int(numerator)}/{int(denominator)} {bounds}{at}"
+
+
+def _check_kinds(path: Path, record: Mapping[str, Any]) -> None:
+    """Refuse an entry of another kind than a run writes, before it is printed or computed with."""
+    for name, kind in _KINDS.items():
+        value = record.get(name)
+        fits = isinstance(value, (int, float) if kind is float else kind) and not isinstance(value, bool)
+        if value is not None and (not fits or _is_huge(value)):
+            found = str(value)[:60] if not _is_huge(value) else "a huge number"
+            raise UserError(f"{path}: {name!r} is {found!r}, expected {_KIND_NAMES[kind]}; record another run")
+
+
+def _is_huge(value: Any) -> bool:
+    return isinstance(value, int | float) and abs(value) > _LARGEST
 
 
 def _object(path: Path) -> dict[str, Any]:
@@ -275,7 +318,8 @@ def _distinct(values: Any) -> str:
 
 def _cell(text: str) -> str:
     """One line, with the bars that would end a cell escaped (also inside code spans, as GitHub wants it)."""
-    return " ".join(text.split()).replace("|", "\\|")
+    text = " ".join(text.split()).replace("|", "\\|")
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode("ascii") for c in text)
 
 
 def _status(text: str) -> str:
