@@ -4,6 +4,7 @@ import copy
 import functools
 import json
 import os
+import signal
 import subprocess
 import sys
 import time
@@ -216,6 +217,8 @@ def _fork(message: dict[str, Any]) -> int:
             os.dup2(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o644), descriptor)
         os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
         os.environ.update(message["env"])
+        if "RRS_TEST_START_STOPPED" in message["env"]:  # until a SIGCONT, so that limits can be set from outside
+            os.kill(os.getpid(), signal.SIGSTOP)
         sys.argv = [str(ROOT / "pretrain.py"), *message["args"]]
         hydra_entry("cfg_pretrain", pretrain)
         code = 0
