@@ -38,6 +38,7 @@ minutes() {
 start=$SECONDS
 step "environment"
 prepare_environment requirements.txt
+environment_seconds=$((SECONDS - start))
 echo "using $("$python" --version), torch $("$python" -c 'import torch; print(torch.__version__)')"
 
 device=${QUICKSTART_DEVICE:-auto}
@@ -78,7 +79,8 @@ step "pictures"
 
 cat <<END
 
-== done: training $(minutes $training_seconds), everything $(minutes $((SECONDS - start)))
+== done: training $(minutes $training_seconds), everything $(minutes $((SECONDS - start))) \
+(of which installing $(minutes $environment_seconds))
 weights                     $run/best.pt, $run/final.pt
 results                     $run/evaluation_best.json, $run/summary.json
 accuracy over training      $run/figures/training_curve.png
