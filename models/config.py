@@ -105,9 +105,17 @@ class ModelConfig:
             merged |= {"puzzle_emb_len": 0, "no_ACT_continue": False}
         fields = cls.__dataclass_fields__
         merged |= {key: value for key, value in options.items() if key in fields and value is not None}
+        merged.pop("dtype", None)  # these two are no official options
+        merged.pop("state_dtype", None)
+        for key, value in merged.items():
+            kind = fields[key].type
+            if type(value) is not kind and not (kind is float and type(value) is int):
+                raise ValueError(f"{key} is a {type(value).__name__}, expected {getattr(kind, '__name__', kind)}")
+            if kind in (int, float) and not 0 <= value < 1 << 31:
+                raise ValueError(f"{key} is negative or beyond any model's size")
         name = options.get("forward_dtype")
         if name is not None:
-            if name not in DTYPES:
+            if not isinstance(name, str) or name not in DTYPES:
                 raise ValueError(f"forward_dtype {name!r} is none of {', '.join(DTYPES)}")
             merged["dtype"] = DTYPES[name]
         return cls(**(merged | overrides))
