@@ -21,7 +21,7 @@ from training.interrupt import InterruptHandler
 from training.reports import Reports
 from training.run import Run, full_state
 from training.scoring import Scoring
-from training.update import NonFiniteError, UpdateReport, train_on_batch
+from training.update import NonFiniteError, UpdateReport, require_finite, train_on_batch
 
 
 @dataclass
@@ -59,6 +59,8 @@ class Loop:
             with progress:
                 while True:
                     boundary = self._boundary()
+                    if boundary.evaluate or boundary.save or boundary.stop:
+                        require_finite(run)
                     if boundary.evaluate:
                         progress.clear()
                         self._evaluate(last=False)

@@ -2,7 +2,9 @@
 
 import math
 import time
+from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 
@@ -116,6 +118,38 @@ def _update(run: Run, outputs: list[Output], stop_requested: bool) -> UpdateRepo
     for hook in run.hooks:
         hook.after_update(run.model, step)
     return UpdateReport(lr, norm, clipped, numbers[-1] > 0)
+
+
+def require_finite(run: Run) -> None:
+    """Look at all that is about to be saved. Collective. Errors: `NonFiniteError`.
+
+    A finite gradient does not tell of a weight that no row of the batch uses.
+    """
+    parts: dict[str, Any] = {"model": run.model.state_dict(), "carry": run.objective.carry}
+    if run.ema is not None:
+        parts["ema"] = run.ema.state_dict()
+    if run.dense is not None:
+        parts["optimizer"] = run.dense.state_dict()["state"]
+    named = list(_floating_tensors(parts))
+    flags = [tensor.isfinite().all().to(run.device) for _, tensor in named]
+    finite = torch.stack(flags).tolist()
+    bad = [name for (name, _), good in zip(named, finite, strict=True) if not good]
+    if run.world.sum_numbers([float(len(bad))], run.device)[0]:
+        listed = ", ".join(bad[:4]) + (f" and {len(bad) - 4} more" if len(bad) > 4 else "")
+        raise NonFiniteError(
+            f"not finite after update {run.step}: {listed or 'values of another process'}, before batch "
+            f"{run.position} of seed {run.config.seed}; nothing of it was saved. Go on from the last state with a "
+            "smaller lr or grad_clip_norm in a new checkpoint_path (init_from=FILE)"
+        )
+
+
+def _floating_tensors(value: Any, name: str = "") -> Iterator[tuple[str, torch.Tensor]]:
+    if isinstance(value, torch.Tensor):
+        if value.is_floating_point():
+            yield name, value
+    elif isinstance(value, dict):
+        for key, item in value.items():
+            yield from _floating_tensors(item, f"{name}.{key}" if name else str(key))
 
 
 def _local_sums(outputs: list[Output]) -> dict[str, float]:
