@@ -134,8 +134,9 @@ class World:
         """Where small tensors must live for the backend."""
         return torch.device("cuda", self.local_rank) if dist.get_backend() == "nccl" else torch.device("cpu")
 
-    def close(self) -> None:
-        if self.size > 1 and dist.is_initialized():
+    def close(self, *, failed: bool = False) -> None:
+        """Leave the group. A failing process leaves NCCL alone: it would wait for collectives under way."""
+        if self.size > 1 and dist.is_initialized() and not (failed and dist.get_backend() == "nccl"):
             dist.destroy_process_group()
 
 

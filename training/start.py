@@ -2,6 +2,7 @@
 
 import contextlib
 import os
+import sys
 from collections.abc import Callable, Iterator
 
 import torch
@@ -208,4 +209,4 @@ def train(config: TrainConfig, objective_factory: ObjectiveFactory = act_objecti
     except LostProcessError as error:
         world.leave(1, f"error: {error}")
     finally:
-        world.close()
+        world.close(failed=sys.exc_info()[0] is not None)
