@@ -17,6 +17,7 @@ from torch import Tensor
 from errors import UserError
 from models.recursive_model import RecursiveModel
 from tests.helpers import tiny_config
+from training import distributed
 from training.checkpoint import load_state, save_state
 from training.config import TrainConfig
 from training.distributed import World
@@ -229,6 +230,7 @@ def collectives(world: World) -> Record:
 
 def together(world: World, failing: Sequence[int], user_error: bool) -> str:
     """Fail inside `World.together` on some ranks."""
+    distributed._LAST_WORDS_SECONDS = 0.1
     with world.together():
         if world.rank in failing:
             raise UserError(f"rank {world.rank}") if user_error else ValueError(f"rank {world.rank}")

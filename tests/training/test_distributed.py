@@ -194,6 +194,28 @@ def test_slots_that_do_not_divide_are_refused_once(
     assert "2 processes x 2 accumulation_slices; use a multiple of 4" in ends[0][2] and ends[1][2] == ""
 
 
+def test_a_rank_that_never_comes_is_not_waited_for(
+    sudoku4_folder: Path, tmp_path: Path, pretrain_server: PretrainServer
+) -> None:
+    options = ["max_steps=1", "collective_timeout_seconds=2"]
+    args = merged(tiny_overrides("trm_mlp", sudoku4_folder, tmp_path / "run"), options)
+    process = pretrain_server.start(args, tmp_path / "log", rank_environments()[0])
+    assert process.wait() == 1
+    lines = [line for line in process.stderr.splitlines() if line.startswith("error:")]
+    assert len(lines) == 1 and "process 0 of 2 lost another one while it waited to meet the others" in lines[0]
+    assert "Traceback" not in process.stderr and not (tmp_path / "run").exists()
+
+
+def test_non_finite_is_said_once(
+    sudoku4_folder: Path, tmp_path: Path, pretrain_server: PretrainServer
+) -> None:
+    options = ["max_steps=9", "optimizer=adamw", "lr=1e30", "lr_warmup_steps=0", "log_interval=1"]
+    args = merged(tiny_overrides("trm_mlp", sudoku4_folder, tmp_path / "run"), options)
+    ends = run_two(pretrain_server, args, tmp_path / "log")
+    assert [code for code, _, _ in ends] == [1, 1]
+    assert "error: not finite at update " in ends[0][2] and ends[1][2] == "", ends
+
+
 # -- faults in the middle
 
 @pytest.mark.parametrize("what", ["nan carry", "nan gradient", "infinite puzzle row"])
