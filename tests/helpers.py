@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import yaml
+from hydra.core.override_parser.overrides_parser import OverridesParser
 
 from training.checkpoint import load_state
 from training.cli import compose_config
@@ -67,13 +67,13 @@ def tiny_config(
 ) -> TrainConfig:
     """The resolved config of `tiny_overrides` with further options; Hydra composes once per architecture."""
     raw = copy.deepcopy(_composed(arch))
+    parser = OverridesParser.create()
     for override in merged([f"data_paths=[{data}]", f"checkpoint_path={folder}"], options):
-        key, _, value = override.partition("=")
-        *parents, leaf = key.split(".")
+        *parents, leaf = override.partition("=")[0].split(".")
         node = raw
         for parent in parents:
             node = node[parent]
-        node[leaf] = yaml.safe_load(value)
+        node[leaf] = parser.parse_override(override).value()
     return resolve(raw)
 
 

@@ -132,7 +132,7 @@ def test_a_damaged_resume_file_is_one_line(
 
 def test_stale_temporaries_are_swept_at_the_start(sudoku6_folder: Path, tmp_path: Path) -> None:
     """Those of killed writers only; a file that is not ours stays."""
-    names = ("latest_state.pt", "step_8", "status.json", "metrics.jsonl", "best.pt", "all_config.yaml")
+    names = ("latest_state.pt", "step_8", "status.json", "metrics.jsonl", "best.pt", "step_8_all_preds.0.npz")
     stale = [tmp_path / f".{name}.99.tmp" for name in names]
     foreign = [tmp_path / ".notes.tmp", tmp_path / "latest_state.pt.99.tmp"]
     for path in (*stale, *foreign):
