@@ -1,6 +1,7 @@
 """Errors that are the user's to mend: one clear line, exit code 2, nothing lost."""
 
 import functools
+import os
 import sys
 from collections.abc import Callable
 from typing import ParamSpec, TypeVar
@@ -10,6 +11,7 @@ R = TypeVar("R")
 
 
 MAX_MESSAGE = 2000
+_READER_LEFT = 141  # what a shell reports for a command that SIGPIPE ended
 _KEPT_END = 400  # the command that mends it stands at the end
 
 
@@ -39,5 +41,10 @@ def exit_on_user_error(main: Callable[P, R]) -> Callable[P, R]:
         except UserError as error:
             print(f"error: {error}", file=sys.stderr)
             sys.exit(2)
+        except BrokenPipeError:
+            # The reader of our output (`| head`) has left: no fault, and nobody to tell. What Python still
+            # holds back goes nowhere, or its exit would complain again.
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            sys.exit(_READER_LEFT)
 
     return wrapped
