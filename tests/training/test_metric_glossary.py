@@ -23,7 +23,7 @@ def documented() -> set[str]:
     for section in (ROOT / "docs" / "metrics.md").read_text().split("\n## ")[1:]:
         prefixes = next((value for start, value in SECTIONS.items() if section.startswith(start)), [])
         names = re.findall(r"^\| `([a-z_/]+)` \|", section, re.MULTILINE)
-        assert bool(names) == bool(prefixes)
+        assert names or not prefixes
         keys += [prefix + name for prefix in prefixes for name in names]
     assert len(keys) == len(set(keys)), "a key is defined twice"
     return set(keys)
