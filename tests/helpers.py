@@ -62,9 +62,7 @@ def merged(*parts: Iterable[str]) -> list[str]:
     return [f"{key}={value}" for key, value in values.items()]
 
 
-def tiny_config(
-    arch: str, data: Path | str, folder: Path | str, options: Sequence[str] = ()
-) -> TrainConfig:
+def tiny_config(arch: str, data: Path | str, folder: Path | str, options: Sequence[str] = ()) -> TrainConfig:
     """The resolved config of `tiny_overrides` with further options; Hydra composes once per architecture."""
     raw = copy.deepcopy(_composed(arch))
     parser = OverridesParser.create()
@@ -217,7 +215,8 @@ def _fork(message: dict[str, Any]) -> int:
             os.dup2(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o644), descriptor)
         os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
         os.environ.update(message["env"])
-        if "RRS_TEST_START_STOPPED" in message["env"]:  # until a SIGCONT, so that limits can be set from outside
+        if "RRS_TEST_START_STOPPED" in message["env"]:
+            # Until a SIGCONT, so that limits can be set from outside.
             os.kill(os.getpid(), signal.SIGSTOP)
         sys.argv = [str(ROOT / "pretrain.py"), *message["args"]]
         hydra_entry("cfg_pretrain", pretrain)

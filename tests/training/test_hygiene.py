@@ -261,7 +261,9 @@ def test_a_collapsed_model_is_told_once_armed(
     for name in ("guard/input_sensitivity=0", "guard/unique_pred_tokens=1", "guard/margin_over_baselines=-"):
         assert name in lines[0]
     logged = [line for line in read_metrics(tmp_path / "metrics.jsonl") if "guard/input_sensitivity" in line]
-    assert [line["step"] for line in logged][:4] == [4, 8, 12, 16] and logged[0]["guard/input_sensitivity"] == 0
+    assert [line["step"] for line in logged][:4] == [4, 8, 12, 16] and logged[0][
+        "guard/input_sensitivity"
+    ] == 0
 
 
 def test_a_collapsed_model_may_end_the_run(collapsed: Path, sudoku6_folder: Path, tmp_path: Path) -> None:

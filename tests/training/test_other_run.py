@@ -94,9 +94,7 @@ def test_other_data(trained: Path, sudoku4_folder: Path, sudoku6_stored_folder: 
         assert "is the state of another run: data." in message or "; data." in message
 
 
-def test_another_objective(
-    trained: Path, sudoku6_folder: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_another_objective(trained: Path, sudoku6_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("training.objectives.act_streaming.ACTStreaming.name", "perturbed")
     message = refused(sudoku6_folder, trained, STEPS)
     assert "objective: saved 'act_streaming', now 'perturbed'" in message
