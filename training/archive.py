@@ -136,6 +136,9 @@ def check_zip_bounds(path: Path, *, crc: bool = False) -> None:
             members = archive.infolist()
             if any(member.compress_type != zipfile.ZIP_STORED for member in members):
                 raise ArchiveError("it is a packed zip, which torch.save never writes")
+            if min((member.header_offset for member in members), default=0):
+                # Python passes over it; torch counts from the file's start, and would read what was not checked.
+                raise ArchiveError("something stands before its first member")
             total, size = sum(member.file_size for member in members), path.stat().st_size
             if total > size:
                 raise ArchiveError(f"its members claim {total} bytes and the file has {size}")
