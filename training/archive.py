@@ -159,7 +159,9 @@ def read_archive(path: Path, map_location: Any = "cpu") -> Any:
             return torch.load(path, map_location=map_location, weights_only=True)
     except Exception as error:  # garbage makes the unpickler raise nearly any type
         # Of torch's long advice, part of it to load without protection, only the finding is passed on.
-        found = re.search(r"WeightsUnpickler error: *([^\n]*?)(?:\n|$| Please)|(Trying to load [^\n]*)", str(error))
+        found = re.search(
+            r"WeightsUnpickler error: *([^\n]*?)(?:\n|$| Please)|(Trying to load [^\n]*)", str(error)
+        )
         text = (found[1] or found[2] or "a damaged pickle") if found else str(error)
         reason = " ".join(text.split())[:160]
         raise ArchiveError(f"torch refuses it ({type(error).__name__}: {reason})") from error
