@@ -1,0 +1,197 @@
+"""Every reader against damaged and hostile input; and the fuzzer against readers with known faults."""
+
+import json
+import os
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from random import Random
+from typing import Any
+
+import pytest
+
+from errors import UserError
+from scripts.fuzz import main
+from tests.fuzz import canary
+from tests.fuzz.engine import Case, Report, Target, bounded_memory, run_case, shares
+from tests.fuzz.registry import all_targets
+
+FAST_CASES = 2000
+SLOW_CASES = 20_000
+NAMES = [target.name for target in all_targets()]
+COUNTS = shares(all_targets(), FAST_CASES)
+SLOW_COUNTS = shares(all_targets(), SLOW_CASES)
+
+
+def fuzz(name: str, cases: int, seed: int, folder: Path) -> Report:
+    (target,) = (target for target in all_targets() if target.name == name)
+    target.prepare()
+    report = Report(name)
+    with bounded_memory():
+        for index in range(cases):
+            report.add(run_case(target, seed, index, folder))
+    return report
+
+
+def assert_sound(report: Report) -> None:
+    shown = [f"{each.command}\n{each.detail}" for each in report.failures[:5]]
+    assert not report.failures, f"{len(report.failures)} of {report.cases} cases failed:\n" + "\n".join(shown)
+    # A reader that refuses all, or a fuzzer that damages nothing, would pass as well.
+    assert report.read >= report.cases // 50 and report.refused >= report.cases // 10
+
+
+def test_enough_cases() -> None:
+    assert sum(COUNTS.values()) >= FAST_CASES and sum(SLOW_COUNTS.values()) >= SLOW_CASES
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_every_input_is_read_correctly_or_refused_in_one_line(name: str, tmp_path: Path) -> None:
+    assert_sound(fuzz(name, COUNTS[name], 0, tmp_path / "case"))
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+@pytest.mark.parametrize("name", NAMES)
+def test_every_input_of_many(name: str, tmp_path: Path) -> None:
+    assert_sound(fuzz(name, SLOW_COUNTS[name], 1, tmp_path / "case"))
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_case_depends_on_seed_and_index_only(name: str, tmp_path: Path) -> None:
+    def contents(index: int) -> list[tuple[str, bytes]]:
+        (target,) = (target for target in all_targets() if target.name == name)
+        target.prepare()
+        folder = tmp_path / "case"
+        outcome = run_case(target, 5, index, folder)
+        files = [path for path in sorted(folder.rglob("*")) if path.is_file() and path.stat().st_size]
+        written = [(path.name, path.read_bytes()) for path in files if path.name != "provenance.json"]
+        return [*written, (outcome.kind, "\n".join(outcome.changes).encode("utf-8", "backslashreplace"))]
+
+    for index in (3, 4, 11):
+        assert contents(index) == contents(index)
+
+
+class _Faulty:
+    """A target whose reader does what no reader may."""
+
+    name = "faulty"
+    share = 1.0
+
+    def __init__(self, read: Callable[[Path], Any], **options: Any) -> None:
+        self.reader, self.options = read, options
+
+    def prepare(self) -> None:
+        """Nothing to make."""
+
+    def case(self, rng: Random, folder: Path) -> Case:
+        (folder / "input").write_text("good")
+        judge = self.options.pop("judge", lambda result: None if result == "good" else f"found {result!r}")
+        return Case(["none"], lambda: self.reader(folder), judge, **self.options)
+
+
+def refuse(message: str) -> None:
+    error = UserError("x")
+    error.args = (message,)
+    raise error
+
+
+def spin(folder: Path) -> None:
+    try:
+        end = time.monotonic() + 60
+        while time.monotonic() < end:
+            pass
+    except Exception:  # a reader that swallows everything must not swallow the timer
+        pass
+
+
+FAULTS: dict[str, tuple[Callable[[Path], Any], str]] = {
+    "traceback": (lambda folder: {}["missing"], "KeyError"),
+    "silently wrong": (lambda folder: "bad", "silently wrong"),
+    "exit": (lambda folder: sys.exit(3), "exit code 3"),
+    "two lines": (lambda folder: refuse("a\nb"), "no printable line"),
+    "escape codes": (lambda folder: refuse("a\x1b[2Jb"), "no printable line"),
+    "no message": (lambda folder: refuse(" "), "no printable line"),
+    "a page": (lambda folder: refuse("x" * 5000), "5000 characters"),
+    "printed traceback": (lambda folder: print("Traceback (most recent call last):") or "good", "traceback"),
+    "payload by file": (lambda folder: (folder / canary.FILE).touch() or "good", "payload"),
+    "payload by call": (lambda folder: canary.sing() and "good", "payload"),
+    "payload in a refusal": (lambda folder: canary.sing() and refuse("no"), "payload"),
+    "memory": (lambda folder: len(bytearray(os.urandom(1 << 20) * 800)) and "good", "memory grew"),
+    "hang": (spin, "a hang"),
+}
+
+
+@pytest.mark.parametrize("name", FAULTS)
+def test_the_fuzzer_sees_the_fault(name: str, tmp_path: Path) -> None:
+    reader, sign = FAULTS[name]
+    with bounded_memory():
+        outcome = run_case(_Faulty(reader), 0, 0, tmp_path)
+    assert outcome.kind == "failure" and sign in outcome.detail
+
+
+def test_the_fuzzer_sees_a_python_warning_and_a_refused_sound_input(tmp_path: Path) -> None:
+    import warnings
+
+    outcome = run_case(_Faulty(lambda folder: warnings.warn("odd", stacklevel=1) or "good"), 0, 0, tmp_path)
+    assert outcome.kind == "failure" and "odd" in outcome.detail
+    outcome = run_case(_Faulty(lambda folder: refuse("no"), must_read=True), 0, 0, tmp_path)
+    assert outcome.kind == "failure" and "sound input was refused" in outcome.detail
+
+
+def test_the_fuzzer_counts_what_is_right(tmp_path: Path) -> None:
+    assert run_case(_Faulty(lambda folder: (folder / "input").read_text()), 0, 0, tmp_path).kind == "read"
+    assert run_case(_Faulty(lambda folder: refuse("no")), 0, 0, tmp_path).kind == "refused"
+
+
+def test_shares_add_up() -> None:
+    targets: list[Target] = all_targets()
+    for cases in (1, 50, 2000):
+        counts = shares(targets, cases)
+        assert set(counts) == set(NAMES) and min(counts.values()) >= 1
+        assert sum(counts.values()) == max(cases, len(NAMES)) or cases < 50
+
+
+def test_command_prints_a_table_and_writes_figures(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "figures.json"
+    with pytest.raises(SystemExit) as ending:
+        main(
+            [
+                "--cases",
+                "20",
+                "--target",
+                "csv",
+                "--target",
+                "states",
+                "--out",
+                str(out),
+                "--save",
+                str(tmp_path),
+            ]
+        )
+    assert ending.value.code == 0
+    lines = [line.split("|") for line in capsys.readouterr().out.splitlines()]
+    assert [line[0].strip() for line in lines] == ["target", "csv", "states", "all"]
+    assert sum(int(cell) for cell in lines[-1][2:]) == int(lines[-1][1]) == 20
+    figures = json.loads(out.read_text())
+    assert set(figures["targets"]) == {"csv", "states"} and figures["failures"] == []
+
+
+def test_command_shows_one_case_and_keeps_its_input(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as ending:
+        main(["--target", "weights", "--seed", "4", "--index", "2", "--save", str(tmp_path)])
+    assert ending.value.code == 0
+    assert "input: " in capsys.readouterr().out
+    kept = tmp_path / "weights-4-2"
+    assert "--target weights --seed 4 --index 2" in (kept / "failure.txt").read_text()
+    assert any((kept / "input").iterdir())
+
+
+def test_command_refuses_an_unknown_target(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as ending:
+        main(["--target", "nothing"])
+    assert ending.value.code == 2 and "dataset" in capsys.readouterr().err
