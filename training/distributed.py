@@ -12,6 +12,7 @@ from typing import NoReturn
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
+from torch.distributed.rendezvous import rendezvous
 
 from errors import UserError
 
@@ -152,7 +153,14 @@ def start_world(device_type: str, timeout_seconds: float) -> World:
     if device_type == "cuda":
         torch.cuda.set_device(local_rank)
     backend = "nccl" if device_type == "cuda" else "gloo"
+    timeout = datetime.timedelta(seconds=timeout_seconds)
     world = World(int(os.environ["RANK"]), size, local_rank)
     with world._meeting("meet the others"):
-        dist.init_process_group(backend, timeout=datetime.timedelta(seconds=timeout_seconds))
+        store, _, _ = next(rendezvous("env://", timeout=timeout))
+        restarts = os.environ.get("TORCHELASTIC_RESTART_COUNT")
+        # torchrun keeps one store over restarts: a restarted process could read there the address of one that was
+        # killed, and use up another restart. (With several agents the count is not the same everywhere.)
+        if restarts is not None and os.environ.get("LOCAL_WORLD_SIZE") == str(size):
+            store = dist.PrefixStore(f"restart_{restarts}", store)
+        dist.init_process_group(backend, store=store, rank=world.rank, world_size=size, timeout=timeout)
     return world
