@@ -31,6 +31,8 @@ _NOT_NEGATIVE = (
 _POSITIVE = (
     "arch.expansion arch.rope_theta arch.rms_norm_eps max_hours grad_clip_norm collective_timeout_seconds"
 ).split()
+_RATES = "lr puzzle_emb_lr weight_decay puzzle_emb_weight_decay".split()
+MAX_RATE = 1e6  # far beyond sense; larger ones overflow inside optimizers instead of being refused
 _FRACTION = "arch.halt_exploration_prob lr_min_ratio ema_rate".split()
 _BELOW_ONE = "beta1 beta2".split()
 _TEXT = "resume run_name project_name checkpoint_path init_from wandb.project wandb.entity".split()
@@ -71,6 +73,8 @@ def check_ranges(cfg: TrainConfig) -> None:
             _fail(key, value, "an integer below 2^63")
         if not math.isfinite(value):
             _fail(key, value, "a finite number")
+        if key in _RATES and value > MAX_RATE:
+            _fail(key, value, f"at most {MAX_RATE:g}")
         if key in _AT_LEAST_ONE and value < 1:
             _fail(key, value, "at least 1")
         if key in _NOT_NEGATIVE and value < 0:
