@@ -1,6 +1,7 @@
 """A run: all its parts in one place, and how they become one full state and come back from it."""
 
 import sys
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,7 @@ from training.optim import SparseSignSGD
 from training.rng_state import capture_rng, restore_rng
 from training.run_folder import RunFolder, refuse_if_different
 from training.setup import EvalRows
+from training.state_form import check_state_form
 from training.validation import ValidationRecord
 
 START = {"iteration": 0, "batch": 0, "cursor": 0}
@@ -120,7 +122,30 @@ def restore(run: Run, state: dict[str, Any], source: str) -> None:
     missing = [key for key in ("identity", "model", "step", "position", "optimizer") if key not in state]
     if missing:
         raise UserError(f"{source} is no complete state (it lacks {', '.join(missing)}); use another")
-    refuse_if_different(state["identity"], run.identity(), source)
+    if isinstance(state["identity"], Mapping):
+        refuse_if_different(state["identity"], run.identity(), source)
+    check_state_form(
+        state,
+        source,
+        model=run.model.state_dict(),
+        ema=run.ema.state_dict() if run.ema is not None else None,
+        optimizer=run.dense,
+        validation=ValidationRecord().state_dict(),
+        num_slots=run.config.global_batch_size,
+        carry_names=run.objective.carry_names,
+    )
+    try:
+        _take_over(run, state)
+    except (KeyError, TypeError, ValueError, AttributeError, IndexError, RuntimeError) as error:
+        reason = f"{type(error).__name__}: {error}"
+        raise UserError(
+            f"{source} is no state that this run can go on from ({reason}); use another"
+        ) from error
+    if run.world.is_main:
+        warn_about_arithmetic(run, state)
+
+
+def _take_over(run: Run, state: dict[str, Any]) -> None:
     run.model.load_state_dict(state["model"])
     if run.ema is not None:
         run.ema.load_state_dict({key: value.to(run.device) for key, value in state["ema"].items()})
@@ -141,8 +166,6 @@ def restore(run: Run, state: dict[str, Any], source: str) -> None:
     run.train_seconds = state["train_seconds"]
     run.metric_sums = dict(state["metric_sums"])
     restore_rng(state["rng"])
-    if run.world.is_main:
-        warn_about_arithmetic(run, state)
 
 
 def warn_about_arithmetic(run: Run, state: dict[str, Any]) -> None:
@@ -152,7 +175,11 @@ def warn_about_arithmetic(run: Run, state: dict[str, Any]) -> None:
         "world_size": run.world.size,
         "torch": torch.__version__.split("+")[0],
     }
-    changed = [f"{key} {state[key]} -> {value}" for key, value in now.items() if state.get(key) != value]
+    changed = [
+        f"{key} {state.get(key)} -> {value}"
+        for key, value in now.items()
+        if str(state.get(key)) != str(value)
+    ]
     if changed:
         print(
             f"warning: {', '.join(changed)} since the state was saved: the run goes on, but not bit for bit as "

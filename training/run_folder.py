@@ -239,7 +239,9 @@ def _equal(first: Any, second: Any) -> bool:
         return False
     if _is_sequence(first) and _is_sequence(second):
         return len(first) == len(second) and all(map(_equal, first, second))
-    return bool(first == second) or (first != first and second != second)
+    if isinstance(first, float) and isinstance(second, float) and first != first:
+        return second != second
+    return (first == second) is True  # of a tensor, which no identity holds, it is another tensor
 
 
 def _is_sequence(value: Any) -> bool:

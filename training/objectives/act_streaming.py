@@ -4,7 +4,7 @@ from collections.abc import Iterator, Sequence
 
 import torch
 
-from models.act import Batch, Carry, act_step, draw_min_halt_steps, initial_carry
+from models.act import DATA_KEYS, Batch, Carry, act_step, draw_min_halt_steps, initial_carry
 from models.losses import act_loss
 from models.recursive_model import RecursiveModel
 from training.objectives.base import Output, Term, UpdateContext
@@ -19,6 +19,7 @@ class ACTStreaming:
     """
 
     name = "act_streaming"
+    carry_names: tuple[str, ...] = ("z_H", "z_L", "steps", "halted", *DATA_KEYS)
 
     def __init__(self, loss_type: str, accumulation_slices: int = 1, terms: Sequence[Term] = ()) -> None:
         self.loss_type = loss_type

@@ -42,6 +42,7 @@ class Objective(Protocol):
 
     name: str
     carry: Carry | None
+    carry_names: tuple[str, ...]  # leaves of every carry; a saved state whose carry lacks one is refused
 
     def outputs(self, model: RecursiveModel, batch: Batch, context: UpdateContext) -> Iterator[Output]:
         """Yield the supervision steps of one batch (this process's rows); the last must end an update."""

@@ -1,0 +1,145 @@
+"""Whether a sound state file holds what a run can go on from: every part, of the right kind and shape.
+
+The checksum says that a file is as it was written, not that this code wrote it.
+"""
+
+from collections.abc import Collection, Mapping
+from typing import Any, NoReturn
+
+import torch
+
+from errors import UserError
+
+_COUNTS = ("step", "samples_seen", "clip_events")
+_MAPPINGS = (
+    "position",
+    "metric_sums",
+    "model",
+    "objective",
+    "hooks",
+    "source",
+    "validation",
+    "rng",
+    "identity",
+)
+
+
+def check_state_form(
+    state: Mapping[str, Any],
+    source: str,
+    *,
+    model: Mapping[str, torch.Tensor],
+    ema: Mapping[str, torch.Tensor] | None,
+    optimizer: torch.optim.Optimizer | None,
+    validation: Mapping[str, Any],
+    num_slots: int,
+    carry_names: Collection[str],
+) -> None:
+    """Compare a state with the parts of the run that is to take it over.
+
+    Errors: `UserError` naming the first entry that is missing or of another kind or shape.
+    """
+    for name in _COUNTS:
+        if not _is_count(state.get(name)):
+            _refuse(source, name, "a count")
+    for name in _MAPPINGS:
+        if not isinstance(state.get(name), Mapping):
+            _refuse(source, name, "named entries")
+    if not all(_is_count(value) for value in state["position"].values()):
+        _refuse(source, "position", "counts")
+    seconds = state.get("train_seconds")
+    if type(seconds) is not float or not 0 <= seconds < float("inf"):
+        _refuse(source, "train_seconds", "seconds")
+    if not all(type(value) is float for value in state["metric_sums"].values()):
+        _refuse(source, "metric_sums", "numbers")
+    _check_tensors(source, "model", state["model"], model)
+    if ema is not None:
+        _check_tensors(source, "ema", state.get("ema"), ema)
+    if optimizer is not None:
+        _check_optimizer(source, state.get("optimizer"), optimizer)
+    _check_validation(source, state["validation"], validation)
+    if "carry" not in state:
+        _refuse(source, "carry", "the slots' states, or null")
+    if state["carry"] is not None:
+        _check_carry(source, state["carry"], num_slots, carry_names)
+
+
+def _is_count(value: Any) -> bool:
+    return type(value) is int and 0 <= value < 1 << 63
+
+
+def _is_number(value: Any) -> bool:
+    return type(value) in (int, float) and abs(value) < float("inf")
+
+
+def _is_like(value: Any, tensor: torch.Tensor) -> bool:
+    if not isinstance(value, torch.Tensor) or value.is_meta or value.layout != torch.strided:
+        return False
+    return value.shape == tensor.shape and value.dtype == tensor.dtype
+
+
+def _refuse(source: str, name: str, expected: str) -> NoReturn:
+    raise UserError(
+        f"{source}: its entry {name!r} is not what a run saves, expected {expected}; use another state"
+    )
+
+
+def _check_tensors(source: str, name: str, found: Any, expected: Mapping[str, torch.Tensor]) -> None:
+    if not isinstance(found, Mapping) or found.keys() != expected.keys():
+        _refuse(source, name, "the tensors of this model")
+    for key, tensor in expected.items():
+        other = found[key]
+        if not _is_like(other, tensor):
+            _refuse(source, f"{name}.{key}", f"{tensor.dtype} of shape {tuple(tensor.shape)}")
+
+
+def _check_optimizer(source: str, found: Any, optimizer: torch.optim.Optimizer) -> None:
+    """Groups as the run's own, but for the learning rate, which the schedule sets before every update."""
+    if not isinstance(found, Mapping) or found.keys() != {"state", "param_groups"}:
+        _refuse(source, "optimizer", "moments and settings")
+    if not isinstance(found["state"], Mapping):
+        _refuse(source, "optimizer", "an optimizer's state")
+    if _without_rate(found.get("param_groups")) != _without_rate(optimizer.state_dict()["param_groups"]):
+        _refuse(source, "optimizer.param_groups", "the settings of this run")
+    parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
+    for index, moments in found["state"].items():
+        if type(index) is not int or not 0 <= index < len(parameters) or not isinstance(moments, Mapping):
+            _refuse(source, "optimizer.state", "moments by the number of the parameter")
+        for key, value in moments.items():
+            like = torch.zeros(()) if key == "step" else parameters[index]
+            if not _is_like(value, like):
+                _refuse(
+                    source, f"optimizer.state.{index}.{key}", f"{like.dtype} of shape {tuple(like.shape)}"
+                )
+
+
+def _without_rate(groups: Any) -> Any:
+    if not isinstance(groups, list) or not all(isinstance(group, Mapping) for group in groups):
+        return None
+    # As text, in which numbers are exact and nothing that a file holds can refuse to be compared.
+    return [
+        sorted(f"{key}={value!r}" for key, value in group.items() if key not in ("lr", "initial_lr"))
+        for group in groups
+    ]
+
+
+def _check_validation(source: str, found: Mapping[str, Any], own: Mapping[str, Any]) -> None:
+    if found.keys() != own.keys():
+        _refuse(source, "validation", f"the entries {', '.join(own)}")
+    for name, value in found.items():
+        if name == "history":
+            fits = isinstance(value, list) and all(isinstance(each, Mapping) for each in value)
+        elif name == "best":
+            fits = value is None or (isinstance(value, Mapping) and _is_number(value.get("value")))
+        else:
+            fits = _is_number(value) or (value is None and own[name] is None)
+        if not fits:
+            _refuse(source, f"validation.{name}", "what the validation record keeps")
+
+
+def _check_carry(source: str, carry: Any, num_slots: int, names: Collection[str]) -> None:
+    if not isinstance(carry, Mapping) or not set(names) <= carry.keys():
+        _refuse(source, "carry", f"the entries {', '.join(names)}")
+    for name, leaf in carry.items():
+        if not isinstance(leaf, torch.Tensor) or leaf.ndim == 0 or leaf.shape[0] != num_slots or leaf.is_meta:
+            _refuse(source, f"carry.{name}", f"one row for each of {num_slots} slots")
