@@ -7,6 +7,7 @@ from tests.fuzz.targets.dataset_folder import DatasetFolder
 from tests.fuzz.targets.golden import Golden
 from tests.fuzz.targets.puzzle_lists import PublishedCsv, RawPuzzleList
 from tests.fuzz.targets.records import Records
+from tests.fuzz.targets.restored import Restored
 from tests.fuzz.targets.states import States
 from tests.fuzz.targets.weights import Weights
 
@@ -18,6 +19,7 @@ def all_targets() -> list[Target]:
         PublishedCsv(),
         RawPuzzleList(),
         States(),
+        Restored(),
         Weights(),
         Configs(),
         Records(),

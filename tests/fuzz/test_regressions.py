@@ -1,5 +1,6 @@
 """Inputs on which a reader once failed, each as small as it could be made."""
 
+import copy
 import io
 import json
 import os
@@ -19,6 +20,7 @@ from scripts.check_parity import check_file, read_golden
 from scripts.record_result import read_run, row_of
 from tests.fuzz.targets.golden import Golden
 from tests.fuzz.targets.records import METRIC, PROVENANCE, SESSION, SUMMARY
+from tests.fuzz.targets.restored import Restored
 from tests.fuzz.targets.states import state
 from tests.fuzz.targets.weights import tensors, torch_bytes
 from training.archive import stored_digest
@@ -26,6 +28,8 @@ from training.checkpoint import DamagedState, load_state, load_weights, save_sta
 from training.config import config_to_dict, load_config_file, resolve
 from training.metrics_log import MetricsLog, read_metrics
 from training.provenance import ProvenanceFile
+from training.rng_state import capture_rng, restore_rng
+from training.run import restore
 
 
 def test_a_message_shows_control_characters_as_escapes_and_is_bounded() -> None:
@@ -259,3 +263,49 @@ def test_golden_members_that_no_reader_expects(tmp_path: Path) -> None:
     ):
         with pytest.raises(UserError):
             read_golden(golden_file(tmp_path / "x.npz", **{"batch/inputs": member}))
+
+
+@pytest.fixture(scope="module")
+def restored() -> Restored:
+    target = Restored()
+    target.prepare()
+    return target
+
+
+@pytest.mark.parametrize(
+    ("path", "value"),
+    [
+        (("carry",), ...),
+        (("carry", "z_L"), ...),
+        (("carry", "steps"), torch.zeros(3, dtype=torch.int32)),
+        (("model", "H_init"), torch.zeros(8, dtype=torch.float64)),
+        (("optimizer", "state", 1, "exp_avg"), torch.zeros(2, 3)),
+        (("optimizer", "param_groups"), "x"),
+        (("validation", "wants_full"), 1),
+        (("validation", "fast_since_full"), "2"),
+        (("position", "batch"), -1),
+        (("step",), True),
+        (("metric_sums",), None),
+        (("rng", "torch"), ...),
+        (("identity", "settings", "lr"), torch.zeros(2)),
+    ],
+    ids=str,
+)
+def test_sound_states_that_no_run_saved(
+    path: tuple[Any, ...], value: Any, restored: Restored, tmp_path: Path
+) -> None:
+    """They raised while the run took them over, at the next update, or never."""
+    changed = copy.deepcopy(restored.state)
+    parent = changed
+    for key in path[:-1]:
+        parent = parent[key]
+    if value is ...:
+        del parent[path[-1]]
+    else:
+        parent[path[-1]] = value
+    before = capture_rng()
+    try:
+        with pytest.raises(UserError):
+            restore(restored.run, changed, "latest_state.pt")
+    finally:
+        restore_rng(before)
