@@ -110,6 +110,7 @@ def full_state(run: Run) -> dict[str, Any]:
         "identity": run.identity(),
         "threads": torch.get_num_threads(),
         "world_size": run.world.size,
+        "accumulation_slices": run.config.accumulation_slices,
         "torch": torch.__version__.split("+")[0],
     }
 
@@ -157,6 +158,8 @@ def _take_over(run: Run, state: dict[str, Any]) -> None:
         carry = {key: leaf[slots].to(run.device) for key, leaf in carry.items()}
     run.objective.carry = carry
     run.objective.load_state_dict(state["objective"])
+    if state["hooks"].keys() != {hook.name for hook in run.hooks}:
+        raise ValueError(f"it holds hooks {sorted(map(str, state['hooks']))}")
     for hook in run.hooks:
         hook.load_state_dict(state["hooks"][hook.name])
     run.source.load_state_dict(state["source"])
@@ -173,6 +176,7 @@ def warn_about_arithmetic(run: Run, state: dict[str, Any]) -> None:
     now = {
         "threads": torch.get_num_threads(),
         "world_size": run.world.size,
+        "accumulation_slices": run.config.accumulation_slices,
         "torch": torch.__version__.split("+")[0],
     }
     changed = [
