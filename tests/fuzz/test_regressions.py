@@ -285,6 +285,7 @@ def restored() -> Restored:
         (("validation", "fast_since_full"), "2"),
         (("position", "batch"), -1),
         (("step",), True),
+        (("hooks",), {"a": 1}),
         (("metric_sums",), None),
         (("rng", "torch"), ...),
         (("identity", "settings", "lr"), torch.zeros(2)),
