@@ -8,6 +8,7 @@ from models.config import ModelConfig
 from models.flops import step_flops
 from models.recursion import RecurrentState
 from models.registry import build_model
+from scripts.benchmark import MODELS
 
 SMALL = {"hidden_size": 32, "num_heads": 4, "puzzle_emb_ndim": 32, "puzzle_emb_len": 2, "swiglu_multiple": 16}
 
@@ -45,20 +46,7 @@ def test_matrix_products_of_a_step_match_the_closed_form(config: ModelConfig) ->
 
 def test_training_costs_of_the_published_models() -> None:
     """TRM-att: n(H+2)(L+1) block passes; HRM with L=H=2: 64 (forward 24, backward 16, target 24)."""
-    trm = ModelConfig("trm", 81, 11, 1)
-    forward = step_flops(trm, training=False) / (2 * 3 * 7)
-    assert step_flops(trm, training=True) / forward == pytest.approx(2 * (3 + 2) * (6 + 1))
-    hrm = ModelConfig(
-        "hrm",
-        81,
-        11,
-        1,
-        puzzle_emb_len=0,
-        H_cycles=2,
-        L_cycles=2,
-        H_layers=4,
-        L_layers=4,
-        no_ACT_continue=False,
-    )
-    forward = step_flops(hrm, training=False) / 24
-    assert step_flops(hrm, training=True) / forward == pytest.approx(64)
+    forward = step_flops(MODELS["trm_att"], training=False) / (2 * 3 * 7)
+    assert step_flops(MODELS["trm_att"], training=True) / forward == pytest.approx(2 * (3 + 2) * (6 + 1))
+    forward = step_flops(MODELS["hrm"], training=False) / 24
+    assert step_flops(MODELS["hrm"], training=True) / forward == pytest.approx(64)
