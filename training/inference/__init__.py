@@ -1,0 +1,1 @@
+"""Ways of producing predictions, one small file each (protocol: `training.inference.base.Inference`)."""

@@ -1,0 +1,1 @@
+"""Training ideas, one small file each (protocol: `training.objectives.base.Objective`)."""

@@ -1,0 +1,1 @@
+"""Additive loss terms, one small file each (protocol: `training.objectives.base.Term`)."""
