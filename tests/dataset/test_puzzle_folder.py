@@ -1,8 +1,6 @@
 import json
 import os
 import pickle
-import subprocess
-import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -11,7 +9,6 @@ import pytest
 
 from dataset import puzzle_folder
 from dataset.puzzle_folder import (
-    building_folder,
     fingerprint,
     open_puzzle_set,
     read_identifiers,
@@ -445,92 +442,6 @@ def test_fingerprint_follows_content(folder: Path, tmp_path: Path) -> None:
     for name in ("moved", "other"):
         edit_metadata(tmp_path / name / "train", sha256=...)
     assert fingerprint(tmp_path / "moved", "train") != fingerprint(tmp_path / "other", "train")
-
-
-# building beside the final place
-
-
-def build(target: Path, seed: int = 0, overwrite: bool = False) -> None:
-    with building_folder(target, overwrite=overwrite) as temporary:
-        assert (
-            temporary.parent == target.parent and temporary.name == f".{target.name}.building-{os.getpid()}"
-        )
-        make_folder(temporary, puzzles_per_group=[1, 1], examples_per_puzzle=[1, 1], seed=seed)
-
-
-def test_build_appears_whole(tmp_path: Path) -> None:
-    target = tmp_path / "deep" / "data"
-    build(target)
-    assert open_puzzle_set(target, "train").num_examples == 2
-    assert [path.name for path in target.parent.iterdir()] == ["data"]
-
-
-def test_build_into_an_empty_folder(tmp_path: Path) -> None:
-    (tmp_path / "data").mkdir()
-    build(tmp_path / "data")
-    assert open_puzzle_set(tmp_path / "data", "train").num_examples == 2
-
-
-@pytest.mark.parametrize("failure", [RuntimeError, KeyboardInterrupt])
-def test_failed_build_leaves_everything_as_it_was(tmp_path: Path, failure: type[BaseException]) -> None:
-    build(tmp_path / "data")
-    before = fingerprint(tmp_path / "data", "train")
-    with pytest.raises(failure):
-        with building_folder(tmp_path / "data", overwrite=True) as temporary:
-            (temporary / "half").write_text("x")
-            raise failure
-    assert fingerprint(tmp_path / "data", "train") == before
-    assert [path.name for path in tmp_path.iterdir()] == ["data"]
-
-
-def test_finished_build_is_not_replaced_unasked(tmp_path: Path) -> None:
-    build(tmp_path / "data")
-    before = fingerprint(tmp_path / "data", "train")
-    with pytest.raises(UserError, match="--overwrite"):
-        build(tmp_path / "data", seed=1)
-    assert fingerprint(tmp_path / "data", "train") == before
-    build(tmp_path / "data", seed=1, overwrite=True)
-    assert fingerprint(tmp_path / "data", "train") != before
-    assert [path.name for path in tmp_path.iterdir()] == ["data"]
-
-
-def test_overwrite_spares_what_is_no_data_set(tmp_path: Path) -> None:
-    (tmp_path / "home").mkdir()
-    (tmp_path / "home" / "thesis.tex").write_text("x")
-    with pytest.raises(UserError, match="not a data set"):
-        build(tmp_path / "home", overwrite=True)
-    build(tmp_path / "data")
-    (tmp_path / "data" / "notes").mkdir()
-    with pytest.raises(UserError, match="'notes'"):
-        build(tmp_path / "data", overwrite=True)
-    (tmp_path / "file").write_text("x")
-    with pytest.raises(UserError, match="is a file"):
-        build(tmp_path / "file", overwrite=True)
-    assert (tmp_path / "home" / "thesis.tex").exists() and (tmp_path / "data" / "notes").exists()
-
-
-def test_leftovers_of_killed_builds_are_swept(tmp_path: Path) -> None:
-    child = subprocess.Popen([sys.executable, "-c", ""])
-    child.wait()
-    for name in (
-        f".data.building-{child.pid}",
-        f".data.building-{os.getppid()}",
-        f".other.building-{child.pid}",
-    ):
-        (tmp_path / name).mkdir()
-    build(tmp_path / "data")
-    left = {path.name for path in tmp_path.iterdir()}
-    assert left == {"data", f".data.building-{os.getppid()}", f".other.building-{child.pid}"}
-
-
-def test_a_build_killed_between_its_renames_gives_the_old_folder_back(tmp_path: Path) -> None:
-    child = subprocess.Popen([sys.executable, "-c", ""])
-    child.wait()
-    build(tmp_path / "data")
-    os.rename(tmp_path / "data", tmp_path / f".data.replaced-{child.pid}")
-    with pytest.raises(UserError, match="--overwrite"):
-        build(tmp_path / "data", seed=1)
-    assert open_puzzle_set(tmp_path / "data", "train").num_examples == 2
 
 
 def test_read_metadata_needs_no_arrays_when_complete(folder: Path) -> None:
