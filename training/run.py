@@ -137,7 +137,15 @@ def restore(run: Run, state: dict[str, Any], source: str) -> None:
     )
     try:
         _take_over(run, state)
-    except (KeyError, TypeError, ValueError, AttributeError, IndexError, RuntimeError) as error:
+    except (
+        KeyError,
+        TypeError,
+        ValueError,
+        AttributeError,
+        IndexError,
+        ArithmeticError,
+        RuntimeError,
+    ) as error:
         reason = f"{type(error).__name__}: {error}"
         raise UserError(
             f"{source} is no state that this run can go on from ({reason}); use another"
