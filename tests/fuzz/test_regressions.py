@@ -288,6 +288,7 @@ def restored() -> Restored:
         (("hooks",), {"a": 1}),
         (("metric_sums",), None),
         (("rng", "torch"), ...),
+        (("rng", "numpy", "position"), 10**30),
         (("identity", "settings", "lr"), torch.zeros(2)),
     ],
     ids=str,
