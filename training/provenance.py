@@ -72,7 +72,7 @@ def collect_provenance(
         "started_utc": _now(),
         "ended_utc": None,
         "outcome": None,
-        "argv": _without_home(_portable(list(sys.argv if argv is None else argv), root)),
+        "argv": _without_home(_portable(list(_typed_command() if argv is None else argv), root)),
         "config": _without_home(config),
         "config_hash": digest or config_hash(config),
         "git": describe_git(root),
@@ -199,6 +199,14 @@ def peak_memory() -> dict[str, int]:
     if torch.cuda.is_available() and torch.cuda.is_initialized():
         memory["cuda_bytes"] = torch.cuda.max_memory_allocated()
     return memory
+
+
+def _typed_command() -> list[str]:
+    """The script and its arguments as typed: entry scripts may rewrite `sys.argv` for the config system."""
+    script = sys.argv[0]
+    if script in sys.orig_argv:
+        return sys.orig_argv[sys.orig_argv.index(script) :]
+    return list(sys.argv)
 
 
 def _now() -> str:
