@@ -7,6 +7,7 @@ solves only what it needs.
 
 import csv
 import gzip
+import os
 import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -55,8 +56,8 @@ class PublishedSet:
 
 def resolve_input(name: str) -> Path:
     """The file as given, else below the project's root (so that `dataset/raw/…` works anywhere)."""
-    path = Path(name).expanduser()
-    if not path.exists() and not path.is_absolute() and (ROOT / path).exists():
+    path = Path(os.path.expanduser(name))
+    if not os.path.exists(path) and not path.is_absolute() and os.path.exists(ROOT / path):
         return ROOT / path
     file_size(path, "give an existing file to --input-file")
     return path
@@ -240,7 +241,7 @@ def published_files(folder: Path) -> tuple[Path, Path]:
     found = []
     for name in ("train.csv", "test.csv"):
         candidates = [folder / name, folder / f"{name}.gz"]
-        existing = [path for path in candidates if path.is_file()]
+        existing = [path for path in candidates if os.path.isfile(path)]
         if not existing:
             raise UserError(f"{candidates[0]}: no such file; --input-dir expects train.csv and test.csv")
         found.append(existing[0])

@@ -9,6 +9,7 @@ in float64. One JSON line per file; exit code 1 when a difference exceeds its to
 import argparse
 import io
 import json
+import os
 import sys
 import zipfile
 from pathlib import Path
@@ -59,7 +60,7 @@ class Differences:
 
 def read_golden(path: Path) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
     """The config and all arrays of a golden file, or a `UserError` naming what is wrong with it."""
-    if not path.is_file():
+    if not os.path.isfile(path):
         raise UserError(f"{path}: no such golden file; the shipped ones are tests/golden/*.npz")
     try:
         arrays = read_arrays(path)

@@ -7,6 +7,7 @@ a note).
 
 import argparse
 import fcntl
+import os
 import re
 import shlex
 import sys
@@ -94,7 +95,7 @@ def read_run(folder: Path, metric: str) -> Run:
     Errors: `UserError` when the folder or its `provenance.json` is missing or a file is unreadable.
     """
     names = RunFolder(folder)
-    if not folder.is_dir():
+    if not os.path.isdir(folder):
         raise UserError(f"--runs {folder}: there is no such folder; name the checkpoint_path of a run")
     if not names.provenance.is_file():
         raise UserError(f"{folder} has no provenance.json; name the checkpoint_path of a run")
@@ -183,7 +184,9 @@ def _check_kinds(path: Path, record: Mapping[str, Any]) -> None:
         fits = isinstance(value, (int, float) if kind is float else kind) and not isinstance(value, bool)
         if value is not None and (not fits or _is_huge(value)):
             found = str(value)[:60] if not _is_huge(value) else "a huge number"
-            raise UserError(f"{path}: {name!r} is {found!r}, expected {_KIND_NAMES[kind]}; record another run")
+            raise UserError(
+                f"{path}: {name!r} is {found!r}, expected {_KIND_NAMES[kind]}; record another run"
+            )
 
 
 def _is_huge(value: Any) -> bool:

@@ -107,8 +107,8 @@ def save_latest(folder: Path, state: dict[str, Any]) -> Path:
 def load_state(path: Path, map_location: Any = "cpu") -> dict[str, Any]:
     """Read a full state after verifying its checksum. Errors: `DamagedState` naming file and reason."""
     path = Path(path)
-    if not path.is_file():
-        found = "it is no file" if path.exists() else "there is no such file"
+    if not os.path.isfile(path):
+        found = "it is no file" if os.path.exists(path) else "there is no such file"
         raise DamagedState(f"cannot read the state {path}: {found}; name a file such as RUN_FOLDER/{LATEST}")
     weights_hint = "if it holds weights only, start from it with init_from=FILE"
     try:

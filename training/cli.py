@@ -127,7 +127,7 @@ def _folder(flag: str, given: str | None, default: Path) -> Path:
     if given is None:
         return default
     for folder in (Path(given), default.parent / given):
-        if folder.is_dir():
+        if os.path.isdir(folder):
             return folder.resolve()
     raise UserError(f"{flag} {given}: no such folder")
 
@@ -229,7 +229,7 @@ def _first_choices(texts: Sequence[str]) -> list[str]:
 
 def _compose(config_name: str, overrides: Sequence[str], folders: Sequence[Path]) -> DictConfig:
     # Only the first folder is searched for the primary config.
-    ordered = sorted(folders, key=lambda folder: not (folder / f"{config_name}.yaml").is_file())
+    ordered = sorted(folders, key=lambda folder: not os.path.isfile(folder / f"{config_name}.yaml"))
     extra = [f"hydra.searchpath=['file://{folder}']" for folder in ordered[1:]]
     try:
         with initialize_config_dir(config_dir=str(ordered[0]), version_base=None):

@@ -141,7 +141,7 @@ def decide_start(
                 "name another checkpoint_path, or move the folder away"
             )
         return _fresh(init_from)
-    file = None if resume in ("auto", "must") else Path(resume).expanduser()
+    file = None if resume in ("auto", "must") else Path(os.path.expanduser(resume))
     if own is not None:
         if file is not None:
             _refuse_older(run, own, file)
@@ -150,9 +150,9 @@ def decide_start(
         note = f" ({' and '.join(unused)} not used: the run's own state comes first)" if unused else ""
         return StartDecision("own_state", own, f"going on from {own}{note}")
     if file is not None:
-        if not file.is_file():
+        if not os.path.isfile(file):
             found = "it is a folder; name a file such as " + str(file / "latest_state.pt")
-            found = found if file.is_dir() else "there is no such file"
+            found = found if os.path.isdir(file) else "there is no such file"
             raise UserError(f"resume={resume}: {found} (expected auto, never, must or a state file)")
         note = f" (init_from={init_from} not used: resume=FILE comes first)" if init_from else ""
         return StartDecision("resume_file", file, f"going on in {run.path} from the state {file}{note}")
@@ -197,16 +197,16 @@ def refuse_if_different(saved: Mapping[str, Any], current: Mapping[str, Any], so
 def _fresh(init_from: str | None) -> StartDecision:
     if not init_from:
         return StartDecision("scratch", None, "starting from scratch")
-    path = Path(init_from).expanduser()
-    if not path.is_file():
-        found = "it is a folder" if path.is_dir() else "there is no such file"
+    path = Path(os.path.expanduser(init_from))
+    if not os.path.isfile(path):
+        found = "it is a folder" if os.path.isdir(path) else "there is no such file"
         raise UserError(f"init_from={init_from}: {found}; name a weights file such as RUN_FOLDER/best.pt")
     return StartDecision("init_from", path, f"starting with the weights of {path}")
 
 
 def _same(file: Path, other: Path) -> bool:
     """The same file, a hard link of it, or (where links are refused) a copy with the same checksum."""
-    if not file.is_file() or not other.is_file():
+    if not os.path.isfile(file) or not os.path.isfile(other):
         return False
     if file.samefile(other):
         return True
@@ -216,7 +216,7 @@ def _same(file: Path, other: Path) -> bool:
 
 def _refuse_older(run: RunFolder, own: Path, file: Path) -> None:
     """An older state of this very folder: going on from it would silently drop the updates since."""
-    inside = file.is_file() and file.resolve().parent == run.path.resolve()
+    inside = os.path.isfile(file) and file.resolve().parent == run.path.resolve()
     if inside and not _same(file, own):
         raise UserError(
             f"resume={file} is an older state of this run than {own.name}, which comes first: to branch off "

@@ -1,5 +1,6 @@
 """A trained model from its run folder: settings beside the checkpoint, data they name, weights checked."""
 
+import os
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -56,11 +57,11 @@ def open_checkpoint(path: str | Path, *, device: str = "auto", dtype: str | None
     means its `best.pt`. Errors: `UserError` naming the file.
     """
     path = Path(path)
-    if path.is_dir() and (path / "best.pt").is_file():
+    if os.path.isdir(path) and os.path.isfile(path / "best.pt"):
         path = path / "best.pt"
     weights = load_weights(path)
     config_path = path.parent / CONFIG_NAME
-    if not config_path.is_file():
+    if not os.path.isfile(config_path):
         raise UserError(
             f"{path} has no {CONFIG_NAME} beside it, which says how the model is built: copy the one of its run "
             f"to {config_path}"
@@ -77,7 +78,7 @@ def open_checkpoint(path: str | Path, *, device: str = "auto", dtype: str | None
 
 def data_folder(path: str) -> str:
     """A data folder named in a run's settings: relative to the present folder, else to the suite's root."""
-    if not Path(path).is_absolute() and not Path(path).exists() and (ROOT / path).exists():
+    if not Path(path).is_absolute() and not os.path.exists(path) and os.path.exists(ROOT / path):
         return str(ROOT / path)
     return path
 

@@ -72,8 +72,8 @@ def load_weights(path: Path | str, map_location: str = "cpu") -> dict[str, torch
     unusable.
     """
     path = Path(path)
-    if not path.is_file():
-        found = "it is a folder" if path.is_dir() else "there is no such file"
+    if not os.path.isfile(path):
+        found = "it is a folder" if os.path.isdir(path) else "there is no such file"
         raise UserError(f"cannot load weights from {path}: {found}; name a file such as RUN_FOLDER/best.pt")
     try:
         value = _read(path, map_location)
