@@ -15,6 +15,8 @@ import pytest
 import torch
 import yaml
 
+from dataset.puzzle_metadata import read_metadata
+from dataset.sudoku_sources import resolve_input
 from errors import MAX_MESSAGE, UserError
 from scripts.check_parity import check_file, read_golden
 from scripts.record_result import read_run, row_of
@@ -25,11 +27,14 @@ from tests.fuzz.targets.states import state
 from tests.fuzz.targets.weights import tensors, torch_bytes
 from training.archive import stored_digest
 from training.checkpoint import DamagedState, load_state, load_weights, save_state
+from training.cli import check_command_line
 from training.config import config_to_dict, load_config_file, resolve
 from training.metrics_log import MetricsLog, read_metrics
 from training.provenance import ProvenanceFile
 from training.rng_state import capture_rng, restore_rng
 from training.run import restore
+from training.run_folder import decide_start
+from training.trained_model import open_checkpoint
 
 
 def test_a_message_shows_control_characters_as_escapes_and_is_bounded() -> None:
@@ -311,3 +316,27 @@ def test_sound_states_that_no_run_saved(
             restore(restored.run, changed, "latest_state.pt")
     finally:
         restore_rng(before)
+
+
+@pytest.mark.parametrize("name", ["x" * 5000, "~nobody-of-this-name/x", "a\0b"], ids=["long", "home", "NUL"])
+@pytest.mark.parametrize(
+    "read",
+    [
+        load_weights,
+        lambda name: load_state(Path(name)),
+        lambda name: read_golden(Path(name)),
+        open_checkpoint,
+        resolve_input,
+        lambda name: decide_start(Path("nowhere"), resume=name),
+        lambda name: decide_start(Path("nowhere"), init_from=name),
+        lambda name: check_command_line(["data_paths=[x]", "--config-dir", name]),
+        lambda name: check_command_line(["data_paths=[x]", "--config-name", name]),
+        lambda name: read_run(Path(name), METRIC),
+        lambda name: read_metadata(name, "train"),
+    ],
+    ids=range(11),
+)
+def test_names_that_no_file_can_have(name: str, read: Callable[[str], Any]) -> None:
+    """Whether such a file exists cannot be asked with pathlib without an error of another kind."""
+    with pytest.raises(UserError):
+        read(name)
