@@ -32,7 +32,7 @@ _POSITIVE = (
     "arch.expansion arch.rope_theta arch.rms_norm_eps max_hours grad_clip_norm collective_timeout_seconds"
 ).split()
 _RATES = "lr puzzle_emb_lr weight_decay puzzle_emb_weight_decay".split()
-MAX_RATE = 1e6  # far beyond sense; larger ones overflow inside optimizers instead of being refused
+MAX_RATE = 1e30  # larger ones overflow float32 inside the optimizers
 _FRACTION = "arch.halt_exploration_prob lr_min_ratio ema_rate".split()
 _BELOW_ONE = "beta1 beta2".split()
 _TEXT = "resume run_name project_name checkpoint_path init_from wandb.project wandb.entity".split()

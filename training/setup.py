@@ -126,10 +126,15 @@ def build_network(config: TrainConfig, metadata: PuzzleMetadata, device: torch.d
     """The freshly initialised network of a run, on its device."""
     dtype = resolve_dtype(config.dtype, device)
     state_dtype = None if config.state_dtype == "auto" else resolve_dtype(config.state_dtype, device)
-    model = build_model(
-        model_config(config.arch, metadata, dtype, state_dtype), derived_seed(config.seed, "weights")
-    )
-    return model.to(device)
+    shape = model_config(config.arch, metadata, dtype, state_dtype)
+    try:
+        return build_model(shape, derived_seed(config.seed, "weights")).to(device)
+    except (RuntimeError, MemoryError, OverflowError, TypeError) as error:
+        # What torch raises for a size beyond memory or beyond its integers.
+        reason = " ".join(str(error).split())[:200]
+        raise UserError(
+            f"arch: a network of this size cannot be built on {device} ({reason}); use smaller arch options"
+        ) from error
 
 
 def load_initial_weights(model: RecursiveModel, path: str) -> None:

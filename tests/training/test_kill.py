@@ -26,6 +26,8 @@ from training.metrics_log import read_metrics
 SLEEP = "RRS_TEST_SLEEP_IN_SAVE"  # seconds between write and rename of every file of a run
 # Saves at every second update, so that kills fall around and into them; states grow with updates alone.
 OPTIONS = "max_steps=60 epochs=8 eval_interval=2 checkpoint_interval=2 log_interval=1 keep_last=2".split()
+# Long enough that a slow machine's late kills do not find it finished.
+LONG = "max_steps=160 epochs=20 eval_interval=4".split()
 KILLS = 24
 
 
@@ -82,12 +84,12 @@ def test_many_kills_at_random_moments(
     """24 kills, a third of them aimed into the save of a state."""
     draws = random.Random(5)
     whole, killed = tmp_path / "whole", tmp_path / "killed"
-    arguments = merged(tiny_overrides("trm_att", sudoku6_folder), OPTIONS)
+    arguments = merged(merged(tiny_overrides("trm_att", sudoku6_folder), OPTIONS), LONG)
     done = pretrain_server.run([*arguments, f"checkpoint_path={whole}"], tmp_path / "whole")
     assert done.returncode == 0, done.stderr
     inside, steps = 0, []
     for kill in range(KILLS):
-        env = {SLEEP: "0.3" if kill % 3 == 0 else "0.002"}
+        env = {SLEEP: "0.3" if kill % 3 == 0 else "0.01"}
         process = pretrain_server.start([*arguments, f"checkpoint_path={killed}"], tmp_path / f"{kill}", env)
         wait_for_a_moment(killed, kill % 3, draws)
         process.kill(signal.SIGKILL)

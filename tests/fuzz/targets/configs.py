@@ -293,7 +293,9 @@ def _unlike(cfg: Any, raw: dict[Any, Any]) -> str | None:
         found = getattr(cfg, name)
         if is_dataclass(found) or isinstance(given, list | dict):
             continue
-        same = found == given and isinstance(found, bool) == isinstance(given, bool)
+        # An integer of the file may stand for a float of the schema, rounded as floats are.
+        rounded = float(given) if type(found) is float and type(given) is int and abs(given) < 10**308 else given
+        same = found == rounded and isinstance(found, bool) == isinstance(given, bool)
         if not same and not means(given, found):
             return f"{name} is {found!r}, the file says {given!r}"
     return None
