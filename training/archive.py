@@ -6,14 +6,19 @@ which zip readers and `torch.load` ignore. Every single flipped bit and every tr
 taken while writing.
 """
 
+import contextlib
 import errno
 import hashlib
 import os
 import re
+import signal
 import struct
+import threading
 import warnings
 import zipfile
+from collections.abc import Iterator
 from pathlib import Path
+from types import FrameType
 from typing import IO, Any, BinaryIO, cast
 
 import torch
@@ -74,6 +79,28 @@ class _HashingWriter:
         """Asked for by torch; the file below is unbuffered."""
 
 
+@contextlib.contextmanager
+def _ctrl_c_waits() -> Iterator[None]:
+    """A Ctrl-C inside the block takes effect at its end.
+
+    Raised through torch's C++ writer, `KeyboardInterrupt` would come out as an unrelated error, or end the
+    process.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    pressed: list[tuple[int, FrameType | None]] = []
+    handler = signal.signal(signal.SIGINT, lambda number, frame: pressed.append((number, frame)))
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, handler if handler is not None else signal.SIG_DFL)
+        if pressed and callable(handler):
+            handler(*pressed[0])
+        elif pressed and handler is not signal.SIG_IGN:
+            os.kill(os.getpid(), signal.SIGINT)
+
+
 def write_archive(path: Path, value: Any) -> None:
     """`torch.save` with the checksum as zip comment, synced to the disk. Not atomic: `path` is temporary.
 
@@ -81,7 +108,8 @@ def write_archive(path: Path, value: Any) -> None:
     """
     with path.open("wb", buffering=0) as file:
         writer = _HashingWriter(file)
-        torch.save(value, cast(IO[bytes], writer))
+        with _ctrl_c_waits():
+            torch.save(value, cast(IO[bytes], writer))
         if writer.failure is not None:
             raise writer.failure
         if writer.tail != b"\0\0":

@@ -372,6 +372,28 @@ def test_sweep_takes_only_our_temporaries(tmp_path: Path) -> None:
     assert sweep_temporaries(tmp_path / "absent") == []
 
 
+def test_ctrl_c_inside_a_save_is_a_ctrl_c(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Raised through torch's writer it would be another error; the old state is whole and nothing is left over."""
+    save_latest(tmp_path, make_state(1))
+    write, calls = archive._HashingWriter.write, 0
+
+    def pressed_in_the_middle(self: Any, data: Any) -> int:
+        nonlocal calls
+        calls += 1
+        if calls == 3:
+            os.kill(os.getpid(), signal.SIGINT)
+        return write(self, data)
+
+    monkeypatch.setattr(archive._HashingWriter, "write", pressed_in_the_middle)
+    with pytest.raises(KeyboardInterrupt):
+        save_latest(tmp_path, make_state(2))
+    assert calls > 3
+    assert files_of(tmp_path) == ["latest_state.pt"]
+    found = load_newest(tmp_path)
+    assert found is not None and found[0]["step"] == 1
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+
+
 # --- the disk refuses ---
 
 
