@@ -385,13 +385,18 @@ def test_ctrl_c_inside_a_save_is_a_ctrl_c(tmp_path: Path, monkeypatch: pytest.Mo
         return write(self, data)
 
     monkeypatch.setattr(archive._HashingWriter, "write", pressed_in_the_middle)
-    with pytest.raises(KeyboardInterrupt):
-        save_latest(tmp_path, make_state(2))
+    # A shell starts background jobs with Ctrl-C ignored, and the tests may be one.
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            save_latest(tmp_path, make_state(2))
+        assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    finally:
+        signal.signal(signal.SIGINT, before)
     assert calls > 3
     assert files_of(tmp_path) == ["latest_state.pt"]
     found = load_newest(tmp_path)
     assert found is not None and found[0]["step"] == 1
-    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
 
 
 # --- the disk refuses ---
