@@ -29,6 +29,7 @@ from dataset.sudoku import (
     boards_from_tokens,
     has_conflict,
     parse_board,
+    ruled_lines,
     side,
     tokens_from_boards,
     units,
@@ -220,7 +221,6 @@ def grid_lines(
     board: np.ndarray, box: Box, *, givens: np.ndarray, right: np.ndarray | None, changed: np.ndarray, color: bool
 ) -> list[str]:
     """A board as lines with ruled boxes. Styles: givens bold, right green, wrong red, changed underlined."""
-    rows, columns = box
     n = side(box)
     cells = []
     for cell, digit in enumerate(board.tolist()):
@@ -234,13 +234,7 @@ def grid_lines(
             style += UNDERLINE if changed[cell] else ""
             text = f"{style}{text}{RESET}" if style else text
         cells.append(text)
-    lines = []
-    for row in range(n):
-        line = cells[row * n : (row + 1) * n]
-        lines.append(" | ".join(" ".join(line[c : c + columns]) for c in range(0, n, columns)))
-        if (row + 1) % rows == 0 and row + 1 < n:
-            lines.append("-+-".join(["-" * (2 * columns - 1)] * (n // columns)))
-    return lines
+    return ruled_lines(cells, box)
 
 
 def side_by_side(panels: Sequence[tuple[str, str, list[str]]], panel_width: int, line_width: int) -> list[str]:

@@ -5,6 +5,7 @@ of one box, n = rows * columns: 4x4 has 2x2 boxes, 6x6 boxes of 2 rows and 3 col
 are digit + 1 (blank 1; 0 is padding), so the vocabulary holds n + 2.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from itertools import permutations
@@ -51,16 +52,20 @@ def board_text(board: np.ndarray, blank: str = ".") -> str:
 
 def format_board(board: np.ndarray, box: Box) -> str:
     """The board as text lines with ruled boxes, for people."""
+    return "\n".join(ruled_lines(board_text(board), box))
+
+
+def ruled_lines(cells: Sequence[str], box: Box) -> list[str]:
+    """Lines of a grid whose n*n cells are given as printed, one place wide each, with rules between boxes."""
     rows, columns = box
     n = side(box)
-    cells = board_text(board)
     lines = []
     for row in range(n):
         line = cells[row * n : (row + 1) * n]
         lines.append(" | ".join(" ".join(line[c : c + columns]) for c in range(0, n, columns)))
         if (row + 1) % rows == 0 and row + 1 < n:
             lines.append("-+-".join(["-" * (2 * columns - 1)] * (n // columns)))
-    return "\n".join(lines)
+    return lines
 
 
 @lru_cache

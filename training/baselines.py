@@ -9,6 +9,8 @@ from models.losses import IGNORE_LABEL_ID
 from models.recursive_model import RecursiveModel
 from training.inference.base import Inference
 
+SUDOKU_BLANK = 1
+
 
 def label_counts(puzzle_set: PuzzleSet, max_rows: int = 100_000) -> np.ndarray:
     """How often each token is a scored label among the first rows of a set; (vocab_size,)."""
@@ -18,6 +20,21 @@ def label_counts(puzzle_set: PuzzleSet, max_rows: int = 100_000) -> np.ndarray:
     if ignored is not None and 0 <= ignored < len(counts):
         counts[ignored] = 0
     return counts
+
+
+def scored_rows(puzzle_set: PuzzleSet, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Inputs and labels (N, S) int64 of some rows, labels -100 where nothing is scored."""
+    inputs, labels = puzzle_set.read_rows(rows)
+    labels = labels.astype(np.int64)
+    ignored = puzzle_set.metadata.ignore_label_id
+    if ignored is not None:
+        labels[labels == ignored] = IGNORE_LABEL_ID
+    return inputs.astype(np.int64), labels
+
+
+def blank_token(puzzle_set: PuzzleSet) -> int | None:
+    """The token of an empty cell, for tasks that have one."""
+    return SUDOKU_BLANK if puzzle_set.metadata.extra.get("task") == "sudoku" else None
 
 
 def trivial_baselines(

@@ -9,9 +9,8 @@ from dataset.eval_batches import EvalBatches, test_rows, validation_rows
 from dataset.puzzle_folder import PuzzleSet, open_puzzle_set
 from dataset.puzzle_metadata import read_metadata
 from errors import UserError
-from models.losses import IGNORE_LABEL_ID
 from models.recursive_model import RecursiveModel
-from training.baselines import label_counts, trivial_baselines
+from training.baselines import blank_token, label_counts, scored_rows, trivial_baselines
 from training.config import TrainConfig
 from training.distributed import World
 from training.evaluation import AccuracyEvaluator, Evaluator, describe_rate, evaluate, wilson_interval
@@ -25,7 +24,6 @@ from training.inference.stepwise import StepwiseInference, wants_to_halt
 from training.trained_model import data_folder
 
 BASELINE_ROWS = 20_000  # trivial predictors vary little from row to row; ARC has hundreds of thousands
-SUDOKU_BLANK = 1
 
 
 @dataclass(frozen=True)
@@ -139,16 +137,13 @@ def rate(successes: float, total: float) -> dict[str, Any]:
 def baselines(selection: Selection, train_counts: np.ndarray | None) -> dict[str, Any]:
     """Trivial predictors on the selection's first rows; without training data the frequent token is unknown."""
     rows = selection.rows[:BASELINE_ROWS]
-    inputs, labels = selection.puzzle_set.read_rows(rows)
-    metadata = selection.puzzle_set.metadata
-    labels = labels.astype(np.int64)
-    if metadata.ignore_label_id is not None:
-        labels[labels == metadata.ignore_label_id] = IGNORE_LABEL_ID
+    inputs, labels = scored_rows(selection.puzzle_set, rows)
+    vocab_size = selection.puzzle_set.metadata.vocab_size
     counts = train_counts
-    if counts is None or len(counts) != metadata.vocab_size:
-        counts = np.bincount(labels[labels >= 0], minlength=metadata.vocab_size)
-    blank = SUDOKU_BLANK if metadata.extra.get("task") == "sudoku" else None
-    found: dict[str, Any] = dict(trivial_baselines(inputs.astype(np.int64), labels, counts, blank))
+    if counts is None or len(counts) != vocab_size:
+        counts = np.bincount(labels[labels >= 0], minlength=vocab_size)
+    blank = blank_token(selection.puzzle_set)
+    found: dict[str, Any] = dict(trivial_baselines(inputs, labels, counts, blank))
     return {"num_rows": len(rows), "counts_from": "train" if counts is train_counts else "these rows", **found}
 
 

@@ -10,11 +10,17 @@ import numpy as np
 from tqdm import tqdm
 
 from errors import UserError
-from models.losses import IGNORE_LABEL_ID
 from models.recursive_model import RecursiveModel
 from models.registry import build_model
 from training.atomic_file import write_atomically
-from training.baselines import collapse_guards, label_counts, tripped_guards, trivial_baselines
+from training.baselines import (
+    blank_token,
+    collapse_guards,
+    label_counts,
+    scored_rows,
+    tripped_guards,
+    trivial_baselines,
+)
 from training.evaluation import AccuracyEvaluator, describe_rate, evaluate
 from training.evaluators import OutputRecorder
 from training.inference.stepwise import StepwiseInference
@@ -24,7 +30,6 @@ from training.setup import EvalRows
 from training.weights import load_weights
 
 HEADLINE = "exact_accuracy"
-SUDOKU_BLANK = 1
 
 
 class Scoring:
@@ -114,20 +119,11 @@ class Scoring:
     def _show_baselines(self) -> None:
         """Trivial predictors on the validation rows, printed beside the first evaluation."""
         run = self.run
-        inputs, labels = [], []
-        task = None
-        for rows in run.evaluation_rows:
-            raw_inputs, raw_labels = rows.puzzle_set.read_rows(rows.validation)
-            ignored = rows.puzzle_set.metadata.ignore_label_id
-            raw_labels = raw_labels.astype(np.int64)
-            if ignored is not None:
-                raw_labels[raw_labels == ignored] = IGNORE_LABEL_ID
-            inputs.append(raw_inputs.astype(np.int64))
-            labels.append(raw_labels)
-            task = rows.puzzle_set.metadata.extra.get("task")
+        parts = [scored_rows(rows.puzzle_set, rows.validation) for rows in run.evaluation_rows]
+        inputs, labels = (np.concatenate(part) for part in zip(*parts, strict=True))
         counts = np.sum([label_counts(puzzle_set) for puzzle_set in run.source.sets], axis=0)
-        blank = SUDOKU_BLANK if task == "sudoku" else None
-        self.baselines = trivial_baselines(np.concatenate(inputs), np.concatenate(labels), counts, blank)
+        blank = blank_token(run.evaluation_rows[-1].puzzle_set)
+        self.baselines = trivial_baselines(inputs, labels, counts, blank)
         if self.reports is not None:
             listed = ", ".join(
                 f"{name} {value['accuracy']:.4f} (exact {value['exact_accuracy']:.4f})"

@@ -54,7 +54,7 @@ def open_training_data(config: TrainConfig, *, verify: bool) -> PuzzleSource:
     sets = [
         open_puzzle_set(path, "train", name)
         for path in config.data_paths
-        for name in _set_names(path, "train")
+        for name in read_metadata(path, "train").sets
     ]
     return PuzzleSource(
         sets,
@@ -65,15 +65,11 @@ def open_training_data(config: TrainConfig, *, verify: bool) -> PuzzleSource:
     )
 
 
-def _set_names(path: str, split: str) -> tuple[str, ...]:
-    return read_metadata(path, split).sets
-
-
 def open_evaluation_rows(config: TrainConfig) -> list[EvalRows]:
     """Validation and test rows of every test folder; they never overlap."""
     result = []
     for path in config.data_paths_test or config.data_paths:
-        for name in _set_names(path, "test"):
+        for name in read_metadata(path, "test").sets:
             puzzle_set = open_puzzle_set(path, "test", name)
             chosen = validation_rows(puzzle_set, config.validation_size)
             fast = validation_rows(puzzle_set, min(config.fast_validation_size, max(1, len(chosen))))
