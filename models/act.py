@@ -7,7 +7,7 @@ slices or rank slices and putting it together again is one map over its leaves.
 import torch
 from torch import Tensor
 
-from models.recursion import RecurrentState
+from models.recursion import RecurrentState, SupervisionStep
 from models.recursive_model import RecursiveModel
 
 Batch = dict[str, Tensor]
@@ -42,9 +42,8 @@ def start_halted_slots(model: RecursiveModel, carry: Carry, batch: Batch) -> Car
     return {key: torch.where(_by_slot(halted, new), new, carry[key]) for key, new in fresh.items()}
 
 
-def truncated_step(model: RecursiveModel, state: RecurrentState, embeddings: Tensor) -> RecurrentState:
+def truncated_step(step: SupervisionStep, state: RecurrentState) -> RecurrentState:
     """One supervision step; gradients pass through the sub-updates from `grad_start` on only."""
-    step = model.supervision_step(embeddings)
     with torch.no_grad():
         for sub_update in step.sub_updates[: step.grad_start]:
             state = sub_update(state)
@@ -83,7 +82,8 @@ def act_step(
     config = model.config
     current = start_halted_slots(model, carry, batch)
     embeddings = model.embed(current["inputs"], current["puzzle_identifiers"])
-    state = truncated_step(model, RecurrentState(current["z_H"], current["z_L"]), embeddings)
+    step = model.supervision_step(embeddings)
+    state = truncated_step(step, RecurrentState(current["z_H"], current["z_L"]))
     logits, q_halt, q_continue = model.readout(state)
     outputs = {"logits": logits, "q_halt_logits": q_halt, "q_continue_logits": q_continue}
     with torch.no_grad():
@@ -97,7 +97,7 @@ def act_step(
                 halted = halted & (steps >= min_halt_steps)
             if not config.no_ACT_continue:
                 # Differs: upstream's TRM crashes here; this is HRM's target (no replay, no target network).
-                _, next_halt, next_continue = model.readout(model.supervision_step(embeddings)(state))
+                _, next_halt, next_continue = model.readout(step(state))
                 value = torch.where(last, next_halt, torch.maximum(next_halt, next_continue))
                 outputs["target_q_continue"] = torch.sigmoid(value)
     new_carry = {"z_H": state.z_H.detach(), "z_L": state.z_L.detach(), "steps": steps, "halted": halted}

@@ -21,6 +21,7 @@ class HierarchicalReasoningModel(RecursiveModel):
         return [self.H_level, self.L_level]
 
     def supervision_step(self, embeddings: Tensor) -> SupervisionStep:
+        self.forget_casts()
         cos_sin = self.cos_sin()
 
         def update_L(state: RecurrentState) -> RecurrentState:

@@ -11,6 +11,7 @@ import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor, nn
 
+from models import cpu_bfloat16
 from models.config import ModelConfig
 
 CosSin = tuple[Tensor, Tensor]
@@ -36,6 +37,13 @@ def rms_norm(x: Tensor, eps: float) -> Tensor:
     return F.rms_norm(x.to(wide), (x.shape[-1],), eps=eps).to(x.dtype)
 
 
+def residual_rms_norm(x: Tensor, y: Tensor, eps: float) -> Tensor:
+    """`rms_norm(x + y)`."""
+    if cpu_bfloat16.is_used_for(x):
+        return cpu_bfloat16.residual_rms_norm(x, y, eps)
+    return rms_norm(x + y, eps)
+
+
 class CastedLinear(nn.Module):
     """Linear map whose weight (out, in) is cast to the input's dtype. Initialised with std 1/sqrt(in)."""
 
@@ -46,8 +54,11 @@ class CastedLinear(nn.Module):
         weight = torch.empty(out_features, in_features, dtype=config.param_dtype)
         self.weight = nn.Parameter(truncated_normal_(weight, in_features**-0.5, generator))
         self.bias = nn.Parameter(torch.zeros(out_features, dtype=config.param_dtype)) if bias else None
+        self.cast = cpu_bfloat16.WeightCast()
 
     def forward(self, x: Tensor) -> Tensor:
+        if self.bias is None and cpu_bfloat16.is_used_for(x):
+            return cpu_bfloat16.casted_linear(x, self.weight, self.cast)
         bias = None if self.bias is None else self.bias.to(x.dtype)
         return F.linear(x, self.weight.to(x.dtype), bias)
 
@@ -99,7 +110,10 @@ class Attention(nn.Module):
         self.o_proj = CastedLinear(size, size, False, config, generator)
 
     def forward(self, x: Tensor, cos_sin: CosSin | None) -> Tensor:
-        q, k, v = rearrange(self.qkv_proj(x), "b l (three h d) -> three b l h d", three=3, h=self.num_heads)
+        qkv = self.qkv_proj(x)
+        if cpu_bfloat16.is_used_for(qkv) and qkv.shape[1] <= cpu_bfloat16.LONGEST_ATTENTION:
+            return self.o_proj(cpu_bfloat16.rotary_attention(qkv, cos_sin, self.num_heads))
+        q, k, v = rearrange(qkv, "b l (three h d) -> three b l h d", three=3, h=self.num_heads)
         if cos_sin is not None:
             q, k = apply_rotary(q, cos_sin), apply_rotary(k, cos_sin)
         out = F.scaled_dot_product_attention(q.transpose(1, 2), k.transpose(1, 2), v.transpose(1, 2))
@@ -119,7 +133,10 @@ class SwiGLU(nn.Module):
         self.down_proj = CastedLinear(width, size, False, config, generator)
 
     def forward(self, x: Tensor) -> Tensor:
-        gate, up = self.gate_up_proj(x).chunk(2, dim=-1)
+        gate_up = self.gate_up_proj(x)
+        if cpu_bfloat16.is_used_for(gate_up):
+            return self.down_proj(cpu_bfloat16.swiglu(gate_up))
+        gate, up = gate_up.chunk(2, dim=-1)
         return self.down_proj(F.silu(gate) * up)
 
 
@@ -146,10 +163,10 @@ class Block(nn.Module):
         if self.mlp_t is not None:
             by_channel = x.transpose(1, 2)
             mixed = self.mlp_t(by_channel.to(self.dtype)).to(x.dtype)
-            x = rms_norm(by_channel + mixed, self.eps).transpose(1, 2)
+            x = residual_rms_norm(by_channel, mixed, self.eps).transpose(1, 2)
         elif self.self_attn is not None:
-            x = rms_norm(x + self.self_attn(x.to(self.dtype), cos_sin).to(x.dtype), self.eps)
-        return rms_norm(x + self.mlp(x.to(self.dtype)).to(x.dtype), self.eps)
+            x = residual_rms_norm(x, self.self_attn(x.to(self.dtype), cos_sin).to(x.dtype), self.eps)
+        return residual_rms_norm(x, self.mlp(x.to(self.dtype)).to(x.dtype), self.eps)
 
 
 class Stack(nn.Module):

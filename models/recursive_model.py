@@ -79,8 +79,17 @@ class RecursiveModel(nn.Module):
         dtype = self.config.carry_dtype
         return RecurrentState(self.H_init.to(dtype).expand(shape), self.L_init.to(dtype).expand(shape))
 
+    def forget_casts(self) -> None:
+        """Cast all weights anew: a step's casts are made once, in its first sub-updates, and serve it to its end."""
+        for module in self.modules():
+            if isinstance(module, CastedLinear):
+                module.cast.forget()
+
     def supervision_step(self, embeddings: Tensor) -> SupervisionStep:
-        """The pure map of one supervision step with the input (B, P+S, D) held fixed."""
+        """The pure map of one supervision step with the input (B, P+S, D) held fixed, and the weights as they are.
+
+        After an update of the weights a new map must be made.
+        """
         raise TypeError(f"{type(self).__name__} does not say in which order its stacks act")
 
     def readout(self, state: RecurrentState) -> tuple[Tensor, Tensor, Tensor]:

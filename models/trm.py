@@ -23,6 +23,7 @@ class TinyRecursiveModel(RecursiveModel):
         return [self.L_level]
 
     def supervision_step(self, embeddings: Tensor) -> SupervisionStep:
+        self.forget_casts()
         cos_sin = self.cos_sin()
 
         def update_L(state: RecurrentState) -> RecurrentState:

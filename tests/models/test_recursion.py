@@ -105,7 +105,7 @@ def test_number_of_stack_calls_with_gradient(name: str, calls: int, with_gradien
 def test_truncated_step_has_the_value_of_the_map_and_the_gradient_of_its_end(model: RecursiveModel) -> None:
     state, embeddings = start(model)
     step = model.supervision_step(embeddings)
-    truncated = truncated_step(model, state, embeddings)
+    truncated = truncated_step(model.supervision_step(embeddings), state)
     whole = step(state)
     for a, b in zip(truncated, whole, strict=True):
         assert torch.equal(a, b)
@@ -129,6 +129,6 @@ def test_truncated_step_has_the_value_of_the_map_and_the_gradient_of_its_end(mod
 def test_state_before_the_truncation_gets_no_gradient(model: RecursiveModel) -> None:
     state, embeddings = start(model)
     leaves = RecurrentState(*(z.clone().requires_grad_() for z in state))
-    out = truncated_step(model, leaves, embeddings)
+    out = truncated_step(model.supervision_step(embeddings), leaves)
     gradients = torch.autograd.grad(out.z_H.sum() + out.z_H.square().sum(), leaves, allow_unused=True)
     assert gradients == (None, None)
