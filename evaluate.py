@@ -2,11 +2,13 @@
 
     python evaluate.py checkpoint=RUN/best.pt
     python evaluate.py checkpoint=RUN/best.pt data_paths_test=[data/OTHER] max_test_rows=10000 device=cuda
+    python evaluate.py checkpoint=RUN/best.pt eval.max_steps=128 eval.adaptive_halt=true eval.vote=8
     torchrun --nproc-per-node 8 evaluate.py checkpoint=RUN/step_10000 save_outputs=[inputs,labels,preds,logits]
 
-The settings are read from all_config.yaml beside the checkpoint, ours or one of the official code. Printed and
-written to evaluation_NAME.json beside the checkpoint: exact accuracy on the test rows and, apart from them, on
-the validation rows; accuracy after each supervision step, by difficulty, and of trivial predictors.
+The settings are read from all_config.yaml beside the checkpoint, ours or one of the official code; eval.* is not
+among them, so that without it an evaluation is the official one. Printed and written to evaluation_NAME.json beside
+the checkpoint: exact accuracy on the test rows and, apart from them, on the validation rows, and what it cost;
+accuracy after each supervision step, by difficulty, and of trivial predictors.
 """
 
 import shlex
@@ -22,11 +24,13 @@ from errors import UserError, exit_on_user_error
 from models.registry import count_parameters
 from training.atomic_file import write_atomically, write_json_atomically
 from training.cli import parse_key_values
-from training.config import config_hash
+from training.config import EvalConfig, config_hash
+from training.config_checks import check_eval
 from training.devices import resolve_device, resolve_dtype
 from training.distributed import World, start_world
 from training.evaluation_report import measure, report_lines, select_rows, training_label_counts
-from training.evaluators import OUTPUTS
+from training.evaluators import OUTPUTS, check_outputs
+from training.inference.choose import keeps_steps, mode_parts
 from training.provenance import describe_git
 from training.trained_model import Checkpoint, open_checkpoint, restore_model
 
@@ -48,6 +52,7 @@ class Options:
     save_outputs: list[str] = field(
         default_factory=list, metadata={"help": f"arrays for predictions_NAME.npz: {', '.join(OUTPUTS)}"}
     )
+    eval: EvalConfig = field(default_factory=EvalConfig)
     output: str | None = field(default=None, metadata={"help": "the JSON file, instead of evaluation_NAME.json"})
     device: str = field(default="auto", metadata={"help": "auto | cpu | cuda | cuda:N | mps"})
     dtype: str | None = field(default=None, metadata={"help": "float32 | bfloat16 | float64; default: the run's"})
@@ -55,9 +60,8 @@ class Options:
 
 def check_options(options: Options) -> None:
     """Ranges and names. Errors: `UserError`."""
-    unknown = [name for name in options.save_outputs if name not in OUTPUTS]
-    if unknown:
-        raise UserError(f"save_outputs: {unknown[0]!r} is none of {', '.join(OUTPUTS)}")
+    check_eval(options.eval)
+    check_outputs(options.save_outputs, "save_outputs", stepwise=keeps_steps(options.eval))
     for name, least in (("max_test_rows", 1), ("batch_size", 1), ("validation_size", 0)):
         value = getattr(options, name)
         if value is not None and value < least:
@@ -65,9 +69,9 @@ def check_options(options: Options) -> None:
 
 
 def result_name(options: Options, checkpoint: Checkpoint) -> str:
-    """Results on other data than the run's get a name of their own."""
-    parts = [checkpoint.name, *(Path(path).resolve().name for path in options.data_paths_test)]
-    return "_".join(parts)
+    """Results on other data than the run's, and by another evaluation than the official, get a name of their own."""
+    data = [Path(path).resolve().name for path in options.data_paths_test]
+    return "_".join([checkpoint.name, *data, *mode_parts(options.eval)])
 
 
 def evaluate_checkpoint(options: Options, world: World) -> dict[str, Any]:
@@ -110,6 +114,8 @@ def evaluate_checkpoint(options: Options, world: World) -> dict[str, Any]:
             model,
             selection,
             world,
+            settings=options.eval,
+            seed=config.seed,
             loss_type=config.arch.loss.loss_type,
             batch_size=options.batch_size or config.eval_batch_size or config.global_batch_size,
             train_counts=train_counts,

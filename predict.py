@@ -17,8 +17,10 @@ import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+import torch
 
 from dataset.eval_batches import as_batch, test_rows
 from dataset.puzzle_folder import open_puzzle_set
@@ -174,7 +176,9 @@ def answer_puzzles(model: RecursiveModel, puzzles: np.ndarray, metadata: PuzzleM
     batch = as_batch(tokens, tokens, np.zeros(len(puzzles), np.int32), metadata)
     device = model.H_init.device
     made = StepwiseInference().predict(model, {key: leaf.to(device) for key, leaf in batch.items()})
-    return StepwisePredictions(**{key: value.cpu() for key, value in vars(made).items()})
+    found: dict[str, Any] = vars(made)
+    moved = {key: value.cpu() for key, value in found.items() if isinstance(value, torch.Tensor)}
+    return StepwisePredictions(**(found | moved))
 
 
 def conflict_text(board: np.ndarray, box: Box) -> str:

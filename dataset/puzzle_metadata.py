@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from dataset.safe_files import ArrayHeader, read_array_header, read_json, refuse
+from dataset.sudoku import BOXES, Box, side
 from errors import UserError
 
 MAX_METADATA_BYTES = 1 << 20
@@ -38,6 +39,19 @@ class PuzzleMetadata:
         """(rows, cols) of a Sudoku box when symmetries may be drawn on the fly, else None."""
         augmentation = self.extra.get("augmentation")
         return None if augmentation is None else (int(augmentation["box"][0]), int(augmentation["box"][1]))
+
+    @property
+    def sudoku_box(self) -> Box | None:
+        """(rows, cols) of a Sudoku box, by whose rules answers can be judged; None for other tasks.
+
+        Folders of the official builders do not say their task: boards are known by their cells and digits.
+        """
+        if self.augmentation_box is not None:
+            return self.augmentation_box
+        if self.extra.get("task", "sudoku") != "sudoku":
+            return None
+        shapes = {(side(box) ** 2, side(box) + 2): box for box in BOXES.values()}
+        return shapes.get((self.seq_len, self.vocab_size))
 
 
 def rebuild_hint(root: str | Path) -> str:

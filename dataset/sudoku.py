@@ -6,7 +6,7 @@ are digit + 1 (blank 1; 0 is padding), so the vocabulary holds n + 2.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from itertools import permutations
 
@@ -107,13 +107,32 @@ class Symmetries:
 
     def apply(self, boards: np.ndarray) -> np.ndarray:
         """Transform boards (N, n*n), one symmetry each (a single board is broadcast to all)."""
+        sources = self.sources()
+        moved = np.take_along_axis(np.broadcast_to(boards, sources.shape), sources, axis=1)
+        return np.take_along_axis(self.digits, moved.astype(np.intp), axis=1)
+
+    def sources(self) -> np.ndarray:
+        """(N, n*n) int64: for each cell of an image, the cell of the board that it is read from."""
         count, n = self.rows.shape
         upright = self.rows[:, :, None] * n + self.columns[:, None, :]
         turned = self.columns[:, None, :] * n + self.rows[:, :, None]
-        source = np.where(self.transpose[:, None, None], turned, upright).reshape(count, n * n)
-        boards = np.broadcast_to(boards, (count, n * n))
-        moved = np.take_along_axis(boards, source, axis=1)
-        return np.take_along_axis(self.digits, moved.astype(np.intp), axis=1)
+        return np.where(self.transpose[:, None, None], turned, upright).reshape(count, n * n)
+
+    def inverse(self) -> "Symmetries":
+        """The symmetries that undo these, one each."""
+        rows, columns = self.rows.argsort(axis=1), self.columns.argsort(axis=1)
+        turned = self.transpose[:, None]
+        return Symmetries(
+            transpose=self.transpose,
+            rows=np.where(turned, columns, rows),
+            columns=np.where(turned, rows, columns),
+            digits=self.digits.argsort(axis=1).astype(self.digits.dtype),
+        )
+
+    def on_tokens(self) -> "Symmetries":
+        """The same symmetries of boards written as tokens; padding and blank stay. `digits` is (N, n+2)."""
+        padding = np.zeros((len(self.digits), 1), self.digits.dtype)
+        return replace(self, digits=np.concatenate([padding, self.digits + 1], axis=1, dtype=self.digits.dtype))
 
 
 def random_symmetries(count: int, box: Box, rng: np.random.Generator) -> Symmetries:

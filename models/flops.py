@@ -1,6 +1,41 @@
-"""Closed-form floating-point operations of a supervision step, for honest comparisons of compute."""
+"""Closed-form floating-point operations of a supervision step, and the list of matrix products that they are.
+
+For honest comparisons of compute, and for the benchmark, whose floor is the time of these products alone.
+"""
+
+from dataclasses import dataclass
 
 from models.config import ModelConfig
+
+
+@dataclass(frozen=True)
+class Product:
+    """`count` equal products of a step: `batch` pairs of matrices, (rows x inner) @ (inner x columns) each.
+
+    Args:
+        name: the parameter or the part of attention that it belongs to, and for gradients which one.
+        left_transposed: the left operand lies in memory as (inner, rows), a weight gradient's `g.T @ x` for one.
+        right_transposed: the right operand lies in memory as (columns, inner), as the weight of a linear map.
+    """
+
+    name: str
+    count: int
+    batch: int
+    rows: int
+    inner: int
+    columns: int
+    left_transposed: bool = False
+    right_transposed: bool = False
+
+    @property
+    def flops(self) -> int:
+        """Operations of all `count` products, a multiplication and an addition per term."""
+        return 2 * self.count * self.batch * self.rows * self.inner * self.columns
+
+    @property
+    def shape(self) -> tuple[int, int, int, int, bool, bool]:
+        """What its time depends on: equal for products that only differ in name or count."""
+        return self.batch, self.rows, self.inner, self.columns, self.left_transposed, self.right_transposed
 
 
 def block_forward_flops(config: ModelConfig) -> float:
@@ -15,22 +50,109 @@ def block_forward_flops(config: ModelConfig) -> float:
     return swiglu + 2 * 4 * size * size + 4 * length * size
 
 
+def block_passes(config: ModelConfig, *, training: bool) -> tuple[int, int]:
+    """How often a step passes through a block: forward, and backward (0 in evaluation).
+
+    Backward are the sub-updates that carry gradients: TRM's last H cycle, the last update of each of HRM's stacks.
+    Q-learning adds a second forward for its target.
+    """
+    L_updates = config.H_cycles * config.L_cycles
+    if config.kind == "hrm":
+        forward = config.L_layers * L_updates + config.H_layers * config.H_cycles
+        backward = config.L_layers + config.H_layers
+    else:
+        forward = config.L_layers * (L_updates + config.H_cycles)
+        backward = config.L_layers * (config.L_cycles + 1)
+    if not training:
+        return forward, 0
+    return forward if config.no_ACT_continue else 2 * forward, backward
+
+
 def step_flops(config: ModelConfig, *, training: bool) -> float:
     """Operations of one supervision step of one row (P+S tokens); embeddings and heads are left out.
 
     Training adds the backward pass (twice a forward) of the sub-updates that carry gradients, and for Q-learning
     a second forward for the target.
     """
-    L_updates = config.H_cycles * config.L_cycles
-    if config.kind == "hrm":
-        forward_blocks = config.L_layers * L_updates + config.H_layers * config.H_cycles
-        gradient_blocks = config.L_layers + config.H_layers
+    forward, backward = block_passes(config, training=training)
+    return float(forward + 2 * backward) * block_forward_flops(config) * config.total_len
+
+
+def step_products(config: ModelConfig, batch_size: int, *, training: bool) -> list[Product]:
+    """Every matrix product of one supervision step of `batch_size` rows; their `flops` add up to `step_flops`.
+
+    Training has, for each block that carries gradients, both gradients of every product: autograd skips none,
+    because the input embeddings are trained and so the first block's input has a gradient too. (With
+    `freeze_weights` there would be no weight gradients.) Embeddings are lookups and have no products; those of
+    the heads are in `head_products`. The gradient of attention is that of its two products; kernels that make
+    the scores anew in the backward pass multiply once more.
+    """
+    forward, backward = block_passes(config, training=training)
+    tokens = batch_size * config.total_len
+    size, width = config.hidden_size, config.swiglu_width(config.hidden_size)
+    products = []
+    if config.mlp_t:
+        channels, mixed = batch_size * size, config.swiglu_width(config.total_len)
+        products += _linear("mlp_t.gate_up_proj", channels, config.total_len, 2 * mixed, forward, backward)
+        products += _linear("mlp_t.down_proj", channels, mixed, config.total_len, forward, backward)
     else:
-        forward_blocks = config.L_layers * (L_updates + config.H_cycles)
-        gradient_blocks = config.L_layers * (config.L_cycles + 1)
-    blocks = float(forward_blocks)
-    if training:
-        blocks += 2 * gradient_blocks
-        if not config.no_ACT_continue:
-            blocks += forward_blocks
-    return blocks * block_forward_flops(config) * config.total_len
+        products += _linear("self_attn.qkv_proj", tokens, size, 3 * size, forward, backward)
+        products += _attention(config, batch_size, forward, backward)
+        products += _linear("self_attn.o_proj", tokens, size, size, forward, backward)
+    products += _linear("mlp.gate_up_proj", tokens, size, 2 * width, forward, backward)
+    products += _linear("mlp.down_proj", tokens, width, size, forward, backward)
+    return products
+
+
+def head_products(config: ModelConfig, batch_size: int, *, training: bool) -> list[Product]:
+    """The products of `lm_head` (on all P+S tokens) and `q_head` (on the first) in one supervision step.
+
+    Below a percent of a step of the published models, and in no floor; a counter of operations sees them.
+    """
+    forward = 2 if training and not config.no_ACT_continue else 1
+    backward = 1 if training else 0
+    tokens, size = batch_size * config.total_len, config.hidden_size
+    logits = _linear("lm_head", tokens, size, config.vocab_size, forward, backward)
+    return logits + _linear("q_head", batch_size, size, 2, forward, backward)
+
+
+def total_flops(products: list[Product]) -> int:
+    """Operations of a list of products."""
+    return sum(product.flops for product in products)
+
+
+def _linear(
+    name: str, rows: int, features_in: int, features_out: int, forward: int, backward: int
+) -> list[Product]:
+    """x @ W.T, and g @ W, g.T @ x for its gradients; W is stored as (out, in)."""
+    products = [Product(name, forward, 1, rows, features_in, features_out, right_transposed=True)]
+    if backward:
+        weight = Product(
+            f"{name} weight gradient", backward, 1, features_out, rows, features_in, left_transposed=True
+        )
+        products += [Product(f"{name} input gradient", backward, 1, rows, features_out, features_in), weight]
+    return products
+
+
+def _attention(config: ModelConfig, batch_size: int, forward: int, backward: int) -> list[Product]:
+    """q @ k.T and weights @ v per row and head, and two products each for their gradients."""
+    batch, length = batch_size * config.num_heads, config.total_len
+    head = config.hidden_size // config.num_heads
+    products = [
+        Product("attention scores", forward, batch, length, head, length, right_transposed=True),
+        Product("attention values", forward, batch, length, length, head),
+    ]
+    if backward:
+        # With respect to the weights g @ v.T, to v weights.T @ g, to q and k the score gradient s @ k and s.T @ q.
+        for name, shape, left_transposed, right_transposed in (
+            ("weights", (length, head, length), False, True),
+            ("values", (length, length, head), True, False),
+            ("queries", (length, length, head), False, False),
+            ("keys", (length, length, head), True, False),
+        ):
+            products.append(
+                Product(
+                    f"attention {name} gradient", backward, batch, *shape, left_transposed, right_transposed
+                )
+            )
+    return products

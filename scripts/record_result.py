@@ -46,9 +46,10 @@ One row per result, written by `scripts/record_result.py` from the run folder's 
 `summary.json` and `metrics.jsonl`. Rows are only ever added: a correction is a new row, and the old id is
 named in it as superseded.
 
-- *peak* is the best evaluation of the run, *final* the one at its end. The set that chose the peak (validation) is not
-  the set that is reported (test), where a test result exists. Every rate is printed as numerator/denominator with its
-  95 % Wilson interval; that interval speaks of the evaluated items, not of other seeds.
+- *peak* is the best evaluation of the run, *final* the one at its end, *initial* that of the weights it started from
+  ("not run" where they could not be made again). The set that chose the peak (validation) is not the set that is
+  reported (test), where a test result exists. Every rate is printed as numerator/denominator with its 95 % Wilson
+  interval; that interval speaks of the evaluated items, not of other seeds.
 - *commit* `+dirty` means that the code differed from the commit; the difference is in the run's `provenance.json`.
 - *status*: reproduced · differs · failed · superseded-by ID · not-run · exploratory (one seed, or looked at first).
 
@@ -77,6 +78,8 @@ _KINDS: dict[str, type] = {
 }
 _KIND_NAMES = {list: "a list", str: "a text", int: "a whole number", float: "a number"}
 _LARGEST = 1 << 53
+# Entries of `test` in summary.json and what they are called in a row.
+_TESTED = {"initial": "initial", "best": "peak", "final": "final"}
 _HASH_CHARACTERS = 12
 
 
@@ -103,7 +106,7 @@ def read_run(folder: Path, metric: str) -> Run:
     _check_kinds(names.provenance, provenance)
     summary = _object(names.summary) if names.summary.is_file() else _summary_from_log(names.metrics, metric)
     test = _mapping(summary.get("test"))
-    parts = [summary.get("best"), summary.get("final"), test.get("best"), test.get("final")]
+    parts = [summary.get("best"), summary.get("final"), *(test.get(which) for which in _TESTED)]
     for part in (summary, *map(_mapping, parts)):
         _check_kinds(names.summary if names.summary.is_file() else names.metrics, part)
     baselines = _mapping(summary.get("baselines"))
@@ -234,10 +237,11 @@ def _result(run: Run, metric: str) -> str:
     test = _mapping(run.summary.get("test"))
     named = best.get("metric", metric)
     parts = [f"{named}: peak {rate(best)}; final {rate(_mapping(run.summary.get('final')))}"]
-    tested = rate(_mapping(test.get("best"))), rate(_mapping(test.get("final")))
-    parts.append(
-        "test: not run" if set(tested) == {_NOT_RUN} else f"test: peak {tested[0]}; final {tested[1]}"
-    )
+    tested = {word: rate(_mapping(test.get(which))) for which, word in _TESTED.items()}
+    if set(tested.values()) == {_NOT_RUN}:
+        parts.append("test: not run")
+    else:
+        parts.append("test: " + "; ".join(f"{word} {value}" for word, value in tested.items()))
     parts += _beside_baselines(run, _mapping(test.get("final")))
     return "; ".join(parts)
 

@@ -274,10 +274,15 @@ def assert_same_state(first: Path, second: Path, ignore: Sequence[str] = ("train
     assert differences(read_state(first), read_state(second), ignore=ignore) == []
 
 
-def logged_training(folder: Path) -> list[dict[str, Any]]:
-    """The lines of metrics.jsonl that updates wrote."""
+def logged(folder: Path) -> list[dict[str, Any]]:
+    """The lines of metrics.jsonl without `train/seconds`, the one value in which equal runs differ."""
     lines = read_metrics(folder / "metrics.jsonl")
-    return [line for line in lines if any(key.startswith("train/") for key in line)]
+    return [{key: value for key, value in line.items() if key != "train/seconds"} for line in lines]
+
+
+def logged_training(folder: Path) -> list[dict[str, Any]]:
+    """The lines of metrics.jsonl that updates wrote, as `logged` gives them."""
+    return [line for line in logged(folder) if "train/grad_norm" in line]
 
 
 def temporaries(folder: Path) -> list[Path]:

@@ -8,9 +8,9 @@ accepted, and `data_path=X` alone selects HRM.
 import os
 import sys
 from collections.abc import Callable, Sequence
-from dataclasses import MISSING, dataclass, fields
+from dataclasses import MISSING, dataclass, fields, is_dataclass
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any, NoReturn, get_type_hints
 
 import yaml
 from hydra import compose, initialize_config_dir
@@ -298,9 +298,9 @@ def parse_key_values(argv: Sequence[str], schema: type, *, description: str = ""
     """Read `key=value` arguments into an instance of the dataclass `schema`.
 
     Text fields take the value as it is (no quoting needed; `null` where None is allowed); others are read as
-    yaml, so lists are written `[a,b]`. A leading `+` is accepted. `--help` or `-h` prints the fields, with
-    the text in their metadata `help`, and exits 0. Errors: `UserError` for an unknown key (the nearest valid
-    one is named), a bad value, a missing required field.
+    yaml, so lists are written `[a,b]`; a field of a nested dataclass is `outer.inner`. A leading `+` is
+    accepted. `--help` or `-h` prints the fields, with the text in their metadata `help`, and exits 0. Errors:
+    `UserError` for an unknown key (the nearest valid one is named), a bad value, a missing required field.
     """
     valid = schema_keys(schema)
     if any(text in ("-h", "--help") for text in argv):
@@ -315,6 +315,9 @@ def parse_key_values(argv: Sequence[str], schema: type, *, description: str = ""
             raise UserError(
                 f"unknown option '{key}' in '{text}': the nearest valid key is '{nearest_key(key, valid)}'"
             )
+        if is_dataclass(valid[key]):
+            inner = next(name for name in valid if name.startswith(f"{key}."))
+            raise UserError(f"cannot read '{text}': expected keys such as '{inner}'")
         node = raw
         *parents, leaf = key.split(".")
         for parent in parents:
@@ -340,7 +343,17 @@ def _read_value(key: str, value: str, kind: Any) -> Any:
 
 def _key_value_help(schema: type, description: str) -> str:
     lines = [description or (schema.__doc__ or "").strip(), "", "options (key=value):"]
+    return "\n".join([*lines, *_option_lines(schema, "")])
+
+
+def _option_lines(schema: type, prefix: str) -> list[str]:
+    lines = []
+    kinds = get_type_hints(schema)
     for item in fields(schema):
+        kind = kinds[item.name]
+        if is_dataclass(kind) and isinstance(kind, type):
+            lines += _option_lines(kind, f"{prefix}{item.name}.")
+            continue
         if item.default is not MISSING:
             default = f"default {item.default!r}"
         elif item.default_factory is not MISSING:
@@ -348,5 +361,5 @@ def _key_value_help(schema: type, description: str) -> str:
         else:
             default = "required"
         about = item.metadata.get("help", "")
-        lines.append(f"  {item.name:<20} {default}{'; ' + about if about else ''}")
-    return "\n".join(lines)
+        lines.append(f"  {prefix + item.name:<20} {default}{'; ' + about if about else ''}")
+    return lines

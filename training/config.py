@@ -21,7 +21,15 @@ from omegaconf.errors import OmegaConfBaseException
 
 from errors import UserError
 from training.config_checks import check_ranges, check_resolved, shown
-from training.config_schema import ArchConfig, GuardConfig, LossConfig, TrainConfig, WandbConfig, schema_keys
+from training.config_schema import (
+    ArchConfig,
+    EvalConfig,
+    GuardConfig,
+    LossConfig,
+    TrainConfig,
+    WandbConfig,
+    schema_keys,
+)
 from training.safe_yaml import read_yaml
 
 __all__ = [
@@ -29,6 +37,7 @@ __all__ = [
     "ARCH_NAMES",
     "LOSS_NAMES",
     "ArchConfig",
+    "EvalConfig",
     "GuardConfig",
     "LossConfig",
     "TrainConfig",
@@ -67,7 +76,8 @@ ARCH_DEFAULTS: dict[str, dict[str, Any]] = {
     },
 }
 
-# How a run is started, stopped, placed and reported; none of it changes what is computed.
+# How a run is started, stopped, placed and reported; none of it changes what is computed. (What is evaluated, and
+# how, decides which checkpoint is the best, and with early_stop_patience the end: another run by default.)
 RUN_CONTROL = (
     "project_name",
     "run_name",
@@ -95,7 +105,8 @@ RUN_CONTROL = (
     "wandb",
 )
 
-# A state of one run goes on only under the same of these (and the same arch.*).
+# A state of one run goes on only under the same of these (and the same arch.*): they shape the path of the weights,
+# which evaluation leaves alone.
 IDENTITY = (
     "data_paths",
     "global_batch_size",

@@ -6,12 +6,12 @@ from collections.abc import Iterable
 from typing import Any
 
 from errors import UserError
-from training.config_schema import ArchConfig, TrainConfig
+from training.config_schema import ArchConfig, EvalConfig, TrainConfig
 
 LOSS_TYPES = ("stablemax_cross_entropy", "stablemax_cross_entropy_float32", "softmax_cross_entropy")
 POS_ENCODINGS = ("rope", "learned", "none")
 DTYPES = ("auto", "float64", "float32", "bfloat16")
-OPTIMIZERS = ("adam_atan2", "adamw")
+OPTIMIZERS = ("adam_atan2", "adamw", "muon")
 AUGMENTS = ("auto", "stored", "on_the_fly", "none")
 GUARD_MODES = ("warn", "abort", "off")
 WANDB_MODES = ("disabled", "offline", "online")
@@ -21,7 +21,7 @@ _AT_LEAST_ONE = (
     "arch.halt_max_steps arch.H_cycles arch.L_cycles arch.L_layers arch.hidden_size arch.num_heads "
     "arch.swiglu_multiple global_batch_size epochs eval_interval max_steps checkpoint_interval keep_last "
     "archive_keep accumulation_slices threads eval_batch_size max_test_rows fast_eval_interval force_full_eval_every "
-    "early_stop_patience log_interval"
+    "early_stop_patience log_interval eval.max_steps eval.vote"
 ).split()
 _NOT_NEGATIVE = (
     "arch.H_layers arch.puzzle_emb_ndim arch.puzzle_emb_len lr lr_warmup_steps weight_decay "
@@ -63,28 +63,37 @@ def _one_of(cfg: TrainConfig, key: str, names: Iterable[str]) -> None:
         _fail(key, _value(cfg, key), f"one of: {', '.join(names)}")
 
 
+def _check_number(key: str, value: int | float | None) -> None:
+    if value is None:
+        return
+    if isinstance(value, int) and value >= 2**63:
+        _fail(key, value, "an integer below 2^63")
+    if not math.isfinite(value):
+        _fail(key, value, "a finite number")
+    if key in _RATES and value > MAX_RATE:
+        _fail(key, value, f"at most {MAX_RATE:g}")
+    if key in _AT_LEAST_ONE and value < 1:
+        _fail(key, value, "at least 1")
+    if key in _NOT_NEGATIVE and value < 0:
+        _fail(key, value, "0 or more")
+    if key in _POSITIVE and value <= 0:
+        _fail(key, value, "a number above 0")
+    if key in _FRACTION and not 0 <= value <= 1:
+        _fail(key, value, "a number from 0 to 1")
+    if key in _BELOW_ONE and not 0 <= value < 1:
+        _fail(key, value, "a number from 0 to below 1")
+
+
+def check_eval(settings: EvalConfig) -> None:
+    """Refuse `eval.*` out of range where there is no `TrainConfig` around it."""
+    for key in ("max_steps", "vote"):
+        _check_number(f"eval.{key}", getattr(settings, key))
+
+
 def check_ranges(cfg: TrainConfig) -> None:
     """Refuse a single value out of its range, before anything is derived from it."""
     for key in _AT_LEAST_ONE + _NOT_NEGATIVE + _POSITIVE + _FRACTION + _BELOW_ONE:
-        value = _value(cfg, key)
-        if value is None:
-            continue
-        if isinstance(value, int) and value >= 2**63:
-            _fail(key, value, "an integer below 2^63")
-        if not math.isfinite(value):
-            _fail(key, value, "a finite number")
-        if key in _RATES and value > MAX_RATE:
-            _fail(key, value, f"at most {MAX_RATE:g}")
-        if key in _AT_LEAST_ONE and value < 1:
-            _fail(key, value, "at least 1")
-        if key in _NOT_NEGATIVE and value < 0:
-            _fail(key, value, "0 or more")
-        if key in _POSITIVE and value <= 0:
-            _fail(key, value, "a number above 0")
-        if key in _FRACTION and not 0 <= value <= 1:
-            _fail(key, value, "a number from 0 to 1")
-        if key in _BELOW_ONE and not 0 <= value < 1:
-            _fail(key, value, "a number from 0 to below 1")
+        _check_number(key, _value(cfg, key))
     if not 0 <= cfg.seed < 2**63:
         _fail("seed", cfg.seed, "an integer from 0 to 2^63 - 1")
     for key in _TEXT:

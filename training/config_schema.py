@@ -24,7 +24,7 @@ class ArchConfig:
     name: str = "trm"  # trm | hrm; the official class strings map to these
     loss: LossConfig = field(default_factory=LossConfig)
     halt_exploration_prob: float = 0.1  # probability per row and step of a minimum number of steps
-    halt_max_steps: int = 16  # supervision steps at most; evaluation always takes all of them
+    halt_max_steps: int = 16  # supervision steps at most; evaluation takes all of them unless eval.* says otherwise
     H_cycles: int = 3
     L_cycles: int = 6
     H_layers: int = 0  # ignored by trm, whose one stack has L_layers blocks
@@ -49,6 +49,21 @@ class GuardConfig:
 
     mode: str = "warn"  # warn | abort | off
     after_updates: int = 1000  # updates before the first check
+
+
+@dataclass
+class EvalConfig:
+    """How evaluation answers rows, in training and in evaluate.py. The defaults are the official evaluation."""
+
+    max_steps: int | None = field(
+        default=None, metadata={"help": "supervision steps, more or fewer than in training; null = arch.halt_max_steps"}
+    )
+    adaptive_halt: bool = field(
+        default=False, metadata={"help": "a row stops where q_halt says so, at the latest after max_steps"}
+    )
+    vote: int = field(
+        default=1, metadata={"help": "symmetric views of each Sudoku whose answers vote; 1 = the puzzle alone"}
+    )
 
 
 @dataclass
@@ -113,7 +128,7 @@ class TrainConfig:
     archive_keep: int = 1  # newest archives kept
 
     # -- not in the official code: training
-    optimizer: str = "adam_atan2"  # adam_atan2 | adamw
+    optimizer: str = "adam_atan2"  # adam_atan2 | adamw | muon (matrices of the stacks; adamw for the rest)
     grad_clip_norm: float | None = None
     accumulation_slices: int = 1  # slices of the batch whose gradients are summed before one update
     augment: str = "auto"  # auto | stored | on_the_fly | none
@@ -133,6 +148,7 @@ class TrainConfig:
     fast_eval_delta: float = 0.0  # gain of exact accuracy that triggers a full evaluation
     force_full_eval_every: int = 4  # a full evaluation at the latest after so many fast ones
     early_stop_patience: int | None = None  # evaluations without a better one
+    eval: EvalConfig = field(default_factory=EvalConfig)  # how rows are answered
 
     # -- not in the official code: reports
     log_interval: int = 10  # updates between lines of metrics.jsonl

@@ -101,21 +101,21 @@ class World:
                 for tensor in (*model.parameters(), *model.buffers()):
                     dist.broadcast(tensor.data, src=0)
 
-    def sum_(self, tensors: Sequence[Tensor]) -> None:
+    def sum_(self, tensors: Sequence[Tensor], what: str = "gradients") -> None:
         """Sum tensors of one dtype over ranks, in place, by one all-reduce of a flat buffer."""
         if self.size > 1 and tensors:
             flat = torch.cat([tensor.flatten() for tensor in tensors])
-            with self._meeting("sum gradients"):
+            with self._meeting(f"sum {what}"):
                 dist.all_reduce(flat)
             for tensor, part in zip(tensors, flat.split([tensor.numel() for tensor in tensors]), strict=True):
                 tensor.copy_(part.view_as(tensor))
 
-    def sum_numbers(self, values: Sequence[float], device: torch.device) -> list[float]:
-        """Sum plain numbers over ranks in float64."""
+    def sum_numbers(self, values: Sequence[float], device: torch.device | None = None) -> list[float]:
+        """Sum plain numbers over ranks in float64, on `device` (default: one that the backend takes)."""
         if self.size == 1:
             return list(values)
         # MPS has no float64; several processes run on CPU or CUDA only.
-        total = torch.tensor(values, dtype=torch.float64, device=device)
+        total = torch.tensor(values, dtype=torch.float64, device=device or self._small_device())
         with self._meeting("sum numbers"):
             dist.all_reduce(total)
         return total.tolist()
@@ -130,6 +130,23 @@ class World:
         with self._meeting("gather rows"):
             dist.all_gather(parts, as_bytes)
         return torch.cat(parts).view(tensor.dtype).view(-1, *tensor.shape[1:])
+
+    def gather_ragged(self, tensor: Tensor) -> Tensor:
+        """Concatenate slices (b, ...) of any b, 0 too, along axis 0, in rank order, on every rank. Collective.
+
+        dtype and further axes must be the same on all ranks, also where there is no row.
+        """
+        if self.size == 1:
+            return tensor
+        local = tensor.detach().to(self._small_device())
+        sizes = self.gather_rows(torch.tensor([len(local)], device=local.device)).tolist()
+        most = max(sizes)
+        if not most:
+            return tensor
+        padded = local.new_zeros(most, *local.shape[1:])
+        padded[: len(local)] = local
+        parts = self.gather_rows(padded).split(most)
+        return torch.cat([part[:size] for part, size in zip(parts, sizes, strict=True)]).to(tensor.device)
 
     def _small_device(self) -> torch.device:
         """Where small tensors must live for the backend."""

@@ -1,8 +1,9 @@
 """Evaluators judge predictions; `evaluate` runs them over rows, on any number of processes."""
 
 import math
-from collections.abc import Iterable, Mapping, Sequence, Sized
-from typing import Protocol
+import time
+from abc import ABC, abstractmethod
+from collections.abc import Iterable, Iterator, Mapping, Sequence, Sized
 
 import torch
 from scipy.stats import binomtest
@@ -12,22 +13,36 @@ from models.act import Batch
 from models.losses import IGNORE_LABEL_ID, TOKEN_LOSSES, correctness
 from models.recursive_model import RecursiveModel
 from training.distributed import World
-from training.inference.base import Inference, Predictions
+from training.inference.base import Inference, Predictions, real_rows
 
 
-class Evaluator(Protocol):
-    """Accumulates sums over batches; `sums` are added over processes before `result`."""
+class Evaluator(ABC):
+    """Judges groups of answered rows, of any size and with rows in any order, one group after the other.
+
+    `sums` hold what this process has seen; their names are the same on all processes, whatever the rows.
+    """
 
     sums: dict[str, float]
 
-    def begin(self) -> None: ...
+    @abstractmethod
+    def begin(self) -> None:
+        """Forget everything: an evaluation starts."""
 
-    def update(self, batch: Batch, predictions: Predictions) -> None: ...
+    @abstractmethod
+    def update(self, batch: Batch, predictions: Predictions) -> None:
+        """Judge some rows of this process."""
 
-    def result(self) -> dict[str, float]: ...
+    def gather(self, world: World) -> None:
+        """Bring the processes' shares together, before `result`. Collective. Here: `sums` are added up."""
+        if self.sums:
+            self.sums = dict(zip(self.sums, world.sum_numbers(list(self.sums.values())), strict=True))
+
+    @abstractmethod
+    def result(self) -> dict[str, float]:
+        """Scalars over the rows of all processes."""
 
 
-class AccuracyEvaluator:
+class AccuracyEvaluator(Evaluator):
     """Exact and token accuracy, losses, halting accuracy: means over rows that have a scored token.
 
     `exact_accuracy` comes with `exact_count` and `count`, its numerator and denominator.
@@ -57,8 +72,10 @@ class AccuracyEvaluator:
             "q_halt_accuracy": (scored & ((predictions.q_halt >= 0) == exact)).sum(),
             "steps": (scored * predictions.steps).sum(),
         }
-        for name, value in batch_sums.items():
-            self.sums[name] += float(value)
+        # Read together: one wait for the device instead of six.
+        values = torch.stack([value.double() for value in batch_sums.values()]).tolist()
+        for name, value in zip(batch_sums, values, strict=True):
+            self.sums[name] += value
 
     def result(self) -> dict[str, float]:
         count = self.sums["count"]
@@ -100,8 +117,13 @@ def evaluate(
     """Run `evaluators` over `batches` (every rank sees all batches and takes its share of each one's rows).
 
     The model's mode is restored. Rows are cut by rank, so one process and several judge the same rows.
+
+    Returns:
+        the results of the evaluators, and over all processes `rows` (without padding), `forward_passes`
+        (supervision steps computed, padding included) and `seconds` of wall clock, until the last process is done.
     """
-    device = model.H_init.device
+    start = time.perf_counter()
+    num_rows = forward_passes = 0
     was_training = model.training
     model.eval()
     for evaluator in evaluators:
@@ -110,18 +132,25 @@ def evaluate(
     progress = tqdm(
         batches, desc=description, total=total, leave=False, disable=None if show_progress else True
     )
-    with torch.no_grad():
+
+    def shares() -> Iterator[Batch]:
+        nonlocal num_rows
         for batch in progress:
-            rows = range(batch["inputs"].shape[0])[world.rank :: world.size]
-            mine = {key: leaf[rows.start :: world.size].to(device) for key, leaf in batch.items()}
-            predictions = inference.predict(model, mine, generator)
+            mine = {key: leaf[world.rank :: world.size] for key, leaf in batch.items()}
+            num_rows += int(real_rows(mine).sum())
+            if len(mine["inputs"]):
+                yield mine
+
+    with torch.no_grad():
+        for rows, predictions in inference.answer(model, shares(), generator):
+            forward_passes += predictions.forward_passes
             for evaluator in evaluators:
-                evaluator.update(mine, predictions)
+                evaluator.update(rows, predictions)
     model.train(was_training)
-    result: dict[str, float] = {}
     for evaluator in evaluators:
-        names = sorted(evaluator.sums)
-        summed = world.sum_numbers([evaluator.sums[name] for name in names], device)
-        evaluator.sums = dict(zip(names, summed, strict=True))
+        evaluator.gather(world)
+    counted = dict(zip(("rows", "forward_passes"), world.sum_numbers([num_rows, forward_passes]), strict=True))
+    result = counted | {"seconds": time.perf_counter() - start}
+    for evaluator in evaluators:
         result |= evaluator.result()
     return result

@@ -9,18 +9,24 @@ from dataset.eval_batches import EvalBatches, test_rows, validation_rows
 from dataset.puzzle_folder import PuzzleSet, open_puzzle_set
 from dataset.puzzle_metadata import read_metadata
 from errors import UserError
+from models.config import ModelConfig
+from models.flops import step_flops
 from models.recursive_model import RecursiveModel
 from training.baselines import blank_token, label_counts, scored_rows, trivial_baselines
-from training.config import TrainConfig
+from training.calibration import CalibrationEvaluator
+from training.config import EvalConfig, TrainConfig
 from training.distributed import World
 from training.evaluation import AccuracyEvaluator, Evaluator, describe_rate, evaluate, wilson_interval
 from training.evaluators import (
     DifficultyEvaluator,
     OutputRecorder,
     StepAccuracyEvaluator,
+    StepCountEvaluator,
     difficulty_groups,
 )
-from training.inference.stepwise import StepwiseInference, wants_to_halt
+from training.inference.choose import build_inference, keeps_steps
+from training.inference.halting import wants_to_halt
+from training.sudoku_rules import SudokuEvaluator
 from training.trained_model import data_folder
 
 BASELINE_ROWS = 20_000  # trivial predictors vary little from row to row; ARC has hundreds of thousands
@@ -81,46 +87,85 @@ def measure(
     selection: Selection,
     world: World,
     *,
+    settings: EvalConfig,
+    seed: int,
     loss_type: str,
     batch_size: int,
     train_counts: np.ndarray | None,
     save_outputs: list[str] | None = None,
 ) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
-    """Evaluate a selection; returns the record and the recorded outputs (this process's rows)."""
-    steps = StepAccuracyEvaluator(
-        model.config.halt_max_steps, lambda q_halt, q_continue: wants_to_halt(model, q_halt, q_continue)
-    )
-    accuracy = AccuracyEvaluator(loss_type)
-    evaluators: list[Evaluator] = [accuracy, steps]
-    difficulty = None
-    ratings = selection.puzzle_set.ratings
+    """Evaluate a selection as `settings` say; returns the record and the recorded outputs (this process's rows).
+
+    Where rows stop by themselves there are no answers after each step: `per_step` and `halting` are None, and
+    `step_counts` says after how many steps the rows stopped. With a vote there are none either.
+    """
+    max_steps = settings.max_steps or model.config.halt_max_steps
+    calibration = CalibrationEvaluator()
+    evaluators: list[Evaluator] = [AccuracyEvaluator(loss_type), calibration]
+    steps = counts = difficulty = rules = None
+    if keeps_steps(settings):
+        steps = StepAccuracyEvaluator(
+            max_steps, lambda q_halt, q_continue: wants_to_halt(model, q_halt, q_continue)
+        )
+        evaluators.append(steps)
+    if settings.adaptive_halt:
+        counts = StepCountEvaluator(max_steps)
+        evaluators.append(counts)
+    ratings, groups = selection.puzzle_set.ratings, []
     if ratings is not None:
-        difficulty = DifficultyEvaluator(ratings, difficulty_groups(ratings[selection.rows]))
+        groups = difficulty_groups(ratings[selection.rows])
+        difficulty = DifficultyEvaluator(ratings, groups)
         evaluators.append(difficulty)
+    box = selection.puzzle_set.metadata.sudoku_box
+    if box is not None:
+        rules = SudokuEvaluator(box, ratings, groups)
+        evaluators.append(rules)
     recorder = OutputRecorder(save_outputs) if save_outputs else None
     if recorder is not None:
         evaluators.append(recorder)
     batches = EvalBatches(selection.puzzle_set, selection.rows, min(batch_size, len(selection.rows)))
+    inference = build_inference(settings, [selection.puzzle_set], seed, stepwise=True)
     result = evaluate(
-        model, batches, StepwiseInference(), evaluators, world,
+        model, batches, inference, evaluators, world,
         description=selection.kind, show_progress=world.is_main,
     )
     record: dict[str, Any] = {
         "rows": selection.kind,
         "data": str(selection.puzzle_set.root),
         "set": selection.puzzle_set.set_name,
+        "mode": {
+            "max_steps": max_steps, "adaptive_halt": settings.adaptive_halt, "vote": settings.vote
+        },
         "exact_accuracy": rate(result["exact_count"], result["count"]),
+        "compute": compute(result, model.config),
         **{key: result.get(key) for key in ("accuracy", "lm_loss", "q_halt_accuracy")},
-        "supervision_steps": model.config.halt_max_steps,
-        "per_step": steps.per_step(),
-        "halting": steps.halting(),
+        "supervision_steps": max_steps,
+        "trained_steps": model.config.halt_max_steps,
+        "per_step": None if steps is None else steps.per_step(),
+        "halting": None if steps is None else steps.halting(),
+        "step_counts": None if counts is None else counts.histogram(),
         "difficulty": None if difficulty is None else [
             {"low": group["low"], "high": group["high"], **rate(group["exact_count"], group["count"])}
             for group in difficulty.per_group()
         ],
+        "sudoku": None if rules is None else {**rules.counts(), "difficulty": rules.per_group()},
+        "calibration": calibration.report(),
         "baselines": baselines(selection, train_counts),
     }
     return record, recorder.arrays() if recorder is not None else {}
+
+
+def compute(result: dict[str, float], config: ModelConfig) -> dict[str, Any]:
+    """What an evaluation cost: steps a row, passes, operations (closed form), wall clock of all processes together."""
+    rows, passes, seconds = int(result["rows"]), int(result["forward_passes"]), result["seconds"]
+    return {
+        "mean_steps": result.get("steps"),
+        "rows": rows,
+        "forward_passes": passes,
+        "flops": passes * step_flops(config, training=False),
+        "seconds": seconds,
+        "rows_per_second": rows / seconds,
+    }
 
 
 def rate(successes: float, total: float) -> dict[str, Any]:
@@ -163,21 +208,71 @@ def report_lines(record: dict[str, Any]) -> list[str]:
     listed = ", ".join(f"{name} {value['accuracy']:.4f}" for name, value in trivial.items())
     best = max(value["exact_accuracy"] for value in trivial.values())
     lines.append(f"  trivial predictors, token accuracy: {listed} (exact accuracy at most {best:.4f})")
-    halting = record["halting"]
-    lines.append(
-        f"  stopping where q_halt says so: {describe_rate(halting)}, {halting['mean_steps']:.2f} steps on average"
-    )
-    lines.append("  step  exact accuracy  token accuracy  first wants to stop here")
-    for step in record["per_step"]:
-        bar = "#" * round(20 * step["exact_accuracy"])
-        lines.append(
-            f"  {step['step']:>4}  {step['exact_accuracy']:>14.4f}  {step['accuracy']:>14.4f}  "
-            f"{step['halted_count']:>24}  {bar}".rstrip()
-        )
+    lines += _sudoku_lines(record) + _calibration_lines(record) + _compute_lines(record) + _step_lines(record)
     if record["difficulty"]:
         lines.append("  by difficulty rating (quarters of the rows; equal ratings stay together)")
         for group in record["difficulty"]:
             span = f"{group['low']}" if group["low"] == group["high"] else f"{group['low']} to {group['high']}"
             counts = {"exact_count": group["numerator"], "count": group["denominator"]}
             lines.append(f"    rating {span}: {describe_rate(counts)}")
+    return lines
+
+
+def _sudoku_lines(record: dict[str, Any]) -> list[str]:
+    found = record["sudoku"]
+    if found is None or not found["count"]:
+        return []
+    shares = [f"{name} {found[key]}/{found['count']}" for name, key in (
+        ("valid by the rules", "valid_count"), ("givens kept", "givens_kept_count"))]
+    line = f"  {', '.join(shares)}, blank cells right {found['blanks_right_count']}/{found['blanks_count']}"
+    if found["solved_otherwise_count"]:
+        line += (
+            f"; {found['solved_otherwise_count']} other solutions than the recorded one: these puzzles have several"
+        )
+    return [line]
+
+
+def _calibration_lines(record: dict[str, Any]) -> list[str]:
+    found = record["calibration"]
+    known = [(name, found[name]) for name in ("auroc", "brier", "ece") if found[name] is not None]
+    listed = ", ".join(f"{name.upper() if name != 'brier' else 'Brier'} {value:.4f}" for name, value in known)
+    return [f"  q_halt as a probability of being right: {listed}"] if known else []
+
+
+def _compute_lines(record: dict[str, Any]) -> list[str]:
+    mode, spent = record["mode"], record["compute"]
+    steps = f"{mode['max_steps']} supervision steps"
+    if mode["adaptive_halt"]:
+        steps = f"at most {steps}, stopping where q_halt says so"
+    if mode["vote"] > 1:
+        steps += f", {mode['vote']} views of each puzzle voting"
+    return [
+        f"  {steps}: {spent['mean_steps']:.2f} steps a row, {spent['forward_passes']:,} forward passes, "
+        f"{spent['flops']:.3g} operations, {spent['seconds']:.1f} s, {spent['rows_per_second']:.1f} rows/s"
+    ]
+
+
+def _step_lines(record: dict[str, Any]) -> list[str]:
+    lines = []
+    if record["per_step"] is None:
+        lines.append("  no answers after each step: rows that stop and views that vote keep their last one only")
+    else:
+        halting = record["halting"]
+        lines.append(
+            f"  stopping where q_halt says so: {describe_rate(halting)}, "
+            f"{halting['mean_steps']:.2f} steps on average"
+        )
+        lines.append("  step  exact accuracy  token accuracy  first wants to stop here")
+        for step in record["per_step"]:
+            bar = "#" * round(20 * step["exact_accuracy"])
+            lines.append(
+                f"  {step['step']:>4}  {step['exact_accuracy']:>14.4f}  {step['accuracy']:>14.4f}  "
+                f"{step['halted_count']:>24}  {bar}".rstrip()
+            )
+    if record["step_counts"] is not None:
+        most = max(entry["count"] for entry in record["step_counts"])
+        lines.append("  step  rows that stopped here")
+        for entry in record["step_counts"]:
+            bar = "#" * round(20 * entry["count"] / most)
+            lines.append(f"  {entry['step']:>4}  {entry['count']:>22}  {bar}".rstrip())
     return lines

@@ -7,8 +7,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from errors import UserError
 from models.act import Batch
 from models.losses import IGNORE_LABEL_ID
+from training.evaluation import Evaluator
 from training.inference.base import Predictions
 from training.inference.stepwise import StepwisePredictions
 
@@ -29,7 +31,7 @@ def _solved(answers: Tensor, labels: Tensor) -> Tensor:
     return ((answers == labels) | ~valid).all(dim=-1)
 
 
-class StepAccuracyEvaluator:
+class StepAccuracyEvaluator(Evaluator):
     """Solved rows and right tokens after each of T supervision steps, and when stopping by q.
 
     `halts(q_halt, q_continue)` says where the model would stop by itself. Sums: `exact_t`, `accuracy_t` and
@@ -55,10 +57,16 @@ class StepAccuracyEvaluator:
         stops = self.halts(predictions.step_q_halt, predictions.step_q_continue)
         stops[:, -1] = True
         first = stops.int().argmax(dim=1)
-        for t in range(self.num_steps):
-            self.sums[f"exact_{t + 1}"] += float((scored & exact[:, t]).sum())
-            self.sums[f"accuracy_{t + 1}"] += float(accuracy[scored, t].sum())
-            self.sums[f"halted_{t + 1}"] += float((scored & (first == t)).sum())
+        steps = torch.arange(self.num_steps, device=first.device)
+        counted = scored[:, None]
+        per_step = {
+            "exact": (counted & exact).sum(dim=0),
+            "accuracy": (counted * accuracy).sum(dim=0),
+            "halted": (counted & (first[:, None] == steps)).sum(dim=0),
+        }
+        for kind, values in per_step.items():
+            for t, value in enumerate(values.tolist(), start=1):
+                self.sums[f"{kind}_{t}"] += value
         chosen = exact.gather(1, first[:, None])[:, 0]
         self.sums["halting_exact"] += float((scored & chosen).sum())
         self.sums["halting_steps"] += float((scored * (first + 1)).sum())
@@ -94,6 +102,31 @@ class StepAccuracyEvaluator:
         }
 
 
+class StepCountEvaluator(Evaluator):
+    """How many rows stopped after t of at most T supervision steps. Sums: `stopped_t` for t = 1..T."""
+
+    def __init__(self, num_steps: int) -> None:
+        self.num_steps = num_steps
+        self.sums: dict[str, float] = {}
+
+    def begin(self) -> None:
+        self.sums = dict.fromkeys([f"stopped_{t + 1}" for t in range(self.num_steps)], 0.0)
+
+    def update(self, batch: Batch, predictions: Predictions) -> None:
+        scored = (batch["labels"] != IGNORE_LABEL_ID).any(dim=-1)
+        for steps in predictions.steps[scored].tolist():
+            self.sums[f"stopped_{steps}"] += 1
+
+    def result(self) -> dict[str, float]:
+        """Nothing scalar: `histogram` holds the numbers."""
+        return {}
+
+    def histogram(self) -> list[dict[str, int]]:
+        """`step` and `count` of rows with a scored token that stopped there; steps at which none did are left out."""
+        counts = {t: int(self.sums[f"stopped_{t}"]) for t in range(1, self.num_steps + 1)}
+        return [{"step": t, "count": count} for t, count in counts.items() if count]
+
+
 @dataclass(frozen=True)
 class DifficultyGroup:
     """Rows whose rating lies in [low, high]."""
@@ -117,7 +150,7 @@ def difficulty_groups(ratings: np.ndarray) -> list[DifficultyGroup]:
     return groups
 
 
-class DifficultyEvaluator:
+class DifficultyEvaluator(Evaluator):
     """Solved rows per difficulty group. `ratings` (N,) are those of the whole set, indexed by `batch["row"]`."""
 
     def __init__(self, ratings: np.ndarray, groups: Sequence[DifficultyGroup]) -> None:
@@ -156,21 +189,35 @@ class DifficultyEvaluator:
 
 
 # Names after the official `save_outputs`, and what each is.
-OUTPUTS: dict[str, Callable[[Batch, StepwisePredictions], Tensor]] = {
+OUTPUTS: dict[str, Callable[[Batch, Predictions], Tensor]] = {
     "inputs": lambda batch, _: batch["inputs"],
     "labels": lambda batch, _: batch["labels"],
     "puzzle_identifiers": lambda batch, _: batch["puzzle_identifiers"],
     "row": lambda batch, _: batch["row"],
     "preds": lambda _, made: made.answers.int(),
+    "steps": lambda _, made: made.steps,
     "logits": lambda _, made: made.logits.float(),
-    "q_halt_logits": lambda _, made: made.step_q_halt[:, -1],
-    "q_continue_logits": lambda _, made: made.step_q_continue[:, -1],
-    "step_preds": lambda _, made: made.step_answers.int(),
-    "step_q_halt_logits": lambda _, made: made.step_q_halt,
+    "q_halt_logits": lambda _, made: made.q_halt.float(),
+    "q_continue_logits": lambda _, made: _stepwise(made).step_q_continue[:, -1],
+    "step_preds": lambda _, made: _stepwise(made).step_answers.int(),
+    "step_q_halt_logits": lambda _, made: _stepwise(made).step_q_halt,
 }
+STEPWISE_OUTPUTS = ("q_continue_logits", "step_preds", "step_q_halt_logits")
 
 
-class OutputRecorder:
+def check_outputs(names: Sequence[str], option: str, *, stepwise: bool) -> None:
+    """Refuse unknown outputs, and those of single steps where the inference is not stepwise. Errors: `UserError`."""
+    for name in names:
+        if name not in OUTPUTS:
+            raise UserError(f"{option}: {name!r} is none of {', '.join(OUTPUTS)}")
+        if name in STEPWISE_OUTPUTS and not stepwise:
+            raise UserError(
+                f"{option}: {name!r} needs the answers after every step, which eval.adaptive_halt=true and "
+                "eval.vote above 1 do not keep; leave one of them out"
+            )
+
+
+class OutputRecorder(Evaluator):
     """Keeps chosen outputs of every real row (padding left out), for `arrays`. Rows of this process only."""
 
     def __init__(self, names: Sequence[str]) -> None:
@@ -182,7 +229,6 @@ class OutputRecorder:
         self.parts = {name: [] for name in self.names}
 
     def update(self, batch: Batch, predictions: Predictions) -> None:
-        predictions = _stepwise(predictions)
         real = batch["row"] >= 0
         for name in self.names:
             self.parts[name].append(OUTPUTS[name](batch, predictions)[real].cpu().numpy())
@@ -192,5 +238,9 @@ class OutputRecorder:
         return {}
 
     def arrays(self) -> dict[str, np.ndarray]:
-        """name -> (rows, ...), in the order in which the rows were evaluated."""
-        return {name: np.concatenate(parts) for name, parts in self.parts.items() if parts}
+        """name -> (rows, ...), by ascending `row`; (0,) arrays where this process had no row."""
+        if not self.parts["row"]:
+            return {name: np.zeros(0, np.int64) for name in self.names}
+        arrays = {name: np.concatenate(parts) for name, parts in self.parts.items()}
+        order = np.argsort(arrays["row"], kind="stable")
+        return {name: array[order] for name, array in arrays.items()}

@@ -21,7 +21,7 @@ from training.interrupt import InterruptHandler
 from training.reports import Reports
 from training.run import Run, full_state
 from training.scoring import Scoring
-from training.update import NonFiniteError, UpdateReport, require_finite, train_on_batch
+from training.update import NonFiniteError, UpdateReport, reads_late, require_finite, settle, train_on_batch
 
 
 @dataclass
@@ -48,6 +48,8 @@ class Loop:
         self.evaluated_step = run.validation.last_fast_step
         self.iteration_ended = False
         self.stop_agreed = False
+        self.unsettled: list[UpdateReport] = []
+        self.lr = 0.0  # of the last settled update
 
     def train(self) -> str:
         """Returns the outcome: `done` or `stopped` (to be continued by the same command)."""
@@ -60,6 +62,7 @@ class Loop:
                 while True:
                     boundary = self._boundary()
                     if boundary.evaluate or boundary.save or boundary.stop:
+                        self._settle(all_of_them=True)
                         require_finite(run)
                     if boundary.evaluate:
                         progress.clear()
@@ -74,9 +77,9 @@ class Loop:
                     if boundary.stop:
                         break
                     before = run.step
-                    reports = self._train_batch(interrupt.requested or self._out_of_time())
+                    self._train_batch(interrupt.requested or self._out_of_time())
                     progress.update(run.step - before)
-                    self._describe(progress, reports[-1])
+                    self._describe(progress)
         return boundary.stop
 
     def _train_batch(self, stop_requested: bool) -> list[UpdateReport]:
@@ -85,13 +88,22 @@ class Loop:
         slots = run.world.slots(run.config.global_batch_size)
         mine = {key: leaf[slots].to(run.device, non_blocking=True) for key, leaf in batch.items()}
         reports = train_on_batch(run, mine, stop_requested=stop_requested)
+        self.unsettled += reports
         self.iteration_ended = following["iteration"] != run.position["iteration"]
         run.position = following
-        if self.reports is not None:
-            for report in reports:
-                self.reports.update(run, report)
-        self.stop_agreed = any(report.stop_requested for report in reports)
+        # A line of the log holds all updates up to its own.
+        self._settle(all_of_them=not reads_late(run) or run.step % run.config.log_interval == 0)
         return reports
+
+    def _settle(self, *, all_of_them: bool) -> None:
+        """Read the numbers of the updates made: of all, or of all but the last, which the device may still work on."""
+        while len(self.unsettled) > (0 if all_of_them else 1):
+            report = self.unsettled.pop(0)
+            settle(self.run, report)
+            self.stop_agreed = self.stop_agreed or report.stop_requested
+            self.lr = report.lr
+            if self.reports is not None:
+                self.reports.update(self.run, report)
 
     def _boundary(self) -> Boundary:
         """What is due at this step. The same on every rank: it depends on the step and on summed flags only."""
@@ -203,11 +215,11 @@ class Loop:
             total=total, initial=self.run.step, desc="train", unit="update", disable=shown, smoothing=0.05
         )
 
-    def _describe(self, progress: Any, report: UpdateReport) -> None:
+    def _describe(self, progress: Any) -> None:
         sums = self.run.metric_sums
         if not progress.disable and sums.get("normalizer"):
             progress.set_postfix(
-                loss=f"{sums['loss'] / sums['normalizer']:.3f}", lr=f"{report.lr:.1e}", refresh=False
+                loss=f"{sums['loss'] / sums['normalizer']:.3f}", lr=f"{self.lr:.1e}", refresh=False
             )
 
 

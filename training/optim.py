@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from models.puzzle_embedding import Gather
+from training.muon import muon_adamw
 
 
 class AdamATan2(torch.optim.Optimizer):
@@ -90,15 +91,21 @@ class SparseSignSGD:
         """ids (N,) may repeat; grads (N, ndim) are summed per id."""
         rows, sums = sum_rows(ids, grads)
         decayed = self.weights[rows] * (1 - self.lr * self.weight_decay)
+        # An id that stands there several times is written several times, with one and the same value.
         self.weights[rows] = decayed - self.lr * sums.sign()
 
 
 def sum_rows(ids: Tensor, grads: Tensor) -> tuple[Tensor, Tensor]:
-    """Distinct ids in ascending order and the sum of their gradients."""
-    rows, inverse = ids.long().unique(return_inverse=True)
-    return rows, torch.zeros(len(rows), grads.shape[1], dtype=grads.dtype, device=grads.device).index_add_(
-        0, inverse, grads
-    )
+    """ids (N,) in ascending order, repeats kept, and for each the sum (N, ndim) of all its gradients.
+
+    All shapes are those of the input: to count the distinct ids, a GPU would make the host wait.
+    """
+    rows, order = ids.long().sort(stable=True)
+    starts = torch.ones_like(rows)
+    starts[1:] = (rows[1:] != rows[:-1]).long()
+    group = starts.cumsum(0) - 1
+    sums = torch.zeros_like(grads).index_add_(0, group, grads[order])
+    return rows, sums[group]
 
 
 def merge_gathers(gathers: list[Gather]) -> tuple[Tensor, Tensor] | None:
@@ -116,13 +123,15 @@ def merge_gathers(gathers: list[Gather]) -> tuple[Tensor, Tensor] | None:
 def dense_optimizer(
     name: str, model: nn.Module, lr: float, betas: tuple[float, float], weight_decay: float
 ) -> torch.optim.Optimizer:
-    """The optimizer `adam_atan2` or `adamw` over all parameters that are trained."""
+    """The optimizer `adam_atan2`, `adamw` or `muon` over all parameters that are trained."""
     params = [p for p in model.parameters() if p.requires_grad]
     if name == "adam_atan2":
         return AdamATan2(params, lr, betas, weight_decay)
     if name == "adamw":
         return torch.optim.AdamW(params, lr, betas, weight_decay=weight_decay)
-    raise ValueError(f"optimizer {name!r} is none of adam_atan2, adamw")
+    if name == "muon":
+        return muon_adamw(model, lr, betas, weight_decay)
+    raise ValueError(f"optimizer {name!r} is none of adam_atan2, adamw, muon")
 
 
 def assert_ownership(model: nn.Module, optimizers: Iterable[torch.optim.Optimizer]) -> None:

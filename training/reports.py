@@ -73,14 +73,14 @@ class Reports:
     def update(self, run: Run, report: UpdateReport) -> None:
         """After each update: status when due, a line of metrics every `log_interval` updates."""
         if report.clipped:
-            self.log.append({"step": run.step, "event": "clip", "train/grad_norm": report.grad_norm})
-        if run.step % run.config.log_interval == 0:
+            self.log.append({"step": report.step, "event": "clip", "train/grad_norm": report.grad_norm})
+        if report.step % run.config.log_interval == 0:
             record: dict[str, Any] = {
                 "step": run.step,
                 "train/lr": report.lr,
                 "train/grad_norm": report.grad_norm,
             }
-            self.log.append(record | mean_metrics(run.metric_sums))
+            self.log.append(record | run.compute_spent | mean_metrics(run.metric_sums))
             run.metric_sums = {}
         self.status.update(**self._progress(run), lr=report.lr, grad_norm=report.grad_norm)
 

@@ -2,7 +2,7 @@
 
 import sys
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -10,12 +10,14 @@ import torch
 
 from dataset.puzzle_source import PuzzleSource
 from errors import UserError
+from models.flops import step_flops
 from models.recursive_model import RecursiveModel
 from training.config import TrainConfig, run_identity
 from training.distributed import World
 from training.ema import EMA
 from training.hooks.base import Hook
 from training.inference.base import Inference
+from training.initial_weights import InitialWeights
 from training.objectives.base import Objective
 from training.optim import SparseSignSGD
 from training.rng_state import capture_rng, restore_rng
@@ -52,12 +54,26 @@ class Run:
     clip_events: int = 0
     train_seconds: float = 0.0
     metric_sums: dict[str, float] = field(default_factory=dict)
+    initial: InitialWeights | None = None  # None: not begun, or begun by code that did not note it
     state_file: Path | None = None  # the full state it went on from
 
     @property
     def evaluated_model(self) -> RecursiveModel:
         """The weights that evaluation uses and weight files hold: the EMA's where there is one."""
         return self.ema.model if self.ema is not None else self.model
+
+    @property
+    def compute_spent(self) -> dict[str, float]:
+        """What training has cost so far, under the names of `metrics.jsonl`.
+
+        `train/seconds`: of this process, over all sessions, without evaluation and saving. `train/samples`: rows
+        of the updates, one supervision step each. `train/flops`: the closed form of `models.flops` for them.
+        """
+        return {
+            "train/seconds": self.train_seconds,
+            "train/samples": self.samples_seen,
+            "train/flops": self.samples_seen * step_flops(self.model.config, training=True),
+        }
 
     @property
     def is_complete(self) -> bool:
@@ -98,6 +114,7 @@ def full_state(run: Run) -> dict[str, Any]:
         "clip_events": run.clip_events,
         "train_seconds": run.train_seconds,
         "metric_sums": dict(run.metric_sums),
+        "initial": None if run.initial is None else asdict(run.initial),
         "model": run.model.state_dict(),
         "ema": run.ema.state_dict() if run.ema is not None else None,
         "optimizer": run.dense.state_dict() if run.dense is not None else None,
@@ -176,7 +193,17 @@ def _take_over(run: Run, state: dict[str, Any]) -> None:
     run.samples_seen, run.clip_events = state["samples_seen"], state["clip_events"]
     run.train_seconds = state["train_seconds"]
     run.metric_sums = dict(state["metric_sums"])
+    run.initial = _initial_weights(state.get("initial"))
     restore_rng(state["rng"])
+
+
+def _initial_weights(noted: Any) -> InitialWeights | None:
+    if noted is None:
+        return None
+    initial = InitialWeights(**noted)
+    if not isinstance(initial.init_from, str | None) or not isinstance(initial.sha256, str):
+        raise ValueError("its initial weights are no file name and digest")
+    return initial
 
 
 def warn_about_arithmetic(run: Run, state: dict[str, Any]) -> None:

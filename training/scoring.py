@@ -21,12 +21,15 @@ from training.baselines import (
     tripped_guards,
     trivial_baselines,
 )
-from training.evaluation import AccuracyEvaluator, describe_rate, evaluate
+from training.evaluation import AccuracyEvaluator, describe_rate, evaluate, wilson_interval
 from training.evaluators import OutputRecorder
 from training.inference.stepwise import StepwiseInference
+from training.initial_weights import InitialWeights, remake, weights_digest
+from training.metrics_log import read_metrics
 from training.reports import Reports
 from training.run import Run
 from training.setup import EvalRows
+from training.summary_table import aligned, compute_point, summary_table
 from training.weights import load_weights
 
 HEADLINE = "exact_accuracy"
@@ -39,6 +42,8 @@ class Scoring:
         self.run = run
         self.reports = reports
         self.baselines: dict[str, dict[str, float]] = {}
+        if run.step == 0 and run.initial is None:
+            run.initial = InitialWeights(run.config.init_from, weights_digest(run.model))
 
     def _score(
         self, rows_of: Sequence[tuple[EvalRows, np.ndarray]], model: Any, name: str
@@ -73,7 +78,7 @@ class Scoring:
         fast = self._score([(rows, rows.fast) for rows in run.evaluation_rows], model, "fast validation")
         if not self.baselines:
             self._show_baselines()
-        record: dict[str, Any] = {"step": run.step}
+        record: dict[str, Any] = {"step": run.step} | run.compute_spent
         record |= {f"eval/fast/{key}": value for key, value in fast.items()}
         improved = False
         shown, kind = fast, "fast validation"
@@ -150,15 +155,18 @@ class Scoring:
         return guards
 
     def final_results(self) -> dict[str, Any]:
-        """Test numbers of the final and of the best weights, on rows that chose neither."""
+        """Test numbers of the initial, the final and the best weights, on rows that chose none of them."""
         run = self.run
+        results: dict[str, Any] = {"baselines": self.baselines, "test": {}, "curve": self._curve()}
         if not run.evaluation_rows:
-            return {"baselines": {}, "test": {}}
-        final = run.validation.history[-1] if run.validation.history else None
-        results: dict[str, Any] = {"baselines": self.baselines, "final": final, "test": {}}
+            return results
+        results["final"] = run.validation.history[-1] if run.validation.history else None
         rows_of = [(rows, rows.test) for rows in run.evaluation_rows]
         if not any(len(chosen) for _, chosen in rows_of):
             return results
+        initial = self._initial_model()
+        if initial is not None:
+            results["test"]["initial"] = self._test(initial, rows_of, 0)
         results["test"]["final"] = self._test(run.evaluated_model, rows_of, run.step)
         best = run.validation.best
         if best is not None and best.step == run.step:
@@ -168,7 +176,7 @@ class Scoring:
             model.load_state_dict(load_weights(run.folder.best))
             results["test"]["best"] = self._test(model, rows_of, best.step)
         if self.reports is not None:
-            record: dict[str, Any] = {"step": run.step}
+            record: dict[str, Any] = {"step": run.step} | run.compute_spent
             for which, values in results["test"].items():
                 record |= {
                     f"test/{which}/{key}": values[key] for key in ("value", "numerator", "denominator")
@@ -176,34 +184,66 @@ class Scoring:
             self.reports.log.append(record)
         return results
 
+    def _initial_model(self) -> RecursiveModel | None:
+        """The weights that the run started from, or None, with one line, where they cannot be made again."""
+        run = self.run
+        model = None
+        try:
+            if run.initial is None:
+                raise UserError("the run was begun by a version that did not note them")
+            model = remake(run.initial, run.config, run.source.metadata, run.device)
+        except UserError as error:
+            print(f"warning: no test of the initial weights: {error}", file=sys.stderr)
+        lacking = run.world.sum_numbers([float(model is None)], run.device)[0]
+        return None if lacking else model
+
+    def _curve(self) -> dict[str, Any]:
+        """What training had cost at the best validation, as its log line says, and at the end. Rank 0 only."""
+        run = self.run
+        if self.reports is None:
+            return {}
+        best = run.validation.best
+        return {
+            "best": None if best is None else self._logged_compute(best.step),
+            "final": compute_point(run.step, run.compute_spent),
+        }
+
+    def _logged_compute(self, step: int) -> dict[str, float | None]:
+        """The point of the logged curve at which update `step` was evaluated; nulls where the log lacks it.
+
+        It does when the run goes on in another folder, or when the log was lost.
+        """
+        try:
+            records = [line for line in read_metrics(self.run.folder.metrics) if line["step"] == step]
+        except UserError as error:
+            print(f"warning: {error}", file=sys.stderr)
+            records = []
+        found = [line for line in records if "eval/fast/count" in line]
+        return compute_point(step, found[-1] if found else {})
+
     def _test(self, model: Any, rows_of: Sequence[tuple[EvalRows, np.ndarray]], step: int) -> dict[str, Any]:
         values = self._score(rows_of, model, "test")
+        exact, count = int(values["exact_count"]), int(values["count"])
         return {
             "metric": f"test/{HEADLINE}",
             "value": values.get(HEADLINE),
-            "numerator": int(values["exact_count"]),
-            "denominator": int(values["count"]),
+            "numerator": exact,
+            "denominator": count,
+            "interval95": list(wilson_interval(exact, count)) if count else None,
             "step": step,
             "accuracy": values.get("accuracy"),
             "lm_loss": values.get("lm_loss"),
             "q_halt_accuracy": values.get("q_halt_accuracy"),
-            "supervision_steps": self.run.model.config.halt_max_steps,
+            "supervision_steps": self.run.config.eval.max_steps or self.run.model.config.halt_max_steps,
         }
 
     def print_summary(self, results: dict[str, Any]) -> None:
         """The table at the end: exact accuracy first, each rate with its denominator and interval."""
         run = self.run
-        lines = []
-        best = run.validation.best
-        if best is not None:
-            counts = {"exact_count": best.numerator, "count": best.denominator}
-            lines.append(f"validation, best (update {best.step}): {describe_rate(counts)}")
-        for which, values in results.get("test", {}).items():
-            counts = {"exact_count": values["numerator"], "count": values["denominator"]}
-            lines.append(f"test, {which} (update {values['step']}): {describe_rate(counts)}")
-        width = min(100, shutil.get_terminal_size().columns)
+        width = min(110, shutil.get_terminal_size().columns)
         print("-" * width)
-        print("\n".join([f"{run.step} updates, {run.train_seconds:.0f} s of training", *lines]))
+        print(f"{run.step} updates, {run.train_seconds:.0f} s of training")
+        print("\n".join(aligned(summary_table(results, run.validation.best))))
         print(f"everything is in {run.folder.path}")
         print(json.dumps({"run_folder": str(run.folder.path), "steps": run.step}))
 

@@ -4,18 +4,19 @@ import contextlib
 import os
 import sys
 from collections.abc import Callable, Iterator
+from dataclasses import fields
 
 import torch
 
 from errors import UserError
 from training.atomic_file import sweep_temporaries
 from training.checkpoint import load_newest, load_state
-from training.config import TrainConfig
-from training.devices import resolve_device
+from training.config import EvalConfig, TrainConfig, load_config_file
+from training.devices import keep_freed_memory, resolve_device
 from training.distributed import LostProcessError, World, start_world
 from training.ema import EMA
-from training.evaluators import OUTPUTS
-from training.inference.official import OfficialInference
+from training.evaluators import check_outputs
+from training.inference.choose import build_inference, keeps_steps
 from training.loop import NonFiniteError, run_training
 from training.objectives.act_streaming import ACTStreaming
 from training.objectives.base import Objective
@@ -44,9 +45,7 @@ def act_objective(config: TrainConfig) -> Objective:
 
 def check_evaluation(config: TrainConfig) -> None:
     """What evaluation is asked for must exist: nothing is left out in silence."""
-    unknown = [name for name in config.eval_save_outputs if name not in OUTPUTS]
-    if unknown:
-        raise UserError(f"eval_save_outputs={unknown[0]}: expected names among {', '.join(OUTPUTS)}")
+    check_outputs(config.eval_save_outputs, "eval_save_outputs", stepwise=keeps_steps(config.eval))
     if config.evaluators:
         raise UserError(
             f"evaluators={config.evaluators}: ARC scoring is not part of this suite yet; use evaluators=[] "
@@ -74,6 +73,7 @@ def _compiles(config: TrainConfig, device: torch.device) -> bool:
 def build_run(config: TrainConfig, world: World, objective: Objective) -> Run:
     """All parts of a run, freshly initialised."""
     device = resolve_device(config.device, world.local_rank)
+    keep_freed_memory(device)
     if device.type == "mps" and config.arch.loss.loss_type == "stablemax_cross_entropy":
         raise UserError(
             "device=mps has no float64, which stablemax_cross_entropy computes in; use "
@@ -103,7 +103,7 @@ def build_run(config: TrainConfig, world: World, objective: Objective) -> Run:
         dense=dense,
         sparse=sparse,
         objective=objective,
-        inference=OfficialInference(),
+        inference=build_inference(config.eval, [rows.puzzle_set for rows in evaluation_rows], config.seed),
         source=source,
         evaluation_rows=evaluation_rows,
         planned_updates=planned_updates(config, source),
@@ -138,6 +138,32 @@ def place(run: Run) -> None:
         load_initial_weights(run.model, str(decision.path))
         if run.ema is not None:
             run.ema.load_state_dict(dict(run.model.named_parameters()))  # type: ignore[arg-type]
+
+
+def warn_about_evaluation(run: Run) -> None:
+    """Say when the best checkpoint so far was chosen by another evaluation than the one that goes on."""
+    if run.state_file is None or run.validation.best is None or not run.world.is_main:
+        return
+    before = run.state_file.with_name(run.folder.all_config.name)
+    if not before.is_file():
+        return
+    try:
+        chosen_by = load_config_file(before).eval
+    except UserError as error:
+        print(f"warning: how the best checkpoint was chosen is not known: {error}", file=sys.stderr)
+        return
+    now = run.config.eval
+    changed = [
+        f"eval.{item.name} {getattr(chosen_by, item.name)} -> {getattr(now, item.name)}"
+        for item in fields(EvalConfig)
+        if getattr(chosen_by, item.name) != getattr(now, item.name)
+    ]
+    if changed:
+        print(
+            f"warning: {', '.join(changed)} since update {run.step}: the weights go on as they would have, but the "
+            f"best so far (update {run.validation.best.step}) was chosen by the earlier evaluation",
+            file=sys.stderr,
+        )
 
 
 def share_weights(run: Run) -> None:
@@ -192,6 +218,7 @@ def train_in(world: World, config: TrainConfig, objective_factory: ObjectiveFact
     with held_folder(run.folder, world):
         with world.together():
             place(run)
+            warn_about_evaluation(run)
         share_weights(run)
         return "done" if already_finished(run) else run_training(run)
 

@@ -7,30 +7,55 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from models.act import Batch
+from training.device_numbers import DeviceNumbers, on_device
 from training.objectives.base import Output, UpdateContext
 from training.optim import merge_gathers
 from training.run import Run
 from training.schedule import learning_rate
 
+# In the summed numbers beside the objective's own.
+_STOP = "stop requested"
+_NORM = "gradient norm"
+_FINITE = "all finite"
+
 
 class NonFiniteError(RuntimeError):
-    """A loss or gradient is NaN or infinite. Nothing has been updated or saved."""
+    """A loss or gradient is NaN or infinite. Nothing has been saved of it."""
 
 
 @dataclass
 class UpdateReport:
-    """What the loop logs about an update. `grad_norm` is before clipping."""
+    """What the loop logs about update `step`. The numbers are known once it is settled.
 
+    `grad_norm` is before clipping; `stop_requested` by any process.
+    """
+
+    step: int
     lr: float
-    grad_norm: float
-    clipped: bool
-    stop_requested: bool
+    numbers: DeviceNumbers
+    origin: str  # which batch of which seed
+    grad_norm: float = math.nan
+    clipped: bool = False
+    stop_requested: bool = False
+
+
+def reads_late(run: Run) -> bool:
+    """Whether an update's numbers are read only after the next one is queued.
+
+    On CUDA the host runs ahead of the device; reading at once would stop it at every update. A value that is not finite
+    is then noticed one update late: nothing of it has been saved by then either, since boundaries settle first.
+    """
+    return run.device.type == "cuda"
 
 
 def train_on_batch(run: Run, batch: Batch, *, stop_requested: bool) -> list[UpdateReport]:
-    """All updates of one batch (rows of this process). Errors: `NonFiniteError` before an update is made."""
+    """All updates of one batch (rows of this process); reports to be settled.
+
+    Errors: `NonFiniteError`, before an update is made unless the numbers are read late.
+    """
     context = UpdateContext(
         step=run.step,
         seed=run.config.seed,
@@ -55,12 +80,12 @@ def train_on_batch(run: Run, batch: Batch, *, stop_requested: bool) -> list[Upda
 
 
 def _update(run: Run, outputs: list[Output], stop_requested: bool) -> UpdateReport:
-    """Reduce, divide, check, clip, step."""
-    local = _local_sums(outputs)
-    names = sorted(local)
-    numbers = run.world.sum_numbers([local[name] for name in names] + [float(stop_requested)], run.device)
-    sums = dict(zip(names, numbers, strict=False))
-    normalizer = sums.pop("normalizer")
+    """Reduce, divide, check, clip, step. Nothing here makes the host wait for a GPU."""
+    names, sums = _local_sums(outputs, run.device)
+    names.append(_STOP)
+    sums = torch.cat([sums, on_device(float(stop_requested), run.device).view(1)])
+    run.world.sum_([sums], "numbers")
+    normalizer = sums[names.index("normalizer")]
 
     parameters = [p for p in run.model.parameters() if p.requires_grad]
     for parameter in parameters:
@@ -69,40 +94,41 @@ def _update(run: Run, outputs: list[Output], stop_requested: bool) -> UpdateRepo
     gradients = [p.grad for p in parameters if p.grad is not None]
     run.world.sum_(gradients)
     if gradients:
-        torch._foreach_div_(gradients, normalizer)
+        torch._foreach_div_(gradients, normalizer.to(gradients[0].dtype))
     gathered = None
     if run.model.puzzle_emb is not None:
         gathered = merge_gathers(run.model.puzzle_emb.take_gathers())
         if gathered is not None:
             ids, rows = (run.world.gather_rows(part) for part in gathered)
-            gathered = (ids, rows / normalizer)
+            gathered = (ids, rows / normalizer.to(rows.dtype))
 
-    norm = 0.0
+    norm = on_device(0.0, run.device)
     if gradients:
-        norm = float(torch.nn.utils.get_total_norm(gradients))
-    finite_rows = gathered is None or bool(gathered[1].isfinite().all())
-    if not (math.isfinite(sums["loss"]) and math.isfinite(norm) and finite_rows):
-        run.model.zero_grad(set_to_none=True)
-        raise NonFiniteError(
-            f"not finite at update {run.step + 1}: loss {sums['loss'] / normalizer:g}, gradient norm {norm:g}, "
-            f"batch {run.position} of seed {run.config.seed}; nothing was updated or saved. Go on from the last "
-            "state with a smaller lr or grad_clip_norm in a new checkpoint_path (init_from=FILE)"
-        )
+        norm = on_device(torch.nn.utils.get_total_norm(gradients), run.device)
+    finite = sums[names.index("loss")].isfinite() & norm.isfinite()
+    if gathered is not None:
+        finite = finite & gathered[1].isfinite().all()
+    report = UpdateReport(
+        step=run.step + 1,
+        lr=math.nan,
+        numbers=DeviceNumbers([*names, _NORM, _FINITE], torch.cat([sums, torch.stack([norm, finite.to(norm.dtype)])])),
+        origin=f"batch {run.position} of seed {run.config.seed}",
+    )
+    if not reads_late(run):
+        _require_finite_update(run, report)
     clip = run.config.grad_clip_norm
-    clipped = clip is not None and norm > clip
-    if clipped and clip is not None:
-        torch._foreach_mul_(gradients, clip / (norm + 1e-6))
-        run.clip_events += 1
+    if clip is not None:
+        torch.nn.utils.clip_grads_with_norm_(parameters, clip, norm)
 
     step = run.step + 1
     for hook in run.hooks:
         hook.before_update(run.model, step)
     config = run.config
     schedule = (config.lr_warmup_steps, run.planned_updates, config.lr_min_ratio)
-    lr = learning_rate(step, config.lr, *schedule)
+    report.lr = learning_rate(step, config.lr, *schedule)
     if run.dense is not None:
         for group in run.dense.param_groups:
-            group["lr"] = lr
+            group["lr"] = report.lr
         run.dense.step()
         run.dense.zero_grad(set_to_none=True)
     if run.sparse is not None and gathered is not None:
@@ -112,12 +138,39 @@ def _update(run: Run, outputs: list[Output], stop_requested: bool) -> UpdateRepo
         run.ema.update()
     run.step = step
     run.samples_seen += config.global_batch_size
-    for name, value in sums.items():
-        run.metric_sums[name] = run.metric_sums.get(name, 0.0) + value
-    run.metric_sums["normalizer"] = run.metric_sums.get("normalizer", 0.0) + normalizer
     for hook in run.hooks:
         hook.after_update(run.model, step)
-    return UpdateReport(lr, norm, clipped, numbers[-1] > 0)
+    return report
+
+
+def settle(run: Run, report: UpdateReport) -> None:
+    """Read an update's numbers: complete its report, and add them to the run's sums.
+
+    Errors: `NonFiniteError`.
+    """
+    sums = _require_finite_update(run, report)
+    norm = sums.pop(_NORM)
+    clip = run.config.grad_clip_norm
+    report.grad_norm = norm
+    report.clipped = clip is not None and norm > clip
+    report.stop_requested = sums.pop(_STOP) > 0
+    run.clip_events += report.clipped
+    for name, value in sums.items():
+        run.metric_sums[name] = run.metric_sums.get(name, 0.0) + value
+
+
+def _require_finite_update(run: Run, report: UpdateReport) -> dict[str, float]:
+    """The update's numbers. Errors: `NonFiniteError`."""
+    sums = dict(report.numbers.read())
+    if sums.pop(_FINITE):
+        return sums
+    run.model.zero_grad(set_to_none=True)
+    loss = sums["loss"] / sums["normalizer"]
+    raise NonFiniteError(
+        f"not finite at update {report.step}: loss {loss:g}, gradient norm {sums[_NORM]:g}, {report.origin}; nothing "
+        "of it was saved. Go on from the last state with a smaller lr or grad_clip_norm in a new checkpoint_path "
+        "(init_from=FILE)"
+    )
 
 
 def require_finite(run: Run) -> None:
@@ -152,21 +205,16 @@ def _floating_tensors(value: Any, name: str = "") -> Iterator[tuple[str, torch.T
             yield from _floating_tensors(item, f"{name}.{key}" if name else str(key))
 
 
-def _local_sums(outputs: list[Output]) -> dict[str, float]:
-    """Loss, normalizer and metric sums of this process over the outputs of one update, as numbers."""
-    names = ["loss", *sorted({name for output in outputs for name in output.metric_sums})]
+def _local_sums(outputs: list[Output], device: torch.device) -> tuple[list[str], Tensor]:
+    """Names, and one vector on the device: loss, normalizer and metrics of this process, summed over one update."""
+    metrics = {name for output in outputs for name in output.metric_sums}
+    names = ["loss", "normalizer", *sorted(metrics - {"loss", "normalizer"})]
     rows = []
     for output in outputs:
-        values = {"loss": output.loss_sum.detach()} | output.metric_sums
-        device = output.loss_sum.device
-        # One transfer for all numbers. MPS has no float64.
-        dtype = torch.float32 if device.type == "mps" else torch.float64
-        zero = torch.zeros((), device=device, dtype=dtype)
-        rows.append(torch.stack([values[name].to(dtype) if name in values else zero for name in names]))
-    totals = torch.stack(rows).sum(dim=0).tolist()
-    return dict(zip(names, totals, strict=True)) | {
-        "normalizer": sum(output.normalizer for output in outputs)
-    }
+        values: dict[str, float | Tensor] = {**output.metric_sums, "loss": output.loss_sum}
+        values["normalizer"] = output.normalizer
+        rows.append(torch.stack([on_device(values.get(name, 0.0), device) for name in names]))
+    return names, torch.stack(rows).sum(dim=0)
 
 
 def mean_metrics(sums: dict[str, float]) -> dict[str, float]:

@@ -49,6 +49,7 @@ SUMMARY = {
     },
     "final": {"value": 0.79, "numerator": 790, "denominator": 1000, "step": 500},
     "test": {
+        "initial": {"value": 0.01, "numerator": 1, "denominator": 100, "step": 0},
         "best": {"value": 0.74, "numerator": 74, "denominator": 100, "step": 400},
         "final": {"value": 0.73, "numerator": 73, "denominator": 100, "step": 500},
     },
@@ -119,7 +120,8 @@ def test_a_row_from_two_runs(tmp_path: Path) -> None:
         "peak 80.00 % = 800/1000",
         "@ update 400",
         "final 79.00 % = 790/1000",
-        "test: peak 74.00 % = 74/100",
+        "test: initial 1.00 % = 1/100",
+        "@ update 0; peak 74.00 % = 74/100",
     ):
         assert result.count(part) >= 2, part  # once per run
     assert "baselines: most_frequent 0.125, copy_input 0" in result
@@ -189,6 +191,21 @@ def test_missing_parts_are_not_run(tmp_path: Path) -> None:
         cells["seeds, n"] == "not recorded; n=1"
         and "time not recorded, 3 updates" in cells["hardware, time, updates"]
     )
+
+
+def test_without_a_test_of_the_initial_weights(tmp_path: Path) -> None:
+    test = {key: value for key, value in SUMMARY["test"].items() if key != "initial"}
+    run = make_run(tmp_path / "r", summary={**SUMMARY, "test": test})
+    record(tmp_path / "P.md", "--id", "x", "--claim", "c", "--status", "failed", "--runs", str(run))
+    assert "; test: initial not run; peak 74.00 % = 74/100 [" in rows(tmp_path / "P.md")[0][8]
+
+
+def test_initial_weights_of_a_wrong_kind(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    test = SUMMARY["test"] | {"initial": {"value": 0.01, "numerator": "1", "denominator": 100}}
+    run = make_run(tmp_path / "r", summary={**SUMMARY, "test": test})
+    with pytest.raises(SystemExit):
+        record(tmp_path / "P.md", "--id", "x", "--claim", "c", "--status", "failed", "--runs", str(run))
+    assert "'numerator' is '1', expected a number" in capsys.readouterr().err
 
 
 def test_an_unfinished_run_gives_its_log(tmp_path: Path) -> None:

@@ -17,11 +17,16 @@ from torch import Tensor
 from errors import UserError
 from models.recursive_model import RecursiveModel
 from tests.helpers import tiny_config
+from tests.models.small import small_batch, small_model
 from training import distributed
 from training.checkpoint import load_state, save_state
 from training.config import TrainConfig
 from training.distributed import World
+from training.evaluation import AccuracyEvaluator, evaluate
+from training.evaluators import OutputRecorder, StepCountEvaluator
 from training.hooks.base import Hook
+from training.inference.adaptive import AdaptiveInference
+from training.inference.fixed import FixedInference
 from training.loop import Loop, run_training
 from training.objectives.act_streaming import ACTStreaming
 from training.optim import SparseSignSGD
@@ -226,6 +231,34 @@ def collectives(world: World) -> Record:
         "mean": model.running_mean,
         "slots": [slots.start, slots.stop],
     }
+
+
+def ragged(world: World) -> Record:
+    """`gather_ragged` of rows whose number differs by rank, 0 on some."""
+    rank = world.rank
+    lengths = {"more on the second": [1, 3], "none on the first": [0, 2], "none on the second": [4, 0], "none": [0, 0]}
+    gathered = {}
+    for name, by_rank in lengths.items():
+        length = by_rank[rank] if world.size > 1 else sum(by_rank)
+        values = torch.arange(2 * length).reshape(length, 2) + 100 * rank
+        gathered[f"{name}, int64"] = world.gather_ragged(values)
+        gathered[f"{name}, float64"] = world.gather_ragged(values[:, 0].double() / 3)
+        gathered[f"{name}, bool"] = world.gather_ragged(values[:, 1] % 3 == 0)
+    return gathered
+
+
+def evaluated_here(world: World, arch: str, count: int, adaptive: bool) -> Record:
+    """Evaluate a small model on `count` rows; also the numbers of the rows that this rank answered."""
+    model = small_model(arch)
+    batch = small_batch(count) | {"row": torch.arange(count)}
+    batches = [{key: leaf[i : i + 5] for key, leaf in batch.items()} for i in range(0, count, 5)]
+    inference = AdaptiveInference() if adaptive else FixedInference(3)
+    recorder, counts = OutputRecorder(["preds", "steps"]), StepCountEvaluator(4)
+    evaluators = [AccuracyEvaluator("stablemax_cross_entropy"), recorder, counts]
+    result = evaluate(model, batches, inference, evaluators, world)
+    seconds = result.pop("seconds")
+    arrays = {name: torch.from_numpy(array) for name, array in recorder.arrays().items()}
+    return {"result": result, "seconds": seconds, "arrays": arrays, "counts": counts.histogram()}
 
 
 def together(world: World, failing: Sequence[int], user_error: bool) -> str:

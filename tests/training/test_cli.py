@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from errors import UserError
 from training.cli import CONFIG_DIR, check_command_line, compose_config, hydra_entry, parse_key_values
-from training.config import ARCH_DEFAULTS, TrainConfig, config_to_dict, resolve, schema_keys
+from training.config import ARCH_DEFAULTS, EvalConfig, TrainConfig, config_to_dict, resolve, schema_keys
 
 ROOT = Path(__file__).resolve().parents[2]
 EXPERIMENTS = sorted(path.stem for path in (CONFIG_DIR / "experiment").glob("*.yaml"))
@@ -387,6 +387,14 @@ def test_no_command_line_is_a_crash(argv: list[str]) -> None:
 
 
 @dataclass
+class Inner:
+    """A group of options."""
+
+    size: int | None = field(default=None, metadata={"help": "of the inside"})
+    hot: bool = False
+
+
+@dataclass
 class Options:
     """A script's options."""
 
@@ -395,6 +403,7 @@ class Options:
     sigma: float = 0.0
     names: list[str] = field(default_factory=list)
     note: str | None = None
+    inner: Inner = field(default_factory=Inner)
 
 
 def test_key_values() -> None:
@@ -403,6 +412,9 @@ def test_key_values() -> None:
     )
     assert parsed == Options("a b=c/best.pt", 3, 1e-3, ["a", "b"])
     assert parse_key_values(["checkpoint=7", "note=null", "batch_size=null"], Options) == Options("7")
+    nested = parse_key_values(["inner.size=3", "checkpoint=7", "inner.hot=true"], Options)
+    assert nested == Options("7", inner=Inner(3, True))
+    assert parse_key_values(["checkpoint=7", "inner.size=null"], Options) == Options("7")
 
 
 @pytest.mark.parametrize(
@@ -415,6 +427,11 @@ def test_key_values() -> None:
         (["checkpoint=x", "sigma=[1"], "sigma"),
         (["checkpoint=x", "names=a"], "list[str]"),
         (["checkpoint=x", "note=${a}"], "note"),
+        (["checkpoint=x", "inner=3"], "expected keys such as 'inner.size'"),
+        (["checkpoint=x", "inner=3", "inner.size=3"], "expected keys such as 'inner.size'"),
+        (["checkpoint=x", "inner.siz=3"], "'inner.size'"),
+        (["checkpoint=x", "inner.size=many"], "inner.size"),
+        (["checkpoint=x", "inner.size.much=1"], "'inner.size'"),
         (["checkpoint="], "checkpoint"),
         (["checkpoint"], "key=value"),
         (["=3"], "key=value"),
@@ -431,7 +448,9 @@ def test_key_value_help(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as caught:
         parse_key_values(["--help"], Options)
     assert caught.value.code == 0
-    assert "rows at once" in capsys.readouterr().out
+    printed = capsys.readouterr().out
+    assert "rows at once" in printed and "inner.size           default None; of the inside" in printed
+    assert "inner.hot            default False" in printed and "Inner(" not in printed
 
 
 SCRIPT = f"""
@@ -469,3 +488,13 @@ def test_as_a_program(tmp_path: Path) -> None:
     assert (bad.returncode, bad.stdout) == (2, "")
     assert bad.stderr.count("\n") == 1 and "'lr'" in bad.stderr
     assert [path.name for path in tmp_path.iterdir()] == ["entry.py"]
+
+
+def test_evaluation_is_set_on_the_command_line() -> None:
+    words = ["data_paths=[data/x]", "eval.max_steps=64", "+eval.vote=8", "eval.adaptive_halt=true"]
+    assert compose_config(words).eval == EvalConfig(max_steps=64, adaptive_halt=True, vote=8)
+    assert compose_config(words[:1]).eval == EvalConfig()
+    with pytest.raises(UserError, match="option 'eval.vote': found 0, expected at least 1"):
+        compose_config([*words[:1], "eval.vote=0"])
+    with pytest.raises(UserError, match="nearest valid key is 'eval.max_steps'"):
+        check_command_line([*words[:1], "eval.maxsteps=3"])

@@ -225,6 +225,15 @@ def test_identity_has_what_shapes_the_updates() -> None:
     assert run_identity(resolve({"data_paths": ["data/x/"]})) == identity
 
 
+@pytest.mark.parametrize("settings", [{"max_steps": 64}, {"adaptive_halt": True}, {"vote": 8}])
+def test_another_evaluation_is_another_run_by_default_but_the_same_state(settings: dict[str, Any]) -> None:
+    """It may choose another best checkpoint, so a folder of its own; the weights' path is the same."""
+    plain, other = resolve(DATA), resolve({**DATA, "eval": settings})
+    assert config_hash(other) != config_hash(plain) and other.run_name != plain.run_name
+    assert run_identity(other) == run_identity(plain)
+    assert resolve({**DATA, "eval": {"max_steps": None, "vote": 1}}) == plain
+
+
 @pytest.mark.parametrize(
     "raw, named",
     [
@@ -286,6 +295,13 @@ def test_unknown_keys_name_the_nearest(raw: dict[Any, Any], named: str) -> None:
         {"state_dtype": "half"},
         {"guards": 3},
         {"guards": {"mode": "panic"}},
+        {"eval": 3},
+        {"eval": {"max_steps": 0}},
+        {"eval": {"max_steps": 2**63}},
+        {"eval": {"vote": 0}},
+        {"eval": {"vote": None}},
+        {"eval": {"vote": 1.5}},
+        {"eval": {"adaptive_halt": 2}},
         {"wandb": {"mode": "on"}},
         {"wandb": {"api_key": "secret"}},
         {"arch": 3},

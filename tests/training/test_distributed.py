@@ -84,6 +84,25 @@ def test_collectives() -> None:
     assert torch.equal(first["weight"], expected) and torch.equal(first["mean"], torch.randn(3))
 
 
+def test_rows_of_different_number_are_gathered_in_rank_order() -> None:
+    first, second = run_ranks("ragged")
+    assert differences(first, second) == []
+    expected = {
+        "more on the second": [[0, 1], [100, 101], [102, 103], [104, 105]],
+        "none on the first": [[100, 101], [102, 103]],
+        "none on the second": [[0, 1], [2, 3], [4, 5], [6, 7]],
+        "none": [],
+    }
+    for name, rows in expected.items():
+        values = torch.tensor(rows, dtype=torch.int64).reshape(-1, 2)
+        assert torch.equal(first[f"{name}, int64"], values)
+        assert torch.equal(first[f"{name}, float64"], values[:, 0].double() / 3)
+        assert torch.equal(first[f"{name}, bool"], values[:, 1] % 3 == 0)
+    alone = rank_jobs.ragged(ALONE)
+    assert all(torch.equal(alone[f"none on the second, {kind}"], first[f"none on the second, {kind}"])
+               for kind in ("int64", "float64", "bool"))
+
+
 # -- resume
 
 def test_resume_from_one_rank_on_two(data: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -1,6 +1,7 @@
 """Evaluation: what is counted, over padding, batches and processes."""
 
 import math
+from dataclasses import replace
 
 import pytest
 import torch
@@ -10,10 +11,12 @@ from torch import Tensor
 from models.act import Batch
 from models.recursive_model import RecursiveModel
 from tests.models.small import ARCHITECTURES, small_batch, small_model
+from tests.training import rank_jobs
+from tests.training.ranks import run_ranks
 from training.distributed import World
-from training.evaluation import AccuracyEvaluator, describe_rate, evaluate, wilson_interval
+from training.evaluation import AccuracyEvaluator, Evaluator, describe_rate, evaluate, wilson_interval
 from training.inference.base import Predictions
-from training.inference.official import OfficialInference, step_outputs
+from training.inference.official import OfficialInference
 
 STABLEMAX = "stablemax_cross_entropy"
 
@@ -22,7 +25,7 @@ def predictions(answers: list[list[int]], q: list[float], steps: int = 4) -> Pre
     """Predictions whose logits are 3 at the answer and 0 elsewhere, of 5 tokens."""
     tokens = torch.tensor(answers)
     logits = 3.0 * F.one_hot(tokens, 5).double()
-    return Predictions(tokens, torch.tensor(q), torch.full((len(q),), steps), logits)
+    return Predictions(tokens, torch.tensor(q), torch.full((len(q),), steps), logits, len(q) * steps)
 
 
 def labelled(labels: list[list[int]]) -> Batch:
@@ -66,7 +69,7 @@ def test_answers_are_judged_not_logits() -> None:
     evaluator = AccuracyEvaluator(STABLEMAX)
     evaluator.begin()
     voted = predictions([[1, 2, 3]], [1.0])
-    voted = Predictions(torch.tensor([[1, 2, 0]]), voted.q_halt, voted.steps, voted.logits)
+    voted = replace(voted, answers=torch.tensor([[1, 2, 0]]))
     evaluator.update(labelled([[1, 2, 3]]), voted)
     assert evaluator.result()["exact_count"] == 0
 
@@ -100,8 +103,10 @@ def solvable(model: RecursiveModel, size: int, seed: int = 0) -> Batch:
 
 
 def assert_same_numbers(first: dict[str, float], second: dict[str, float]) -> None:
+    """Equal but for what the evaluation cost, which depends on padding and on the machine."""
     assert first.keys() == second.keys()
-    for name, value in first.items():
+    for name in first.keys() - {"forward_passes", "seconds"}:
+        value = first[name]
         # Rows are independent, but a matrix product may round differently at another batch size.
         assert value == pytest.approx(second[name], rel=1e-9), name
 
@@ -109,7 +114,8 @@ def assert_same_numbers(first: dict[str, float], second: dict[str, float]) -> No
 def test_padding_does_not_count(model: RecursiveModel) -> None:
     batch = solvable(model, 5)
     plain, padded = run(model, [batch]), run(model, [pad(batch, 8)])
-    assert (plain["exact_count"], plain["count"]) == (3, 5)
+    assert (plain["exact_count"], plain["count"], plain["rows"]) == (3, 5, 5)
+    assert (plain["forward_passes"], padded["forward_passes"]) == (5 * 4, 8 * 4)
     assert plain["accuracy"] == pytest.approx((3 + 2 * 5 / 6) / 5)
     assert_same_numbers(plain, padded)
 
@@ -125,23 +131,43 @@ def test_cutting_rows_into_batches_changes_nothing(model: RecursiveModel) -> Non
 class Shard(World):
     """One process of several; keeps its numbers for the others instead of sending them."""
 
-    def __init__(self, rank: int, size: int, sent: list[list[float]]) -> None:
+    def __init__(self, rank: int, size: int, sent: dict[int, list[list[float]]]) -> None:
         super().__init__(rank, size)
-        self.sent = sent
+        self.sent, self.calls = sent, 0
 
-    def sum_numbers(self, values: list[float], device: torch.device) -> list[float]:  # type: ignore[override]
-        self.sent.append(list(values))
-        return [sum(column) for column in zip(*self.sent, strict=True)]
+    def sum_numbers(self, values: list[float], device: torch.device | None = None) -> list[float]:  # type: ignore[override]
+        """Added to what the processes before this one gave to the same call."""
+        self.calls += 1
+        given = self.sent.setdefault(self.calls, [])
+        given.append(list(values))
+        return [sum(column) for column in zip(*given, strict=True)]
 
 
 @pytest.mark.parametrize("size", [2, 3])
 def test_processes_judge_the_rows_of_one(model: RecursiveModel, size: int) -> None:
     """Each row is judged by exactly one of the processes, whatever their number; sums are of raw counts."""
     batches = [solvable(model, 6, seed=0), pad(solvable(model, 4, seed=1), 6)]
-    sent: list[list[float]] = []
+    sent: dict[int, list[list[float]]] = {}
     results = [run(model, batches, Shard(rank, size, sent)) for rank in range(size)]
     assert_same_numbers(run(model, batches), results[-1])
-    assert results[-1]["count"] == 10
+    assert (results[-1]["count"], results[-1]["forward_passes"]) == (10, 12 * 4)
+
+
+@pytest.mark.parametrize("adaptive", [False, True])
+@pytest.mark.parametrize("count", [1, 13])
+def test_two_processes_evaluate_what_one_does(count: int, adaptive: bool) -> None:
+    """Over gloo: the same result on both, disjoint rows, also where one of them has none."""
+    alone = rank_jobs.evaluated_here(World(), "hrm", count, adaptive)
+    ranks = run_ranks("evaluated_here", arch="hrm", count=count, adaptive=adaptive)
+    assert ranks[0]["result"] == ranks[1]["result"] and ranks[0]["counts"] == ranks[1]["counts"]
+    assert_same_numbers(alone["result"], ranks[0]["result"])
+    assert alone["result"]["forward_passes"] == ranks[0]["result"]["forward_passes"]
+    assert alone["counts"] == ranks[0]["counts"] and all(rank["seconds"] > 0 for rank in ranks)
+    rows = torch.cat([rank["arrays"]["row"] for rank in ranks])
+    assert rows.sort().values.tolist() == list(range(count)) == alone["arrays"]["row"].tolist()
+    for name in ("preds", "steps"):
+        parts = [rank["arrays"][name] for rank in ranks if len(rank["arrays"]["row"])]
+        assert torch.equal(torch.cat(parts)[rows.argsort()], alone["arrays"][name])
 
 
 def test_evaluation_restores_the_mode_and_leaves_no_trace(model: RecursiveModel) -> None:
@@ -154,18 +180,6 @@ def test_evaluation_restores_the_mode_and_leaves_no_trace(model: RecursiveModel)
     assert all(torch.equal(before[key], value) for key, value in model.state_dict().items())
     assert model.puzzle_emb is not None and model.puzzle_emb.take_gathers() == []
     assert all(parameter.grad is None for parameter in model.parameters())
-
-
-def test_official_inference_is_the_last_of_all_steps(model: RecursiveModel) -> None:
-    batch = small_batch()
-    with torch.no_grad():
-        outputs = list(step_outputs(model.eval(), batch))
-    assert len(outputs) == model.config.halt_max_steps
-    found = OfficialInference().predict(model, batch)
-    assert torch.equal(found.logits, outputs[-1]["logits"]) and not found.logits.requires_grad
-    assert torch.equal(found.answers, outputs[-1]["logits"].argmax(-1))
-    assert found.steps.tolist() == [4] * 4
-    assert not torch.equal(outputs[-1]["logits"], outputs[-2]["logits"])
 
 
 def wilson_by_hand(successes: int, total: int) -> tuple[float, float]:
@@ -197,9 +211,7 @@ def test_rates_are_described_with_numerator_and_denominator() -> None:
 
 
 def test_several_evaluators_see_the_same_predictions(model: RecursiveModel) -> None:
-    class Seen:
-        sums: dict[str, float]
-
+    class Seen(Evaluator):
         def begin(self) -> None:
             self.sums = {"answers": 0.0}
 
@@ -213,3 +225,38 @@ def test_several_evaluators_see_the_same_predictions(model: RecursiveModel) -> N
     answers: Tensor = OfficialInference().predict(model.eval(), batch).answers
     result = evaluate(model, [batch], OfficialInference(), [AccuracyEvaluator(STABLEMAX), Seen()], World())
     assert result["answers"] == float(answers.sum()) and result["count"] == 4
+
+
+def test_an_evaluator_may_gather_rows_instead_of_sums() -> None:
+    """`gather` is called once, after the last row and before the result."""
+
+    class Ordered(Evaluator):
+        def begin(self) -> None:
+            self.sums, self.called = {}, ["begin"]
+
+        def update(self, batch: Batch, predictions: Predictions) -> None:
+            self.called.append("update")
+
+        def gather(self, world: World) -> None:
+            self.called.append(f"gather {world.size}")
+
+        def result(self) -> dict[str, float]:
+            self.called.append("result")
+            return {}
+
+    evaluator = Ordered()
+    evaluate(small_model("hrm"), [small_batch(2), small_batch(2)], OfficialInference(), [evaluator], World(0, 1))
+    assert evaluator.called == ["begin", "update", "update", "gather 1", "result"]
+
+
+def test_sums_are_added_by_name() -> None:
+    class Doubled(World):
+        def sum_numbers(self, values: list[float], device: torch.device | None = None) -> list[float]:  # type: ignore[override]
+            return [2 * value for value in values]
+
+    evaluator = AccuracyEvaluator(STABLEMAX)
+    evaluator.begin()
+    evaluator.update(labelled([[1, 2, 3]]), predictions([[1, 2, 0]], [1.0]))
+    before = dict(evaluator.sums)
+    evaluator.gather(Doubled())
+    assert evaluator.sums == {name: 2 * value for name, value in before.items()}

@@ -13,7 +13,7 @@ SECTIONS = {
     "`train/": [""],
     "`eval/": ["eval/", "eval/fast/", "eval/validation/"],
     "`guard/": [""],
-    "`test/": ["test/final/", "test/best/"],
+    "`test/": ["test/initial/", "test/final/", "test/best/"],
 }
 
 

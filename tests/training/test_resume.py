@@ -14,6 +14,7 @@ from tests.helpers import (
     PretrainServer,
     assert_same_state,
     differences,
+    logged,
     logged_training,
     merged,
     read_state,
@@ -22,7 +23,6 @@ from tests.helpers import (
     train_here,
 )
 from training.checkpoint import load_state, load_weights, save_state, save_weights
-from training.metrics_log import read_metrics
 
 # Logging, saving and evaluating all fall on both sides of every cut and never on the cut itself by chance.
 INTERVALS = ["log_interval=5", "fast_eval_interval=7", "checkpoint_interval=9"]
@@ -49,7 +49,7 @@ def train_to(step: int, arch: str, data: Path, folder: Path, options: list[str])
 
 
 def evaluations(folder: Path) -> list[dict[str, Any]]:
-    return [line for line in read_metrics(folder / "metrics.jsonl") if "eval/fast/count" in line]
+    return [line for line in logged(folder) if "eval/fast/count" in line]
 
 
 def assert_equal_runs(whole: Path, parts: Path) -> None:
@@ -109,6 +109,7 @@ VARIANTS = {
     "no_exploration": ["arch.halt_exploration_prob=0"],
     "no_ema": ["ema=False"],
     "adamw_cosine": ["optimizer=adamw", "lr_min_ratio=0.1", "lr_warmup_steps=14"],
+    "muon": ["optimizer=muon"],
     "clipped_in_slices": ["grad_clip_norm=0.05", "accumulation_slices=2"],
     "bfloat16_with_float32_states": ["dtype=bfloat16", "state_dtype=float32"],
     "no_puzzle_table": ["arch.puzzle_emb_ndim=0", "arch.puzzle_emb_len=0"],

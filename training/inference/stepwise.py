@@ -1,4 +1,4 @@
-"""The official answer, with the answer and the halting values after every supervision step kept beside it."""
+"""A fixed number of steps, with the answer and the halting values after every supervision step kept beside it."""
 
 from dataclasses import dataclass
 
@@ -8,7 +8,8 @@ from torch import Tensor
 from models.act import Batch
 from models.recursive_model import RecursiveModel
 from training.inference.base import Predictions
-from training.inference.official import step_outputs
+from training.inference.fixed import FixedInference
+from training.inference.unroll import unroll
 
 
 @dataclass
@@ -20,32 +21,29 @@ class StepwisePredictions(Predictions):
     step_q_continue: Tensor
 
 
-class StepwiseInference:
-    """As `OfficialInference`, to the bit; only more is kept."""
+class StepwiseInference(FixedInference):
+    """As `FixedInference`, to the bit; only more is kept. The logits are those of the last step alone."""
 
-    name = "official_stepwise"
+    name = "fixed_stepwise"
 
     @torch.no_grad()
     def predict(
         self, model: RecursiveModel, batch: Batch, generator: torch.Generator | None = None
     ) -> StepwisePredictions:
-        answers, q_halt, q_continue = [], [], []
-        outputs: dict[str, Tensor] = {}
-        for outputs in step_outputs(model, batch):
-            answers.append(outputs["logits"].argmax(dim=-1))
-            q_halt.append(outputs["q_halt_logits"].float())
-            q_continue.append(outputs["q_continue_logits"].float())
+        num_steps = self.num_steps(model)
+        answers, q_halts, q_continues = [], [], []
+        for state in unroll(model, batch, num_steps):
+            logits, q_halt, q_continue = model.readout(state)
+            answers.append(logits.argmax(dim=-1))
+            q_halts.append(q_halt.float())
+            q_continues.append(q_continue.float())
         return StepwisePredictions(
             answers=answers[-1],
-            q_halt=outputs["q_halt_logits"],
-            steps=torch.full_like(batch["puzzle_identifiers"], len(answers)),
-            logits=outputs["logits"],
+            q_halt=q_halt,
+            steps=torch.full_like(batch["puzzle_identifiers"], num_steps),
+            logits=logits,
+            forward_passes=len(q_halt) * num_steps,
             step_answers=torch.stack(answers, dim=1),
-            step_q_halt=torch.stack(q_halt, dim=1),
-            step_q_continue=torch.stack(q_continue, dim=1),
+            step_q_halt=torch.stack(q_halts, dim=1),
+            step_q_continue=torch.stack(q_continues, dim=1),
         )
-
-
-def wants_to_halt(model: RecursiveModel, q_halt: Tensor, q_continue: Tensor) -> Tensor:
-    """Where a model would stop by itself (bool, same shape): the rule of training, without exploration."""
-    return q_halt > 0 if model.config.no_ACT_continue else q_halt > q_continue

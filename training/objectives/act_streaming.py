@@ -37,7 +37,7 @@ class ACTStreaming:
             config.halt_exploration_prob,
             generator(context.seed, "act_exploration", context.step),
         )
-        minimum = exploration[context.slots].to(batch["inputs"].device)
+        minimum = exploration[context.slots].to(batch["inputs"].device, non_blocking=True)
         num_rows = batch["inputs"].shape[0]
         if num_rows % self.accumulation_slices:
             raise ValueError(f"{num_rows} slots cannot be cut into {self.accumulation_slices} equal slices")

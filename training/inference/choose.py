@@ -1,0 +1,69 @@
+"""From the settings `eval` to an inference: the one place, for training runs and for evaluate.py."""
+
+from collections.abc import Sequence
+
+from dataset.puzzle_folder import PuzzleSet
+from errors import UserError
+from training.config_schema import EvalConfig
+from training.inference.adaptive import AdaptiveInference
+from training.inference.base import Inference
+from training.inference.fixed import FixedInference
+from training.inference.official import OfficialInference
+from training.inference.stepwise import StepwiseInference
+from training.inference.vote import VoteInference
+
+
+def build_inference(
+    settings: EvalConfig, puzzle_sets: Sequence[PuzzleSet], seed: int, *, stepwise: bool = False
+) -> Inference:
+    """The inference that `settings` describe, for rows of `puzzle_sets`.
+
+    Args:
+        seed: of the symmetries of a vote. stepwise: keep the answer after every step, where `keeps_steps`.
+    Errors: `UserError` when a vote is asked for and a set names no Sudoku box, or the sets different ones.
+    """
+    if settings.vote > 1:
+        box = _sudoku_box(puzzle_sets, settings.vote)
+        return VoteInference(_one_view(settings, stepwise=False), settings.vote, box, seed)
+    return _one_view(settings, stepwise=stepwise)
+
+
+def _one_view(settings: EvalConfig, *, stepwise: bool) -> Inference:
+    if settings.adaptive_halt:
+        return AdaptiveInference(settings.max_steps)
+    if stepwise:
+        return StepwiseInference(settings.max_steps)
+    return OfficialInference() if settings.max_steps is None else FixedInference(settings.max_steps)
+
+
+def keeps_steps(settings: EvalConfig) -> bool:
+    """Whether answers after every step exist: a row that left has none, and a vote elects whole answers."""
+    return not settings.adaptive_halt and settings.vote == 1
+
+
+def mode_parts(settings: EvalConfig) -> list[str]:
+    """What differs from the official evaluation, as parts of a file's name; nothing for the official one."""
+    parts = []
+    if settings.max_steps is not None:
+        parts.append(f"steps{settings.max_steps}")
+    if settings.adaptive_halt:
+        parts.append("adaptive")
+    if settings.vote > 1:
+        parts.append(f"vote{settings.vote}")
+    return parts
+
+
+def _sudoku_box(puzzle_sets: Sequence[PuzzleSet], vote: int) -> tuple[int, int]:
+    boxes: dict[tuple[int, int], str] = {}
+    for puzzle_set in puzzle_sets:
+        box = puzzle_set.metadata.augmentation_box
+        if box is None:
+            raise UserError(
+                f"eval.vote={vote}: {puzzle_set.root} names no Sudoku box, whose symmetries are the views of a "
+                "puzzle; build it with `--augmentation on-the-fly`, or use eval.vote=1"
+            )
+        boxes[box] = str(puzzle_set.root)
+    if len(boxes) != 1:
+        found = ", ".join(f"{rows}x{columns} in {root}" for (rows, columns), root in boxes.items()) or "no set"
+        raise UserError(f"eval.vote={vote}: found {found}, expected boxes of one shape; use eval.vote=1")
+    return next(iter(boxes))

@@ -1,0 +1,172 @@
+"""One puzzle answered from several of its symmetric views, and the views vote for whole grids.
+
+The rules of Sudoku do not tell a puzzle from its images under the symmetries of `dataset.sudoku`, the network does:
+the answers to the images are so many opinions on the same puzzle.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from dataset.puzzle_source import stream
+from dataset.sudoku import Box, Symmetries, random_symmetries, side
+from errors import UserError
+from models.act import Batch
+from models.losses import IGNORE_LABEL_ID
+from models.recursive_model import RecursiveModel
+from training.inference.base import Inference, Predictions
+
+_VIEW = 4  # 1 to 3 are the streams of training batches
+
+
+@dataclass(kw_only=True)
+class VotedPredictions(Predictions):
+    """Also votes (B,) int64: how many views gave the answer."""
+
+    votes: Tensor
+
+
+def view_symmetries(rows: np.ndarray, view: int, box: Box, seed: int) -> Symmetries:
+    """The symmetries of one view, one for each row number in `rows` (B,): a function of (seed, row, view) alone.
+
+    Drawn as `random_symmetries` does. View 0 is the puzzle itself and has none: ValueError.
+    """
+    if view < 1:
+        raise ValueError(f"view {view} is not transformed, the others are numbered from 1")
+    drawn = [random_symmetries(0, box, stream(seed, _VIEW, view, 0))]  # no rows: a process may have none
+    drawn += [random_symmetries(1, box, stream(seed, _VIEW, view, row)) for row in rows.tolist()]
+    names = ("transpose", "rows", "columns", "digits")
+    return Symmetries(**{name: np.concatenate([getattr(one, name) for one in drawn]) for name in names})
+
+
+@dataclass(frozen=True)
+class Tally:
+    """Of each row: winner (B,) int64, the lowest view that gave the winning answer, its votes (B,) int64, and
+    q_halt (B,) float64, the mean of the views that gave it."""
+
+    winner: np.ndarray
+    votes: np.ndarray
+    q_halt: np.ndarray
+
+
+def tally(first: np.ndarray, q_halt: np.ndarray) -> Tally:
+    """Elect an answer per row: most votes, then the higher mean q_halt, then the lower view.
+
+    first (B, V) int64: for each view the lowest view with the same answer. q_halt (B, V). A mean that is NaN is below
+    all others.
+    """
+    own = np.arange(len(first))
+    votes = np.zeros(first.shape, np.int64)
+    totals = np.zeros(first.shape)
+    np.add.at(votes, (own[:, None], first), 1)
+    np.add.at(totals, (own[:, None], first), q_halt)
+    means = np.divide(totals, votes, out=np.full(first.shape, -np.inf), where=votes > 0)
+    views = np.broadcast_to(np.arange(first.shape[1]), first.shape)
+    # Ascending, and NaN sorts last.
+    winner = np.lexsort((views, -means, -votes), axis=-1)[:, 0]
+    return Tally(winner, votes[own, winner], means[own, winner])
+
+
+class VoteInference(Inference):
+    """The most frequent whole grid among the answers of `inner` to `num_views` views of each Sudoku.
+
+    View 0 is the puzzle as it is; view v >= 1 of a row is its image under a random symmetry, which depends on
+    (seed, `batch["row"]`, v) only: not on the batch, its order or the number of processes. Answers are mapped back by
+    the inverse symmetry before they are compared. Ties go to the higher mean q_halt, then to the lower view. With one
+    view it is `inner`, to the bit. Views are answered one after the other: the model sees batches of the same
+    size as without votes.
+
+    Args:
+        inner: answers each view. It sees the labels in view 0 only; in the others they are ignored labels.
+        num_views: at least 1. box: (rows, columns) of a box. seed: of the symmetries.
+    Errors: `UserError` when num_views is smaller, and from `predict` when rows or vocabulary are not those of `box`.
+    """
+
+    name = "vote"
+
+    def __init__(self, inner: Inference, num_views: int, box: Box, seed: int) -> None:
+        if num_views < 1:
+            raise UserError(f"a vote of {num_views} views: expected at least 1")
+        self.inner, self.num_views, self.box, self.seed = inner, num_views, box, seed
+
+    @torch.no_grad()
+    def predict(
+        self, model: RecursiveModel, batch: Batch, generator: torch.Generator | None = None
+    ) -> VotedPredictions:
+        """answers: the elected grids. q_halt: mean over the views that gave them. steps and logits: of the lowest of
+        these views, logits in the order of the original cells and digits. forward_passes: of all views together."""
+        self._check(batch["inputs"].shape[1], side(self.box) ** 2, "tokens per row")
+        answers: list[Tensor] = []
+        q_halt: list[Tensor] = []
+        steps: list[Tensor] = []
+        first: list[Tensor] = []
+        # Logits are the bulk: kept only where a view is the first with its answer, since no other can be the winner.
+        kept: list[tuple[Tensor, Tensor]] = []
+        forward_passes = 0
+        for view in range(self.num_views):
+            made = self._answer(model, batch, view, generator)
+            answers.append(made.answers)
+            q_halt.append(made.q_halt)
+            steps.append(made.steps)
+            forward_passes += made.forward_passes
+            same = torch.stack([(made.answers == other).all(dim=-1) for other in answers], dim=1)
+            first.append(same.int().argmax(dim=1))
+            new = (first[-1] == view).nonzero()[:, 0]
+            kept.append((new, made.logits[new]))
+        result = tally(torch.stack(first, 1).cpu().numpy(), torch.stack(q_halt, 1).cpu().double().numpy())
+        device = answers[0].device
+        winner = torch.from_numpy(result.winner).to(device)
+        logits = torch.empty_like(made.logits)
+        for view, (new, values) in enumerate(kept):
+            wins = winner[new] == view
+            logits[new[wins]] = values[wins]
+        rows = torch.arange(len(winner), device=device)
+        return VotedPredictions(
+            answers=torch.stack(answers)[winner, rows],
+            q_halt=torch.from_numpy(result.q_halt).to(q_halt[0].dtype).to(device),
+            steps=torch.stack(steps)[winner, rows],
+            logits=logits,
+            forward_passes=forward_passes,
+            votes=torch.from_numpy(result.votes).to(device),
+        )
+
+    def _answer(
+        self, model: RecursiveModel, batch: Batch, view: int, generator: torch.Generator | None
+    ) -> Predictions:
+        """What `inner` says to one view, as if it had been asked the puzzle itself."""
+        if view == 0:
+            made = self.inner.predict(model, batch, generator)
+            self._check(made.logits.shape[-1], side(self.box) + 2, "tokens in the vocabulary")
+            return made
+        rows = batch["row"].cpu().numpy()
+        symmetries = view_symmetries(rows, view, self.box, self.seed).on_tokens()
+        inputs = _on_tensor(symmetries, batch["inputs"])
+        seen = batch | {"inputs": inputs, "labels": torch.full_like(batch["labels"], IGNORE_LABEL_ID)}
+        made = self.inner.predict(model, seen, generator)
+        back = symmetries.inverse()
+        # The view shows digit d of the puzzle as digits[d], so that d's logit is found there.
+        cells = torch.from_numpy(back.sources()).to(made.logits.device)
+        digits = torch.from_numpy(symmetries.digits.astype(np.int64)).to(made.logits.device)
+        logits = made.logits.gather(1, cells[:, :, None].expand_as(made.logits))
+        logits = logits.gather(2, digits[:, None, :].expand_as(logits))
+        return Predictions(
+            answers=_on_tensor(back, made.answers),
+            q_halt=made.q_halt,
+            steps=made.steps,
+            logits=logits,
+            forward_passes=made.forward_passes,
+        )
+
+    def _check(self, found: int, expected: int, what: str) -> None:
+        if found != expected:
+            rows, columns = self.box
+            raise UserError(
+                f"a vote needs Sudokus with boxes of {rows}x{columns}, which have {expected} {what}; found {found}"
+            )
+
+
+def _on_tensor(symmetries: Symmetries, tokens: Tensor) -> Tensor:
+    """Tokens (B, S) under the symmetries, of the same dtype and on the same device."""
+    return torch.from_numpy(symmetries.apply(tokens.cpu().numpy())).to(tokens.device, tokens.dtype)
