@@ -23,7 +23,7 @@ from training.baselines import (
 )
 from training.evaluation import AccuracyEvaluator, describe_rate, evaluate, wilson_interval
 from training.evaluators import OutputRecorder
-from training.inference.stepwise import StepwiseInference
+from training.inference.choose import build_inference
 from training.initial_weights import InitialWeights, remake, weights_digest
 from training.metrics_log import read_metrics
 from training.reports import Reports
@@ -112,7 +112,8 @@ class Scoring:
         parts: list[dict[str, np.ndarray]] = []
         for rows in run.evaluation_rows:
             if len(rows.validation):
-                evaluate(model, rows.batches(rows.validation), StepwiseInference(), [recorder], run.world)
+                inference = build_inference(run.config.eval, [rows.puzzle_set], run.config.seed, stepwise=True)
+                evaluate(model, rows.batches(rows.validation), inference, [recorder], run.world)
                 parts.append(recorder.arrays())
         arrays = {name: np.concatenate([part[name] for part in parts]) for name in recorder.names}
         path = run.folder.path / f"step_{run.step}_all_preds.{run.world.rank}.npz"
