@@ -73,8 +73,16 @@ training_seconds=$((SECONDS - training_start))
 step "evaluation on puzzles that neither trained the model nor chose the checkpoint"
 "$python" evaluate.py "checkpoint=$run/best.pt" "device=$device"
 
+step "the same puzzles with four times as many supervision steps, and with rows that stop by themselves"
+trained=$("$python" -c 'import sys; from training.trained_model import open_checkpoint
+print(open_checkpoint(sys.argv[1]).config.arch.halt_max_steps)' "$run/best.pt")
+longer=$((4 * trained))
+"$python" evaluate.py "checkpoint=$run/best.pt" "device=$device" split=test "eval.max_steps=$longer"
+"$python" evaluate.py "checkpoint=$run/best.pt" "device=$device" split=test "eval.max_steps=$longer" eval.adaptive_halt=true
+
 step "pictures"
 "$python" analysis/training_curve.py "$run"
+"$python" analysis/accuracy_vs_steps.py "$run/evaluation_best_steps$longer.json" --output-dir "$run/figures"
 "$python" analysis/step_by_step.py "$run/best.pt" --device "$device"
 
 cat <<END
@@ -84,6 +92,7 @@ cat <<END
 weights                     $run/best.pt, $run/final.pt
 results                     $run/evaluation_best.json, $run/summary.json
 accuracy over training      $run/figures/training_curve.png
+accuracy over steps         $run/figures/accuracy_vs_steps.png
 three puzzles step by step  $run/figures/step_by_step.png
 log, settings, origin       $run/metrics.jsonl, $run/all_config.yaml, $run/provenance.json
 

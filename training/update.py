@@ -148,7 +148,9 @@ def settle(run: Run, report: UpdateReport) -> None:
 
     Errors: `NonFiniteError`.
     """
+    started = time.monotonic()
     sums = _require_finite_update(run, report)
+    run.train_seconds += time.monotonic() - started  # where the host waits for a device that computes
     norm = sums.pop(_NORM)
     clip = run.config.grad_clip_norm
     report.grad_norm = norm
