@@ -1,9 +1,10 @@
 """The blocks' arithmetic in bfloat16 on a CPU, with hand-written gradients.
 
-Same operations and roundings as the plain code in `models/layers.py`, in fewer passes over memory: a weight is cast
-once per update instead of at each of its uses, rotary positions and attention share their copies, and gradients
-are written where they are needed. torch's fused attention is slow here in bfloat16, backward above all; products,
-an explicit softmax and their derivative are several times as fast.
+The operations of the plain code in `models/layers.py` in fewer passes over memory, which is what they cost: a weight
+is cast once per supervision step instead of at each of its uses, rotary positions and attention share their copies, and
+gradients are written where they are needed. torch's fused attention is slow here in bfloat16, backward above all;
+products, an explicit softmax and their derivative are several times as fast. Roundings are those of the plain code
+except where there are fewer: rotated queries and keys stay float32 on their way to the (float32) scores.
 
 These functions have a backward pass only. A JVP through them raises; the tangents of the Lyapunov engine are
 float32 or float64 by contract and never come here. Everything is written for any float dtype, so that the tests
@@ -12,6 +13,7 @@ can compare with autograd in float64.
 
 import math
 import weakref
+from functools import lru_cache
 from typing import Any
 
 import torch
@@ -38,17 +40,18 @@ class WeightCast:
     def __init__(self) -> None:
         self._cast: Tensor | None = None
         self._weight: weakref.ref[Tensor] | None = None
-        self._made_from: tuple[int, int] | None = None
+        self._made_from: tuple[int, int, int] | None = None
 
     def forget(self) -> None:
         self._cast = self._weight = self._made_from = None
 
-    def __call__(self, weight: Tensor, dtype: torch.dtype) -> Tensor:
-        """`weight` in `dtype`, detached."""
-        made_from = (weight.data_ptr(), weight._version)
+    def __call__(self, weight: Tensor, dtype: torch.dtype, rows: Tensor | None = None) -> Tensor:
+        """`weight` (its `rows`, in that order) in `dtype`, detached."""
+        made_from = (weight.data_ptr(), weight._version, id(rows))
         same = self._weight is not None and self._weight() is weight and self._made_from == made_from
         if self._cast is None or not same or self._cast.dtype is not dtype:
-            self._cast = weight.detach().to(dtype)
+            chosen = weight.detach() if rows is None else weight.detach()[rows]
+            self._cast = chosen.to(dtype)
             self._weight, self._made_from = weakref.ref(weight), made_from
         return self._cast
 
@@ -58,25 +61,30 @@ class WeightCast:
 
 class _CastedLinear(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, x: Tensor, weight: Tensor, cast: Tensor) -> Tensor:
-        ctx.save_for_backward(x, cast)
+    def forward(ctx: Any, x: Tensor, weight: Tensor, cast: Tensor, rows: Tensor | None) -> Tensor:
+        ctx.save_for_backward(x, cast, rows)
         ctx.weight_dtype = weight.dtype
         return F.linear(x, cast)
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, Tensor | None, None]:
-        x, cast = ctx.saved_tensors
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, Tensor | None, None, None]:
+        x, cast, rows = ctx.saved_tensors
         grad_x = grad @ cast if ctx.needs_input_grad[0] else None
         grad_weight = None
         if ctx.needs_input_grad[1]:
             grad_weight = (grad.flatten(0, -2).t() @ x.flatten(0, -2)).to(ctx.weight_dtype)
-        return grad_x, grad_weight, None
+            if rows is not None:
+                grad_weight = torch.empty_like(grad_weight).index_copy_(0, rows, grad_weight)
+        return grad_x, grad_weight, None, None
 
 
-def casted_linear(x: Tensor, weight: Tensor, cast: WeightCast) -> Tensor:
-    """x (..., in) times the weight (out, in) in x's dtype; each use's weight gradient is added in the weight's."""
-    return _CastedLinear.apply(x, weight, cast(weight, x.dtype))
+def casted_linear(x: Tensor, weight: Tensor, cast: WeightCast, rows: Tensor | None = None) -> Tensor:
+    """x (..., in) times the weight (out, in) in x's dtype; outputs in the order of `rows`.
+
+    Each use's weight gradient is added in the weight's dtype.
+    """
+    return _CastedLinear.apply(x, weight, cast(weight, x.dtype, rows), rows)
 
 
 class _SwiGLU(torch.autograd.Function):
@@ -132,32 +140,44 @@ def residual_rms_norm(x: Tensor, y: Tensor, eps: float) -> Tensor:
     return _ResidualRmsNorm.apply(x, y, eps)
 
 
+@lru_cache
+def rows_in_pairs(num_heads: int, head_dim: int) -> Tensor:
+    """Order (3 D,) of a qkv projection's rows in which the two values that rotary positions mix are neighbours.
+
+    A pair is a complex number then, and a rotation one multiplication in place. Scores are sums over a head's values
+    and do not depend on their order; the values' rows stay where they are.
+    """
+    half_split = torch.arange(2 * num_heads * head_dim).view(2 * num_heads, 2, head_dim // 2)
+    rest = torch.arange(2 * num_heads * head_dim, 3 * num_heads * head_dim)
+    return torch.cat((half_split.transpose(1, 2).flatten(), rest))
+
+
 class _RotaryAttention(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, qkv: Tensor, cos: Tensor | None, sin: Tensor | None, num_heads: int) -> Tensor:
+    def forward(ctx: Any, qkv: Tensor, turns: Tensor | None, num_heads: int) -> Tensor:
         batch, length, width = qkv.shape
         head_dim = width // 3 // num_heads
+        wide = torch.promote_types(qkv.dtype, torch.float32)
         parts = qkv.view(batch, length, 3, num_heads, head_dim).permute(2, 0, 3, 1, 4)
-        table_dtype = torch.promote_types(qkv.dtype, torch.float32)
-        queries_keys = parts[:2].to(table_dtype, memory_format=torch.contiguous_format)
-        if cos is not None and sin is not None:
-            queries_keys = _rotate(queries_keys, cos, sin)
-        queries_keys = queries_keys.to(qkv.dtype).flatten(1, 2)  # rounded, as it is between separate operations
+        queries_keys = torch.empty(2, batch, num_heads, length, head_dim, dtype=wide).copy_(parts[:2])
+        _turn(queries_keys, turns)
+        queries_keys = queries_keys.flatten(1, 2)
+        queries, keys = queries_keys
         values = parts[2].contiguous().flatten(0, 1)
-        queries, keys = queries_keys.to(table_dtype)
         scores = torch.baddbmm(
             queries.new_empty(()), queries, keys.transpose(1, 2), beta=0, alpha=1 / math.sqrt(head_dim)
         )
         weights = torch.softmax(scores, dim=-1)
         out = torch.bmm(weights.to(qkv.dtype), values)
-        ctx.save_for_backward(queries_keys, values, weights, cos, sin)
+        if ctx.needs_input_grad[0]:
+            ctx.save_for_backward(queries_keys.to(qkv.dtype), values, weights, turns)
         ctx.num_heads = num_heads
         return out.view(batch, num_heads, length, head_dim).transpose(1, 2).reshape(batch, length, width // 3)
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None, None]:
-        queries_keys, values, weights, cos, sin = ctx.saved_tensors
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None]:
+        queries_keys, values, weights, turns = ctx.saved_tensors
         batch, length, size = grad.shape
         num_heads, head_dim = ctx.num_heads, size // ctx.num_heads
         grad = grad.view(batch, length, num_heads, head_dim).transpose(1, 2).reshape(-1, length, head_dim)
@@ -169,26 +189,31 @@ class _RotaryAttention(torch.autograd.Function):
         grad_weights = torch.bmm(grad.to(wide), values.to(wide).transpose(1, 2))
         grad_scores = torch._softmax_backward_data(grad_weights, weights, -1, wide)
         grad_scores = grad_scores.mul_(1 / math.sqrt(head_dim)).to(grad.dtype)
-        grad_queries = torch.bmm(grad_scores, queries_keys[1])
-        grad_keys = torch.bmm(grad_scores.transpose(1, 2), queries_keys[0])
+        grad_queries = torch.bmm(grad_scores, queries_keys[1]).view(shape)
+        grad_keys = torch.bmm(grad_scores.transpose(1, 2), queries_keys[0]).view(shape)
+        back = None if turns is None else turns.conj().resolve_conj()
         for part, made in ((parts[0], grad_queries), (parts[1], grad_keys)):
-            made = made.view(shape)
-            part.copy_(made if cos is None else _rotate(made.to(wide), cos, -sin))
-        return result.view(batch, length, 3 * size), None, None, None
+            part.copy_(made if back is None else _turn(made.to(wide), back))
+        return result.view(batch, length, 3 * size), None, None
 
 
-def _rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
-    """Half-split rotation of (..., L, head_dim); with -sin the inverse, which is the transpose."""
-    half = x.shape[-1] // 2
-    cos, sin = cos[:, :half], sin[:, :half]
-    first, second = x[..., :half], x[..., half:]
-    result = torch.empty_like(x)
-    torch.mul(first, cos, out=result[..., :half]).addcmul_(second, sin, value=-1)
-    torch.mul(second, cos, out=result[..., half:]).addcmul_(first, sin)
-    return result
+def _turn(x: Tensor, turns: Tensor | None) -> Tensor:
+    """Rotate the pairs of contiguous (..., L, head_dim) in place by complex `turns` (L, head_dim / 2)."""
+    if turns is not None:
+        torch.view_as_complex(x.view(*x.shape[:-1], -1, 2)).mul_(turns)
+    return x
 
 
-def rotary_attention(qkv: Tensor, cos_sin: tuple[Tensor, Tensor] | None, num_heads: int) -> Tensor:
-    """Attention of all heads on projections (B, L, 3 D), queries and keys rotated by position: (B, L, D)."""
-    cos, sin = cos_sin if cos_sin is not None else (None, None)
-    return _RotaryAttention.apply(qkv, cos, sin, num_heads)
+def attention(
+    x: Tensor, weight: Tensor, cast: WeightCast, cos_sin: tuple[Tensor, Tensor] | None, num_heads: int
+) -> Tensor:
+    """All heads' attention of x (B, L, D) on its projections by the qkv `weight` (3 D, D): (B, L, D).
+
+    cos_sin: tables (L, head_dim) by which queries and keys are rotated, or None.
+    """
+    if cos_sin is None:
+        return _RotaryAttention.apply(casted_linear(x, weight, cast), None, num_heads)
+    half = cos_sin[0].shape[-1] // 2
+    turns = torch.complex(*(table[:, :half].contiguous() for table in cos_sin))
+    qkv = casted_linear(x, weight, cast, rows_in_pairs(num_heads, 2 * half))
+    return _RotaryAttention.apply(qkv, turns, num_heads)

@@ -110,10 +110,10 @@ class Attention(nn.Module):
         self.o_proj = CastedLinear(size, size, False, config, generator)
 
     def forward(self, x: Tensor, cos_sin: CosSin | None) -> Tensor:
-        qkv = self.qkv_proj(x)
-        if cpu_bfloat16.is_used_for(qkv) and qkv.shape[1] <= cpu_bfloat16.LONGEST_ATTENTION:
-            return self.o_proj(cpu_bfloat16.rotary_attention(qkv, cos_sin, self.num_heads))
-        q, k, v = rearrange(qkv, "b l (three h d) -> three b l h d", three=3, h=self.num_heads)
+        if cpu_bfloat16.is_used_for(x) and x.shape[1] <= cpu_bfloat16.LONGEST_ATTENTION:
+            weight, cast = self.qkv_proj.weight, self.qkv_proj.cast
+            return self.o_proj(cpu_bfloat16.attention(x, weight, cast, cos_sin, self.num_heads))
+        q, k, v = rearrange(self.qkv_proj(x), "b l (three h d) -> three b l h d", three=3, h=self.num_heads)
         if cos_sin is not None:
             q, k = apply_rotary(q, cos_sin), apply_rotary(k, cos_sin)
         out = F.scaled_dot_product_attention(q.transpose(1, 2), k.transpose(1, 2), v.transpose(1, 2))
