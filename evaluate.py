@@ -20,6 +20,7 @@ from typing import Any
 
 import numpy as np
 
+from dataset.puzzle_folder import fingerprint
 from errors import UserError, exit_on_user_error
 from models.registry import count_parameters
 from training.atomic_file import write_atomically, write_json_atomically
@@ -31,7 +32,7 @@ from training.distributed import World, start_world
 from training.evaluation_report import measure, report_lines, select_rows, training_label_counts
 from training.evaluators import OUTPUTS, check_outputs
 from training.inference.choose import keeps_steps, mode_parts
-from training.provenance import describe_git
+from training.provenance import collect_provenance
 from training.trained_model import Checkpoint, open_checkpoint, restore_model
 
 
@@ -96,16 +97,20 @@ def evaluate_checkpoint(options: Options, world: World) -> dict[str, Any]:
     model = restore_model(checkpoint, metadata, device)
     name = result_name(options, checkpoint)
     folder = checkpoint.path.parent
+    session = collect_provenance({}, device=device)
+    tested = dict.fromkeys((each.puzzle_set.root, each.puzzle_set.split) for each in selections)
     record: dict[str, Any] = {
         "checkpoint": checkpoint.path.name,
         "command": ("python " + shlex.join(sys.argv)).replace(str(Path.home()), "~"),
-        "git": {key: value for key, value in describe_git().items() if key in ("commit", "dirty")},
+        "git": {key: value for key, value in session["git"].items() if key in ("commit", "dirty")},
         "config_hash": config_hash(config),
+        "datasets": [fingerprint(root, split) for root, split in tested],
         "seed": config.seed,
         "num_params": count_parameters(model),
         "device": device.type,
         "dtype": str(resolve_dtype(config.dtype, device)).removeprefix("torch."),
         "world_size": world.size,
+        **{name: session[name] for name in ("cpu", "gpu", "num_threads")},
         "results": [],
     }
     outputs: dict[str, np.ndarray] = {}

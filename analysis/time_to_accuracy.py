@@ -61,6 +61,7 @@ AXES: dict[str, tuple[str, str, str]] = {
 }
 _COLOURS = (BLUE, ORANGE, GREEN, RED, PURPLE)
 _LINES = ("-", "--", ":")
+_ORIGIN = ("argv", "config_hash", "datasets", "cpu", "gpu", "num_threads", "world_size")
 _LABELLED = 3  # settings named in a group's label before the rest is counted
 
 
@@ -326,6 +327,13 @@ def _commit(record: Mapping[str, Any]) -> str:
     return str(git["commit"])[:12] + ("+dirty" if git.get("dirty") else "")
 
 
+def _origin(record: Mapping[str, Any]) -> dict[str, Any]:
+    """What the numbers of a run are traced by; the whole is in its provenance.json."""
+    git = record.get("git") or {}
+    commit = {name: git.get(name) for name in ("commit", "dirty")}
+    return {name: record.get(name) for name in _ORIGIN} | {"git": commit}
+
+
 def _distinct(texts: Iterator[str]) -> list[str]:
     return list(dict.fromkeys(texts))
 
@@ -372,6 +380,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     rows = records(groups)
     save_csv(rows, stem.with_suffix(".csv"))
     shown = {"target": options.target, "metric": options.metric, "x": options.x}
+    typed = [*map(str, options.runs), *(f"--{name}={value}" for name, value in shown.items())]
+    command = f"python analysis/time_to_accuracy.py {shlex.join(typed)}"
     described = [
         {
             "label": group.label, "settings_sha256": group.settings_sha256, "runs": len(group.runs),
@@ -380,12 +390,10 @@ def main(argv: Sequence[str] | None = None) -> None:
         for group in groups
     ]
     curves = [
-        row | {"points": [asdict(point) for point in run.points]}
+        row | {"points": [asdict(point) for point in run.points], "provenance": _origin(run.provenance)}
         for row, (_, run, _) in zip(rows, _each(groups), strict=True)
     ]
-    save_json({**shown, "groups": described, "runs": curves}, stem.with_suffix(".json"))
-    typed = [*map(str, options.runs), *(f"--{name}={value}" for name, value in shown.items())]
-    command = f"python analysis/time_to_accuracy.py {shlex.join(typed)}"
+    save_json({"command": command, **shown, "groups": described, "runs": curves}, stem.with_suffix(".json"))
     save_caption(caption(groups, options.target, options.metric, options.x, command), stem.with_suffix(".txt"))
     print(f"written: {paths[0]} (also .pdf .svg .csv .json .txt)")
 

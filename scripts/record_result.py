@@ -1,4 +1,4 @@
-"""Append one row to PROVENANCE.md from the records of one or more run folders.
+"""Append one row to PROVENANCE.md from the records of run folders (--runs) or from reports (--reports).
 
 A row ties a number to what produced it. Rows are never edited: a correction is a new row whose id replaces
 the old one (`--status superseded-by:NEW_ID` on a new row about the old result, or simply the new result with
@@ -9,7 +9,6 @@ import argparse
 import fcntl
 import os
 import re
-import shlex
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -18,9 +17,20 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from scipy.stats import binomtest
-
 from errors import UserError, exit_on_user_error
+from scripts.record_reports import (
+    NOT_RECORDED,
+    NOT_RUN,
+    Report,
+    command_of,
+    commit_of,
+    dataset_hashes,
+    distinct,
+    rate,
+    read_report,
+    report_cells,
+    short,
+)
 from training.metrics_log import read_metrics
 from training.run_folder import RunFolder
 from training.strict_json import JsonError, read_json_object
@@ -56,7 +66,6 @@ named in it as superseded.
 | {" | ".join(COLUMNS)} |
 |{"---|" * len(COLUMNS)}
 """
-_NOT_RUN = "not run"
 # What is printed of the records, by name; whatever is absent or null is printed as not known.
 _KINDS: dict[str, type] = {
     "argv": list,
@@ -80,7 +89,6 @@ _KIND_NAMES = {list: "a list", str: "a text", int: "a whole number", float: "a n
 _LARGEST = 1 << 53
 # Entries of `test` in summary.json and what they are called in a row.
 _TESTED = {"initial": "initial", "best": "peak", "final": "final"}
-_HASH_CHARACTERS = 12
 
 
 @dataclass(frozen=True)
@@ -125,21 +133,25 @@ def row_of(
     status: str,
     note: str,
     metric: str,
+    reports: Sequence[Report] = (),
 ) -> str:
-    """The Markdown table row, newline included. Without runs every measured cell says "not run"."""
+    """The Markdown table row, newline included, from runs or else from reports.
+
+    Without either every measured cell says "not run".
+    """
     cells = [identity, claim, f"{expected or 'none stated'} ({source or 'no source'})"]
     if runs:
         cells += [
-            _distinct(f"`{_command(run)}`" for run in runs),
-            _distinct(_short(run.provenance.get("config_hash")) for run in runs),
-            _distinct(_commit(run) for run in runs),
-            _distinct(_datasets(run) for run in runs),
+            distinct(f"`{_command(run)}`" for run in runs),
+            distinct(short(run.provenance.get("config_hash")) for run in runs),
+            distinct(_commit(run) for run in runs),
+            distinct(dataset_hashes(run.provenance.get("datasets")) for run in runs),
             _seeds(runs),
             " // ".join(_result(run, metric) for run in runs),
             " // ".join(_hardware(run) for run in runs),
         ]
     else:
-        cells += [_NOT_RUN] * 7
+        cells += report_cells(reports) if reports else [NOT_RUN] * 7
     cells.append(f"{status}: {note}" if note else status)
     return "| " + " | ".join(map(_cell, cells)) + " |\n"
 
@@ -162,22 +174,6 @@ def append_row(path: Path, identity: str, row: str) -> None:
 def existing_ids(text: str) -> set[str]:
     """First cells of the table rows in `text`."""
     return {match[1].strip() for match in re.finditer(r"^\| *([^|\n]*?) *\|", text, re.MULTILINE)}
-
-
-def rate(part: Mapping[str, Any] | None) -> str:
-    """`74.00 % = 740/1000 [71.19, 76.62] @ update 500`; the bare value where no denominator is known."""
-    if not part or part.get("value") is None:
-        return _NOT_RUN
-    numerator, denominator, step = part.get("numerator"), part.get("denominator"), part.get("step")
-    at = f" @ update {step}" if step is not None else ""
-    if numerator is None or not denominator:
-        return f"{float(part['value']):.6g} (no denominator){at}"
-    if not 0 <= numerator <= denominator or numerator % 1 or denominator % 1:
-        raise UserError(f"a rate of {numerator}/{denominator} is impossible; the run's summary.json is wrong")
-    interval = binomtest(int(numerator), int(denominator)).proportion_ci(0.95, method="wilson")
-    percent = 100 * numerator / denominator
-    bounds = f"[{100 * interval.low:.2f}, {100 * interval.high:.2f}]"
-    return f"{percent:.2f} % = {int(numerator)}/{int(denominator)} {bounds}{at}"
 
 
 def _check_kinds(path: Path, record: Mapping[str, Any]) -> None:
@@ -238,7 +234,7 @@ def _result(run: Run, metric: str) -> str:
     named = best.get("metric", metric)
     parts = [f"{named}: peak {rate(best)}; final {rate(_mapping(run.summary.get('final')))}"]
     tested = {word: rate(_mapping(test.get(which))) for which, word in _TESTED.items()}
-    if set(tested.values()) == {_NOT_RUN}:
+    if set(tested.values()) == {NOT_RUN}:
         parts.append("test: not run")
     else:
         parts.append("test: " + "; ".join(f"{word} {value}" for word, value in tested.items()))
@@ -283,27 +279,12 @@ def _hardware(run: Run) -> str:
 
 
 def _command(run: Run) -> str:
-    argv, processes = run.provenance.get("argv"), run.provenance.get("world_size") or 1
-    launcher = "python " if processes == 1 else f"torchrun --nproc-per-node {processes} "
-    return launcher + shlex.join(map(str, argv)) if isinstance(argv, list) else "not recorded"
+    return command_of(run.provenance.get("argv"), run.provenance.get("world_size"))
 
 
 def _commit(run: Run) -> str:
     git = _mapping(run.provenance.get("git"))
-    return _short(git.get("commit")) + ("+dirty" if git.get("dirty") else "")
-
-
-def _datasets(run: Run) -> str:
-    """Short forms of every sha256 in the fingerprints, in order, or of the fingerprints' text."""
-    found = list(_hashes(run.provenance.get("datasets")))
-    return " ".join(_short(item) for item in dict.fromkeys(found)) or "not recorded"
-
-
-def _hashes(value: Any) -> list[str]:
-    if isinstance(value, str):
-        return [value] if re.fullmatch(r"[0-9a-f]{40,64}", value) else []
-    items = value.values() if isinstance(value, Mapping) else value if isinstance(value, list) else ()
-    return [found for item in items for found in _hashes(item)]
+    return commit_of(git.get("commit"), git.get("dirty"))
 
 
 def _seeds(runs: Sequence[Run]) -> str:
@@ -311,16 +292,8 @@ def _seeds(runs: Sequence[Run]) -> str:
     for run in runs:
         recorded = _mapping(run.provenance.get("seeds"))
         config = _mapping(run.provenance.get("config"))
-        seeds.append(str(recorded.get("seed", config.get("seed", "not recorded"))))
+        seeds.append(str(recorded.get("seed", config.get("seed", NOT_RECORDED))))
     return f"{', '.join(seeds)}; n={len(runs)}"
-
-
-def _short(value: Any) -> str:
-    return str(value)[:_HASH_CHARACTERS] if value else "none"
-
-
-def _distinct(values: Any) -> str:
-    return " // ".join(dict.fromkeys(values))
 
 
 def _cell(text: str) -> str:
@@ -358,6 +331,10 @@ def parse_arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
         "--runs", nargs="*", type=Path, default=[], metavar="DIR", help="run folders, one per seed"
     )
     parser.add_argument(
+        "--reports", nargs="*", type=Path, default=[], metavar="FILE",
+        help="JSON of evaluate.py, benchmark.py --json or time_to_accuracy.py instead; several are repetitions",
+    )  # fmt: skip
+    parser.add_argument(
         "--metric", default="eval/exact_accuracy", help="read from metrics.jsonl without a summary.json"
     )
     parser.add_argument("--note", default="", help="appended to the status")
@@ -370,9 +347,12 @@ def parse_arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
 @exit_on_user_error
 def main(arguments: Sequence[str] | None = None) -> None:
     options = parse_arguments(arguments)
-    if not options.runs and options.status != "not-run":
+    if options.runs and options.reports:
+        raise UserError("--runs and --reports are both given: record them in a row each")
+    if not (options.runs or options.reports) and options.status != "not-run":
         raise UserError(
-            f"--status {options.status} needs --runs DIR...; a row without a run has --status not-run"
+            f"--status {options.status} needs --runs DIR... or --reports FILE...; a row without either has "
+            "--status not-run"
         )
     runs = [read_run(folder, options.metric) for folder in options.runs]
     row = row_of(
@@ -384,6 +364,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         status=options.status,
         note=options.note,
         metric=options.metric,
+        reports=[read_report(path) for path in options.reports],
     )
     append_row(options.file, options.id, row)
     print(f"{options.file}: row {options.id} added")

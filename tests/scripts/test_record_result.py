@@ -11,7 +11,9 @@ from typing import Any
 import pytest
 
 from errors import UserError
-from scripts.record_result import COLUMNS, append_row, existing_ids, main, rate
+from scripts.record_reports import rate, read_report, report_cells
+from scripts.record_result import COLUMNS, append_row, existing_ids, main
+from tests.scripts.test_record_reports import BENCHMARK, EVALUATION, changed
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -172,6 +174,21 @@ def test_not_run_needs_no_run(tmp_path: Path) -> None:
     ]  # fmt: skip
 
 
+def test_a_row_from_reports(tmp_path: Path) -> None:
+    """The same columns as a run's; a bar in a name does not end its cell."""
+    (tmp_path / "speed.json").write_text(json.dumps(changed(BENCHMARK, "environment.cpu", "A CPU | at 2 GHz")))
+    (tmp_path / "evaluation.json").write_text(json.dumps(EVALUATION))
+    file, reports = tmp_path / "P.md", [tmp_path / "speed.json", tmp_path / "evaluation.json"]
+    record(
+        file, "--id", "s", "--claim", "fast", "--expected", "below 1 s", "--status", "reproduced", "--note", "once",
+        "--reports", *map(str, reports),
+    )  # fmt: skip
+    (row,) = rows(file)
+    assert row[:3] == ["s", "fast", "below 1 s (no source)"] and row[-1] == "reproduced: once"
+    assert row[3:-1] == report_cells([read_report(path) for path in reports])
+    assert "A CPU | at 2 GHz" in row[-2] and " // test rows: 95.62 % = 765/800" in row[-3]
+
+
 def test_several_processes_are_in_the_command(tmp_path: Path) -> None:
     run = make_run(tmp_path / "r", summary=SUMMARY, world_size=2)
     record(tmp_path / "P.md", "--id", "x", "--claim", "c", "--status", "failed", "--runs", str(run))
@@ -253,6 +270,10 @@ def test_an_unfinished_run_gives_its_log(tmp_path: Path) -> None:
     ("arguments", "message"),
     [
         (["--status", "reproduced"], "needs --runs"),
+        (["--status", "reproduced"], "or --reports FILE"),
+        (["--status", "failed", "--runs", "{tmp}", "--reports", "{tmp}/x.json"], "--runs and --reports are both given"),
+        (["--status", "failed", "--reports", "{tmp}/broken/provenance.json"], "provenance.json: it is no JSON"),
+        (["--status", "failed", "--reports", "{tmp}"], "it is not a regular file"),
         (["--status", "failed", "--runs", "{tmp}/absent"], "there is no such folder"),
         (["--status", "failed", "--runs", "{tmp}"], "has no provenance.json"),
         (["--status", "failed", "--runs", "{tmp}/broken"], "provenance.json: it is no JSON"),

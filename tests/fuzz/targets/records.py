@@ -1,4 +1,7 @@
-"""What runs write about themselves: provenance, summary and metrics, as the recorder and a resume read them."""
+"""What runs write about themselves: provenance, summary and metrics, as the recorder and a resume read them.
+
+Reports of evaluations, benchmarks and times to accuracy too, as the recorder reads them.
+"""
 
 import json
 import math
@@ -7,11 +10,13 @@ from pathlib import Path
 from random import Random
 from typing import Any
 
+from scripts.record_reports import read_report
 from scripts.record_result import COLUMNS, read_run, row_of
 from tests.fuzz.byte_edits import TEXT, damage
 from tests.fuzz.engine import Case
 from tests.fuzz.file_edits import misplace
 from tests.fuzz.tree_edits import edit_tree, json_bytes
+from tests.scripts.test_record_reports import SOUND
 from training.metrics_log import MetricsLog, read_metrics
 from training.provenance import ProvenanceFile
 
@@ -68,6 +73,8 @@ class Records:
 
     def case(self, rng: Random, folder: Path) -> Case:
         changes: list[str] = []
+        if rng.random() < 0.25:
+            return _report_case(rng, folder / "report.json", changes)
         run = folder / "run"
         run.mkdir()
         sound = rng.random() < 0.03
@@ -108,9 +115,20 @@ def _damaged(rng: Random, name: str, data: bytes, changes: list[str]) -> bytes:
     return b"\n".join(lines) + b"\n"
 
 
-def _row(run: Path) -> str:
+def _report_case(rng: Random, path: Path, changes: list[str]) -> Case:
+    sound = rng.random() < 0.03
+    changes.append(kind := rng.choice(sorted(SOUND)))
+    data = json.dumps(SOUND[kind]).encode()
+    path.write_bytes(data if sound else _damaged(rng, path.name, data, changes))
+    return Case(changes, lambda: _row(path), _wrong_row, must_read=sound)
+
+
+def _row(path: Path) -> str:
+    """Of a report, or of a run's folder."""
+    is_report = path.suffix == ".json"
     return row_of(
-        [read_run(run, METRIC)],
+        [] if is_report else [read_run(path, METRIC)],
+        reports=[read_report(path)] if is_report else [],
         identity="x1",
         claim="c",
         expected="",
