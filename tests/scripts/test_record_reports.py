@@ -16,70 +16,8 @@ from dataset.puzzle_folder import fingerprint
 from errors import UserError
 from scripts import benchmark
 from scripts.record_reports import Report, read_report, report_cells
+from tests.fuzz.targets.records import BENCHMARK, EVALUATION, REPORTS, TIME_TO_ACCURACY, crossing, crossings
 from tests.helpers import train_here
-
-COMMIT = "abcdef0123456789" * 2
-
-EVALUATION: dict[str, Any] = {
-    "checkpoint": "best.pt", "command": "python evaluate.py checkpoint=runs/r/best.pt",
-    "git": {"commit": COMMIT, "dirty": True}, "config_hash": "12" * 32, "datasets": ["34" * 32], "seed": 3,
-    "num_params": 44672, "device": "cpu", "dtype": "float32", "world_size": 1, "cpu": "A CPU", "gpu": None,
-    "num_threads": 2,
-    "results": [
-        {
-            "rows": "test", "data": "data/six", "set": "all",
-            "mode": {"max_steps": 16, "adaptive_halt": True, "vote": 1},
-            "exact_accuracy": {"value": 0.95625, "numerator": 765, "denominator": 800, "interval95": [0.9, 1.0]},
-            "compute": {
-                "mean_steps": 1.66, "rows": 800, "forward_passes": 1328, "flops": 4.05e10, "seconds": 4.44,
-                "rows_per_second": 180.18,
-            },
-        },
-    ],
-}  # fmt: skip
-PART: dict[str, Any] = {
-    "seconds": {"median": 0.708, "min": 0.7, "max": 0.72, "q1": 0.7041, "q3": 0.7092, "count": 9},
-    "flops_per_second": 538.18e9, "ratio": 0.7162, "floor_seconds": 0.50705,
-}  # fmt: skip
-BENCHMARK: dict[str, Any] = {
-    "schema_version": 1,
-    "environment": {
-        "argv": ["scripts/benchmark.py", "--preset", "trm_sudoku_att", "--set", "a=[b, c]"], "commit": COMMIT,
-        "dirty": False, "seed": 0, "cpu": "A CPU", "gpu": None, "num_threads": 2,
-    },
-    "results": [
-        {
-            "preset": "trm_sudoku_att", "device": "cpu", "gpu": None, "dtype": "bfloat16", "compiled": False,
-            "threads": 1, "batch_size": 8, "training": PART,
-            "evaluation": PART | {"seconds": PART["seconds"] | {"median": 0.0123456, "count": 4}},
-            "loader": {"share": 5.6e-5}, "peak_memory": {"kind": "resident_growth", "bytes": 580 << 20},
-        },
-    ],
-}  # fmt: skip
-
-
-def crossing(seed: int, step: int | None, *, group: str = "trm", last: int = 600) -> dict[str, Any]:
-    """A run that needs an eighth of a second an update."""
-    return {
-        "run": f"r{seed}", "group": group, "settings_sha256": group, "seed": seed, "first_step": step,
-        "first_x": None if step is None else step / 8, "last_step": last, "last_x": last / 8, "last_rows": 200,
-        "provenance": {
-            "argv": ["pretrain.py", f"seed={seed}"], "config_hash": f"{seed}" * 64,
-            "datasets": {"data": ["56" * 32]}, "cpu": "A CPU", "gpu": None, "num_threads": 2, "world_size": 1,
-            "git": {"commit": COMMIT, "dirty": False},
-        },
-    }  # fmt: skip
-
-
-def crossings(runs: list[dict[str, Any]], axis: str = "seconds") -> dict[str, Any]:
-    return {
-        "command": "python analysis/time_to_accuracy.py runs/r0", "target": 0.75,
-        "metric": "eval/fast/exact_accuracy", "x": axis, "groups": [], "runs": runs,
-    }  # fmt: skip
-
-
-TIME_TO_ACCURACY = crossings([crossing(seed, step) for seed, step in enumerate((400, 320, 360, 360))])
-SOUND = {"evaluation": EVALUATION, "benchmark": BENCHMARK, "time to accuracy": TIME_TO_ACCURACY}
 
 
 @pytest.fixture
@@ -246,12 +184,12 @@ SPARE = {
 }  # fmt: skip
 
 
-@pytest.mark.parametrize("kind", SOUND)
+@pytest.mark.parametrize("kind", REPORTS)
 def test_every_entry_that_is_printed_is_asked_for(kind: str, read: Callable[..., Report]) -> None:
     """Each entry is taken out in turn: either the report is refused by the entry's name, or nothing needs it."""
     spared = set()
-    for path in paths(SOUND[kind]):
-        record = changed(SOUND[kind], path, None)
+    for path in paths(REPORTS[kind]):
+        record = changed(REPORTS[kind], path, None)
         try:
             read(record)
         except UserError as error:
@@ -290,7 +228,7 @@ def test_entries_of_a_wrong_kind(
     kind: str, path: str, value: Any, message: str, read: Callable[..., Report]
 ) -> None:
     with pytest.raises(UserError) as caught:
-        read(changed(SOUND[kind], path, value))
+        read(changed(REPORTS[kind], path, value))
     assert message in str(caught.value) and "report.json: '" in str(caught.value)
 
 

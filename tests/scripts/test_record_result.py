@@ -13,7 +13,7 @@ import pytest
 from errors import UserError
 from scripts.record_reports import rate, read_report, report_cells
 from scripts.record_result import COLUMNS, append_row, existing_ids, main
-from tests.scripts.test_record_reports import BENCHMARK, EVALUATION, changed
+from tests.fuzz.targets.records import BENCHMARK, EVALUATION
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -176,7 +176,8 @@ def test_not_run_needs_no_run(tmp_path: Path) -> None:
 
 def test_a_row_from_reports(tmp_path: Path) -> None:
     """The same columns as a run's; a bar in a name does not end its cell."""
-    (tmp_path / "speed.json").write_text(json.dumps(changed(BENCHMARK, "environment.cpu", "A CPU | at 2 GHz")))
+    environment = BENCHMARK["environment"] | {"cpu": "A CPU | at 2 GHz"}
+    (tmp_path / "speed.json").write_text(json.dumps({**BENCHMARK, "environment": environment}))
     (tmp_path / "evaluation.json").write_text(json.dumps(EVALUATION))
     file, reports = tmp_path / "P.md", [tmp_path / "speed.json", tmp_path / "evaluation.json"]
     record(

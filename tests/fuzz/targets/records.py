@@ -16,7 +16,6 @@ from tests.fuzz.byte_edits import TEXT, damage
 from tests.fuzz.engine import Case
 from tests.fuzz.file_edits import misplace
 from tests.fuzz.tree_edits import edit_tree, json_bytes
-from tests.scripts.test_record_reports import SOUND
 from training.metrics_log import MetricsLog, read_metrics
 from training.provenance import ProvenanceFile
 
@@ -60,10 +59,72 @@ LINES: list[dict[str, Any]] = [
     }
     for step in range(0, 60, 10)
 ]
+COMMIT = "abcdef0123456789" * 2
+EVALUATION: dict[str, Any] = {
+    "checkpoint": "best.pt", "command": "python evaluate.py checkpoint=runs/r/best.pt",
+    "git": {"commit": COMMIT, "dirty": True}, "config_hash": "12" * 32, "datasets": ["34" * 32], "seed": 3,
+    "num_params": 44672, "device": "cpu", "dtype": "float32", "world_size": 1, "cpu": "A CPU", "gpu": None,
+    "num_threads": 2,
+    "results": [
+        {
+            "rows": "test", "data": "data/six", "set": "all",
+            "mode": {"max_steps": 16, "adaptive_halt": True, "vote": 1},
+            "exact_accuracy": {"value": 0.95625, "numerator": 765, "denominator": 800, "interval95": [0.9, 1.0]},
+            "compute": {
+                "mean_steps": 1.66, "rows": 800, "forward_passes": 1328, "flops": 4.05e10, "seconds": 4.44,
+                "rows_per_second": 180.18,
+            },
+        },
+    ],
+}  # fmt: skip
+PART: dict[str, Any] = {
+    "seconds": {"median": 0.708, "min": 0.7, "max": 0.72, "q1": 0.7041, "q3": 0.7092, "count": 9},
+    "flops_per_second": 538.18e9, "ratio": 0.7162, "floor_seconds": 0.50705,
+}  # fmt: skip
+BENCHMARK: dict[str, Any] = {
+    "schema_version": 1,
+    "environment": {
+        "argv": ["scripts/benchmark.py", "--preset", "trm_sudoku_att", "--set", "a=[b, c]"], "commit": COMMIT,
+        "dirty": False, "seed": 0, "cpu": "A CPU", "gpu": None, "num_threads": 2,
+    },
+    "results": [
+        {
+            "preset": "trm_sudoku_att", "device": "cpu", "gpu": None, "dtype": "bfloat16", "compiled": False,
+            "threads": 1, "batch_size": 8, "training": PART,
+            "evaluation": PART | {"seconds": PART["seconds"] | {"median": 0.0123456, "count": 4}},
+            "loader": {"share": 5.6e-5}, "peak_memory": {"kind": "resident_growth", "bytes": 580 << 20},
+        },
+    ],
+}  # fmt: skip
+
+
+def crossing(seed: int, step: int | None, *, group: str = "trm", last: int = 600) -> dict[str, Any]:
+    """A run that needs an eighth of a second an update."""
+    return {
+        "run": f"r{seed}", "group": group, "settings_sha256": group, "seed": seed, "first_step": step,
+        "first_x": None if step is None else step / 8, "last_step": last, "last_x": last / 8, "last_rows": 200,
+        "provenance": {
+            "argv": ["pretrain.py", f"seed={seed}"], "config_hash": f"{seed}" * 64,
+            "datasets": {"data": ["56" * 32]}, "cpu": "A CPU", "gpu": None, "num_threads": 2, "world_size": 1,
+            "git": {"commit": COMMIT, "dirty": False},
+        },
+    }  # fmt: skip
+
+
+def crossings(runs: list[dict[str, Any]], axis: str = "seconds") -> dict[str, Any]:
+    """What `time_to_accuracy.py` writes of such runs, without what only its figure needs."""
+    return {
+        "command": "python analysis/time_to_accuracy.py runs/r0", "target": 0.75,
+        "metric": "eval/fast/exact_accuracy", "x": axis, "groups": [], "runs": runs,
+    }  # fmt: skip
+
+
+TIME_TO_ACCURACY = crossings([crossing(seed, step) for seed, step in enumerate((400, 320, 360, 360))])
+REPORTS = {"evaluation": EVALUATION, "benchmark": BENCHMARK, "time to accuracy": TIME_TO_ACCURACY}
 
 
 class Records:
-    """`record_result`, the resume of `provenance.json`, and `metrics.jsonl` cut back."""
+    """`record_result` of runs and reports, the resume of `provenance.json`, and `metrics.jsonl` cut back."""
 
     name = "records"
     share = 5.0
@@ -117,8 +178,8 @@ def _damaged(rng: Random, name: str, data: bytes, changes: list[str]) -> bytes:
 
 def _report_case(rng: Random, path: Path, changes: list[str]) -> Case:
     sound = rng.random() < 0.03
-    changes.append(kind := rng.choice(sorted(SOUND)))
-    data = json.dumps(SOUND[kind]).encode()
+    changes.append(kind := rng.choice(sorted(REPORTS)))
+    data = json.dumps(REPORTS[kind]).encode()
     path.write_bytes(data if sound else _damaged(rng, path.name, data, changes))
     return Case(changes, lambda: _row(path), _wrong_row, must_read=sound)
 
