@@ -67,6 +67,24 @@ class EvalConfig:
 
 
 @dataclass
+class ObjectiveConfig:
+    """How a batch becomes an update. All but the name are read by the objectives on perturbed trajectories only."""
+
+    name: str = "act_streaming"  # | baseline_ce | single_perturbed_ce | multi_perturbed_ce
+    rollout: str = "parallel_fixed"  # | serial_act | act_mask
+    num_trajectories: int = 1  # K per puzzle, the clean one of multi_perturbed_ce included
+    perturb: str = "both"  # z_H | z_L | both
+    noise_sampling: str = "fixed"  # fixed | loguniform | mixture
+    sigma: float = 1e-3  # of fixed and mixture
+    sigma_min: float = 3e-5  # ends of loguniform
+    sigma_max: float = 3e-3
+    p_clean: float = 0.5  # of mixture: probability that a trajectory is not perturbed
+    clean_warmup_steps: int = 0  # updates without perturbation at the start
+    sigma_ramp_steps: int = 0  # further updates over which every sigma grows from 0 to its value
+    mask_normalize: str = "trajectory"  # of serial_act and act_mask: | valid_steps
+
+
+@dataclass
 class WandbConfig:
     """Weights & Biases. No key here on purpose: wandb reads it from its own environment."""
 
