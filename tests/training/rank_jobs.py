@@ -30,6 +30,7 @@ from training.inference.fixed import FixedInference
 from training.loop import Loop, run_training
 from training.objectives.act_streaming import ACTStreaming
 from training.optim import SparseSignSGD
+from training.row_outcomes import RowOutcomes
 from training.run import Run, full_state, restore
 from training.start import act_objective, build_run, held_folder, place, share_weights, train_in
 from training.update import NonFiniteError
@@ -259,6 +260,19 @@ def evaluated_here(world: World, arch: str, count: int, adaptive: bool) -> Recor
     seconds = result.pop("seconds")
     arrays = {name: torch.from_numpy(array) for name, array in recorder.arrays().items()}
     return {"result": result, "seconds": seconds, "arrays": arrays, "counts": counts.histogram()}
+
+
+def row_outcomes(world: World, count: int) -> Record:
+    """Which of `count` rows are exact, of labels that every second answer equals."""
+    model, batch = small_model("trm-att"), small_batch(count) | {"row": torch.arange(count)}
+    labels = FixedInference(3).predict(model.eval(), batch).answers.int()
+    labels[1::2, 0] = (labels[1::2, 0] + 1) % 5
+    batch["labels"] = labels
+    batches = [{key: leaf[i : i + 5] for key, leaf in batch.items()} for i in range(0, count, 5)]
+    kept = RowOutcomes()
+    evaluate(model, batches, FixedInference(3), [kept], world)
+    rows, exact = (torch.from_numpy(array) for array in kept.outcomes())
+    return {"row": rows, "exact": exact}
 
 
 def together(world: World, failing: Sequence[int], user_error: bool) -> str:
