@@ -64,6 +64,15 @@ class EvalConfig:
     vote: int = field(
         default=1, metadata={"help": "symmetric views of each Sudoku whose answers vote; 1 = the puzzle alone"}
     )
+    sigma: list[float] = field(
+        default_factory=list,
+        metadata={"help": "noise scales: also report accuracy from perturbed starts; a run does at its end"},
+    )
+    sigma_grid: list[float] = field(
+        default_factory=list, metadata={"help": "in a run, the same at every full validation, on the fast rows"}
+    )
+    site: str = field(default="both", metadata={"help": "z_H | z_L | both: what is perturbed"})
+    rollouts: int = field(default=4, metadata={"help": "perturbed starts of each row and noise scale"})
 
 
 @dataclass

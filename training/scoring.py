@@ -27,6 +27,7 @@ from training.inference.choose import build_inference
 from training.initial_weights import InitialWeights, remake, weights_digest
 from training.metrics_log import read_metrics
 from training.reports import Reports
+from training.robustness import RATES, measure_robustness
 from training.row_outcomes import FILE_NAME, RowOutcomes, save_test_rows
 from training.run import Run
 from training.setup import EvalRows
@@ -98,6 +99,7 @@ class Scoring:
             improved = run.validation.note_full(full[HEADLINE], *counts, run.step)
             shown, kind = full, "validation"
             self._save_outputs(model)
+            record |= self._robustness(model)
         record |= self._guards(fast["accuracy"])
         if self.reports is not None:
             self.reports.log.append(record)
@@ -107,6 +109,19 @@ class Scoring:
             )
             self.reports.event(run, "running")
         return improved
+
+    def _robustness(self, model: RecursiveModel) -> dict[str, float]:
+        """What `eval.sigma_grid` asks for: the fast rows from perturbed starts."""
+        run = self.run
+        parts = [rows.batches(rows.fast) for rows in run.evaluation_rows]
+        return {
+            f"eval/robust/{measured['sigma']:g}/{key}": measured[key]
+            for measured in measure_robustness(
+                model, parts, run.config.eval.sigma_grid, run.config.eval, run.world, show_progress=run.world.is_main
+            )
+            for key in RATES
+            if key in measured
+        }
 
     def _save_outputs(self, model: RecursiveModel) -> None:
         """The outputs named in `eval_save_outputs`, of the validation rows: `step_N_all_preds.<rank>.npz`."""
@@ -251,6 +266,11 @@ class Scoring:
     ) -> dict[str, Any]:
         values = self._score(rows_of, model, "test", outcomes)
         exact, count = int(values["exact_count"]), int(values["count"])
+        settings = self.run.config.eval
+        robustness = measure_robustness(
+            model, [rows.batches(chosen) for rows, chosen in rows_of], settings.sigma, settings, self.run.world,
+            show_progress=self.run.world.is_main,
+        )  # fmt: skip
         return {
             "metric": f"test/{HEADLINE}",
             "value": values.get(HEADLINE),
@@ -261,7 +281,8 @@ class Scoring:
             "accuracy": values.get("accuracy"),
             "lm_loss": values.get("lm_loss"),
             "q_halt_accuracy": values.get("q_halt_accuracy"),
-            "supervision_steps": self.run.config.eval.max_steps or self.run.model.config.halt_max_steps,
+            "supervision_steps": settings.max_steps or self.run.model.config.halt_max_steps,
+            "robustness": robustness or None,
         }
 
     def print_summary(self, results: dict[str, Any]) -> None:

@@ -20,7 +20,7 @@ from tests.helpers import tiny_config
 from tests.models.small import small_batch, small_model
 from training import distributed
 from training.checkpoint import load_state, save_state
-from training.config import TrainConfig
+from training.config import EvalConfig, TrainConfig
 from training.distributed import World
 from training.evaluation import AccuracyEvaluator, evaluate
 from training.evaluators import OutputRecorder, StepCountEvaluator
@@ -30,6 +30,7 @@ from training.inference.fixed import FixedInference
 from training.loop import Loop, run_training
 from training.objectives.act_streaming import ACTStreaming
 from training.optim import SparseSignSGD
+from training.robustness import measure_robustness
 from training.row_outcomes import RowOutcomes
 from training.run import Run, full_state, restore
 from training.start import act_objective, build_run, held_folder, place, share_weights, train_in
@@ -260,6 +261,16 @@ def evaluated_here(world: World, arch: str, count: int, adaptive: bool) -> Recor
     seconds = result.pop("seconds")
     arrays = {name: torch.from_numpy(array) for name, array in recorder.arrays().items()}
     return {"result": result, "seconds": seconds, "arrays": arrays, "counts": counts.histogram()}
+
+
+def robustness(world: World, count: int, size: int = 5) -> list[Record]:
+    """How robustly a float64 model gives the answers of its clean starts, for two noise scales."""
+    model, batch = small_model("trm-att"), small_batch(count) | {"row": torch.arange(count)}
+    batch["labels"] = FixedInference(3).predict(model.eval(), batch).answers.int()
+    batches = [{key: leaf[i : i + size] for key, leaf in batch.items()} for i in range(0, count, size)]
+    settings = EvalConfig(max_steps=3, rollouts=3)
+    measured = measure_robustness(model, [batches], [0.0, 0.5], settings, world)
+    return [{key: value for key, value in record.items() if key != "seconds"} for record in measured]
 
 
 def row_outcomes(world: World, count: int) -> Record:
