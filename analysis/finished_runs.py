@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from analysis.run_curves import RunCurve, differing_settings, read_run
+from analysis.run_curves import RunCurve, differing_settings, number_or_none, read_run
 from errors import UserError
 from training.metrics_log import read_metrics
 from training.provenance import config_hash
@@ -22,11 +22,15 @@ VALIDATION = "eval/validation/exact_accuracy"
 
 @dataclass(frozen=True)
 class Tested:
-    """Test puzzles that the weights after `step` updates solve."""
+    """Test puzzles that the weights after `step` updates solve.
+
+    perturbed: for each kind of perturbed start the rollouts that end in a solution, and their number.
+    """
 
     step: int
     solved: int
     count: int
+    perturbed: dict[str, tuple[int, int]]
 
     @property
     def value(self) -> float:
@@ -100,10 +104,12 @@ def read_finished(folder: Path) -> FinishedRun:
     for moment in COMPARED:
         if moment not in tested:
             raise UserError(f"{names.summary} holds no test of the {moment} weights: the run needs test puzzles")
+    if not isinstance(curve.seed, int | None):
+        raise UserError(f"{names.provenance}: found seed {curve.seed!r}, expected a whole number")
     costs = {
-        moment: {name: _finite(point.get(name)) for name in ("flops", "seconds", "samples")}
+        moment: {name: number_or_none(point.get(name)) for name in ("flops", "seconds", "samples")}
         for moment in COMPARED
-        for point in [(spent if isinstance(spent, Mapping) else {}).get(moment) or {}]
+        for point in [_object(_object(spent).get(moment))]
     }
     rows = None
     path = folder / FILE_NAME
@@ -118,15 +124,33 @@ def read_finished(folder: Path) -> FinishedRun:
 
 
 def _tested(entry: Any, path: Path, moment: str) -> Tested:
-    found = entry if isinstance(entry, Mapping) else {}
-    step, solved, count = (found.get(name) for name in ("step", "numerator", "denominator"))
-    if type(step) is not int or type(solved) is not int or type(count) is not int or not 0 <= solved <= count > 0:
-        raise UserError(f"{path}: the test of the {moment} weights has no step, numerator and denominator")
-    return Tested(step, solved, count)
+    try:
+        step, solved, count = _whole(entry, "step"), *_share(entry, "numerator", "denominator")
+        perturbed = {}
+        for each in entry.get("robustness") or []:
+            start = f"sigma {each['sigma']:g}, {each['site']}, {_whole(each, 'rollouts')} rollouts"
+            perturbed[start] = _share(each, "exact_count", "count")
+        return Tested(step, solved, count, perturbed)
+    except (KeyError, TypeError, ValueError) as error:
+        raise UserError(f"{path}: the test of the {moment} weights is damaged ({error})") from error
 
 
-def _finite(value: Any) -> float | None:
-    return float(value) if isinstance(value, int | float) and not isinstance(value, bool) else None
+def _whole(entry: Any, name: str) -> int:
+    value = entry[name]
+    if type(value) is not int or not 0 <= value < 2**53:
+        raise ValueError(f"found {name} {value!r}, expected a count")
+    return value
+
+
+def _share(entry: Any, part: str, whole: str) -> tuple[int, int]:
+    counts = _whole(entry, part), _whole(entry, whole)
+    if not counts[0] <= counts[1] or not counts[1]:
+        raise ValueError(f"found {counts[0]} of {counts[1]}")
+    return counts
+
+
+def _object(value: Any) -> Mapping[str, Any]:
+    return value if isinstance(value, Mapping) else {}
 
 
 def arms_of(runs: Sequence[FinishedRun]) -> list[Arm]:

@@ -6,9 +6,10 @@ Runs that differ in nothing but the seed are one arm. In every network (equal ar
 baseline: name its runs first. Validation puzzles chose the best weights of a run; every accuracy of the table is on
 test puzzles, which chose nothing. An arm is compared with its baseline on the seeds that both have: the difference
 for each seed, their mean with its 95 % t interval, and for each seed McNemar's exact test of the puzzles that only
-one of the two solves.
+one of the two solves. Runs with the same eval.sigma, eval.site and eval.rollouts are also compared in the share of
+rollouts from perturbed starts that end in a solution.
 
-Reads each RUN's summary.json, metrics.jsonl, provenance.json and, for McNemar's test, test_rows.npz. Writes to DIR the
+Reads each RUN's summary.json, metrics.jsonl, provenance.json and, for McNemar's test, test_rows.json. Writes to DIR the
 table as peak_vs_final.txt, .csv (a line per run) and .json, and the figure
 Fig3_trajectory_perturbation_improves_peak_accuracy.png and .svg with its numbers as .csv and .json and its caption
 as .txt.
@@ -47,7 +48,15 @@ from analysis.figure_files import (
 )
 from analysis.finished_runs import COMPARED, MOMENTS, Arm, Tested, arms_of, read_finished
 from analysis.run_curves import commit_of, distinct, machine_of, refuse_twice
-from analysis.seed_pairs import INTERVAL, Difference, MeanInterval, compared, mean_interval, with_baseline
+from analysis.seed_pairs import (
+    CLEAN,
+    INTERVAL,
+    Difference,
+    MeanInterval,
+    compared,
+    mean_interval,
+    with_baseline,
+)
 from errors import exit_on_user_error
 from training.evaluation import wilson_interval
 from training.summary_table import aligned
@@ -92,16 +101,17 @@ def run_table(arms: Sequence[Arm]) -> list[str]:
 
 
 def difference_table(arms: Sequence[Arm], differences: Sequence[Difference]) -> list[str]:
-    """For people: mean difference and interval, then each seed with McNemar's test."""
+    """For people: mean difference and interval, then each seed, from the initial state with McNemar's test."""
     lines = []
     for each in differences:
-        lines.append(f"{each.arm} minus {each.baseline}, {each.moment}: {_points(each.interval)}")
+        start = "" if each.start == CLEAN else f", from perturbed starts ({each.start})"
+        lines.append(f"{each.arm} minus {each.baseline}, {each.moment}{start}: {_points(each.interval)}")
         for seed, value, test in zip(each.seeds, each.values, each.mcnemar, strict=True):
-            found = "no rows saved for McNemar's test"
+            found = "" if start else "; no rows saved for McNemar's test"
             if test is not None:
                 alone = f"only this arm {test.only_arm}, only the baseline {test.only_baseline}"
-                found = f"solved by {alone}, McNemar p = {test.p:.3g}"
-            lines.append(f"  seed {seed}: {100 * value:+.2f} points; {found}")
+                found = f"; solved by {alone}, McNemar p = {test.p:.3g}"
+            lines.append(f"  seed {seed}: {100 * value:+.2f} points{found}")
     lines += [
         f"{arm.label}: no seed in common with {baseline.label}, not compared"
         for baseline, arm in with_baseline(arms)
@@ -142,6 +152,8 @@ def run_records(arms: Sequence[Arm]) -> list[dict[str, Any]]:
                     f"{moment}_low": low,
                     f"{moment}_high": high,
                 }
+                for start, (solved, rollouts) in ({} if found is None else found.perturbed).items():
+                    row |= {f"{moment}, {start}, solved": solved, f"{moment}, {start}, of": rollouts}
             row |= {"count": run.tested["final"].count, "best_step": run.tested["best"].step, "updates": run.updates}
             row |= {f"{which}_{name}": value for which in COMPARED for name, value in run.spent[which].items()}
             rows.append(row)
@@ -181,7 +193,7 @@ def plotted(arms: Sequence[Arm], differences: Sequence[Difference]) -> list[dict
                 for moment in MOMENTS
                 if moment in run.tested
             ]  # fmt: skip
-    for each in differences:
+    for each in (each for each in differences if each.start == CLEAN):
         shared = {"panel": "difference", "arm": each.arm, "moment": each.moment}
         rows += [{**shared, "seed": seed, "value": value} for seed, value in zip(each.seeds, each.values, strict=True)]
         interval = each.interval
@@ -204,7 +216,9 @@ def draw(arms: Sequence[Arm], differences: Sequence[Difference]) -> Figure:
             curves.set_title(own[0].label.split()[0], loc="left", fontsize=10)
             _draw_tests(tests, own, looks)
             labels = [arm.label for arm in own]
-            _draw_differences(gaps, [each for each in differences if each.arm in labels], looks)
+            _draw_differences(
+                gaps, [each for each in differences if each.arm in labels and each.start == CLEAN], looks
+            )
         for arm in arms:
             colour, marker = looks[arm.label]
             cost = f"{_number(arm.spent('flops'), '.3g')} FLOPs, {_number(arm.spent('seconds'), ',.0f')} s"

@@ -1,5 +1,6 @@
 """Runs as figures read them: their logged evaluations, what they share, how they are named."""
 
+import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -57,7 +58,7 @@ def read_run(folder: Path, metric: str, axis: str) -> RunCurve:
     counted = f"{metric.rpartition('/')[0]}/count"
     for record in read_metrics(names.metrics):
         logged |= {key for key in record if key.endswith("accuracy")}
-        value, x, rows = (_number(record.get(key)) for key in (metric, AXES[axis][0], counted))
+        value, x, rows = (number_or_none(record.get(key)) for key in (metric, AXES[axis][0], counted))
         if value is None:
             continue
         if x is None:
@@ -107,8 +108,11 @@ def _flattened(value: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str
             yield f"{prefix}{key}", item
 
 
-def _number(value: Any) -> float | None:
-    return float(value) if isinstance(value, int | float) and not isinstance(value, bool) else None
+def number_or_none(value: Any) -> float | None:
+    """A number of a record as a float; None for anything else, an integer beyond all floats included."""
+    if not isinstance(value, int | float) or isinstance(value, bool) or abs(value) > sys.float_info.max:
+        return None
+    return float(value)
 
 
 def machine_of(record: Mapping[str, Any]) -> str:
@@ -119,8 +123,8 @@ def machine_of(record: Mapping[str, Any]) -> str:
 
 def commit_of(record: Mapping[str, Any]) -> str:
     """The commit of a provenance record, 12 digits, with `+dirty` where the code differed from it."""
-    git = record.get("git") or {}
-    if not git.get("commit"):
+    git = record.get("git")
+    if not isinstance(git, Mapping) or not git.get("commit"):
         return "unknown"
     return str(git["commit"])[:12] + ("+dirty" if git.get("dirty") else "")
 

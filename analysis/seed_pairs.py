@@ -9,6 +9,7 @@ from scipy.stats import binomtest, ttest_1samp
 from analysis.finished_runs import COMPARED, Arm, FinishedRun
 from errors import UserError
 
+CLEAN = "the initial state"
 INTERVAL = (
     "95 % Student t interval of the mean over seeds (a bootstrap of so few seeds would come out too narrow); it speaks "
     "of other seeds with the same data, not of other puzzles"
@@ -36,11 +37,16 @@ class McNemar:
 
 @dataclass(frozen=True)
 class Difference:
-    """Accuracy of an arm minus that of its baseline at one moment, by seed. mcnemar: None without rows of both."""
+    """Accuracy of an arm minus that of its baseline at one moment, by seed.
+
+    start: CLEAN, or the perturbed starts of which the accuracy over rollouts is compared. mcnemar: None without rows
+    of both, and from perturbed starts, whose rollouts are no independent trials.
+    """
 
     arm: str
     baseline: str
     moment: str
+    start: str
     seeds: list[int | None]
     values: list[float]
     interval: MeanInterval
@@ -70,7 +76,7 @@ def mcnemar(arm: np.ndarray, baseline: np.ndarray) -> McNemar:
 
 
 def compared(arms: Sequence[Arm]) -> list[Difference]:
-    """Every arm against the first of its network, at the best and at the final weights.
+    """Every arm against the first of its network, at the best and at the final weights, also from perturbed starts.
 
     Arms that share no seed with their baseline are left out. Errors: `UserError` when two runs of a pair were tested on
     other puzzles.
@@ -82,14 +88,17 @@ def compared(arms: Sequence[Arm]) -> list[Difference]:
         for moment in COMPARED if seeds else ():
             pairs = [(ours[seed], theirs[seed]) for seed in seeds]
             tests = [_mcnemar(one, other, moment) for one, other in pairs]
+            tested = [(one.tested[moment], other.tested[moment]) for one, other in pairs]
             # Of whole numbers: equal differences are equal to the last bit.
-            values = [
-                (one.tested[moment].solved - other.tested[moment].solved) / one.tested[moment].count
-                for one, other in pairs
-            ]
-            differences.append(
-                Difference(arm.label, baseline.label, moment, seeds, values, mean_interval(values), tests)
-            )
+            clean = [(one.solved - other.solved) / one.count for one, other in tested]
+            names = arm.label, baseline.label, moment
+            differences.append(Difference(*names, CLEAN, seeds, clean, mean_interval(clean), tests))
+            for start in tested[0][0].perturbed:
+                found = [(one.perturbed.get(start), other.perturbed.get(start)) for one, other in tested]
+                values = [(one[0] - other[0]) / one[1] for one, other in found if one and other and one[1] == other[1]]
+                if len(values) == len(seeds):
+                    nothing: list[McNemar | None] = [None] * len(seeds)
+                    differences.append(Difference(*names, start, seeds, values, mean_interval(values), nothing))
     return differences
 
 
@@ -105,7 +114,7 @@ def with_baseline(arms: Sequence[Arm]) -> Iterator[tuple[Arm, Arm]]:
 def _mcnemar(one: FinishedRun, other: FinishedRun, moment: str) -> McNemar | None:
     same = one.tested[moment].count == other.tested[moment].count
     if same and one.rows is not None and other.rows is not None:
-        same = np.array_equal(one.rows.puzzle, other.rows.puzzle)
+        same = one.rows.puzzle == other.rows.puzzle
     if not same:
         raise UserError(f"{one.curve.folder} and {other.curve.folder} were tested on other puzzles: a pair needs the "
                         "same data_paths_test, validation_size and max_test_rows")

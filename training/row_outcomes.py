@@ -1,9 +1,9 @@
 """Which test rows a run answered, one by one: what a paired comparison of two runs needs and no sum can give."""
 
-import zipfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -13,12 +13,13 @@ from dataset.puzzle_folder import PuzzleSet
 from errors import UserError
 from models.act import Batch
 from models.losses import IGNORE_LABEL_ID
-from training.atomic_file import write_atomically
+from training.atomic_file import write_json_atomically
 from training.distributed import World
 from training.evaluation import Evaluator
 from training.inference.base import Predictions
+from training.strict_json import JsonError, read_json_object
 
-FILE_NAME = "test_rows.npz"
+FILE_NAME = "test_rows.json"
 
 
 class RowOutcomes(Evaluator):
@@ -60,9 +61,9 @@ class RowOutcomes(Evaluator):
 
 @dataclass(frozen=True)
 class TestRows:
-    """puzzle (N,) uint64, hashes of the rows' content; exact: name of the weights -> (N,) bool, in the same order."""
+    """puzzle: N hashes of the rows' content; exact: name of the weights -> (N,) bool, in the same order."""
 
-    puzzle: np.ndarray
+    puzzle: list[str]
     exact: dict[str, np.ndarray]
 
 
@@ -73,26 +74,30 @@ TestRows.__test__ = False  # type: ignore[attr-defined]
 def save_test_rows(
     path: Path, sets: Sequence[PuzzleSet], outcomes: Mapping[str, Sequence[RowOutcomes]]
 ) -> None:
-    """Write `puzzle` and, for each name of weights, whether each row was exact.
+    """Write a JSON object: `puzzle`, a list of hashes, and for each name of weights a text of a 1 or 0 for each row.
 
     `outcomes` has one entry per set, in the order of `sets`. The order of the rows is that of the sets, then of
     the rows in them. Errors: `OSError` when the disk refuses.
     """
     numbers = [part.outcomes()[0] for part in next(iter(outcomes.values()))]
-    arrays = {"puzzle": np.concatenate([row_hashes(own)[rows] for own, rows in zip(sets, numbers, strict=True)])}
-    arrays |= {name: np.concatenate([part.outcomes()[1] for part in parts]) for name, parts in outcomes.items()}
-    write_atomically(path, lambda file: np.savez_compressed(file, **arrays))  # type: ignore[arg-type]
+    puzzle = np.concatenate([row_hashes(own)[rows] for own, rows in zip(sets, numbers, strict=True)])
+    record: dict[str, Any] = {"puzzle": [f"{value:016x}" for value in puzzle.tolist()]}
+    for name, parts in outcomes.items():
+        exact = np.concatenate([part.outcomes()[1] for part in parts])
+        record[name] = "".join("1" if value else "0" for value in exact.tolist())
+    write_json_atomically(path, record)
 
 
 def read_test_rows(path: Path) -> TestRows:
     """Read what `save_test_rows` wrote. Errors: `UserError` when it is something else."""
     try:
-        with np.load(path, allow_pickle=False) as file:
-            arrays = {name: file[name] for name in file.files}
-    except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
-        raise UserError(f"{path} cannot be read: {error}; remove it to go on without a comparison by row") from error
-    puzzle = arrays.pop("puzzle", np.zeros(0))
-    fits = all(array.dtype == np.bool_ and array.shape == puzzle.shape for array in arrays.values())
-    if puzzle.dtype != np.uint64 or puzzle.ndim != 1 or not arrays or not fits:
-        raise UserError(f"{path} does not hold one puzzle and one truth value per row: remove it")
-    return TestRows(puzzle, arrays)
+        record = read_json_object(path)
+    except JsonError as error:
+        raise UserError(f"{path}: {error}; remove it to go on without a comparison by row") from error
+    puzzle = record.pop("puzzle", None)
+    if not isinstance(puzzle, list) or not all(isinstance(one, str) for one in puzzle):
+        raise UserError(f"{path} holds no list of puzzles: remove it to go on without a comparison by row")
+    for name, exact in record.items():
+        if not isinstance(exact, str) or len(exact) != len(puzzle) or not set(exact) <= {"0", "1"}:
+            raise UserError(f"{path}: {name} is not one 0 or 1 for each of {len(puzzle)} puzzles: remove the file")
+    return TestRows(puzzle, {name: np.array([char == "1" for char in exact]) for name, exact in record.items()})

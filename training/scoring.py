@@ -213,7 +213,7 @@ class Scoring:
         return results
 
     def _save_test_rows(self, outcomes: Mapping[str, Sequence[RowOutcomes]]) -> None:
-        """`test_rows.npz`: which test rows each of the weights solved. Rank 0 only."""
+        """`test_rows.json`: which test rows each of the weights solved. Rank 0 only."""
         path = self.run.folder.path / FILE_NAME
         try:
             save_test_rows(path, [rows.puzzle_set for rows in self.run.evaluation_rows], outcomes)

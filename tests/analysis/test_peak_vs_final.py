@@ -56,8 +56,13 @@ def finished(
     }  # fmt: skip
     (folder / "provenance.json").write_text(json.dumps(provenance))
     if rows:
-        np.savez(folder / "test_rows.npz", puzzle=np.arange(count, dtype=np.uint64), **exact)
+        save_rows(folder, [f"{puzzle:016x}" for puzzle in range(count)], exact)
     return folder
+
+
+def save_rows(folder: Path, puzzle: list[str], exact: dict[str, np.ndarray]) -> None:
+    texts = {name: "".join(str(int(one)) for one in values) for name, values in exact.items()}
+    (folder / "test_rows.json").write_text(json.dumps({"puzzle": puzzle, **texts}))
 
 
 MULTI = {"objective": {"name": "multi_perturbed_ce", "num_trajectories": 4, "noise_sampling": "loguniform"}}
@@ -178,6 +183,35 @@ def test_pairs_are_seeds_of_both_arms(tmp_path: Path) -> None:
     assert best.interval == mean_interval([2 / 16, 4 / 16])
 
 
+def test_perturbed_starts_are_compared_where_both_were_tried(tmp_path: Path) -> None:
+    def robust(sigma: float, solved: int, count: int = 64) -> dict[str, Any]:
+        return {"sigma": sigma, "site": "both", "rollouts": 4, "exact_count": solved, "count": count}
+
+    given = {
+        "b0": [robust(1e-3, 16), robust(0.1, 8)], "b1": [robust(1e-3, 20), robust(0.1, 8)],
+        "m0": [robust(0.1, 32), robust(1e-3, 20), robust(1.0, 1)], "m1": [robust(0.1, 24), robust(1e-3, 40)],
+    }  # fmt: skip
+    for name, records in given.items():
+        folder = finished(tmp_path / name, (1, 4, 2), seed=int(name[1]), **(MULTI if name[0] == "m" else PLAIN))
+        summary = json.loads((folder / "summary.json").read_text())
+        summary["test"]["best"]["robustness"] = records
+        (folder / "summary.json").write_text(json.dumps(summary))
+    found = arms(*(tmp_path / name for name in given))
+    differences = compared(found)
+    starts = [(each.moment, each.start, each.values) for each in differences]
+    assert starts == [
+        ("best", "the initial state", [0, 0]), ("best", "sigma 0.1, both, 4 rollouts", [24 / 64, 16 / 64]),
+        ("best", "sigma 0.001, both, 4 rollouts", [4 / 64, 20 / 64]), ("final", "the initial state", [0, 0]),
+    ]  # fmt: skip
+    assert differences[1].mcnemar == [None, None] and differences[1].interval == mean_interval([24 / 64, 16 / 64])
+    lines = peak_vs_final.difference_table(found, differences)
+    assert any("best, from perturbed starts (sigma 0.1, both, 4 rollouts): +31.25 points" in line for line in lines)
+    assert "  seed 0: +37.50 points" in lines
+    row = peak_vs_final.run_records(found)[2]
+    assert row["best, sigma 0.1, both, 4 rollouts, solved"] == 32 and row["best, sigma 0.1, both, 4 rollouts, of"] == 64
+    assert len(draw(found, differences).axes[2].lines) == 1 + 2 * 2, "the figure has the initial state alone"
+
+
 def test_arms_without_a_common_seed_are_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     folders = [
         finished(tmp_path / "b", (1, 4, 2), **PLAIN), finished(tmp_path / "m", (1, 4, 2), seed=1, **MULTI)
@@ -267,12 +301,13 @@ BAD = {
     "under way": (["{tmp}/unfinished"], "has no summary.json: let the run go on to its end"),
     "gone on": (["{tmp}/longer"], "was summed up at update 30 and has gone on to 40"),
     "no tests": (["{tmp}/untested"], "holds no test of the best weights"),
-    "odd counts": (["{tmp}/odd"], "the test of the best weights has no step, numerator and denominator"),
+    "odd counts": (["{tmp}/odd"], "the test of the best weights is damaged (found 5 of 4)"),
     "other counts": (["{tmp}/run", "{tmp}/fewer"], "were tested on other puzzles"),
     "other puzzles": (["{tmp}/run", "{tmp}/moved"], "were tested on other puzzles"),
     "other rows": (["{tmp}/stale"], "does not hold the 4 of 16 rows"),
-    "no rows": (["{tmp}/torn"], "test_rows.npz cannot be read"),
-    "odd rows": (["{tmp}/strange"], "does not hold one puzzle and one truth value per row"),
+    "no rows": (["{tmp}/torn"], "test_rows.json: it is no JSON"),
+    "odd rows": (["{tmp}/strange"], "best is not one 0 or 1 for each of 16 puzzles"),
+    "odd seed": (["{tmp}/seeds"], "found seed [3], expected a whole number"),
 }
 
 
@@ -280,17 +315,18 @@ BAD = {
 def test_bad_input(
     arguments: list[str], message: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    for name in ("run", "same", "unfinished", "longer", "untested", "odd", "stale", "torn", "strange"):
+    for name in ("run", "same", "unfinished", "longer", "untested", "odd", "stale", "torn", "strange", "seeds"):
         finished(tmp_path / name, (1, 4, 3))
     finished(tmp_path / "fewer", (1, 4, 3), count=12, lr=0.5)
     moved = finished(tmp_path / "moved", (1, 4, 3), lr=0.5)
-    with np.load(moved / "test_rows.npz") as file:
-        arrays = {name: file[name] for name in file.files}
-    np.savez(moved / "test_rows.npz", **(arrays | {"puzzle": arrays["puzzle"] + np.uint64(1)}))
-    np.savez(tmp_path / "stale" / "test_rows.npz", **(arrays | {"best": ~arrays["best"]}))
-    np.savez(tmp_path / "strange" / "test_rows.npz", **(arrays | {"best": arrays["best"][:3]}))
-    (tmp_path / "torn" / "test_rows.npz").write_bytes(b"PK\x03\x04 torn")
+    rows = read_test_rows(moved / "test_rows.json")
+    save_rows(moved, rows.puzzle[1:] + rows.puzzle[:1], rows.exact)
+    save_rows(tmp_path / "stale", rows.puzzle, rows.exact | {"best": ~rows.exact["best"]})
+    save_rows(tmp_path / "strange", rows.puzzle, rows.exact | {"best": rows.exact["best"][:3]})
+    (tmp_path / "torn" / "test_rows.json").write_text('{"puzzle": ["')
     (tmp_path / "unfinished" / "summary.json").unlink()
+    record = json.loads((tmp_path / "seeds" / "provenance.json").read_text())
+    (tmp_path / "seeds" / "provenance.json").write_text(json.dumps(record | {"seeds": {"seed": [3]}}))
     with (tmp_path / "longer" / "metrics.jsonl").open("a") as file:
         file.write(json.dumps({"step": 40, "train/lm_loss": 1.0}) + "\n")
     for name, best in (("untested", None), ("odd", {"step": 20, "numerator": 5, "denominator": 4})):
@@ -314,8 +350,9 @@ def test_real_runs(sudoku6_folder: Path, tmp_path: Path) -> None:
     assert [[run.curve.seed for run in arm.runs] for arm in found] == [[0, 1], [0, 1]]
     assert all(run.spent["final"]["flops"] for arm in found for run in arm.runs)
     puzzle_set = open_puzzle_set(sudoku6_folder, "test")
-    rows = read_test_rows(folders[0] / "test_rows.npz")
-    assert np.array_equal(rows.puzzle, row_hashes(puzzle_set)[test_rows(puzzle_set, 8)[:20]])
+    rows = read_test_rows(folders[0] / "test_rows.json")
+    hashes = row_hashes(puzzle_set)[test_rows(puzzle_set, 8)[:20]]
+    assert [int(puzzle, 16) for puzzle in rows.puzzle] == hashes.tolist()
     assert rows.exact.keys() == {"initial", "best", "final"}
     assert all(test is not None for each in compared(found) for test in each.mcnemar)
     peak_vs_final.main([*map(str, folders), "--out", str(tmp_path / "out")])

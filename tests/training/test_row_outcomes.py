@@ -7,6 +7,7 @@ import pytest
 import torch
 
 import evaluate
+from dataset.eval_batches import row_hashes
 from dataset.puzzle_folder import open_puzzle_set
 from errors import UserError
 from tests.helpers import train_here
@@ -50,7 +51,7 @@ def test_what_a_run_saves_is_what_its_weights_answer(sudoku4_folder: Path, tmp_p
     run = tmp_path / "run"
     options = ["lr=2e-2", "weight_decay=0", "arch.hidden_size=64", "arch.halt_max_steps=2", "max_test_rows=9"]
     train_here("trm_mlp", sudoku4_folder, run, [*options, "epochs=80", "eval_interval=20"])
-    saved = read_test_rows(run / "test_rows.npz")
+    saved = read_test_rows(run / "test_rows.json")
     for which in ("best", "final"):
         words = [f"checkpoint={run}/{which}.pt", "split=test", "max_test_rows=9", "save_outputs=[preds,labels]"]
         evaluate.main([*words, "device=cpu"])
@@ -68,15 +69,27 @@ def test_two_sets_one_after_the_other(sudoku4_folder: Path, sudoku6_folder: Path
         part.update({"labels": torch.tensor([[1]] * len(numbers)), "row": torch.tensor(numbers)},
                     answers([[1 if good else 2] for good in right]))
         parts.append(part)
-    save_test_rows(tmp_path / "rows.npz", sets, {"final": parts})
-    found = read_test_rows(tmp_path / "rows.npz")
+    save_test_rows(tmp_path / "rows.json", sets, {"final": parts})
+    found = read_test_rows(tmp_path / "rows.json")
     assert found.exact["final"].tolist() == [False, True, True]
-    assert found.puzzle.dtype == np.uint64 and len(set(found.puzzle.tolist())) == 3
+    hashes = [row_hashes(sets[0])[1], row_hashes(sets[0])[4], row_hashes(sets[1])[2]]
+    assert [int(puzzle, 16) for puzzle in found.puzzle] == hashes
 
 
-def test_another_file_is_refused(tmp_path: Path) -> None:
-    np.savez(tmp_path / "rows.npz", puzzle=np.zeros(2, np.uint64), final=np.zeros(2, np.int64))
-    with pytest.raises(UserError, match="one puzzle and one truth value per row"):
-        read_test_rows(tmp_path / "rows.npz")
+@pytest.mark.parametrize(
+    ("record", "says"),
+    [
+        ("[]", "expected an object"),
+        ("{}", "holds no list of puzzles"),
+        ('{"puzzle": [3], "final": "1"}', "holds no list of puzzles"),
+        ('{"puzzle": ["a", "b"], "final": "1"}', "final is not one 0 or 1 for each of 2 puzzles"),
+        ('{"puzzle": ["a"], "final": "2"}', "final is not one 0 or 1 for each of 1 puzzles"),
+        ('{"puzzle": ["a"], "final": [true]}', "final is not one 0 or 1"),
+    ],
+)
+def test_another_file_is_refused(record: str, says: str, tmp_path: Path) -> None:
+    (tmp_path / "rows.json").write_text(record)
+    with pytest.raises(UserError, match=says):
+        read_test_rows(tmp_path / "rows.json")
     with pytest.raises(UserError, match="cannot be read"):
-        read_test_rows(tmp_path / "nothing.npz")
+        read_test_rows(tmp_path / "nothing.json")
