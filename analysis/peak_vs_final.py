@@ -123,7 +123,8 @@ def difference_table(arms: Sequence[Arm], differences: Sequence[Difference]) -> 
 def _points(interval: MeanInterval) -> str:
     mean = f"{100 * interval.mean:+.2f} points"
     if interval.low is None or interval.high is None:
-        return f"{mean}, one seed: no interval"
+        alike = "one seed" if interval.n == 1 else f"the same on {interval.n} seeds"
+        return f"{mean}, {alike}: no interval"
     return f"{mean}, 95 % t interval {100 * interval.low:+.2f} to {100 * interval.high:+.2f}, {interval.n} seeds"
 
 

@@ -18,7 +18,7 @@ INTERVAL = (
 
 @dataclass(frozen=True)
 class MeanInterval:
-    """A mean over seeds; `low` and `high` are None for a single one."""
+    """A mean over seeds; `low` and `high` are None for a single one, and where all are equal."""
 
     mean: float
     low: float | None
@@ -54,12 +54,13 @@ class Difference:
 
 
 def mean_interval(values: Sequence[float]) -> MeanInterval:
-    """Mean of at least one value and its 95 % t interval. Equal values have an interval of no width."""
+    """Mean of at least one value and its 95 % t interval.
+
+    Equal values have none: the formula's would have no width, and say more than a handful of seeds can.
+    """
     mean = float(np.mean(values))
-    if len(values) < 2:
-        return MeanInterval(mean, None, None, len(values))
     if len(set(values)) == 1:
-        return MeanInterval(mean, mean, mean, len(values))
+        return MeanInterval(mean, None, None, len(values))
     interval = ttest_1samp(values, 0.0).confidence_interval(0.95)
     return MeanInterval(mean, float(interval.low), float(interval.high), len(values))
 

@@ -26,7 +26,7 @@ from training.evaluators import (
 )
 from training.inference.choose import build_inference, keeps_steps
 from training.inference.halting import wants_to_halt
-from training.robustness import measure_robustness
+from training.robustness import measure_robustness, robustness_lines
 from training.sudoku_rules import SudokuEvaluator
 from training.trained_model import data_folder
 
@@ -213,8 +213,8 @@ def report_lines(record: dict[str, Any]) -> list[str]:
     listed = ", ".join(f"{name} {value['accuracy']:.4f}" for name, value in trivial.items())
     best = max(value["exact_accuracy"] for value in trivial.values())
     lines.append(f"  trivial predictors, token accuracy: {listed} (exact accuracy at most {best:.4f})")
-    lines += _sudoku_lines(record) + _calibration_lines(record) + _compute_lines(record) + robustness_lines(record)
-    lines += _step_lines(record)
+    lines += _sudoku_lines(record) + _calibration_lines(record) + _compute_lines(record)
+    lines += robustness_lines(record.get("robustness")) + _step_lines(record)
     if record["difficulty"]:
         lines.append("  by difficulty rating (quarters of the rows; equal ratings stay together)")
         for group in record["difficulty"]:
@@ -256,26 +256,6 @@ def _compute_lines(record: dict[str, Any]) -> list[str]:
         f"  {steps}: {spent['mean_steps']:.2f} steps a row, {spent['forward_passes']:,} forward passes, "
         f"{spent['flops']:.3g} operations, {spent['seconds']:.1f} s, {spent['rows_per_second']:.1f} rows/s"
     ]
-
-
-def robustness_lines(record: dict[str, Any]) -> list[str]:
-    """A line for each noise scale: rollouts that succeed, and rows that all, some and none of their rollouts solve."""
-    measured = record.get("robustness") or []
-    if not measured or not measured[0]["puzzles"]:
-        return []
-    first = measured[0]
-    lines = [
-        f"  from perturbed starts ({first['rollouts']} rollouts of each row, {first['site']}); "
-        "95 % interval over rows", "     sigma  solved rollouts  always  partly  never",
-    ]  # fmt: skip
-    for each in measured:
-        interval = f"{each['exact_low']:.3f}-{each['exact_high']:.3f}"
-        lines.append(
-            f"  {each['sigma']:>8g}  {each['exact_accuracy']:>15.4f}  {each['always_count']:>6}  "
-            f"{each['partly_count']:>6}  {each['never_count']:>5}  "
-            f"({each['exact_count']}/{each['count']}, 95% {interval})"
-        )
-    return lines
 
 
 def _step_lines(record: dict[str, Any]) -> list[str]:

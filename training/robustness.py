@@ -1,7 +1,7 @@
 """How often rows are solved from perturbed starts: over all rollouts, and by all, some or none of a row's."""
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -132,3 +132,22 @@ def measure_robustness(
             "histogram": total.histogram(), "forward_passes": int(spent["forward_passes"]), "seconds": spent["seconds"],
         })  # fmt: skip
     return records
+
+
+def robustness_lines(measured: Sequence[Mapping[str, Any]] | None) -> list[str]:
+    """For people, a line for each noise scale: rollouts that succeed, and rows that all, some and none solve."""
+    if not measured or not measured[0]["puzzles"]:
+        return []
+    first = measured[0]
+    lines = [
+        f"  from perturbed starts ({first['rollouts']} rollouts of each row, {first['site']}); 95 % interval over rows",
+        "     sigma  solved rollouts  always  partly  never",
+    ]
+    for each in measured:
+        interval = f"{each['exact_low']:.3f}-{each['exact_high']:.3f}"
+        lines.append(
+            f"  {each['sigma']:>8g}  {each['exact_accuracy']:>15.4f}  {each['always_count']:>6}  "
+            f"{each['partly_count']:>6}  {each['never_count']:>5}  "
+            f"({each['exact_count']}/{each['count']}, 95% {interval})"
+        )
+    return lines

@@ -27,7 +27,7 @@ from training.inference.choose import build_inference
 from training.initial_weights import InitialWeights, remake, weights_digest
 from training.metrics_log import read_metrics
 from training.reports import Reports
-from training.robustness import RATES, measure_robustness
+from training.robustness import RATES, measure_robustness, robustness_lines
 from training.row_outcomes import FILE_NAME, RowOutcomes, save_test_rows
 from training.run import Run
 from training.setup import EvalRows
@@ -292,6 +292,9 @@ class Scoring:
         print("-" * width)
         print(f"{run.step} updates, {run.train_seconds:.0f} s of training")
         print("\n".join(aligned(summary_table(results, run.validation.best))))
+        for which, tested in results["test"].items():
+            if lines := robustness_lines(tested["robustness"]):
+                print("\n".join([f"test, {which}", *lines]))
         print(f"everything is in {run.folder.path}")
         print(json.dumps({"run_folder": str(run.folder.path), "steps": run.step}))
 

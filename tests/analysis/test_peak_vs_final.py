@@ -161,7 +161,7 @@ def test_interval_of_three_seeds_by_hand() -> None:
     assert (found.mean, found.low, found.high) == pytest.approx((0.04, 0.04 - half, 0.04 + half), rel=1e-12)
     assert mean_interval([0.5]) == mean_interval([0.5]).__class__(0.5, None, None, 1)
     equal = mean_interval([0.5, 0.5])
-    assert (equal.low, equal.high, equal.n) == (0.5, 0.5, 2)
+    assert (equal.mean, equal.low, equal.high, equal.n) == (0.5, None, None, 2)
 
 
 def test_pairs_are_seeds_of_both_arms(tmp_path: Path) -> None:

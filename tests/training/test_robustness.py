@@ -181,6 +181,7 @@ def summary(run: Path) -> dict[str, Any]:
 
 
 def test_the_end_of_a_run_tests_perturbed_starts(runs: dict[str, Path]) -> None:
+    """Of all three weights, on the test rows."""
     for which, tested in summary(runs["robust"]).items():
         clean, noisy = tested["robustness"]
         assert clean["exact_accuracy"] == tested["value"] and clean["count"] == 3 * tested["denominator"], which
