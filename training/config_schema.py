@@ -107,6 +107,7 @@ class TrainConfig:
     """One training run."""
 
     arch: ArchConfig = field(default_factory=ArchConfig)
+    objective: ObjectiveConfig = field(default_factory=ObjectiveConfig)
 
     # -- data
     data_paths: list[str] = field(default_factory=list)  # dataset folders
@@ -161,7 +162,9 @@ class TrainConfig:
     augment: str = "auto"  # auto | stored | on_the_fly | none
     device: str = "auto"  # auto | cpu | mps | cuda | cuda:N
     dtype: str = "auto"  # auto | float64 | float32 | bfloat16: activations
-    state_dtype: str = "auto"  # the same names: z_H and z_L; auto = dtype
+    # The same names: z_H and z_L. auto = dtype, with an objective other than act_streaming float32: bfloat16 would
+    # round small perturbations away.
+    state_dtype: str = "auto"
     compile: bool | None = None  # null = on CUDA, unless the variable DISABLE_COMPILE is set (officially named)
     threads: int | None = None  # CPU threads; null = torch's own choice
     collective_timeout_seconds: float = 600.0  # a process that waits longer for the others fails

@@ -20,6 +20,7 @@ from training.inference.choose import build_inference, keeps_steps
 from training.loop import NonFiniteError, run_training
 from training.objectives.act_streaming import ACTStreaming
 from training.objectives.base import Objective
+from training.objectives.choose import build_objective
 from training.optim import assert_ownership
 from training.run import Run, restore
 from training.run_folder import RunFolder, decide_start
@@ -39,7 +40,7 @@ ObjectiveFactory = Callable[[TrainConfig], Objective]
 
 
 def act_objective(config: TrainConfig) -> Objective:
-    """The objective of pretraining."""
+    """The objective of pretraining, whatever the settings name."""
     return ACTStreaming(config.arch.loss.loss_type, config.accumulation_slices)
 
 
@@ -206,7 +207,7 @@ def held_folder(folder: RunFolder, world: World) -> Iterator[None]:
         yield
 
 
-def train_in(world: World, config: TrainConfig, objective_factory: ObjectiveFactory = act_objective) -> str:
+def train_in(world: World, config: TrainConfig, objective_factory: ObjectiveFactory = build_objective) -> str:
     """Run training as configured among processes that have met; returns `done` or `stopped`.
 
     Errors: `UserError`, `NonFiniteError` (on every rank), `LostProcessError`.
@@ -223,7 +224,7 @@ def train_in(world: World, config: TrainConfig, objective_factory: ObjectiveFact
         return "done" if already_finished(run) else run_training(run)
 
 
-def train(config: TrainConfig, objective_factory: ObjectiveFactory = act_objective) -> str:
+def train(config: TrainConfig, objective_factory: ObjectiveFactory = build_objective) -> str:
     """Run training as configured; returns `done` or `stopped`. Entry scripts call this."""
     device_type = resolve_device(config.device).type
     world = World()

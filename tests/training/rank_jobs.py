@@ -29,7 +29,8 @@ from training.inference.adaptive import AdaptiveInference
 from training.inference.fixed import FixedInference
 from training.loop import Loop, run_training
 from training.objectives.act_streaming import ACTStreaming
-from training.optim import SparseSignSGD
+from training.objectives.choose import build_objective
+from training.optim import SparseSignSGD, sum_rows
 from training.robustness import measure_robustness
 from training.row_outcomes import RowOutcomes
 from training.run import Run, full_state, restore
@@ -132,6 +133,39 @@ def updates_from(
         path = Path(states) / f"{index}.pt"
         restore(run, load_state(path), str(path))
         records.append(one_update(run))
+    return records
+
+
+def perturbed_updates(
+    world: World, arch: str, data: str, folder: str, options: Sequence[str], updates: Sequence[int]
+) -> list[Record]:
+    """For each number of updates made before: one update, from fresh weights whose trajectories halt as they like."""
+    records = []
+    for number in updates:
+        config = update_config(arch, data, folder, options)
+        run = build_run(config, world, build_objective(config))
+        assert run.sparse is not None and run.model.puzzle_emb is not None
+        sparse = RecordingSignSGD(run.sparse.weights, run.sparse.lr, run.sparse.weight_decay)
+        hook = RecordUpdate()
+        run.sparse, run.hooks, run.step = sparse, [hook], number
+        with torch.no_grad():
+            weight = run.model.q_head.weight
+            weight.copy_(torch.randn(weight.shape, generator=torch.Generator().manual_seed(1), dtype=weight.dtype))
+            run.model.q_head.bias.fill_(0.0)
+        run.metric_sums = {}
+        (report,) = Loop(run, None)._train_batch(False)
+        assert sparse.received is not None and report.step == number + 1 and run.ema is not None
+        ids, rows = sum_rows(*sparse.received)
+        gradient = torch.zeros_like(run.model.puzzle_emb.weights)
+        gradient[ids] = rows
+        records.append({
+            "gradients": hook.gradients,
+            "table_gradient": gradient,
+            "table": run.model.puzzle_emb.weights.clone(),
+            "weights": {name: p.detach().clone() for name, p in run.model.named_parameters()},
+            "ema": {name: p.clone() for name, p in run.ema.state_dict().items()},
+            "metrics": dict(run.metric_sums),
+        })  # fmt: skip
     return records
 
 
