@@ -3,12 +3,13 @@
     python evaluate.py checkpoint=RUN/best.pt
     python evaluate.py checkpoint=RUN/best.pt data_paths_test=[data/OTHER] max_test_rows=10000 device=cuda
     python evaluate.py checkpoint=RUN/best.pt eval.max_steps=128 eval.adaptive_halt=true eval.vote=8
+    python evaluate.py checkpoint=RUN/best.pt eval.sigma=[1e-4,1e-3,1e-2] eval.rollouts=8
     torchrun --nproc-per-node 8 evaluate.py checkpoint=RUN/step_10000 save_outputs=[inputs,labels,preds,logits]
 
 The settings are read from all_config.yaml beside the checkpoint, ours or one of the official code; eval.* is not
 among them, so that without it an evaluation is the official one. Printed and written to evaluation_NAME.json beside
 the checkpoint: exact accuracy on the test rows and, apart from them, on the validation rows, and what it cost;
-accuracy after each supervision step, by difficulty, and of trivial predictors.
+accuracy after each supervision step, by difficulty, from perturbed starts, and of trivial predictors.
 """
 
 import shlex
@@ -31,7 +32,7 @@ from training.devices import resolve_device, resolve_dtype
 from training.distributed import World, start_world
 from training.evaluation_report import measure, report_lines, select_rows, training_label_counts
 from training.evaluators import OUTPUTS, check_outputs
-from training.inference.choose import keeps_steps, mode_parts
+from training.inference.choose import check_perturbed, keeps_steps, mode_parts
 from training.provenance import collect_provenance
 from training.trained_model import Checkpoint, open_checkpoint, restore_model
 
@@ -62,6 +63,9 @@ class Options:
 def check_options(options: Options) -> None:
     """Ranges and names. Errors: `UserError`."""
     check_eval(options.eval)
+    check_perturbed(options.eval)
+    if options.eval.sigma_grid:
+        raise UserError("option 'eval.sigma_grid' is of a run in training; give evaluate.py eval.sigma")
     check_outputs(options.save_outputs, "save_outputs", stepwise=keeps_steps(options.eval))
     for name, least in (("max_test_rows", 1), ("batch_size", 1), ("validation_size", 0)):
         value = getattr(options, name)

@@ -44,46 +44,24 @@ from analysis.figure_files import (
     save_figure,
     save_json,
 )
-from errors import UserError, exit_on_user_error
-from training.config import RUN_CONTROL, TrainConfig
-from training.metrics_log import read_metrics
+from analysis.run_curves import (
+    AXES,
+    Point,
+    RunCurve,
+    commit_of,
+    differing_settings,
+    distinct,
+    machine_of,
+    read_run,
+    refuse_twice,
+)
+from errors import exit_on_user_error
 from training.provenance import config_hash
-from training.run_folder import RunFolder
-from training.strict_json import JsonError, read_json_object
 from training.summary_table import aligned
 
-# What --x names: its key in the log, the words under the axis, and how a value is written.
-AXES: dict[str, tuple[str, str, str]] = {
-    "seconds": ("train/seconds", "seconds of training", "{:,.1f} s"),
-    "updates": ("step", "updates", "{:,.0f} updates"),
-    "flops": ("train/flops", "floating-point operations of training", "{:.3g} FLOPs"),
-    "samples": ("train/samples", "rows trained", "{:,.0f} rows"),
-}
 _COLOURS = (BLUE, ORANGE, GREEN, RED, PURPLE)
 _LINES = ("-", "--", ":")
 _ORIGIN = ("argv", "config_hash", "datasets", "cpu", "gpu", "num_threads", "world_size")
-_LABELLED = 3  # settings named in a group's label before the rest is counted
-
-
-@dataclass(frozen=True)
-class Point:
-    """One evaluation: update, training compute spent (in the unit of --x), value, rows it is over (if logged)."""
-
-    step: int
-    x: float
-    value: float
-    rows: int | None
-
-
-@dataclass(frozen=True)
-class RunCurve:
-    """One run: its evaluations in order of updates, and what else the run would have to share to be its twin."""
-
-    folder: Path
-    seed: int | None
-    settings: dict[str, Any]
-    points: list[Point]
-    provenance: dict[str, Any]
 
 
 @dataclass(frozen=True)
@@ -111,53 +89,6 @@ class Group:
         return sum(crossing.first is not None for crossing in self.crossings)
 
 
-def read_run(folder: Path, metric: str, axis: str) -> RunCurve:
-    """Read the evaluations of a run. Errors: `UserError` when it has none of `metric`, or not in this unit."""
-    names = RunFolder(folder)
-    for path in (names.metrics, names.provenance):
-        if not path.is_file():
-            raise UserError(f"{folder} has no {path.name}: name the checkpoint_path of a run")
-    try:
-        provenance = read_json_object(names.provenance)
-    except JsonError as error:
-        raise UserError(f"{names.provenance}: {error}") from error
-    points: dict[int, Point] = {}
-    logged: set[str] = set()
-    counted = f"{metric.rpartition('/')[0]}/count"
-    for record in read_metrics(names.metrics):
-        logged |= {key for key in record if key.endswith("accuracy")}
-        value, x, rows = (_number(record.get(key)) for key in (metric, AXES[axis][0], counted))
-        if value is None:
-            continue
-        if x is None:
-            raise UserError(
-                f"{names.metrics}: update {record['step']} was logged without {AXES[axis][0]} (by an earlier "
-                "version); use --x updates"
-            )
-        step = record["step"]
-        points[step] = Point(step, x, value, None if rows is None else int(rows))
-    if not points:
-        raise UserError(
-            f"{names.metrics} holds no {metric}; it holds {', '.join(sorted(logged)) or 'no accuracy yet'}"
-        )
-    config, seeds = provenance.get("config"), provenance.get("seeds")
-    if not isinstance(config, Mapping) or not isinstance(seeds, Mapping):
-        raise UserError(f"{names.provenance} holds no config and seeds: name the checkpoint_path of a run")
-    ordered = [points[step] for step in sorted(points)]
-    return RunCurve(folder, seeds.get("seed"), shared_settings(config), ordered, provenance)
-
-
-def shared_settings(config: Mapping[str, Any]) -> dict[str, Any]:
-    """Dotted settings in which two runs must agree to be of one group: not the seed, not run control.
-
-    A setting that a run does not have, because it came later, is at its default. Whether a run began with given
-    weights counts, but not which: each seed may go on from its own.
-    """
-    complete = dict(_flattened(asdict(TrainConfig()))) | dict(_flattened(config))
-    kept = {key: value for key, value in complete.items() if key.partition(".")[0] not in (*RUN_CONTROL, "seed")}
-    return kept | {"init_from": "given" if config.get("init_from") else None}
-
-
 def crossing_of(points: Sequence[Point], target: float) -> Crossing:
     """First point with `value >= target`, and the first with none below it from there on."""
     first = next((point for point in points if point.value >= target), None)
@@ -176,30 +107,9 @@ def grouped(runs: Sequence[RunCurve], target: float) -> list[Group]:
         # Later than every number: a median over the runs that got there alone would flatter the group.
         reached = [math.inf if each.first is None else each.first.x for each in crossings]
         numbers = (_finite(np.median(reached)), _finite(min(reached)), _finite(max(reached)))
-        label = _label(members[0].settings, [group[0].settings for group in found.values()])
+        label = differing_settings(members[0].settings, [group[0].settings for group in found.values()])
         groups.append(Group(label, digest, members, crossings, *numbers))
     return groups
-
-
-def _label(own: Mapping[str, Any], everybody: Sequence[Mapping[str, Any]]) -> str:
-    names = dict.fromkeys(name for settings in everybody for name in settings)
-    different = [name for name in names if any(each.get(name) != own.get(name) for each in everybody)]
-    shown = [f"{name}={own.get(name)}" for name in different[:_LABELLED]]
-    rest = len(different) - _LABELLED
-    more = [f"{rest} more"] if rest > 0 else []
-    return ", ".join(shown + more) or f"{own.get('arch.name', 'all runs')}"
-
-
-def _flattened(value: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
-    for key, item in value.items():
-        if isinstance(item, Mapping):
-            yield from _flattened(item, f"{prefix}{key}.")
-        else:
-            yield f"{prefix}{key}", item
-
-
-def _number(value: Any) -> float | None:
-    return float(value) if isinstance(value, int | float) and not isinstance(value, bool) else None
 
 
 def _finite(value: Any) -> float | None:
@@ -309,22 +219,10 @@ def caption(groups: Sequence[Group], target: float, metric: str, axis: str, comm
             lines.append(f"{run.folder.name}: {_missed(run, axis)} (best {best:.4f}).")
         elif crossing.stays is None:
             lines.append(f"{run.folder.name}: below the target again at its last evaluation.")
-    lines.append(f"Trained on: {'; '.join(_distinct(_machine(run.provenance) for run in runs))}.")
-    lines.append(f"Commits: {', '.join(_distinct(_commit(run.provenance) for run in runs))}.")
+    lines.append(f"Trained on: {'; '.join(distinct(machine_of(run.provenance) for run in runs))}.")
+    lines.append(f"Commits: {', '.join(distinct(commit_of(run.provenance) for run in runs))}.")
     lines.append(f"Figure: {command}")
     return "\n".join(lines)
-
-
-def _machine(record: Mapping[str, Any]) -> str:
-    unit = record.get("gpu") or record.get("cpu") or "unknown hardware"
-    return f"{record.get('world_size') or 1}× {unit} ({record.get('num_threads', 'unknown')} threads)"
-
-
-def _commit(record: Mapping[str, Any]) -> str:
-    git = record.get("git") or {}
-    if not git.get("commit"):
-        return "unknown"
-    return str(git["commit"])[:12] + ("+dirty" if git.get("dirty") else "")
 
 
 def _origin(record: Mapping[str, Any]) -> dict[str, Any]:
@@ -332,10 +230,6 @@ def _origin(record: Mapping[str, Any]) -> dict[str, Any]:
     git = record.get("git") or {}
     commit = {name: git.get(name) for name in ("commit", "dirty")}
     return {name: record.get(name) for name in _ORIGIN} | {"git": commit}
-
-
-def _distinct(texts: Iterator[str]) -> list[str]:
-    return list(dict.fromkeys(texts))
 
 
 def _target(text: str) -> float:
@@ -365,10 +259,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--x", choices=AXES, default="seconds", help="training compute (default: %(default)s)")
     parser.add_argument("--output-dir", type=Path, metavar="DIR", help="default: figures in the first RUN")
     options = parser.parse_args(argv)
-    places = [folder.resolve() for folder in options.runs]
-    for index, place in enumerate(places):
-        if place in places[:index]:
-            raise UserError(f"{options.runs[index]} is named twice: name every run once")
+    refuse_twice(options.runs)
     runs = [read_run(folder, options.metric, options.x) for folder in options.runs]
     groups = grouped(runs, options.target)
     print("\n".join(table(groups, options.target, options.x)))

@@ -7,6 +7,7 @@ slices or rank slices and putting it together again is one map over its leaves.
 import torch
 from torch import Tensor
 
+from models.config import ModelConfig
 from models.recursion import RecurrentState, SupervisionStep
 from models.recursive_model import RecursiveModel
 
@@ -65,6 +66,30 @@ def draw_min_halt_steps(
     return (explores * minimum).to(torch.int32)
 
 
+def halting(
+    config: ModelConfig, steps: Tensor, q_halt: Tensor, q_continue: Tensor, min_halt_steps: Tensor | None
+) -> Tensor:
+    """Which slots halt in training after `steps` (B,) supervision steps; (B,) bool.
+
+    By q and, where given, not before `min_halt_steps`; at the last step in any case.
+    """
+    halted = steps >= config.halt_max_steps
+    if config.halt_max_steps > 1:
+        wants_to_halt = q_halt > 0 if config.no_ACT_continue else q_halt > q_continue
+        halted = halted | wants_to_halt
+        if min_halt_steps is not None:
+            halted = halted & (steps >= min_halt_steps)
+    return halted
+
+
+def continue_target(last: Tensor, next_halt: Tensor, next_continue: Tensor) -> Tensor:
+    """What q_continue is trained to be (B,): the better of the two values one step later; at the last step, halt.
+
+    Differs: upstream's TRM crashes here; this is HRM's target (no replay, no target network).
+    """
+    return torch.sigmoid(torch.where(last, next_halt, torch.maximum(next_halt, next_continue)))
+
+
 def act_step(
     model: RecursiveModel, carry: Carry, batch: Batch, *, training: bool, min_halt_steps: Tensor | None = None
 ) -> tuple[Carry, dict[str, Tensor]]:
@@ -90,15 +115,10 @@ def act_step(
         steps = current["steps"] + 1
         last = steps >= config.halt_max_steps
         halted = last
-        if training and config.halt_max_steps > 1:
-            wants_to_halt = q_halt > 0 if config.no_ACT_continue else q_halt > q_continue
-            halted = halted | wants_to_halt
-            if min_halt_steps is not None:
-                halted = halted & (steps >= min_halt_steps)
-            if not config.no_ACT_continue:
-                # Differs: upstream's TRM crashes here; this is HRM's target (no replay, no target network).
+        if training:
+            halted = halting(config, steps, q_halt, q_continue, min_halt_steps)
+            if config.halt_max_steps > 1 and not config.no_ACT_continue:
                 _, next_halt, next_continue = model.readout(step(state))
-                value = torch.where(last, next_halt, torch.maximum(next_halt, next_continue))
-                outputs["target_q_continue"] = torch.sigmoid(value)
+                outputs["target_q_continue"] = continue_target(last, next_halt, next_continue)
     new_carry = {"z_H": state.z_H.detach(), "z_L": state.z_L.detach(), "steps": steps, "halted": halted}
     return new_carry | {key: current[key] for key in DATA_KEYS}, outputs

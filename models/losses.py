@@ -66,7 +66,12 @@ def correctness(logits: Tensor, labels: Tensor) -> tuple[Tensor, Tensor, Tensor]
 
 
 def act_loss(
-    outputs: dict[str, Tensor], labels: Tensor, halted: Tensor, steps: Tensor, loss_type: str
+    outputs: dict[str, Tensor],
+    labels: Tensor,
+    halted: Tensor,
+    steps: Tensor,
+    loss_type: str,
+    weights: Tensor | None = None,
 ) -> tuple[Tensor, dict[str, Tensor]]:
     """Loss and metrics of one ACT step, summed over rows.
 
@@ -75,6 +80,7 @@ def act_loss(
             `target_q_continue` (B,).
         labels: (B, S), -100 = not scored. halted: (B,) bool. steps: (B,) supervision steps so far.
         loss_type: key of `TOKEN_LOSSES`.
+        weights: (B,) of the rows in the loss and in the metrics ending in `_loss`; None = 1 each.
     Returns:
         sum over rows of [mean token loss + 0.5 (q_halt loss + q_continue loss)], and metric sums. `count`,
         `accuracy`, `exact_accuracy`, `q_halt_accuracy` and `steps` are over rows that halt at this step and
@@ -82,9 +88,11 @@ def act_loss(
     """
     counts, correct, exact = correctness(outputs["logits"], labels)
     token_loss = TOKEN_LOSSES[loss_type](outputs["logits"], labels)
-    lm_loss = (token_loss / counts.clamp_min(1).unsqueeze(-1)).sum()
+    token_loss = token_loss / counts.clamp_min(1).unsqueeze(-1)
+    lm_loss = (token_loss if weights is None else token_loss * weights.to(token_loss.dtype).unsqueeze(-1)).sum()
     q_halt = outputs["q_halt_logits"]
-    q_halt_loss = F.binary_cross_entropy_with_logits(q_halt, exact.to(q_halt.dtype), reduction="sum")
+    q_weights = None if weights is None else weights.to(q_halt.dtype)
+    q_halt_loss = F.binary_cross_entropy_with_logits(q_halt, exact.to(q_halt.dtype), q_weights, reduction="sum")
     with torch.no_grad():
         scored = halted & (counts > 0)
         metrics = {
@@ -98,7 +106,7 @@ def act_loss(
     q_loss = q_halt_loss
     if "target_q_continue" in outputs:
         q_continue_loss = F.binary_cross_entropy_with_logits(
-            outputs["q_continue_logits"], outputs["target_q_continue"], reduction="sum"
+            outputs["q_continue_logits"], outputs["target_q_continue"], q_weights, reduction="sum"
         )
         metrics["q_continue_loss"] = q_continue_loss.detach()
         q_loss = q_loss + q_continue_loss

@@ -59,12 +59,24 @@ class RecursiveModel(nn.Module):
             self._rotary[key] = rotary_table(config.total_len, head_dim, config.rope_theta, *key)
         return self._rotary[key]
 
-    def embed(self, inputs: Tensor, puzzle_identifiers: Tensor) -> Tensor:
-        """Input embeddings of tokens (B, S) and puzzle ids (B,): (B, P+S, D), unit variance at the start."""
+    def puzzle_rows(self, puzzle_identifiers: Tensor) -> Tensor | None:
+        """The rows of the puzzle table for ids (B,), in the table's dtype (B, puzzle_emb_ndim); None without one.
+
+        In training a leaf that collects the gradients of all embeddings made with it until the next update.
+        """
+        return None if self.puzzle_emb is None else self.puzzle_emb(puzzle_identifiers)
+
+    def embed(self, inputs: Tensor, puzzle_identifiers: Tensor, puzzle_rows: Tensor | None = None) -> Tensor:
+        """Input embeddings of tokens (B, S) and puzzle ids (B,): (B, P+S, D), unit variance at the start.
+
+        `puzzle_rows`, from the method of that name, is gathered anew where not given.
+        """
         config = self.config
         embedding = self.embed_tokens(inputs.int())
-        if self.puzzle_emb is not None:
-            rows = self.puzzle_emb(puzzle_identifiers).to(config.dtype)
+        if puzzle_rows is None:
+            puzzle_rows = self.puzzle_rows(puzzle_identifiers)
+        if puzzle_rows is not None:
+            rows = puzzle_rows.to(config.dtype)
             missing = config.prefix_len * config.hidden_size - rows.shape[-1]
             prefix = F.pad(rows, (0, missing)).view(-1, config.prefix_len, config.hidden_size)
             embedding = torch.cat((prefix, embedding), dim=-2)

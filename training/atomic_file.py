@@ -20,7 +20,7 @@ SLEEP_HOOK = "RRS_TEST_SLEEP_IN_SAVE"  # seconds to wait between write and renam
 # What a run writes through here. Only temporaries of these names are ours to sweep.
 _OWN_NAME = (
     r"(?:(?:latest|previous|best|final)_state\.pt|(?:best|final)(?:\.pt|\.safetensors)"
-    r"|step_\d+(?:\.safetensors|_all_preds\.\d+\.npz)?|(?:status|summary|provenance)\.json|metrics\.jsonl|all_config\.yaml)"
+    r"|step_\d+(?:\.safetensors|_all_preds\.\d+\.npz)?|(?:status|summary|provenance|test_rows)\.json|metrics\.jsonl|all_config\.yaml)"
 )
 _OWN_TEMPORARY = re.compile(rf"\.{_OWN_NAME}\.\d+\.tmp")
 

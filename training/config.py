@@ -26,6 +26,7 @@ from training.config_schema import (
     EvalConfig,
     GuardConfig,
     LossConfig,
+    ObjectiveConfig,
     TrainConfig,
     WandbConfig,
     schema_keys,
@@ -40,6 +41,7 @@ __all__ = [
     "EvalConfig",
     "GuardConfig",
     "LossConfig",
+    "ObjectiveConfig",
     "TrainConfig",
     "WandbConfig",
     "config_hash",
@@ -298,6 +300,9 @@ def _conflict(alias: str, alias_value: Any, name: str, value: Any) -> UserError:
 def _complete(cfg: TrainConfig) -> None:
     if cfg.arch.puzzle_emb_len == 0:
         cfg.arch.puzzle_emb_len = -(-cfg.arch.puzzle_emb_ndim // cfg.arch.hidden_size)
+    if cfg.objective.name != "act_streaming" and cfg.state_dtype == "auto" and cfg.dtype != "float64":
+        # The baseline among these objectives too: what it is compared with must differ from it by the noise alone.
+        cfg.state_dtype = "float32"
     if cfg.project_name is None:
         folder = os.path.basename(os.path.normpath(cfg.data_paths[0])) if cfg.data_paths else "no-data"
         cfg.project_name = f"{folder.capitalize()}-ACT-torch"
@@ -315,8 +320,13 @@ def config_to_dict(cfg: TrainConfig) -> dict[str, Any]:
 
 
 def config_hash(cfg: TrainConfig) -> str:
-    """sha256 (hex) of the settings that decide what is computed; run control (`RUN_CONTROL`) is left out."""
+    """sha256 (hex) of the settings that decide what is computed; run control (`RUN_CONTROL`) is left out.
+
+    The objective of pretraining, which reads none of its settings, leaves no trace in it.
+    """
     kept = {key: value for key, value in config_to_dict(cfg).items() if key not in RUN_CONTROL}
+    if cfg.objective.name == "act_streaming":
+        del kept["objective"]
     canonical = json.dumps(kept, sort_keys=True, separators=(",", ":"), allow_nan=False, default=str)
     return hashlib.sha256(canonical.encode()).hexdigest()
 
@@ -332,6 +342,8 @@ def run_identity(cfg: TrainConfig) -> dict[str, Any]:
     identity["data_paths"] = [os.path.normpath(path) for path in cfg.data_paths]
     if cfg.lr_min_ratio != 1.0:
         identity["epochs"] = cfg.epochs
+    if cfg.objective.name != "act_streaming":
+        identity |= {f"objective.{key}": value for key, value in plain["objective"].items()}
     for key, kind in schema_keys(ArchConfig).items():
         if not is_dataclass(kind):
             identity[f"arch.{key}"] = _lookup(plain["arch"], key)

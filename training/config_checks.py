@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from typing import Any
 
 from errors import UserError
-from training.config_schema import ArchConfig, EvalConfig, TrainConfig
+from training.config_schema import ArchConfig, EvalConfig, ObjectiveConfig, TrainConfig
 
 LOSS_TYPES = ("stablemax_cross_entropy", "stablemax_cross_entropy_float32", "softmax_cross_entropy")
 POS_ENCODINGS = ("rope", "learned", "none")
@@ -16,24 +16,31 @@ AUGMENTS = ("auto", "stored", "on_the_fly", "none")
 GUARD_MODES = ("warn", "abort", "off")
 WANDB_MODES = ("disabled", "offline", "online")
 EVALUATORS = ("arc@ARC",)
+OBJECTIVES = ("act_streaming", "baseline_ce", "single_perturbed_ce", "multi_perturbed_ce")
+ROLLOUTS = ("parallel_fixed", "serial_act", "act_mask")
+SITES = ("z_H", "z_L", "both")
+NOISE_SAMPLINGS = ("fixed", "loguniform", "mixture")
+MASK_NORMALIZERS = ("trajectory", "valid_steps")
 
 _AT_LEAST_ONE = (
     "arch.halt_max_steps arch.H_cycles arch.L_cycles arch.L_layers arch.hidden_size arch.num_heads "
     "arch.swiglu_multiple global_batch_size epochs eval_interval max_steps checkpoint_interval keep_last "
     "archive_keep accumulation_slices threads eval_batch_size max_test_rows fast_eval_interval force_full_eval_every "
-    "early_stop_patience log_interval eval.max_steps eval.vote"
+    "early_stop_patience log_interval eval.max_steps eval.vote "
+    "objective.num_trajectories"
 ).split()
 _NOT_NEGATIVE = (
     "arch.H_layers arch.puzzle_emb_ndim arch.puzzle_emb_len lr lr_warmup_steps weight_decay "
     "puzzle_emb_weight_decay puzzle_emb_lr min_eval_interval validation_size fast_eval_delta "
-    "status_interval_seconds guards.after_updates"
+    "status_interval_seconds guards.after_updates objective.sigma objective.sigma_min objective.sigma_max "
+    "objective.clean_warmup_steps objective.sigma_ramp_steps"
 ).split()
 _POSITIVE = (
     "arch.expansion arch.rope_theta arch.rms_norm_eps max_hours grad_clip_norm collective_timeout_seconds"
 ).split()
 _RATES = "lr puzzle_emb_lr weight_decay puzzle_emb_weight_decay".split()
 MAX_RATE = 1e30  # larger ones overflow float32 inside the optimizers
-_FRACTION = "arch.halt_exploration_prob lr_min_ratio ema_rate".split()
+_FRACTION = "arch.halt_exploration_prob lr_min_ratio ema_rate objective.p_clean".split()
 _BELOW_ONE = "beta1 beta2".split()
 _TEXT = "resume run_name project_name checkpoint_path init_from wandb.project wandb.entity".split()
 
@@ -116,6 +123,11 @@ def check_ranges(cfg: TrainConfig) -> None:
     _one_of(cfg, "augment", AUGMENTS)
     _one_of(cfg, "guards.mode", GUARD_MODES)
     _one_of(cfg, "wandb.mode", WANDB_MODES)
+    _one_of(cfg, "objective.name", OBJECTIVES)
+    _one_of(cfg, "objective.rollout", ROLLOUTS)
+    _one_of(cfg, "objective.perturb", SITES)
+    _one_of(cfg, "objective.noise_sampling", NOISE_SAMPLINGS)
+    _one_of(cfg, "objective.mask_normalize", MASK_NORMALIZERS)
     if not re.fullmatch(r"auto|cpu|mps|cuda(:[0-9]{1,3})?", cfg.device):
         _fail("device", cfg.device, "one of: auto, cpu, mps, cuda, cuda:N")
     for entry in cfg.evaluators:
@@ -128,6 +140,7 @@ def check_ranges(cfg: TrainConfig) -> None:
 def check_resolved(cfg: TrainConfig, *, require_data: bool) -> None:
     """Refuse combinations that cannot run."""
     _check_arch(cfg.arch)
+    _check_objective(cfg.objective)
     epochs, interval, batch = cfg.epochs, cfg.eval_interval, cfg.global_batch_size
     if interval is not None and epochs % interval:
         fits = math.gcd(epochs, interval)
@@ -141,6 +154,20 @@ def check_resolved(cfg: TrainConfig, *, require_data: bool) -> None:
             'no data: give data_paths="[FOLDER]"; a folder is built by '
             "python dataset/build_sudoku_dataset.py --output-dir FOLDER (other options: --help)"
         )
+
+
+def _check_objective(objective: ObjectiveConfig) -> None:
+    name, count = objective.name, objective.num_trajectories
+    if name == "multi_perturbed_ce":
+        if count < 2:
+            _fail("objective.num_trajectories", count, f"at least 2 for {name}: a clean one and a perturbed one")
+    elif count != 1:
+        _fail("objective.num_trajectories", count, f"1 for {name}; objective=multi_perturbed_ce takes several")
+    if objective.sigma_min > objective.sigma_max:
+        expected = f"at most objective.sigma_max={objective.sigma_max:g}"
+        _fail("objective.sigma_min", objective.sigma_min, expected)
+    if objective.noise_sampling == "loguniform" and objective.sigma_min == 0:
+        _fail("objective.sigma_min", 0.0, "a number above 0, as loguniform takes its logarithm")
 
 
 def _check_arch(arch: ArchConfig) -> None:

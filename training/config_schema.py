@@ -64,6 +64,33 @@ class EvalConfig:
     vote: int = field(
         default=1, metadata={"help": "symmetric views of each Sudoku whose answers vote; 1 = the puzzle alone"}
     )
+    sigma: list[float] = field(
+        default_factory=list,
+        metadata={"help": "noise scales: also report accuracy from perturbed starts; a run does at its end"},
+    )
+    sigma_grid: list[float] = field(
+        default_factory=list, metadata={"help": "in a run, the same at every full validation, on the fast rows"}
+    )
+    site: str = field(default="both", metadata={"help": "z_H | z_L | both: what is perturbed"})
+    rollouts: int = field(default=4, metadata={"help": "perturbed starts of each row and noise scale"})
+
+
+@dataclass
+class ObjectiveConfig:
+    """How a batch becomes an update. All but the name are read by the objectives on perturbed trajectories only."""
+
+    name: str = "act_streaming"  # | baseline_ce | single_perturbed_ce | multi_perturbed_ce
+    rollout: str = "parallel_fixed"  # | serial_act | act_mask
+    num_trajectories: int = 1  # K per puzzle, the clean one of multi_perturbed_ce included
+    perturb: str = "both"  # z_H | z_L | both
+    noise_sampling: str = "fixed"  # fixed | loguniform | mixture
+    sigma: float = 1e-3  # of fixed and mixture
+    sigma_min: float = 3e-5  # ends of loguniform
+    sigma_max: float = 3e-3
+    p_clean: float = 0.5  # of mixture: probability that a trajectory is not perturbed
+    clean_warmup_steps: int = 0  # updates without perturbation at the start
+    sigma_ramp_steps: int = 0  # further updates over which every sigma grows from 0 to its value
+    mask_normalize: str = "trajectory"  # of serial_act and act_mask: | valid_steps
 
 
 @dataclass
@@ -80,6 +107,7 @@ class TrainConfig:
     """One training run."""
 
     arch: ArchConfig = field(default_factory=ArchConfig)
+    objective: ObjectiveConfig = field(default_factory=ObjectiveConfig)
 
     # -- data
     data_paths: list[str] = field(default_factory=list)  # dataset folders
@@ -134,7 +162,9 @@ class TrainConfig:
     augment: str = "auto"  # auto | stored | on_the_fly | none
     device: str = "auto"  # auto | cpu | mps | cuda | cuda:N
     dtype: str = "auto"  # auto | float64 | float32 | bfloat16: activations
-    state_dtype: str = "auto"  # the same names: z_H and z_L; auto = dtype
+    # The same names: z_H and z_L. auto = dtype, with an objective other than act_streaming float32: bfloat16 would
+    # round small perturbations away.
+    state_dtype: str = "auto"
     compile: bool | None = None  # null = on CUDA, unless the variable DISABLE_COMPILE is set (officially named)
     threads: int | None = None  # CPU threads; null = torch's own choice
     collective_timeout_seconds: float = 600.0  # a process that waits longer for the others fails

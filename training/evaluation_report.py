@@ -26,6 +26,7 @@ from training.evaluators import (
 )
 from training.inference.choose import build_inference, keeps_steps
 from training.inference.halting import wants_to_halt
+from training.robustness import measure_robustness, robustness_lines
 from training.sudoku_rules import SudokuEvaluator
 from training.trained_model import data_folder
 
@@ -129,6 +130,9 @@ def measure(
         model, batches, inference, evaluators, world,
         description=selection.kind, show_progress=world.is_main,
     )
+    robustness = measure_robustness(
+        model, [batches], settings.sigma, settings, world, show_progress=world.is_main
+    )
     record: dict[str, Any] = {
         "rows": selection.kind,
         "data": str(selection.puzzle_set.root),
@@ -150,6 +154,7 @@ def measure(
         ],
         "sudoku": None if rules is None else {**rules.counts(), "difficulty": rules.per_group()},
         "calibration": calibration.report(),
+        "robustness": robustness or None,
         "baselines": baselines(selection, train_counts),
     }
     return record, recorder.arrays() if recorder is not None else {}
@@ -208,7 +213,8 @@ def report_lines(record: dict[str, Any]) -> list[str]:
     listed = ", ".join(f"{name} {value['accuracy']:.4f}" for name, value in trivial.items())
     best = max(value["exact_accuracy"] for value in trivial.values())
     lines.append(f"  trivial predictors, token accuracy: {listed} (exact accuracy at most {best:.4f})")
-    lines += _sudoku_lines(record) + _calibration_lines(record) + _compute_lines(record) + _step_lines(record)
+    lines += _sudoku_lines(record) + _calibration_lines(record) + _compute_lines(record)
+    lines += robustness_lines(record.get("robustness")) + _step_lines(record)
     if record["difficulty"]:
         lines.append("  by difficulty rating (quarters of the rows; equal ratings stay together)")
         for group in record["difficulty"]:

@@ -2,7 +2,7 @@
 
 import sys
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -50,7 +50,8 @@ class Run:
     validation: ValidationRecord = field(default_factory=ValidationRecord)
     step: int = 0
     position: dict[str, int] = field(default_factory=lambda: dict(START))
-    samples_seen: int = 0
+    samples_seen: int = 0  # supervision steps with a gradient, of rows
+    extra_passes: int = 0  # supervision steps beside them without one, of rows
     clip_events: int = 0
     train_seconds: float = 0.0
     metric_sums: dict[str, float] = field(default_factory=dict)
@@ -66,13 +67,18 @@ class Run:
     def compute_spent(self) -> dict[str, float]:
         """What training has cost so far, under the names of `metrics.jsonl`.
 
-        `train/seconds`: of this process, over all sessions, without evaluation and saving. `train/samples`: rows
-        of the updates, one supervision step each. `train/flops`: the closed form of `models.flops` for them.
+        `train/seconds`: of this process, over all sessions, without evaluation and saving. `train/samples`: supervision
+        steps trained, of rows. `train/flops`: the closed form of `models.flops` for them and for what was computed
+        beside them.
         """
+        config = self.model.config
+        trained = step_flops(replace(config, no_ACT_continue=True), training=True)
+        extra = step_flops(config, training=False)
         return {
             "train/seconds": self.train_seconds,
             "train/samples": self.samples_seen,
-            "train/flops": self.samples_seen * step_flops(self.model.config, training=True),
+            # In integers, which are exact.
+            "train/flops": float(self.samples_seen * int(trained) + self.extra_passes * int(extra)),
         }
 
     @property
@@ -111,6 +117,7 @@ def full_state(run: Run) -> dict[str, Any]:
         "step": run.step,
         "position": dict(run.position),
         "samples_seen": run.samples_seen,
+        "extra_passes": run.extra_passes,
         "clip_events": run.clip_events,
         "train_seconds": run.train_seconds,
         "metric_sums": dict(run.metric_sums),
@@ -191,6 +198,9 @@ def _take_over(run: Run, state: dict[str, Any]) -> None:
     run.validation.load_state_dict(state["validation"])
     run.step, run.position = state["step"], dict(state["position"])
     run.samples_seen, run.clip_events = state["samples_seen"], state["clip_events"]
+    # States that do not tell are of ACT streaming, whose only extra passes are the targets of Q-learning.
+    targets = 0 if run.model.config.no_ACT_continue else run.samples_seen
+    run.extra_passes = state.get("extra_passes", targets)
     run.train_seconds = state["train_seconds"]
     run.metric_sums = dict(state["metric_sums"])
     run.initial = _initial_weights(state.get("initial"))

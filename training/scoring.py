@@ -3,7 +3,7 @@
 import json
 import shutil
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -27,6 +27,8 @@ from training.inference.choose import build_inference
 from training.initial_weights import InitialWeights, remake, weights_digest
 from training.metrics_log import read_metrics
 from training.reports import Reports
+from training.robustness import RATES, measure_robustness, robustness_lines
+from training.row_outcomes import FILE_NAME, RowOutcomes, save_test_rows
 from training.run import Run
 from training.setup import EvalRows
 from training.summary_table import aligned, compute_point, summary_table
@@ -46,18 +48,22 @@ class Scoring:
             run.initial = InitialWeights(run.config.init_from, weights_digest(run.model))
 
     def _score(
-        self, rows_of: Sequence[tuple[EvalRows, np.ndarray]], model: Any, name: str
+        self,
+        rows_of: Sequence[tuple[EvalRows, np.ndarray]],
+        model: Any,
+        name: str,
+        outcomes: Sequence[RowOutcomes] | None = None,
     ) -> dict[str, float]:
-        """Metrics over the chosen rows of all sets together."""
+        """Metrics over the chosen rows of all sets together. `outcomes`: one for each set, to be filled."""
         run = self.run
         evaluator = AccuracyEvaluator(run.config.arch.loss.loss_type)
         totals: dict[str, float] = {}
-        for rows, chosen in rows_of:
+        for index, (rows, chosen) in enumerate(rows_of):
             evaluate(
                 model,
                 rows.batches(chosen),
                 run.inference,
-                [evaluator],
+                [evaluator, *([] if outcomes is None else [outcomes[index]])],
                 run.world,
                 description=name,
                 show_progress=run.world.is_main,
@@ -93,6 +99,7 @@ class Scoring:
             improved = run.validation.note_full(full[HEADLINE], *counts, run.step)
             shown, kind = full, "validation"
             self._save_outputs(model)
+            record |= self._robustness(model)
         record |= self._guards(fast["accuracy"])
         if self.reports is not None:
             self.reports.log.append(record)
@@ -102,6 +109,19 @@ class Scoring:
             )
             self.reports.event(run, "running")
         return improved
+
+    def _robustness(self, model: RecursiveModel) -> dict[str, float]:
+        """What `eval.sigma_grid` asks for: the fast rows from perturbed starts."""
+        run = self.run
+        parts = [rows.batches(rows.fast) for rows in run.evaluation_rows]
+        return {
+            f"eval/robust/{measured['sigma']:g}/{key}": measured[key]
+            for measured in measure_robustness(
+                model, parts, run.config.eval.sigma_grid, run.config.eval, run.world, show_progress=run.world.is_main
+            )
+            for key in RATES
+            if key in measured
+        }
 
     def _save_outputs(self, model: RecursiveModel) -> None:
         """The outputs named in `eval_save_outputs`, of the validation rows: `step_N_all_preds.<rank>.npz`."""
@@ -165,18 +185,25 @@ class Scoring:
         rows_of = [(rows, rows.test) for rows in run.evaluation_rows]
         if not any(len(chosen) for _, chosen in rows_of):
             return results
+        outcomes: dict[str, list[RowOutcomes]] = {}
+
+        def test(which: str, model: RecursiveModel, step: int) -> None:
+            outcomes[which] = [RowOutcomes() for _ in rows_of]
+            results["test"][which] = self._test(model, rows_of, step, outcomes[which])
+
         initial = self._initial_model()
         if initial is not None:
-            results["test"]["initial"] = self._test(initial, rows_of, 0)
-        results["test"]["final"] = self._test(run.evaluated_model, rows_of, run.step)
+            test("initial", initial, 0)
+        test("final", run.evaluated_model, run.step)
         best = run.validation.best
         if best is not None and best.step == run.step:
-            results["test"]["best"] = results["test"]["final"]
+            results["test"]["best"], outcomes["best"] = results["test"]["final"], outcomes["final"]
         elif best is not None and run.folder.best.exists():
             model = build_model(run.model.config).to(run.device)
             model.load_state_dict(load_weights(run.folder.best))
-            results["test"]["best"] = self._test(model, rows_of, best.step)
+            test("best", model, best.step)
         if self.reports is not None:
+            self._save_test_rows(outcomes)
             record: dict[str, Any] = {"step": run.step} | run.compute_spent
             for which, values in results["test"].items():
                 record |= {
@@ -184,6 +211,14 @@ class Scoring:
                 }
             self.reports.log.append(record)
         return results
+
+    def _save_test_rows(self, outcomes: Mapping[str, Sequence[RowOutcomes]]) -> None:
+        """`test_rows.json`: which test rows each of the weights solved. Rank 0 only."""
+        path = self.run.folder.path / FILE_NAME
+        try:
+            save_test_rows(path, [rows.puzzle_set for rows in self.run.evaluation_rows], outcomes)
+        except OSError as error:
+            print(f"warning: {path} cannot be written ({error.strerror or error})", file=sys.stderr)
 
     def _initial_model(self) -> RecursiveModel | None:
         """The weights that the run started from, or None, with one line, where they cannot be made again."""
@@ -222,9 +257,20 @@ class Scoring:
         found = [line for line in records if "eval/fast/count" in line]
         return compute_point(step, found[-1] if found else {})
 
-    def _test(self, model: Any, rows_of: Sequence[tuple[EvalRows, np.ndarray]], step: int) -> dict[str, Any]:
-        values = self._score(rows_of, model, "test")
+    def _test(
+        self,
+        model: Any,
+        rows_of: Sequence[tuple[EvalRows, np.ndarray]],
+        step: int,
+        outcomes: Sequence[RowOutcomes],
+    ) -> dict[str, Any]:
+        values = self._score(rows_of, model, "test", outcomes)
         exact, count = int(values["exact_count"]), int(values["count"])
+        settings = self.run.config.eval
+        robustness = measure_robustness(
+            model, [rows.batches(chosen) for rows, chosen in rows_of], settings.sigma, settings, self.run.world,
+            show_progress=self.run.world.is_main,
+        )  # fmt: skip
         return {
             "metric": f"test/{HEADLINE}",
             "value": values.get(HEADLINE),
@@ -235,7 +281,8 @@ class Scoring:
             "accuracy": values.get("accuracy"),
             "lm_loss": values.get("lm_loss"),
             "q_halt_accuracy": values.get("q_halt_accuracy"),
-            "supervision_steps": self.run.config.eval.max_steps or self.run.model.config.halt_max_steps,
+            "supervision_steps": settings.max_steps or self.run.model.config.halt_max_steps,
+            "robustness": robustness or None,
         }
 
     def print_summary(self, results: dict[str, Any]) -> None:
@@ -245,6 +292,9 @@ class Scoring:
         print("-" * width)
         print(f"{run.step} updates, {run.train_seconds:.0f} s of training")
         print("\n".join(aligned(summary_table(results, run.validation.best))))
+        for which, tested in results["test"].items():
+            if lines := robustness_lines(tested["robustness"]):
+                print("\n".join([f"test, {which}", *lines]))
         print(f"everything is in {run.folder.path}")
         print(json.dumps({"run_folder": str(run.folder.path), "steps": run.step}))
 

@@ -20,6 +20,7 @@ from training.inference.choose import build_inference, keeps_steps
 from training.loop import NonFiniteError, run_training
 from training.objectives.act_streaming import ACTStreaming
 from training.objectives.base import Objective
+from training.objectives.choose import build_objective
 from training.optim import assert_ownership
 from training.run import Run, restore
 from training.run_folder import RunFolder, decide_start
@@ -39,7 +40,7 @@ ObjectiveFactory = Callable[[TrainConfig], Objective]
 
 
 def act_objective(config: TrainConfig) -> Objective:
-    """The objective of pretraining."""
+    """The objective of pretraining, whatever the settings name."""
     return ACTStreaming(config.arch.loss.loss_type, config.accumulation_slices)
 
 
@@ -140,6 +141,10 @@ def place(run: Run) -> None:
             run.ema.load_state_dict(dict(run.model.named_parameters()))  # type: ignore[arg-type]
 
 
+# Of `eval.*`; the others report beside the evaluation that chooses.
+DECIDES_THE_BEST = ("max_steps", "adaptive_halt", "vote")
+
+
 def warn_about_evaluation(run: Run) -> None:
     """Say when the best checkpoint so far was chosen by another evaluation than the one that goes on."""
     if run.state_file is None or run.validation.best is None or not run.world.is_main:
@@ -156,7 +161,7 @@ def warn_about_evaluation(run: Run) -> None:
     changed = [
         f"eval.{item.name} {getattr(chosen_by, item.name)} -> {getattr(now, item.name)}"
         for item in fields(EvalConfig)
-        if getattr(chosen_by, item.name) != getattr(now, item.name)
+        if item.name in DECIDES_THE_BEST and getattr(chosen_by, item.name) != getattr(now, item.name)
     ]
     if changed:
         print(
@@ -206,7 +211,7 @@ def held_folder(folder: RunFolder, world: World) -> Iterator[None]:
         yield
 
 
-def train_in(world: World, config: TrainConfig, objective_factory: ObjectiveFactory = act_objective) -> str:
+def train_in(world: World, config: TrainConfig, objective_factory: ObjectiveFactory = build_objective) -> str:
     """Run training as configured among processes that have met; returns `done` or `stopped`.
 
     Errors: `UserError`, `NonFiniteError` (on every rank), `LostProcessError`.
@@ -223,7 +228,7 @@ def train_in(world: World, config: TrainConfig, objective_factory: ObjectiveFact
         return "done" if already_finished(run) else run_training(run)
 
 
-def train(config: TrainConfig, objective_factory: ObjectiveFactory = act_objective) -> str:
+def train(config: TrainConfig, objective_factory: ObjectiveFactory = build_objective) -> str:
     """Run training as configured; returns `done` or `stopped`. Entry scripts call this."""
     device_type = resolve_device(config.device).type
     world = World()

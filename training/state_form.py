@@ -42,6 +42,8 @@ def check_state_form(
     for name in _COUNTS:
         if not _is_count(state.get(name)):
             _refuse(source, name, "a count")
+    if not _is_count(state.get("extra_passes", 0)):
+        _refuse(source, "extra_passes", "a count")
     for name in _MAPPINGS:
         if not isinstance(state.get(name), Mapping):
             _refuse(source, name, "named entries")

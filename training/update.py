@@ -17,6 +17,8 @@ from training.run import Run
 from training.schedule import learning_rate
 
 # In the summed numbers beside the objective's own.
+_TRAINED = "trained steps"
+_EXTRA = "extra passes"
 _STOP = "stop requested"
 _NORM = "gradient norm"
 _FINITE = "all finite"
@@ -137,7 +139,6 @@ def _update(run: Run, outputs: list[Output], stop_requested: bool) -> UpdateRepo
     if run.ema is not None:
         run.ema.update()
     run.step = step
-    run.samples_seen += config.global_batch_size
     for hook in run.hooks:
         hook.after_update(run.model, step)
     return report
@@ -157,6 +158,8 @@ def settle(run: Run, report: UpdateReport) -> None:
     report.clipped = clip is not None and norm > clip
     report.stop_requested = sums.pop(_STOP) > 0
     run.clip_events += report.clipped
+    run.samples_seen += int(sums.pop(_TRAINED))
+    run.extra_passes += int(sums.pop(_EXTRA))
     for name, value in sums.items():
         run.metric_sums[name] = run.metric_sums.get(name, 0.0) + value
 
@@ -210,11 +213,11 @@ def _floating_tensors(value: Any, name: str = "") -> Iterator[tuple[str, torch.T
 def _local_sums(outputs: list[Output], device: torch.device) -> tuple[list[str], Tensor]:
     """Names, and one vector on the device: loss, normalizer and metrics of this process, summed over one update."""
     metrics = {name for output in outputs for name in output.metric_sums}
-    names = ["loss", "normalizer", *sorted(metrics - {"loss", "normalizer"})]
+    names = ["loss", "normalizer", _TRAINED, _EXTRA, *sorted(metrics - {"loss", "normalizer"})]
     rows = []
     for output in outputs:
         values: dict[str, float | Tensor] = {**output.metric_sums, "loss": output.loss_sum}
-        values["normalizer"] = output.normalizer
+        values |= {"normalizer": output.normalizer, _TRAINED: output.trained_steps, _EXTRA: output.extra_passes}
         rows.append(torch.stack([on_device(values.get(name, 0.0), device) for name in names]))
     return names, torch.stack(rows).sum(dim=0)
 

@@ -11,16 +11,8 @@ from typing import Any
 import pytest
 
 from analysis import time_to_accuracy
-from analysis.time_to_accuracy import (
-    Point,
-    crossing_of,
-    draw,
-    grouped,
-    read_run,
-    shared_settings,
-    spread,
-    table,
-)
+from analysis.run_curves import Point, read_run, shared_settings
+from analysis.time_to_accuracy import crossing_of, draw, grouped, spread, table
 from tests.helpers import train_here
 from training.config import ArchConfig, TrainConfig
 

@@ -20,7 +20,7 @@ from tests.helpers import tiny_config
 from tests.models.small import small_batch, small_model
 from training import distributed
 from training.checkpoint import load_state, save_state
-from training.config import TrainConfig
+from training.config import EvalConfig, TrainConfig
 from training.distributed import World
 from training.evaluation import AccuracyEvaluator, evaluate
 from training.evaluators import OutputRecorder, StepCountEvaluator
@@ -29,7 +29,10 @@ from training.inference.adaptive import AdaptiveInference
 from training.inference.fixed import FixedInference
 from training.loop import Loop, run_training
 from training.objectives.act_streaming import ACTStreaming
-from training.optim import SparseSignSGD
+from training.objectives.choose import build_objective
+from training.optim import SparseSignSGD, sum_rows
+from training.robustness import measure_robustness
+from training.row_outcomes import RowOutcomes
 from training.run import Run, full_state, restore
 from training.start import act_objective, build_run, held_folder, place, share_weights, train_in
 from training.update import NonFiniteError
@@ -130,6 +133,39 @@ def updates_from(
         path = Path(states) / f"{index}.pt"
         restore(run, load_state(path), str(path))
         records.append(one_update(run))
+    return records
+
+
+def perturbed_updates(
+    world: World, arch: str, data: str, folder: str, options: Sequence[str], updates: Sequence[int]
+) -> list[Record]:
+    """For each number of updates made before: one update, from fresh weights whose trajectories halt as they like."""
+    records = []
+    for number in updates:
+        config = update_config(arch, data, folder, options)
+        run = build_run(config, world, build_objective(config))
+        assert run.sparse is not None and run.model.puzzle_emb is not None
+        sparse = RecordingSignSGD(run.sparse.weights, run.sparse.lr, run.sparse.weight_decay)
+        hook = RecordUpdate()
+        run.sparse, run.hooks, run.step = sparse, [hook], number
+        with torch.no_grad():
+            weight = run.model.q_head.weight
+            weight.copy_(torch.randn(weight.shape, generator=torch.Generator().manual_seed(1), dtype=weight.dtype))
+            run.model.q_head.bias.fill_(0.0)
+        run.metric_sums = {}
+        (report,) = Loop(run, None)._train_batch(False)
+        assert sparse.received is not None and report.step == number + 1 and run.ema is not None
+        ids, rows = sum_rows(*sparse.received)
+        gradient = torch.zeros_like(run.model.puzzle_emb.weights)
+        gradient[ids] = rows
+        records.append({
+            "gradients": hook.gradients,
+            "table_gradient": gradient,
+            "table": run.model.puzzle_emb.weights.clone(),
+            "weights": {name: p.detach().clone() for name, p in run.model.named_parameters()},
+            "ema": {name: p.clone() for name, p in run.ema.state_dict().items()},
+            "metrics": dict(run.metric_sums),
+        })  # fmt: skip
     return records
 
 
@@ -259,6 +295,29 @@ def evaluated_here(world: World, arch: str, count: int, adaptive: bool) -> Recor
     seconds = result.pop("seconds")
     arrays = {name: torch.from_numpy(array) for name, array in recorder.arrays().items()}
     return {"result": result, "seconds": seconds, "arrays": arrays, "counts": counts.histogram()}
+
+
+def robustness(world: World, count: int, size: int = 5) -> list[Record]:
+    """How robustly a float64 model gives the answers of its clean starts, for two noise scales."""
+    model, batch = small_model("trm-att"), small_batch(count) | {"row": torch.arange(count)}
+    batch["labels"] = FixedInference(3).predict(model.eval(), batch).answers.int()
+    batches = [{key: leaf[i : i + size] for key, leaf in batch.items()} for i in range(0, count, size)]
+    settings = EvalConfig(max_steps=3, rollouts=3)
+    measured = measure_robustness(model, [batches], [0.0, 0.5], settings, world)
+    return [{key: value for key, value in record.items() if key != "seconds"} for record in measured]
+
+
+def row_outcomes(world: World, count: int) -> Record:
+    """Which of `count` rows are exact, of labels that every second answer equals."""
+    model, batch = small_model("trm-att"), small_batch(count) | {"row": torch.arange(count)}
+    labels = FixedInference(3).predict(model.eval(), batch).answers.int()
+    labels[1::2, 0] = (labels[1::2, 0] + 1) % 5
+    batch["labels"] = labels
+    batches = [{key: leaf[i : i + 5] for key, leaf in batch.items()} for i in range(0, count, 5)]
+    kept = RowOutcomes()
+    evaluate(model, batches, FixedInference(3), [kept], world)
+    rows, exact = (torch.from_numpy(array) for array in kept.outcomes())
+    return {"row": rows, "exact": exact}
 
 
 def together(world: World, failing: Sequence[int], user_error: bool) -> str:

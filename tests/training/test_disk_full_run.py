@@ -157,8 +157,8 @@ def test_a_best_that_could_not_be_written_is_no_best(
     values = iter([0.1, 0.3, 0.2])
     original = training.loop.Scoring._score
 
-    def score(self: Any, rows_of: Any, model: Any, name: str) -> dict[str, float]:
-        result = original(self, rows_of, model, name)
+    def score(self: Any, rows_of: Any, model: Any, name: str, *more: Any) -> dict[str, float]:
+        result = original(self, rows_of, model, name, *more)
         return result | {"exact_accuracy": next(values)} if name != "test" else result
 
     monkeypatch.setattr(training.loop.Scoring, "_score", score)

@@ -38,8 +38,8 @@ def score_as(monkeypatch: pytest.MonkeyPatch, value_of: SCORE) -> list[tuple[int
     """Let `value_of(step, name)` decide every exact accuracy; returns the list of evaluations, as they come."""
     original, calls = Scoring._score, []
 
-    def score(self: Scoring, rows_of: Any, model: Any, name: str) -> dict[str, float]:
-        result = original(self, rows_of, model, name)
+    def score(self: Scoring, rows_of: Any, model: Any, name: str, *more: Any) -> dict[str, float]:
+        result = original(self, rows_of, model, name, *more)
         calls.append((self.run.step, name))
         value = value_of(self.run.step, name)
         return result | {"exact_accuracy": value, "exact_count": value * result["count"]}

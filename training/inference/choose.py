@@ -1,5 +1,6 @@
 """From the settings `eval` to an inference: the one place, for training runs and for evaluate.py."""
 
+import math
 from collections.abc import Sequence
 
 from dataset.puzzle_folder import PuzzleSet
@@ -11,6 +12,7 @@ from training.inference.fixed import FixedInference
 from training.inference.official import OfficialInference
 from training.inference.stepwise import StepwiseInference
 from training.inference.vote import VoteInference
+from training.noise import SITES
 
 
 def build_inference(
@@ -20,8 +22,10 @@ def build_inference(
 
     Args:
         seed: of the symmetries of a vote. stepwise: keep the answer after every step, where `keeps_steps`.
-    Errors: `UserError` when a vote is asked for and a set names no Sudoku box, or the sets different ones.
+    Errors: `UserError` when a vote is asked for and a set names no Sudoku box, or the sets different ones; and as
+    `check_perturbed`.
     """
+    check_perturbed(settings)
     if settings.vote > 1:
         box = _sudoku_box(puzzle_sets, settings.vote)
         return VoteInference(_one_view(settings, stepwise=False), settings.vote, box, seed)
@@ -50,7 +54,30 @@ def mode_parts(settings: EvalConfig) -> list[str]:
         parts.append("adaptive")
     if settings.vote > 1:
         parts.append(f"vote{settings.vote}")
+    if settings.sigma:
+        parts.append("perturbed")
     return parts
+
+
+def check_perturbed(settings: EvalConfig) -> None:
+    """Refuse perturbed starts that cannot be tried. Errors: `UserError`."""
+    if settings.site not in SITES:
+        raise UserError(f"option 'eval.site': found {settings.site!r}, expected one of: {', '.join(SITES)}")
+    if not 1 <= settings.rollouts < 2**31:
+        raise UserError(f"option 'eval.rollouts': found {settings.rollouts}, expected at least 1 and below 2^31")
+    for name in ("sigma", "sigma_grid"):
+        sigmas = getattr(settings, name)
+        for sigma in sigmas:
+            if not math.isfinite(sigma) or sigma < 0:
+                raise UserError(f"option 'eval.{name}': found {sigma:g}, expected finite numbers, 0 or more")
+        names = [f"{sigma:g}" for sigma in sigmas]
+        if len(set(names)) < len(names):
+            raise UserError(f"option 'eval.{name}': found {', '.join(names)}, expected each noise scale once")
+        if sigmas and (settings.adaptive_halt or settings.vote > 1):
+            raise UserError(
+                f"option 'eval.{name}': perturbed starts are answered after a fixed number of steps; leave out "
+                "eval.adaptive_halt and eval.vote"
+            )
 
 
 def _sudoku_box(puzzle_sets: Sequence[PuzzleSet], vote: int) -> tuple[int, int]:

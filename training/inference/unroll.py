@@ -1,4 +1,4 @@
-"""The map applied again and again from the initial state: what every inference without perturbation computes."""
+"""The map applied again and again: what every inference with a fixed number of steps computes."""
 
 from collections.abc import Iterator
 
@@ -12,12 +12,15 @@ def start_state(model: RecursiveModel, size: int) -> RecurrentState:
     return RecurrentState(*(leaf.contiguous() for leaf in model.initial_state(size)))
 
 
-def unroll(model: RecursiveModel, batch: Batch, num_steps: int) -> Iterator[RecurrentState]:
-    """The states after supervision steps 1 to `num_steps`, as they come.
+def unroll(
+    model: RecursiveModel, batch: Batch, num_steps: int, start: RecurrentState | None = None
+) -> Iterator[RecurrentState]:
+    """The states after supervision steps 1 to `num_steps`, as they come, from `start` or else from the initial state.
 
-    Bit for bit those of `models.act.act_step` in evaluation, for any number of steps; the input is embedded once.
+    From there bit for bit those of `models.act.act_step` in evaluation, for any number of steps; the input is
+    embedded once.
     """
-    state = start_state(model, batch["inputs"].shape[0])
+    state = start_state(model, batch["inputs"].shape[0]) if start is None else start
     step = model.supervision_step(model.embed(batch["inputs"], batch["puzzle_identifiers"]))
     for _ in range(num_steps):
         state = step(state)

@@ -63,7 +63,8 @@ class ACTStreaming:
             last = start + size == num_rows
             if last:
                 self.carry = {key: torch.cat([c[key] for c in carries]) for key in carry}
-            yield Output(loss, float(size), metrics, ends_update=last)
+            targets = 0 if config.no_ACT_continue else size
+            yield Output(loss, float(size), size, targets, metrics, ends_update=last)
 
     def state_dict(self) -> dict[str, object]:
         return {}

@@ -17,12 +17,16 @@ class Output:
     Args:
         loss_sum: unnormalised loss, summed over this process's rows.
         normalizer: what the gradient is divided by once it is summed over outputs and processes.
+        trained_steps: supervision steps with a gradient, counted per row of this process.
+        extra_passes: likewise those computed beside them without a gradient (targets, look-ahead).
         metric_sums: sums over rows (`count`, `accuracy`, `lm_loss`, ...), not differentiated.
         ends_update: the optimizer steps after this output.
     """
 
     loss_sum: Tensor
     normalizer: float
+    trained_steps: int
+    extra_passes: int = 0
     metric_sums: dict[str, Tensor] = field(default_factory=dict)
     ends_update: bool = True
 

@@ -1,0 +1,79 @@
+"""The same rows answered several times, each time from another point near the initial state.
+
+Source: trajectory perturbation of HRM and TRM: x and the number of steps unchanged, z0 -> z0 + sigma * epsilon.
+"""
+
+from collections import deque
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from models.act import Batch
+from models.recursive_model import RecursiveModel
+from training.inference.base import Predictions
+from training.inference.fixed import FixedInference
+from training.inference.unroll import start_state, unroll
+from training.noise import draw_state_noise, perturb
+
+# Not a run's seed: all models, and all evaluations of one, are tried from the same perturbations.
+SEED = 0
+
+
+@dataclass(kw_only=True)
+class PerturbedPredictions(Predictions):
+    """Of K rollouts: rollout_answers (B, K, S) int, rollout_steps (B, K). What `Predictions` has is the first one's.
+
+    forward_passes: of all rollouts together.
+    """
+
+    rollout_answers: Tensor
+    rollout_steps: Tensor
+
+
+class PerturbedInference(FixedInference):
+    """Exactly `max_steps` supervision steps, q ignored, from each of `rollouts` starts z0 + sigma * epsilon.
+
+    The standard normal epsilon of a rollout depends on (`batch["row"]`, number of the rollout, state) only: not on
+    sigma, the batch, its order, the number of processes or the run. It is added in float32 and rounded to the state's
+    dtype, so that a bfloat16 state loses most of a sigma below 1e-3 (`training.noise.perturb`). With sigma=0
+    every rollout is `FixedInference`, to the bit. Rollouts are made one after the other, in batches as they come.
+
+    Args:
+        sigma: standard deviation of each value of the states that are perturbed, 0 or more.
+        site: z_H | z_L | both. rollouts: at least 1. max_steps: None means the model's halt_max_steps.
+    """
+
+    name = "perturbed"
+
+    def __init__(self, sigma: float, site: str, rollouts: int, max_steps: int | None = None) -> None:
+        super().__init__(max_steps)
+        self.sigma, self.site, self.rollouts = sigma, site, rollouts
+
+    @torch.no_grad()
+    def predict(
+        self, model: RecursiveModel, batch: Batch, generator: torch.Generator | None = None
+    ) -> PerturbedPredictions:
+        num_steps = self.num_steps(model)
+        clean = start_state(model, batch["inputs"].shape[0])
+        rows = batch["row"].cpu().clamp_min(0)  # padding has no number, and what it starts from is all the same
+        sigma = torch.full((len(rows),), self.sigma, dtype=torch.float64)
+        answers = []
+        for rollout in range(self.rollouts):
+            noise = draw_state_noise(SEED, rollout, rows, tuple(clean.z_H.shape[1:]), self.site, "evaluation")
+            start = perturb(clean, sigma, noise, self.site)
+            (state,) = deque(unroll(model, batch, num_steps, start), maxlen=1)
+            logits, q_halt, _ = model.readout(state)
+            answers.append(logits.argmax(dim=-1))
+            if rollout == 0:
+                first_logits, first_q_halt = logits, q_halt
+        steps = torch.full_like(batch["puzzle_identifiers"], num_steps)
+        return PerturbedPredictions(
+            answers=answers[0],
+            q_halt=first_q_halt,
+            steps=steps,
+            logits=first_logits,
+            forward_passes=self.rollouts * len(steps) * num_steps,
+            rollout_answers=torch.stack(answers, dim=1),
+            rollout_steps=steps[:, None].expand(-1, self.rollouts),
+        )

@@ -1,0 +1,197 @@
+"""Supervised training of K trajectories of each puzzle, clean and perturbed ones: one update per rollout.
+
+x and y are as they are, z0 -> z0 + epsilon, the loss is that of pretraining: no KL, no Lyapunov term. Nothing is
+carried from batch to batch: each batch is unrolled from the start and makes one update.
+
+Source: trajectory augmentation of HRM and TRM, and the report that goes with it (git.blackhao.com/rrm).
+"""
+
+from collections.abc import Iterator
+
+import torch
+from torch import Tensor
+
+from models.act import Batch, Carry, draw_min_halt_steps, halting
+from models.losses import act_loss
+from models.recursion import RecurrentState
+from models.recursive_model import RecursiveModel
+from training.config_schema import ObjectiveConfig
+from training.objectives.base import Output, UpdateContext
+from training.objectives.perturbed_starts import Trajectories, starting_state, trajectories
+from training.objectives.rollout import HaltingRule, rollout
+from training.seeding import generator
+
+
+class TrajectoryPerturbation:
+    """What the three rollouts share: slices of the batch, and an update at the end of the last one.
+
+    Args:
+        settings: `baseline_ce` unrolls without noise, `single_perturbed_ce` one perturbed trajectory per puzzle,
+            `multi_perturbed_ce` a clean one and K-1 perturbed ones.
+        loss_type: key of `models.losses.TOKEN_LOSSES`.
+        accumulation_slices: the rows are cut into so many equal slices, whose rollouts follow one another.
+    """
+
+    carry: Carry | None = None
+    carry_names: tuple[str, ...] = ()
+
+    def __init__(self, settings: ObjectiveConfig, loss_type: str, accumulation_slices: int = 1) -> None:
+        self.name = settings.name
+        self.settings = settings
+        self.loss_type = loss_type
+        self.accumulation_slices = accumulation_slices
+
+    def outputs(self, model: RecursiveModel, batch: Batch, context: UpdateContext) -> Iterator[Output]:
+        """One output per supervision step. Errors: ValueError when the rows cannot be cut into equal slices."""
+        num_rows = batch["inputs"].shape[0]
+        if num_rows % self.accumulation_slices:
+            raise ValueError(f"{num_rows} slots cannot be cut into {self.accumulation_slices} equal slices")
+        size = num_rows // self.accumulation_slices
+        for start in range(0, num_rows, size):
+            rows = slice(start, start + size)
+            part = {key: leaf[rows] for key, leaf in batch.items()}
+            for indices in self.groups():
+                chosen = trajectories(self.settings, context, rows, indices)
+                ends = rows.stop == num_rows and indices.stop == self.settings.num_trajectories
+                state = starting_state(model, self.settings, context, chosen)
+                yield from self.roll(model, part, state, chosen, context, ends)
+
+    def groups(self) -> list[range]:
+        """Which trajectories of a puzzle are rolled out together. Here: all."""
+        return [range(self.settings.num_trajectories)]
+
+    def roll(
+        self,
+        model: RecursiveModel,
+        batch: Batch,
+        state: RecurrentState,
+        chosen: Trajectories,
+        context: UpdateContext,
+        ends: bool,
+    ) -> Iterator[Output]:
+        """The outputs of one rollout; the last one ends the update where `ends`."""
+        raise NotImplementedError
+
+    def state_dict(self) -> dict[str, object]:
+        return {}
+
+    def load_state_dict(self, state: dict[str, object]) -> None:
+        if state:
+            raise ValueError(f"objective {self.name} keeps no state but found {sorted(state)}")
+
+
+class ParallelFixed(TrajectoryPerturbation):
+    """B puzzles become B*K trajectories, each of exactly `halt_max_steps` supervision steps.
+
+    There is no halting and no reset. The loss is the mean over trajectories and over supervision steps: the normalizer
+    of a step is its number of trajectories, so that losses and gradients have the size they have in pretraining,
+    whatever K and the number of steps.
+    """
+
+    def roll(
+        self,
+        model: RecursiveModel,
+        batch: Batch,
+        state: RecurrentState,
+        chosen: Trajectories,
+        context: UpdateContext,
+        ends: bool,
+    ) -> Iterator[Output]:
+        count = len(chosen.numbers)
+        labels = batch["labels"].repeat(self.settings.num_trajectories, 1)
+        for step in rollout(model, batch, state):
+            steps = torch.full_like(step.active, step.number, dtype=torch.int32)
+            loss, metrics = act_loss(step.outputs, labels, step.halted, steps, self.loss_type)
+            yield Output(loss, float(count), count, step.extra_passes, metrics, ends_update=step.last and ends)
+
+
+class ACTMask(TrajectoryPerturbation):
+    """B puzzles become B*K trajectories, which halt as in pretraining; what a trajectory does after it has halted is
+    in no loss, and it is never started anew.
+
+    By `mask_normalize` the loss is, for trajectory i with losses l_it at its steps t = 1..n_i,
+    `trajectory`: mean over i of (1/n_i) sum_t l_it, every trajectory weighs the same;
+    `valid_steps`: sum over i and t of l_it / sum over i of n_i, every step does.
+    For the former the lengths must be known beforehand, and a rollout without gradients finds them.
+
+    With exploration as in pretraining: redrawn at every step for every trajectory, from (seed, update, step).
+    """
+
+    def roll(
+        self,
+        model: RecursiveModel,
+        batch: Batch,
+        state: RecurrentState,
+        chosen: Trajectories,
+        context: UpdateContext,
+        ends: bool,
+    ) -> Iterator[Output]:
+        count = len(chosen.numbers)
+        labels = batch["labels"].repeat(count // len(batch["labels"]), 1)
+        halts = self._halting_rule(model, context, chosen)
+        lengths = None
+        found_steps = 0
+        if self.settings.mask_normalize == "trajectory":
+            lengths, found_steps = _lengths(model, batch, state, halts)
+            halts = _halts_after(lengths)
+        for step in rollout(model, batch, state, halts):
+            weights = step.active.to(step.outputs["q_halt_logits"].dtype)
+            if lengths is None:
+                normalizer = float(step.active.sum())
+            else:
+                weights = weights / lengths
+                normalizer = float(count) if step.number == 1 else 0.0
+            steps = torch.full_like(step.active, step.number, dtype=torch.int32)
+            loss, metrics = act_loss(step.outputs, labels, step.halted, steps, self.loss_type, weights)
+            extra = step.extra_passes + (found_steps if step.number == 1 else 0)
+            yield Output(loss, normalizer, count, extra, metrics, ends_update=step.last and ends)
+
+    def _halting_rule(
+        self, model: RecursiveModel, context: UpdateContext, chosen: Trajectories
+    ) -> HaltingRule:
+        """By q, and not before a minimum that exploration draws."""
+        config = model.config
+        numbers = torch.tensor(chosen.numbers)
+        total = context.num_slots * self.settings.num_trajectories
+
+        def halts(step: int, q_halt: Tensor, q_continue: Tensor) -> Tensor:
+            draws = generator(context.seed, f"act_exploration/{step}", context.step)
+            minimum = draw_min_halt_steps(total, config.halt_max_steps, config.halt_exploration_prob, draws)
+            steps = torch.full_like(q_halt, step, dtype=torch.int32)
+            return halting(config, steps, q_halt, q_continue, minimum[numbers].to(q_halt.device))
+
+        return halts
+
+
+class SerialACT(ACTMask):
+    """As `ACTMask`, to rounding; the K trajectories of a puzzle are rolled out one after the other.
+
+    K times less memory, and K times as many passes over a K times smaller batch.
+    """
+
+    def groups(self) -> list[range]:
+        return [range(index, index + 1) for index in range(self.settings.num_trajectories)]
+
+
+@torch.no_grad()
+def _lengths(
+    model: RecursiveModel, batch: Batch, state: RecurrentState, halts: HaltingRule
+) -> tuple[Tensor, int]:
+    """After how many steps each trajectory halts (n,) int64, and how many steps of rows were computed for it."""
+    lengths = torch.zeros(state.z_H.shape[0], dtype=torch.int64, device=state.z_H.device)
+    computed = 0
+    for step in rollout(model, batch, state, halts):
+        lengths = torch.where(step.halted, step.number, lengths)
+        computed += len(lengths) + step.extra_passes
+    return lengths, computed
+
+
+def _halts_after(lengths: Tensor) -> HaltingRule:
+    return lambda step, q_halt, q_continue: lengths == step
+
+
+ROLLOUTS: dict[str, type[TrajectoryPerturbation]] = {
+    "parallel_fixed": ParallelFixed,
+    "serial_act": SerialACT,
+    "act_mask": ACTMask,
+}
