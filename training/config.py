@@ -92,6 +92,7 @@ RUN_CONTROL = (
     "max_hours",
     "checkpoint_interval",
     "checkpoint_every_eval",
+    "checkpoint_every_fast_eval",
     "keep_last",
     "archive_best",
     "archive_keep",

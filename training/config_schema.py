@@ -119,7 +119,8 @@ class TrainConfig:
     global_batch_size: int = 768  # rows per update, over all processes
     epochs: int = 100000  # passes over the groups; sets the planned number of updates
     eval_interval: int | None = 10000  # epochs between evaluations; null = one at the end
-    checkpoint_every_eval: bool = True  # write step_N at every evaluation, not only at the end
+    checkpoint_every_eval: bool = True  # write step_N at every evaluation of eval_interval, not only at the end
+    checkpoint_every_fast_eval: bool = False  # not in the official code: likewise at those of fast_eval_interval
 
     # -- optimization
     lr: float = 1e-4

@@ -134,7 +134,9 @@ class Loop:
         written = True
         if run.world.is_main:
             weights = run.evaluated_model.state_dict()
-            if self.iteration_ended and run.config.checkpoint_every_eval:
+            config = run.config
+            kept = config.checkpoint_every_eval if self.iteration_ended else config.checkpoint_every_fast_eval
+            if kept:
                 self._write(lambda: save_weights(run.folder.step(run.step), weights))
                 if run.config.keep_last is not None:
                     keep_last(run.folder.path, run.config.keep_last)

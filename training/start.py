@@ -220,9 +220,14 @@ def train_in(world: World, config: TrainConfig, objective_factory: ObjectiveFact
         check_processes(config, world)
         check_evaluation(config)
         run = build_run(config, world, objective_factory(config))
+        # A start that lies elsewhere is read before there is a folder: when it is refused, nothing is left behind.
+        starts_elsewhere = not run.folder.states
+        if starts_elsewhere:
+            place(run)
     with held_folder(run.folder, world):
         with world.together():
-            place(run)
+            if not starts_elsewhere or run.folder.states:
+                place(run)
             warn_about_evaluation(run)
         share_weights(run)
         return "done" if already_finished(run) else run_training(run)

@@ -1,0 +1,25 @@
+"""Train a checkpoint of HRM or TRM further on perturbed trajectories: --help explains objectives, noise and files."""
+
+import sys
+from collections.abc import Sequence
+
+from errors import UserError, exit_on_user_error
+from training.start import train
+from training.trajectory_flags import in_flags, read_flags
+from training.trajectory_plan import plan_lines
+
+
+@exit_on_user_error
+def main(argv: Sequence[str] | None = None) -> None:
+    config, only_plan = read_flags(sys.argv[1:] if argv is None else argv)
+    try:
+        if only_plan:
+            print("\n".join(plan_lines(config)))
+        else:
+            train(config)
+    except UserError as error:
+        raise in_flags(error) from error
+
+
+if __name__ == "__main__":
+    main()
