@@ -7,7 +7,7 @@
 # that has not been done. Stopped at any time, the same command goes on. FLAGS go to step9_trajectory_perturb_train.py,
 # such as --seed 1 (with another OUT) or --train-steps 1000.
 #
-# PRETRAIN_UPDATES=200  updates of the pretraining: so few that there is something left to learn
+# PRETRAIN_UPDATES=350  updates of the pretraining: so few that there is something left to learn
 # OUT=runs/step9_cpu    where everything goes but the puzzles
 # DATA=data/sudoku-6x6  the puzzles
 # PYTHON, NO_VENV       see scripts/environment.sh
@@ -28,7 +28,7 @@ while [ "$#" -gt 0 ]; do
     esac
 done
 [ "${#letters[@]}" -gt 0 ] || letters=(E F G H)
-updates=${PRETRAIN_UPDATES:-200}
+updates=${PRETRAIN_UPDATES:-350}
 case "$updates" in
     *[!0-9]* | 0*) echo "error: PRETRAIN_UPDATES is '$updates', expected a whole number from 1" >&2 && exit 2 ;;
 esac
