@@ -206,7 +206,8 @@ def _wrong_row(row: str) -> str | None:
     cells = re.split(r"(?<!\\)\|", row)[1:-1]
     if len(cells) != len(COLUMNS):
         return f"the row has {len(cells)} cells, expected {len(COLUMNS)}"
-    for found in re.finditer(r"([-\d.einfa]+) % = (-?\d+)/(-?\d+)", row):
+    # From the beginning of a number only: a long text of such characters would be searched from each of them.
+    for found in re.finditer(r"(?<![-\d.einfa])([-\d.einfa]+) % = (-?\d+)/(-?\d+)", row):
         percent, part, whole = float(found[1]), int(found[2]), int(found[3])
         if not 0 <= part <= whole or abs(percent - 100 * part / whole) > 0.006:
             return f"an impossible rate: {found[0]}"

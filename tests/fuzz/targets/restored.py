@@ -130,6 +130,10 @@ class Restored:
         for name in now:
             if name in (*SESSION, "rng", "identity"):
                 continue
+            if name == "extra_passes" and name not in found:
+                # A state from before these were counted is one of pretraining, whose targets are one pass a row.
+                learns_continue = not self.run.model.config.no_ACT_continue
+                found = found | {name: now["samples_seen"] if learns_continue else 0}
             if not same(_plain(now[name]), _plain(found.get(name))):
                 return f"{name} was taken over as something else"
             if name in ("model", "ema", "carry") and not _alike(now[name], self.state[name]):
