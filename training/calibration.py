@@ -11,7 +11,7 @@ from torch import Tensor
 from models.act import Batch
 from models.losses import IGNORE_LABEL_ID
 from training.distributed import World
-from training.evaluation import Evaluator
+from training.evaluation import Evaluator, solved
 from training.inference.base import Predictions
 
 NUM_BINS = 15
@@ -103,9 +103,8 @@ class CalibrationEvaluator(Evaluator):
     @torch.no_grad()
     def update(self, batch: Batch, predictions: Predictions) -> None:
         labels = batch["labels"]
-        valid = labels != IGNORE_LABEL_ID
-        scored = valid.any(dim=-1)
-        self.exact.append(((predictions.answers == labels) | ~valid).all(dim=-1)[scored])
+        scored = (labels != IGNORE_LABEL_ID).any(dim=-1)
+        self.exact.append(solved(predictions.answers, labels)[scored])
         self.q_halt.append(predictions.q_halt[scored].float())
 
     def gather(self, world: World) -> None:

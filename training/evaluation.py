@@ -7,6 +7,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence, Sized
 
 import torch
 from scipy.stats import binomtest
+from torch import Tensor
 from tqdm import tqdm
 
 from models.act import Batch
@@ -42,6 +43,14 @@ class Evaluator(ABC):
         """Scalars over the rows of all processes."""
 
 
+def solved(answers: Tensor, labels: Tensor) -> Tensor:
+    """(B,) or (B, T) bool: every scored token right."""
+    valid = labels != IGNORE_LABEL_ID
+    if answers.ndim == 3:
+        valid, labels = valid[:, None], labels[:, None]
+    return ((answers == labels) | ~valid).all(dim=-1)
+
+
 class AccuracyEvaluator(Evaluator):
     """Exact and token accuracy, losses, halting accuracy: means over rows that have a scored token.
 
@@ -60,8 +69,7 @@ class AccuracyEvaluator(Evaluator):
     def update(self, batch: Batch, predictions: Predictions) -> None:
         labels = batch["labels"]
         counts, correct, _ = correctness(predictions.logits, labels)
-        valid = labels != IGNORE_LABEL_ID
-        exact = ((predictions.answers == labels) | ~valid).all(dim=-1)
+        exact = solved(predictions.answers, labels)
         scored = counts > 0
         losses = TOKEN_LOSSES[self.loss_type](predictions.logits, labels).sum(dim=-1) / counts.clamp_min(1)
         batch_sums = {

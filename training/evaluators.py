@@ -10,7 +10,7 @@ from torch import Tensor
 from errors import UserError
 from models.act import Batch
 from models.losses import IGNORE_LABEL_ID
-from training.evaluation import Evaluator
+from training.evaluation import Evaluator, solved
 from training.inference.base import Predictions
 from training.inference.stepwise import StepwisePredictions
 
@@ -21,14 +21,6 @@ def _stepwise(predictions: Predictions) -> StepwisePredictions:
     if not isinstance(predictions, StepwisePredictions):
         raise TypeError(f"needs StepwiseInference, found {type(predictions).__name__}")
     return predictions
-
-
-def _solved(answers: Tensor, labels: Tensor) -> Tensor:
-    """(B,) or (B, T) bool: every scored token right."""
-    valid = labels != IGNORE_LABEL_ID
-    if answers.ndim == 3:
-        valid, labels = valid[:, None], labels[:, None]
-    return ((answers == labels) | ~valid).all(dim=-1)
 
 
 class StepAccuracyEvaluator(Evaluator):
@@ -51,7 +43,7 @@ class StepAccuracyEvaluator(Evaluator):
         labels = batch["labels"]
         valid = labels != IGNORE_LABEL_ID
         scored = valid.any(dim=-1)
-        exact = _solved(predictions.step_answers, labels)
+        exact = solved(predictions.step_answers, labels)
         right = ((predictions.step_answers == labels[:, None]) & valid[:, None]).sum(dim=-1)
         accuracy = right.double() / valid.sum(dim=-1).clamp_min(1)[:, None]
         stops = self.halts(predictions.step_q_halt, predictions.step_q_continue)
@@ -164,7 +156,7 @@ class DifficultyEvaluator(Evaluator):
 
     def update(self, batch: Batch, predictions: Predictions) -> None:
         labels = batch["labels"]
-        exact = _solved(predictions.answers, labels).cpu()
+        exact = solved(predictions.answers, labels).cpu()
         scored = (labels != IGNORE_LABEL_ID).any(dim=-1).cpu()
         ratings = self.ratings[batch["row"].cpu().clamp_min(0)]
         for g, group in enumerate(self.groups):

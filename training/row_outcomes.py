@@ -15,7 +15,7 @@ from models.act import Batch
 from models.losses import IGNORE_LABEL_ID
 from training.atomic_file import write_json_atomically
 from training.distributed import World
-from training.evaluation import Evaluator
+from training.evaluation import Evaluator, solved
 from training.inference.base import Predictions
 from training.strict_json import JsonError, read_json_object
 
@@ -38,9 +38,8 @@ class RowOutcomes(Evaluator):
 
     def update(self, batch: Batch, predictions: Predictions) -> None:
         labels = batch["labels"]
-        valid = labels != IGNORE_LABEL_ID
-        scored = valid.any(dim=-1)
-        exact = ((predictions.answers == labels) | ~valid).all(dim=-1)
+        scored = (labels != IGNORE_LABEL_ID).any(dim=-1)
+        exact = solved(predictions.answers, labels)
         self._rows.append(batch["row"][scored].cpu().long())
         self._exact.append(exact[scored].cpu())
 
