@@ -19,6 +19,7 @@ EVALUATORS = ("arc@ARC",)
 OBJECTIVES = ("act_streaming", "baseline_ce", "single_perturbed_ce", "multi_perturbed_ce")
 ROLLOUTS = ("parallel_fixed", "serial_act", "act_mask")
 SITES = ("z_H", "z_L", "both")
+PERTURBED = (*SITES, "input", "weights")  # in training; the last two are controls
 NOISE_SAMPLINGS = ("fixed", "loguniform", "mixture")
 MASK_NORMALIZERS = ("trajectory", "valid_steps")
 
@@ -125,7 +126,7 @@ def check_ranges(cfg: TrainConfig) -> None:
     _one_of(cfg, "wandb.mode", WANDB_MODES)
     _one_of(cfg, "objective.name", OBJECTIVES)
     _one_of(cfg, "objective.rollout", ROLLOUTS)
-    _one_of(cfg, "objective.perturb", SITES)
+    _one_of(cfg, "objective.perturb", PERTURBED)
     _one_of(cfg, "objective.noise_sampling", NOISE_SAMPLINGS)
     _one_of(cfg, "objective.mask_normalize", MASK_NORMALIZERS)
     if not re.fullmatch(r"auto|cpu|mps|cuda(:[0-9]{1,3})?", cfg.device):
