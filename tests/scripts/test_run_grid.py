@@ -39,7 +39,8 @@ def write(folder: Path, text: str) -> Path:
 
 
 def run(grid: Path, out: Path, *options: str) -> int:
-    return run_grid.main([str(grid), "--out", str(out), *options])
+    """The launcher in this process; its refusals as errors, not as exits."""
+    return run_grid.main.__wrapped__([str(grid), "--out", str(out), *options])  # type: ignore[attr-defined,no-any-return]
 
 
 def lines(out: Path, name: str, file: str = "sessions") -> list[Any]:
@@ -50,16 +51,18 @@ def test_placeholders_are_filled_in(tmp_path: Path) -> None:
     text = """
 out: some/where
 common:
-  data: my puzzles
-  shared: --data {data} "{out}/{name}"
+  shared: --data "{data}/{arch}" {flags} "{out}/{name}"
+  flags: --quiet --again
 runs:
   - name: run_{arch}_{seed}
-    for: {arch: [trm, hrm], seed: [0, 1]}
+    for: {arch: [trm, hrm], seed: [0, 1], data: [my puzzles]}
     command: pretrain.py arch={arch} {shared} "{{x}}"
 """
     grid = read_grid(write(tmp_path, text))
     assert [each.name for each in grid.runs] == ["run_trm_0", "run_trm_1", "run_hrm_0", "run_hrm_1"]
-    assert grid.runs[1].command == ("pretrain.py", "arch=trm", "--data", "my puzzles", "some/where/run_trm_1", "{x}")
+    assert grid.runs[1].command == (
+        "pretrain.py", "arch=trm", "--data", "my puzzles/trm", "--quiet", "--again", "some/where/run_trm_1", "{x}",
+    )  # fmt: skip
     assert grid.runs[1].finished_file == ROOT / "some/where/run_trm_1/summary.json"
     assert {each.form for each in grid.runs} == {"run_{arch}_{seed}"} and grid.runs[0].kind == "exploratory"
 
@@ -81,7 +84,8 @@ MISTAKES = {
     "runs: [{name: logs, command: pretrain.py}]": "other than logs",
     "common: {out: x}\nruns: [{name: a, command: pretrain.py}]": "it already has a meaning",
     "threads: 0\nruns: [{name: a, command: pretrain.py}]": "expected a whole number from 1",
-    "runs: [{name: a, needs: b, command: pretrain.py}, {name: b, needs: a, command: pretrain.py}]": "wait for each other",
+    "runs: [{name: a, needs: b, command: pretrain.py}, {name: b, needs: a, command: pretrain.py}]":
+        "wait for each other",
     "runs: [{name: a, makes: x, command: pretrain.py}, {name: b, makes: x, command: pretrain.py}]": "the same file as",
     "- a": "expected a mapping of names",
 }
@@ -107,7 +111,7 @@ def test_mistakes_of_the_command(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="one of config/grid: .*step9_sigma_sweep"):
         find_grid("no_such_grid")
     with pytest.raises(UserError, match="it has no 'out'"):
-        run_grid.main([str(grid)])
+        read_grid(grid)
     assert not (tmp_path / "out").exists()
 
 
@@ -124,7 +128,9 @@ def test_registered_grids_are_sound(path: Path, capsys: pytest.CaptureFixture[st
                 assert (ROOT / "config/experiment" / f"{word.partition('=')[2]}.yaml").is_file()
 
 
-def test_needs_come_first_and_what_is_finished_is_not_run_again(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_needs_come_first_and_what_is_finished_is_not_run_again(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     grid, out = write(tmp_path, CHAIN), tmp_path / "out"
     assert run(grid, out, "--jobs", "2") == 0
     for seed in (0, 1):
@@ -139,9 +145,8 @@ def test_needs_come_first_and_what_is_finished_is_not_run_again(tmp_path: Path, 
 
 
 def test_a_failed_run_takes_only_those_that_need_it(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    grid, out = write(tmp_path, CHAIN.replace('"{worker} 3"\n  - name: second', '"{worker} 3 {seed}"\n  - name: second')), tmp_path / "out"
-    text = grid.read_text().replace("for: {seed: [0, 1]}\n    kind", "for: {seed: [0, broken]}\n    kind")
-    grid.write_text(text.replace("for: {seed: [0, 1]}\n    needs", "for: {seed: [0, broken]}\n    needs"))
+    text = CHAIN.replace("[0, 1]", "[0, broken]").replace('"{worker} 3"', '"{worker} 3 {seed}"', 1)
+    grid, out = write(tmp_path, text), tmp_path / "out"
     assert run(grid, out, "--jobs", "1") == 1
     said = capsys.readouterr()
     assert "exit code 7" in said.out and "no such puzzle" in said.out
@@ -231,12 +236,14 @@ common:
 runs:
   - name: pretrained
     command: >-
-      pretrain.py +experiment=quickstart "data_paths=['{{data}}']" "checkpoint_path='{{out}}/{{name}}'" max_steps=30 {{tiny}}
+      pretrain.py +experiment=quickstart "data_paths=['{{data}}']" "checkpoint_path='{{out}}/{{name}}'" max_steps=30
+      {{tiny}}
   - name: perturbed
     needs: pretrained
     command: >-
-      step9_trajectory_perturb_train.py --ckpt-root {{out}}/pretrained --ckpt-name final.pt --output-dir {{out}}/{{name}}
-      --train-steps 150 --batch-size 4 --eval-every 50 --eval-n 8 --device cpu --save-train-state
+      step9_trajectory_perturb_train.py --ckpt-root {{out}}/pretrained --ckpt-name final.pt
+      --output-dir {{out}}/{{name}}
+      --sigma-grid none --train-steps 100 --batch-size 4 --eval-every 50 --eval-n 8 --device cpu --save-train-state
 """
     grid = write(tmp_path, text)
     assert run(grid, tmp_path / "whole", "--jobs", "1") == 0
@@ -247,4 +254,5 @@ runs:
     assert process.returncode == 3 and not RunFolder(tmp_path / "parts/perturbed").summary.exists()
     assert run(grid, tmp_path / "parts", "--jobs", "1") == 0
     for name in ("pretrained", "perturbed"):
-        assert_same_state(tmp_path / "whole" / name, tmp_path / "parts" / name)
+        ignore = ("train_seconds", "init_from")  # the folders differ
+        assert_same_state(tmp_path / "whole" / name, tmp_path / "parts" / name, ignore)
