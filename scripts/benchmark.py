@@ -36,6 +36,21 @@ COLUMNS = (
 )  # fmt: skip
 
 
+def add_setup_options(parser: argparse.ArgumentParser) -> None:
+    """What all benchmarks let one choose, beside the preset."""
+    parser.add_argument("--batch-size", type=int, metavar="B", help="rows; default: the preset's, on a CPU at most 8")
+    parser.add_argument("--dtype", choices=["auto", "float64", "float32", "bfloat16"], help="default: the preset's")
+    parser.add_argument("--device", metavar="NAME", help="auto, cpu, mps, cuda or cuda:N; default: the preset's")
+    parser.add_argument(
+        "--compile", action=argparse.BooleanOptionalAction, help="compile the stacks; default: on CUDA only"
+    )
+    parser.add_argument(
+        "--set", nargs="+", action="extend", default=[], metavar="KEY=VALUE", help="further options of the preset"
+    )
+    parser.add_argument("--shape", choices=list(SHAPES), help="shape of the data where no folder and no name tells it")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write the whole record here")
+
+
 def read_overrides(options: argparse.Namespace) -> dict[str, str]:
     """The flags and `--set` as one mapping of option to value. Errors: `UserError`."""
     flags = {
@@ -203,18 +218,8 @@ def check_options(options: argparse.Namespace) -> None:
 def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--preset", action="append", required=True, metavar="ID", help="file name of config/experiment")
-    parser.add_argument("--batch-size", type=int, metavar="B", help="rows; default: the preset's, on a CPU at most 8")
-    parser.add_argument("--dtype", choices=["auto", "float64", "float32", "bfloat16"], help="default: the preset's")
-    parser.add_argument("--device", metavar="NAME", help="auto, cpu, mps, cuda or cuda:N; default: the preset's")
-    parser.add_argument(
-        "--compile", action=argparse.BooleanOptionalAction, help="compile the stacks; default: on CUDA only"
-    )
+    add_setup_options(parser)
     parser.add_argument("--repeats", type=int, default=7, metavar="N", help="timed updates, on CUDA eights; default 7")
-    parser.add_argument(
-        "--set", nargs="+", action="extend", default=[], metavar="KEY=VALUE", help="further options of the preset"
-    )
-    parser.add_argument("--shape", choices=list(SHAPES), help="shape of the data where no folder and no name tells it")
-    parser.add_argument("--json", type=Path, metavar="FILE", help="write the whole record here")
     parser.add_argument("--floor", type=float, default=0.0, metavar="R", help="exit 1 where a ratio is below R")
     parser.add_argument("--growth", action="store_true", help="step time against batch, length, width and cycles")
     parser.add_argument("--output-dir", type=Path, metavar="DIR", help="where --growth writes its files")

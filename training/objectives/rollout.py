@@ -51,7 +51,8 @@ def rollout(
     Args:
         batch: b rows. state: starts of n = K * b trajectories, those of trajectory 0 of each row first.
         halts: None = nobody halts before `halt_max_steps`. With a rule the host waits for the device at each step.
-        input_noise: (n, P+S, D), added to what every step of a trajectory is shown; summed in float32, rounded once.
+        input_noise: (n, P+S, D), added to what every step of a trajectory is shown, which is float32 then: in bfloat16
+            small noise would be rounded away.
     """
     config = model.config
     copies = state.z_H.shape[0] // batch["inputs"].shape[0]
@@ -65,7 +66,7 @@ def rollout(
         embeddings = model.embed(batch["inputs"], batch["puzzle_identifiers"], puzzle_rows)
         embeddings = embeddings.repeat(copies, 1, 1) if copies > 1 else embeddings
         if noise is not None:
-            embeddings = (embeddings.to(noise.dtype) + noise).to(embeddings.dtype)
+            embeddings = embeddings.to(noise.dtype) + noise
         after = truncated_step(model.supervision_step(embeddings), start)
         return RecurrentState(*(leaf.detach() for leaf in after)), model.readout(after)
 
