@@ -39,7 +39,7 @@ functions, with S_j = ln T^j(n) for j = 0..L
 table and report
   pass, weighted_pass (by w_expansion), growth_pass and growth_weighted_pass (steps with T(n) > n): shares in the
   report, percentages in the table. n%3!=0 (free_pass): rows with n not divisible by 3; T(n) never is, so a
-  function that sees n mod 3 passes the others for nothing. orbits: violations along all steps of each start down to 1."""
+  function that sees n mod 3 passes the others for nothing. orbits: violations along all steps of a start down to 1."""
 
 
 class _Parser(argparse.ArgumentParser):

@@ -8,7 +8,7 @@ EDGES = sorted(
     {1, 3, 5, 27, 8528817511, 12327829503, 6148914691236517203, 6148914691236517205, 6148914691236517207}
     | {2**m - 1 for m in range(2, LARGEST_BITS, 7)}
     | {(4**m - 1) // 3 for m in range(1, LARGEST_BITS // 2, 5)}
-    | {2**edge + offset for edge in (31, 32, 62, 63, 64, 124, 127, 128, 186, 248, 256, 310) for offset in (-3, -1, 1, 3)}
+    | {2**edge + by for edge in (31, 32, 62, 63, 64, 124, 127, 128, 186, 248, 256, 310) for by in (-3, -1, 1, 3)}
     | {(2**edge - 1) // 3 | 1 for edge in range(62, LARGEST_BITS, 62)}
 )
 

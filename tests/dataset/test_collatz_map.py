@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from dataset.collatz_map import TEST_STARTS, check_odd, expansion_weight, glide, orbit, syracuse, valuation
 from tests.dataset.collatz_numbers import EDGES, full_map, naive_steps, odd_numbers
 
-# steps, growth steps, sum of valuations, odd maximum, maximum and steps of the full map. Steps of the full map: OEIS A006577.
+# Steps, growth steps, sum of valuations, odd maximum, maximum and steps of the full map (the last: OEIS A006577).
 KNOWN = {
     111: (24, 14, 45, 3_077, 9_232, 69),
     27: (41, 24, 70, 3_077, 9_232, 111),
@@ -39,7 +39,7 @@ def test_an_orbit_is_the_full_map_without_its_even_numbers(number: int) -> None:
 def test_a_step_and_its_valuation(number: int) -> None:
     states, valuations = naive_steps(number, 1)
     assert syracuse(number) == (states[1], valuations[0])
-    # The three facts that later code leans on: growth is k = 1; T(n) is not divisible by 3; its residue tells k's parity.
+    # What later code leans on: growth is k = 1; T(n) is not divisible by 3; its residue tells k's parity.
     assert (states[1] > number) == (valuations[0] == 1 and number > 1)
     assert states[1] % 3 == (1 if valuations[0] % 2 == 0 else 2)
 

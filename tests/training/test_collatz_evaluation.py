@@ -25,8 +25,8 @@ from training.evaluation import wilson_interval
 FRESH = {
     1723519: 207, 8400511: 256, 63728127: 357, 670617279: 370, 989345275647: 506, 319804831: 218, 8528817511: 268,
 }  # fmt: skip
-# Lookahead and function: pass, weighted, growth, growth-weighted in percent; violations along the five orbits (111, 27, 703,
-# 26623, 626331); along the fresh orbits. None where nothing was published.
+# Lookahead and function: pass, weighted, growth, growth-weighted in percent; violations along the five orbits (111, 27,
+# 703, 26623, 626331); along the fresh orbits. None where nothing was published.
 Row = tuple[tuple[float, float, float, float], tuple[int, ...] | int, int | None]
 PUBLISHED: dict[tuple[int, str], Row] = {
     (10, "ln_n"): ((50.14, 45.36, 0, 0), (14, 24, 37, 69, 111), None),
