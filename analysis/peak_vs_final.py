@@ -319,9 +319,12 @@ def caption(arms: Sequence[Arm], differences: Sequence[Difference], command: str
 def record(arms: Sequence[Arm], differences: Sequence[Difference], command: str) -> dict[str, Any]:
     """Everything as plain values: n, seeds, commits, command, interval, arms, differences, runs."""
     runs = [run for arm in arms for run in arm.runs]
+    datasets = [run.curve.provenance.get("datasets") for run in runs]
     return {
         "command": command,
         "commits": distinct(commit_of(run.curve.provenance) for run in runs),
+        "machines": distinct(machine_of(run.curve.provenance) for run in runs),
+        "datasets": [each for index, each in enumerate(datasets) if each not in datasets[:index]],
         "n_test": sorted({run.tested["final"].count for run in runs}),
         "seeds": sorted({run.curve.seed for run in runs if run.curve.seed is not None}),
         "interval": INTERVAL,

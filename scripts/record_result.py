@@ -18,7 +18,8 @@ from typing import Any
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from errors import UserError, exit_on_user_error
-from scripts.record_reports import (
+from scripts.record_reports import read_report, report_cells
+from scripts.report_entries import (
     NOT_RECORDED,
     NOT_RUN,
     Report,
@@ -27,8 +28,6 @@ from scripts.record_reports import (
     dataset_hashes,
     distinct,
     rate,
-    read_report,
-    report_cells,
     short,
 )
 from training.metrics_log import read_metrics

@@ -20,6 +20,7 @@ from analysis.success_signature import signature_table, success_signature
 from dataset.eval_batches import row_hashes, test_rows
 from dataset.puzzle_folder import open_puzzle_set
 from errors import UserError
+from scripts.record_reports import read_report
 from tests.helpers import train_here
 from training.row_outcomes import read_test_rows
 
@@ -248,6 +249,28 @@ def test_signature_by_hand(tmp_path: Path) -> None:
         ("clean accuracy above TRM baseline_ce's, final", "against", -5),
     ]
     assert signature_table(signs)[3].split()[0] == "against"
+
+
+def test_the_recorder_reads_it(tmp_path: Path) -> None:
+    folders = [
+        finished(tmp_path / f"{name}{seed}", solved, seed=seed, **arm)
+        for name, solved, arm in (("a", (4, 8, 8), PLAIN), ("b", (4, 12, 4), MULTI))
+        for seed in (0, 1)
+    ]
+    peak_vs_final.main([*map(str, folders), "--out", str(tmp_path / "out")])
+    report = read_report(tmp_path / "out" / "peak_vs_final.json")
+    assert report.seeds == ["0", "1"] and report.commits == ["c0ffeec0ffee"] and len(report.config_hashes) == 2
+    assert "TRM baseline_ce (n=2 seeds): initial 25.00 %, best 50.00 %, final 50.00 %" in report.result
+    label = "TRM multi_perturbed_ce K=4 loguniform"
+    assert f"{label} minus TRM baseline_ce, final: -25.00 points no interval, n=2" in report.result
+    assert f"{label} on validation at equal passes: +0.00 points no interval, n=2" in report.result
+    assert f"open: {label}: clean accuracy above TRM baseline_ce's, peak" in report.result
+    assert report.hardware == ["1× A CPU (2 threads), 240 s of training in 4 runs"]
+    damaged = json.loads((tmp_path / "out" / "peak_vs_final.json").read_text())
+    damaged["differences"][0]["interval"]["mean"] = "much"
+    (tmp_path / "damaged.json").write_text(json.dumps(damaged))
+    with pytest.raises(UserError, match=r"'differences.0.interval.mean' is 'much', expected a number"):
+        read_report(tmp_path / "damaged.json")
 
 
 def test_perturbed_starts_of_a_later_evaluation(tmp_path: Path) -> None:

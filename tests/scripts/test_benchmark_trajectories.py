@@ -10,6 +10,8 @@ from errors import UserError
 from scripts import benchmark_trajectories
 from scripts.benchmark_setup import compose_preset, data_shape
 from scripts.benchmark_trajectories import kinds, measure_times
+from scripts.record_reports import read_report
+from scripts.report_entries import three_digits
 
 TINY = {"device": "cpu", "global_batch_size": "2", "threads": "1", "arch.hidden_size": "16", "arch.num_heads": "2"}
 
@@ -42,6 +44,12 @@ def test_the_whole_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -
     record = json.loads(file.read_text())
     assert record["num_trajectories"] == 2 and record["batch_size"] == 2 and not record["halting"]
     assert record["environment"]["commit"] and list(tmp_path.iterdir()) == [file]
+    report = read_report(file)
+    assert report.seeds == ["0"] and report.datasets == ["synthetic"]
+    passes = record["results"]["parallel_fixed"]["passes"]["trained"]
+    median = record["results"]["parallel_fixed"]["seconds"]["median"]
+    assert f"parallel_fixed {three_digits(1e3 * median)} ms" in report.result
+    assert f", {passes:g} passes" in report.result and "smoke (2 puzzles, K=2): baseline_ce " in report.result
     for result in record["results"].values():
         assert result["peak_memory"]["kind"] == "resident_growth" and result["peak_memory"]["bytes"] >= 0
 

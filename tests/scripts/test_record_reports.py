@@ -15,7 +15,8 @@ from analysis import time_to_accuracy
 from dataset.puzzle_folder import fingerprint
 from errors import UserError
 from scripts import benchmark
-from scripts.record_reports import Report, read_report, report_cells
+from scripts.record_reports import read_report, report_cells
+from scripts.report_entries import Report
 from tests.fuzz.targets.records import BENCHMARK, EVALUATION, REPORTS, TIME_TO_ACCURACY, crossing, crossings
 from tests.helpers import train_here
 
