@@ -177,7 +177,7 @@ def wait_for(path: Path, seconds: float = 60) -> None:
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_stopped_it_waits_for_its_runs_and_goes_on(number: signal.Signals, tmp_path: Path) -> None:
-    grid, out = write(tmp_path, CHAIN.replace("worker} 3", "worker} 100")), tmp_path / "out"
+    grid, out = write(tmp_path, CHAIN.replace("worker} 3", "worker} 100000")), tmp_path / "out"
     process = start(grid, out, "--jobs", "2")
     wait_for(out / "first_1/place")
     with pytest.raises(UserError, match="another launcher"):

@@ -165,7 +165,7 @@ def test_the_twins_run_from_end_to_end_and_go_on(sudoku6_folder: Path, tmp_path:
         "OUT": str(tmp_path / "a run"), "DATA": str(sudoku6_folder),
     }  # fmt: skip
     short = ["--train-steps", "2", "--eval-every", "1", "--eval-n", "8"]
-    done = bash(TWINS, *short, **env)
+    done = bash(TWINS, *PRESETS, *short, **env)
     assert done.returncode == 0, done.stdout + done.stderr
     for name in PRESETS.values():
         folder = tmp_path / "a run" / f"{name}_cpu"
