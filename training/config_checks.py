@@ -150,6 +150,8 @@ def check_resolved(cfg: TrainConfig, *, require_data: bool) -> None:
         _fail("accumulation_slices", cfg.accumulation_slices, f"a divisor of global_batch_size={batch}")
     if cfg.freeze_weights and cfg.arch.puzzle_emb_ndim == 0:
         _fail("freeze_weights", True, "a puzzle table to train: arch.puzzle_emb_ndim is 0")
+    if cfg.freeze_weights and cfg.objective.perturb == "weights":
+        _fail("objective.perturb", "weights", "another site: freeze_weights=True trains no weight")
     if require_data and not cfg.data_paths:
         raise UserError(
             'no data: give data_paths="[FOLDER]"; a folder is built by '
