@@ -15,6 +15,11 @@ _READER_LEFT = 141  # what a shell reports for a command that SIGPIPE ended
 _KEPT_END = 400  # the command that mends it stands at the end
 
 
+def printable(text: str) -> str:
+    """The text with every character that would move the cursor or reverse the text written as an escape."""
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode("ascii") for c in text)
+
+
 class UserError(Exception):
     """Bad input. The message is one line: what was found, what was expected, what command mends it.
 
@@ -23,9 +28,7 @@ class UserError(Exception):
     """
 
     def __init__(self, message: str) -> None:
-        text = " ".join(str(message).split())
-        if not text.isprintable():
-            text = "".join(c if c.isprintable() else c.encode("unicode_escape").decode("ascii") for c in text)
+        text = printable(" ".join(str(message).split()))
         if len(text) > MAX_MESSAGE:
             text = f"{text[: MAX_MESSAGE - _KEPT_END - 5]} ... {text[-_KEPT_END:]}"
         super().__init__(text)

@@ -33,18 +33,28 @@ class EqualBudget:
 
 def at_equal_budgets(arms: Sequence[Arm]) -> list[EqualBudget]:
     """Every arm against the first of its network, by each of `BUDGETS`."""
+    curves = {axis: {run.curve.folder: _points(run, axis) for arm in arms for run in arm.runs} for axis in BUDGETS}
     found = []
     for baseline, arm in with_baseline(arms):
         ours, theirs = arm.by_seed, baseline.by_seed
         for axis, unit in BUDGETS.items():
-            pairs = {seed: _pair(ours[seed], theirs[seed], axis) for seed in ours if seed in theirs}
-            known = {seed: pair for seed, pair in pairs.items() if pair is not None}
-            if known:
-                values = [value for _, value in known.values()]
-                budgets = [budget for budget, _ in known.values()]
+            budgets, differences = {}, {}
+            for seed in (seed for seed in ours if seed in theirs):
+                pair = [curves[axis][run.curve.folder] for run in (ours[seed], theirs[seed])]
+                if not all(pair):
+                    continue
+                budget = min(points[-1].x for points in pair)
+                one, other = (_last_within(points, budget) for points in pair)
+                if one is not None and other is not None:
+                    budgets[seed], differences[seed] = budget, one.value - other.value
+            if budgets:
+                values = list(differences.values())
                 found.append(
-                    EqualBudget(arm.label, baseline.label, unit, list(known), budgets, values, mean_interval(values))
-                )
+                    EqualBudget(
+                        arm.label, baseline.label, unit, list(budgets), list(budgets.values()), values,
+                        mean_interval(values),
+                    )
+                )  # fmt: skip
     return found
 
 
@@ -52,10 +62,10 @@ def budget_table(comparisons: Sequence[EqualBudget]) -> list[str]:
     """For people: one line per arm and budget."""
     lines = []
     for each in comparisons:
-        low, high = each.interval.low, each.interval.high
+        bounds = each.interval.bounds
         interval = "no interval"
-        if low is not None and high is not None:
-            interval = f"95 % t interval {100 * low:+.2f} to {100 * high:+.2f}"
+        if bounds is not None:
+            interval = f"95 % t interval {100 * bounds[0]:+.2f} to {100 * bounds[1]:+.2f}"
         lines.append(
             f"{each.arm} minus {each.baseline} on validation at equal {each.unit} "
             f"({np.mean(each.budgets):,.0f}): {100 * each.interval.mean:+.2f} points, {interval}, "
@@ -64,17 +74,14 @@ def budget_table(comparisons: Sequence[EqualBudget]) -> list[str]:
     return lines
 
 
-def _pair(one: FinishedRun, other: FinishedRun, axis: str) -> tuple[float, float] | None:
-    """(budget, difference), or None; also for runs that an earlier version logged without this axis."""
+def _points(run: FinishedRun, axis: str) -> Sequence[Point]:
+    """The validation curve over this axis; none where an earlier version logged the run without it."""
+    if axis == "updates":
+        return run.curve.points
     try:
-        curves = [read_run(run.curve.folder, VALIDATION, axis).points for run in (one, other)]
+        return read_run(run.curve.folder, VALIDATION, axis).points
     except UserError:
-        return None
-    budget = min(points[-1].x for points in curves)
-    within = [_last_within(points, budget) for points in curves]
-    if within[0] is None or within[1] is None:
-        return None
-    return budget, within[0].value - within[1].value
+        return []
 
 
 def _last_within(points: Sequence[Point], budget: float) -> Point | None:

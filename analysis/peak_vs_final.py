@@ -126,10 +126,11 @@ def difference_table(arms: Sequence[Arm], differences: Sequence[Difference]) -> 
 
 def _points(interval: MeanInterval) -> str:
     mean = f"{100 * interval.mean:+.2f} points"
-    if interval.low is None or interval.high is None:
+    if interval.bounds is None:
         alike = "one seed" if interval.n == 1 else f"the same on {interval.n} seeds"
         return f"{mean}, {alike}: no interval"
-    return f"{mean}, 95 % t interval {100 * interval.low:+.2f} to {100 * interval.high:+.2f}, {interval.n} seeds"
+    low, high = interval.bounds
+    return f"{mean}, 95 % t interval {100 * low:+.2f} to {100 * high:+.2f}, {interval.n} seeds"
 
 
 def _rate(tested: Tested | None) -> str:
@@ -283,8 +284,9 @@ def _draw_differences(axes: Any, differences: Sequence[Difference], looks: Mappi
 
 def _mean_bar(axes: Any, at: float, interval: MeanInterval, colour: str, scale: float) -> None:
     axes.plot([at - 0.05, at + 0.05], [scale * interval.mean] * 2, color=colour, linewidth=2.5, zorder=4)
-    if interval.low is not None and interval.high is not None:
-        axes.vlines(at, scale * interval.low, scale * interval.high, color=colour, linewidth=1.2, zorder=4)
+    if interval.bounds is not None:
+        low, high = interval.bounds
+        axes.vlines(at, scale * low, scale * high, color=colour, linewidth=1.2, zorder=4)
 
 
 def _shifts(number: int) -> list[float]:

@@ -25,6 +25,11 @@ class MeanInterval:
     high: float | None
     n: int
 
+    @property
+    def bounds(self) -> tuple[float, float] | None:
+        """(low, high) where there is an interval."""
+        return None if self.low is None or self.high is None else (self.low, self.high)
+
 
 @dataclass(frozen=True)
 class McNemar:

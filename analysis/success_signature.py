@@ -21,9 +21,8 @@ class Sign:
 
     @property
     def verdict(self) -> str:
-        if self.interval.low is None or self.interval.high is None or self.interval.low <= 0 <= self.interval.high:
-            return "open"
-        return "seen" if self.interval.low > 0 else "against"
+        low, high = self.interval.bounds or (0.0, 0.0)
+        return "seen" if low > 0 else "against" if high < 0 else "open"
 
 
 def success_signature(arms: Sequence[Arm], differences: Sequence[Difference]) -> list[Sign]:
@@ -54,8 +53,8 @@ def signature_table(signs: Sequence[Sign]) -> list[str]:
     """For people: verdict, mean and interval in percentage points."""
     lines = []
     for each in signs:
-        low, high = each.interval.low, each.interval.high
-        interval = "no interval" if low is None or high is None else f"[{100 * low:+.2f}, {100 * high:+.2f}]"
+        bounds = each.interval.bounds
+        interval = "no interval" if bounds is None else f"[{100 * bounds[0]:+.2f}, {100 * bounds[1]:+.2f}]"
         lines.append(
             f"{each.verdict:>7}  {each.arm}: {each.sign}: {100 * each.interval.mean:+.2f} points {interval}, "
             f"{each.interval.n} {'seed' if each.interval.n == 1 else 'seeds'}"

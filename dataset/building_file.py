@@ -3,6 +3,7 @@
 import os
 from pathlib import Path
 
+from dataset.building_folder import sync_entry
 from errors import UserError
 
 
@@ -33,7 +34,7 @@ def write_new_file(path: Path, data: bytes, option: str) -> bool:
             os.replace(temporary, path)
         finally:
             temporary.unlink(missing_ok=True)
-        _sync_folder(path.absolute().parent)
+        sync_entry(path.absolute().parent)
     except OSError as error:
         raise UserError(f"{option} {path} cannot be written: {error.strerror or error}; name another") from error
     return True
@@ -44,11 +45,3 @@ def _refuse_other(path: Path, data: bytes, option: str) -> None:
         raise UserError(
             f"{option} {path}: another file is there and is not overwritten; remove it yourself or name another"
         )
-
-
-def _sync_folder(folder: Path) -> None:
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

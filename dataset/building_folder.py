@@ -83,7 +83,7 @@ def _swap(temporary: Path, target: Path) -> None:
         if replaces:
             os.rename(aside, target)
         raise
-    _sync_entry(target.parent)
+    sync_entry(target.parent)
     if replaces:
         shutil.rmtree(aside, ignore_errors=True)
 
@@ -117,11 +117,12 @@ def _runs(pid: int) -> bool:
 def _sync(folder: Path) -> None:
     for parent, _, files in os.walk(folder):
         for name in files:
-            _sync_entry(Path(parent) / name)
-        _sync_entry(Path(parent))
+            sync_entry(Path(parent) / name)
+        sync_entry(Path(parent))
 
 
-def _sync_entry(path: Path) -> None:
+def sync_entry(path: Path) -> None:
+    """Force a file or a folder's entries to the disk."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)

@@ -23,8 +23,8 @@ from analysis.figure_files import make_folder
 from errors import UserError, exit_on_user_error
 from scripts import benchmark_growth, benchmark_measures
 from scripts.benchmark_measures import Record
+from scripts.benchmark_record import check_json_target, save_record
 from scripts.benchmark_setup import SEED, SHAPES, compose_preset, data_shape
-from training.atomic_file import write_json_atomically
 from training.config import TrainConfig
 from training.devices import resolve_device
 from training.provenance import collect_provenance
@@ -155,18 +155,14 @@ def measure(options: argparse.Namespace, overrides: dict[str, str]) -> int:
             record = benchmark_measures.measure_preset(config, shapes[preset], options.repeats, note, first=not records)
             records.append({"preset": preset, "overrides": overrides, **record})
     print(format_table(records))
-    if options.json is not None:
-        record = {
-            "schema_version": SCHEMA_VERSION,
-            "environment": environment,
-            "repeats": options.repeats,
-            "floor": options.floor,
-            "results": records,
-        }
-        try:
-            write_json_atomically(options.json, record)
-        except OSError as error:
-            raise UserError(f"--json {options.json} cannot be written: {error.strerror or error}") from error
+    record = {
+        "schema_version": SCHEMA_VERSION,
+        "environment": environment,
+        "repeats": options.repeats,
+        "floor": options.floor,
+        "results": records,
+    }
+    save_record(options.json, record)
     too_slow = below_floor(records, options.floor)
     print("\n".join(too_slow), end="\n" if too_slow else "", file=sys.stderr)
     return 1 if too_slow else 0
@@ -210,8 +206,7 @@ def check_options(options: argparse.Namespace) -> None:
         raise UserError("--growth goes without --json and --floor: its record is growth.json in --output-dir")
     if not options.growth and options.output_dir is not None:
         raise UserError("--output-dir belongs to --growth; the record of a measurement is named with --json FILE")
-    if options.json is not None and (options.json.is_dir() or not options.json.absolute().parent.is_dir()):
-        raise UserError(f"--json {options.json}: expected a file in a folder that exists")
+    check_json_target(options.json)
 
 
 @exit_on_user_error

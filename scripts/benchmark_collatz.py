@@ -29,8 +29,8 @@ from dataset.collatz_labels import labels_of
 from dataset.collatz_map import orbit, syracuse
 from dataset.collatz_windows import windows_of
 from errors import UserError, exit_on_user_error
+from scripts.benchmark_record import check_json_target, save_record
 from scripts.benchmark_timing import Timing, timed
-from training.atomic_file import write_json_atomically
 from training.provenance import collect_provenance
 
 SCHEMA_VERSION = 1
@@ -138,26 +138,19 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the whole record here")
     parser.add_argument("--goals", action="store_true", help="exit 1 where a rate is below its goal")
     options = parser.parse_args(argv)
-    path = options.json
     if options.repeats < 1:
         raise UserError(f"--repeats {options.repeats}: expected at least 1")
     if not 0 < options.scale <= 16:
         raise UserError(f"--scale {options.scale:g}: expected a number above 0 and at most 16")
-    if path is not None and (path.is_dir() or not path.absolute().parent.is_dir()):
-        raise UserError(f"--json {path}: expected a file in a folder that exists")
+    check_json_target(options.json)
     session = collect_provenance({})
     names = ("started_utc", "argv", "versions", "platform", "cpu", "cpu_count", "num_threads")
     records = measure(options.repeats, options.scale)
     print(format_table(records))
-    if path is not None:
-        environment = {name: session[name] for name in names} | {
-            "commit": session["git"]["commit"], "dirty": session["git"]["dirty"], "seed": SEED,
-        }  # fmt: skip
-        record = {"schema_version": SCHEMA_VERSION, "environment": environment, "rates": records}
-        try:
-            write_json_atomically(path, record)
-        except OSError as error:
-            raise UserError(f"--json {path} cannot be written: {error.strerror or error}") from error
+    environment = {name: session[name] for name in names} | {
+        "commit": session["git"]["commit"], "dirty": session["git"]["dirty"], "seed": SEED,
+    }  # fmt: skip
+    save_record(options.json, {"schema_version": SCHEMA_VERSION, "environment": environment, "rates": records})
     slow = [each["name"] for each in records if each["goal"] is not None and each["steps_per_second"] < each["goal"]]
     if slow and options.goals:
         print(f"below their goal: {'; '.join(slow)}", file=sys.stderr)

@@ -29,9 +29,9 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from errors import UserError, exit_on_user_error
 from scripts.benchmark import add_setup_options, describe_environment, read_overrides
 from scripts.benchmark_measures import WARM_UP_STEPS, training_step, updates_per_sample
+from scripts.benchmark_record import check_json_target, save_record
 from scripts.benchmark_setup import DataShape, compose_preset, data_shape, synthetic_run
 from scripts.benchmark_timing import Timing, seconds_of
-from training.atomic_file import write_json_atomically
 from training.config import TrainConfig
 from training.config_schema import ObjectiveConfig
 from training.objectives.choose import build_objective
@@ -168,6 +168,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         raise UserError(f"--num-trajectories {options.num_trajectories}: expected at least 2")
     if options.repeats < 1:
         raise UserError(f"--repeats {options.repeats}: expected at least 1")
+    check_json_target(options.json)
     overrides = read_overrides(options)
     # As training on perturbed trajectories has it: bfloat16 states lose small noise.
     config = compose_preset(options.preset, {"state_dtype": "float32", **overrides})
@@ -180,22 +181,18 @@ def main(argv: Sequence[str] | None = None) -> None:
     times = measure_times(config, shape, count, options.repeats, halting=options.halting)
     results = {name: record | {"peak_memory": memory[name]} for name, record in times.items()}
     print(format_table(results))
-    if options.json is not None:
-        record = {
-            "schema_version": SCHEMA_VERSION,
-            "environment": describe_environment([config]),
-            "preset": options.preset,
-            "overrides": overrides,
-            "batch_size": config.global_batch_size,
-            "num_trajectories": count,
-            "halting": options.halting,
-            "repeats": options.repeats,
-            "results": results,
-        }
-        try:
-            write_json_atomically(options.json, record)
-        except OSError as error:
-            raise UserError(f"--json {options.json} cannot be written: {error.strerror or error}") from error
+    record = {
+        "schema_version": SCHEMA_VERSION,
+        "environment": describe_environment([config]),
+        "preset": options.preset,
+        "overrides": overrides,
+        "batch_size": config.global_batch_size,
+        "num_trajectories": count,
+        "halting": options.halting,
+        "repeats": options.repeats,
+        "results": results,
+    }
+    save_record(options.json, record)
 
 
 if __name__ == "__main__":

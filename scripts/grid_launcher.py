@@ -14,6 +14,7 @@ from typing import BinaryIO, Literal
 
 from tqdm import tqdm
 
+from errors import printable
 from scripts.grid_file import LOGS, ROOT, Grid, GridRun
 from scripts.grid_record import Clock, GridRecord, in_words
 from training.interrupt import InterruptHandler
@@ -234,5 +235,5 @@ def _last_line(log: Path, begin: int) -> str:
     except OSError as error:
         return f"(cannot be read: {error.strerror})"
     last = next((line for line in reversed(lines) if line), "(nothing was printed)")
-    printable = "".join(c if c.isprintable() else c.encode("unicode_escape").decode("ascii") for c in last)
-    return printable if len(printable) <= _SHOWN_LINE else f"{printable[:_SHOWN_LINE]}..."
+    shown = printable(last)
+    return shown if len(shown) <= _SHOWN_LINE else f"{shown[:_SHOWN_LINE]}..."

@@ -4,10 +4,9 @@ from scripts.report_entries import (
     NOT_RECORDED,
     Entry,
     Report,
-    command_of,
     dataset_hashes,
-    git_commit,
     hardware_of,
+    measured_here,
     short,
     three_digits,
 )
@@ -77,12 +76,5 @@ def trajectories(report: Entry) -> Report:
             f"{passes.number('trained'):g} passes, peak {peak / 2**20:.0f} MiB{times}"
         )
     size, count = report.count("batch_size"), report.count("num_trajectories")
-    return Report(
-        commands=[command_of(environment.words("argv"), 1)],
-        config_hashes=[NOT_RECORDED],
-        commits=[git_commit(environment)],
-        datasets=["synthetic"],
-        seeds=[str(environment.count("seed"))],
-        result=f"{report.text('preset')} ({size} puzzles, K={count}): {'; '.join(texts)}",
-        hardware=[hardware_of(environment, "num_threads")],
-    )
+    result = f"{report.text('preset')} ({size} puzzles, K={count}): {'; '.join(texts)}"
+    return measured_here(environment, result, [hardware_of(environment, "num_threads")])

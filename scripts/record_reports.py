@@ -17,11 +17,11 @@ from scripts.report_entries import (
     NOT_RECORDED,
     Entry,
     Report,
-    command_of,
     dataset_hashes,
     distinct,
     git_commit,
     hardware_of,
+    measured_here,
     rate,
     run_command,
     seed_of,
@@ -120,15 +120,7 @@ def _benchmark(report: Entry) -> Report:
         hardware_of(Entry(each.path, each.place, {"cpu": environment.values.get("cpu"), **each.values}), "threads")
         for each in results
     ]
-    return Report(
-        commands=[command_of(environment.words("argv"), 1)],
-        config_hashes=[NOT_RECORDED],
-        commits=[git_commit(environment)],
-        datasets=["synthetic"],
-        seeds=[str(environment.count("seed"))],
-        result="; ".join(map(_measured, results)),
-        hardware=units,
-    )
+    return measured_here(environment, "; ".join(map(_measured, results)), units)
 
 
 def _measured(result: Entry) -> str:

@@ -17,7 +17,7 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from errors import UserError, exit_on_user_error
+from errors import UserError, exit_on_user_error, printable
 from scripts.record_reports import read_report, report_cells
 from scripts.report_entries import (
     NOT_RECORDED,
@@ -297,8 +297,7 @@ def _seeds(runs: Sequence[Run]) -> str:
 
 def _cell(text: str) -> str:
     """One line, with the bars that would end a cell escaped (also inside code spans, as GitHub wants it)."""
-    text = " ".join(text.split()).replace("|", "\\|")
-    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode("ascii") for c in text)
+    return printable(" ".join(text.split()).replace("|", "\\|"))
 
 
 def _status(text: str) -> str:

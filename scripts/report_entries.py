@@ -152,6 +152,19 @@ def three_digits(value: float) -> str:
     return f"{value:.0f}" if 100 <= value < 1e9 else f"{value:.3g}"
 
 
+def measured_here(environment: Entry, result: str, hardware: list[str]) -> Report:
+    """The cells of a benchmark, which makes its own data: `environment` as benchmarks write it."""
+    return Report(
+        commands=[command_of(environment.words("argv"), 1)],
+        config_hashes=[NOT_RECORDED],
+        commits=[git_commit(environment)],
+        datasets=["synthetic"],
+        seeds=[str(environment.count("seed"))],
+        result=result,
+        hardware=hardware,
+    )
+
+
 def seed_of(run: Entry) -> str:
     seed = run.optional(run.count, "seed")
     return NOT_RECORDED if seed is None else str(seed)

@@ -3,11 +3,11 @@
 import argparse
 from collections.abc import Sequence
 from pathlib import Path
-from typing import NoReturn
 
 from dataset.collatz_map import TEST_STARTS
 from errors import UserError
 from training.collatz_baselines import ClosedFormRun
+from training.flag_parser import FlagParser
 
 PROGRAM = "collatz.py"
 MOST_LOOKAHEAD = 1000
@@ -42,20 +42,14 @@ table and report
   function that sees n mod 3 passes the others for nothing. orbits: violations along all steps of a start down to 1."""
 
 
-class _Parser(argparse.ArgumentParser):
-    def error(self, message: str) -> NoReturn:
-        raise UserError(f"{message}; python {PROGRAM} --help lists the flags")
-
-
 def build_parser() -> argparse.ArgumentParser:
     """All flags."""
-    parser = _Parser(
+    parser = FlagParser(
         PROGRAM,
+        help_command=f"python {PROGRAM}",
         usage=f"python {PROGRAM} --closed-forms [flags]",
         description=DESCRIPTION,
         epilog=EPILOG,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,
     )
     parser.add_argument("--lookahead", type=_lookahead, default=10, metavar="L", help="steps that V sees (default 10)")
     parser.add_argument("--eval-csv", type=Path, metavar="FILE", help="rows to judge, of dataset/build_collatz_eval.py")

@@ -6,7 +6,7 @@ import os
 import re
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
 import yaml
 
@@ -25,6 +25,7 @@ from training.config import (
 )
 from training.config_checks import MASK_NORMALIZERS, NOISE_SAMPLINGS, OBJECTIVES, PERTURBED, ROLLOUTS, SITES
 from training.config_schema import EvalConfig, WandbConfig
+from training.flag_parser import FlagParser
 from training.trained_model import CONFIG_NAME, data_folder
 
 PROGRAM = "step9_trajectory_perturb_train.py"
@@ -80,20 +81,14 @@ examples
   two GPUs:                    torchrun --nproc-per-node 2 step9_trajectory_perturb_train.py ..."""
 
 
-class _Parser(argparse.ArgumentParser):
-    def error(self, message: str) -> NoReturn:
-        raise UserError(f"{message}; {PROGRAM} --help lists the flags")
-
-
 def build_parser() -> argparse.ArgumentParser:
     """All flags. A mistake raises `UserError`, one line."""
-    parser = _Parser(
+    parser = FlagParser(
         PROGRAM,
+        help_command=PROGRAM,
         usage=f"python {PROGRAM} --ckpt-root DIR (--ckpt-name NAME | --resume-state FILE) [flags]",
         description=DESCRIPTION,
         epilog=EPILOG,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,
     )
     start = parser.add_argument_group("start")
     start.add_argument("--ckpt-root", required=True, metavar="DIR", help=f"run folder that holds {CONFIG_NAME}")
