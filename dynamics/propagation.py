@@ -4,7 +4,7 @@ import torch
 from torch import Tensor
 
 from dynamics.flat_state import StateLayout
-from dynamics.orthonormal import Factorisation, orthonormalise
+from dynamics.orthonormal import Factorisation, orthonormalise, scaled_norm
 from dynamics.rollout import Advance, as_maps
 from dynamics.tangents import TangentMap, exact_arithmetic
 
@@ -79,16 +79,35 @@ class TangentFlow:
 
         `finite` turns False for examples whose state or tangents are not finite any more, and stays False.
         """
+        self._push(num_maps)
+        with exact_arithmetic():
+            factors = orthonormalise(self.tangents)
+        self.tangents = factors.Q
+        self.finite = self.finite & factors.finite
+        return factors
+
+    def advance_separately(self, num_maps: int) -> Tensor:
+        """Apply the next `num_maps` maps and bring each tangent back to length 1 on its own: ln of the lengths, (B, k).
+
+        -inf for a tangent that vanished, and stays zero.
+        """
+        self._push(num_maps)
+        lengths = scaled_norm(torch.cat([leaf.flatten(2) for leaf in self.tangents], dim=2), dim=2)  # (k, B)
+        self.finite = self.finite & lengths.isfinite().all(dim=0)
+        divisors = torch.where(lengths == 0, 1.0, lengths)
+        self.tangents = [
+            (leaf / divisors.view(*lengths.shape, *(1,) * (leaf.ndim - 2))).to(leaf.dtype)
+            for leaf in self.tangents
+        ]
+        return lengths.mT.log()
+
+    def _push(self, num_maps: int) -> None:
         with exact_arithmetic():
             for _ in range(num_maps):
                 one = self.maps[self.num_applied % len(self.maps)]
                 self.leaves, self.tangents = one(self.leaves, self.tangents)
                 self.num_applied += 1
                 self.finite = self.finite & self.layout.finite(self.leaves)
-            factors = orthonormalise(self.tangents)
-        self.tangents = factors.Q
-        self.finite = self.finite & factors.finite
-        return factors
 
     def skip(self, num_maps: int, qr_interval: int) -> None:
         """Advance without handing anything back, orthonormalising every `qr_interval` maps and at the end."""

@@ -71,6 +71,7 @@ def test_lengths_whose_squares_do_not_fit(scale: float) -> None:
     found = orthonormalise(tangents, householder=False)
     expected = orthonormalise([normal(K, BATCH, SIZE)], householder=True).log_diagonal + math.log(scale)
     torch.testing.assert_close(found.log_diagonal, expected, rtol=1e-14, atol=1e-11)
+    assert found.finite.all() and not (found.vanished | found.lost).any()
 
 
 def exact_singular_values(matrices: list[Tensor]) -> tuple[float, float]:
