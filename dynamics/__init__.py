@@ -7,6 +7,7 @@
     finite_size   growth of real perturbations
     readout       growth as the answer sees it
     dimension     Kaplan-Yorke dimension and entropy of a spectrum
+    differentiable  the same exponents as a differentiable function of the parameters
 
 Below them: `flat_state` (pytrees), `tangents` (JVPs), `orthonormal` (QR), `propagation` (the loop), `graded_product`
 (singular values of a long product of triangular matrices).

@@ -5,6 +5,7 @@ import torch
 from torch import Tensor
 
 from dynamics.alignment import aligned_tangents
+from dynamics.differentiable import differentiable_exponents
 from dynamics.finite_size import finite_size_growth
 from dynamics.flat_state import StateLayout
 from dynamics.lyapunov import lyapunov_spectrum
@@ -127,6 +128,33 @@ def test_the_whole_toolbox_takes_these_maps(name: str) -> None:
     torch.testing.assert_close(real.growth()[:, 0], leading, rtol=0, atol=1e-4)
     answers = readout_growth(maps.sub_updates, state, maps.logits, num_steps=2, initial_tangents=tangent)
     assert answers.isfinite()[:, :, 1:].all()
+
+
+@pytest.mark.parametrize("name", ARCHITECTURES)
+def test_exponents_have_a_gradient_in_the_weights(name: str) -> None:
+    """Through two steps, math attention and the QR, against differences along one direction of one weight matrix."""
+    maps = make(name)
+    weight = next(value for key, value in maps.model.named_parameters() if key.startswith("L_level"))
+    generator = torch.Generator().manual_seed(0)
+    tangents = torch.randn(2, maps.initial_state.z_H[0].numel() * 2, 2, generator=generator).double()
+    change = torch.randn(weight.shape, generator=generator).double()
+
+    def loss() -> Tensor:
+        return differentiable_exponents(
+            maps.sub_updates, maps.initial_state, num_exponents=2, num_steps=2, qr_interval=3,
+            initial_tangents=tangents,
+        ).mean_square()  # fmt: skip
+
+    (gradient,) = torch.autograd.grad(loss(), weight)
+    h, at = 2e-5, {}
+    for step in (-2, -1, 1, 2):
+        with torch.no_grad():
+            weight += step * h * change
+        at[step] = loss().detach()
+        with torch.no_grad():
+            weight -= step * h * change
+    expected = (8 * (at[1] - at[-1]) - (at[2] - at[-2])) / (12 * h)
+    torch.testing.assert_close((gradient * change).sum(), expected, rtol=2e-7, atol=1e-7)
 
 
 def test_a_puzzle_alone_has_the_spectrum_that_it_has_in_a_batch() -> None:
