@@ -52,7 +52,7 @@ def differentiable_exponents(
 ) -> DifferentiableExponents:
     """Exponents over `num_steps` steps, with a graph; memory grows with num_steps.
 
-    Args: as `lyapunov_spectrum`. In the transient, state and tangents advance without a graph: gradients begin where
+    Args: as `lyapunov_spectrum`. The start is a constant and the transient has no graph: gradients begin where
         the measurement does.
     Errors: as `lyapunov_spectrum`; ValueError where nothing that wants a gradient reaches the exponents, as with
         `no_grad` around the call or inside the map (under which a JVP is right and a gradient is zero).

@@ -46,7 +46,11 @@ class TangentFlow:
                 f"num_exponents={num_exponents}: the state has {self.layout.size} components, expected 1 to that many"
             )
         self.maps = [TangentMap(one, self.layout) for one in maps]
-        self.leaves = self.layout.leaves(initial_state)
+        # A copy: a map that works in place would otherwise change what the caller goes on with.
+        self.leaves = [
+            leaf.detach().clone(memory_format=torch.contiguous_format)
+            for leaf in self.layout.leaves(initial_state)
+        ]
         self.tangents = self._first_tangents(num_exponents, initial_tangents, generator)
         self.num_applied = 0
         # Which examples are still worth a number.

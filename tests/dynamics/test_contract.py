@@ -276,6 +276,27 @@ def test_an_interval_that_is_too_long_is_flagged() -> None:
     assert run(20).flags["rank_lost"][0].tolist() == [False, True]
 
 
+@pytest.mark.parametrize("advance", [lambda z: z.mul_(2), lambda z: 2 * z])
+def test_the_callers_state_stays_as_it_is(advance: Any) -> None:
+    start = normal(2, 3)
+    before = start.clone()
+    found = lyapunov_spectrum(advance, start, num_exponents=2, num_steps=3)
+    assert torch.equal(start, before)
+    torch.testing.assert_close(found.exponents, torch.full_like(found.exponents, math.log(2)), **CLOSE)
+
+
+def test_a_map_may_write_into_its_result_and_branch() -> None:
+    def written(z: Tensor) -> Tensor:
+        new = torch.empty_like(z)
+        new[:, 0] = 1 - 1.4 * z[:, 0] ** 2 + z[:, 1]
+        new[:, 1] = 0.3 * z[:, 0]
+        return new if bool(new.isfinite().all()) else z
+
+    request = {"num_exponents": 2, "num_steps": 6, "initial_tangents": normal(2, 2, 2)}
+    found, plain = (lyapunov_spectrum(one, 0.1 * normal(2, 2), **request) for one in (written, henon))  # type: ignore[arg-type]
+    assert torch.equal(found.exponents, plain.exponents)
+
+
 # -- bad input
 
 
