@@ -50,6 +50,17 @@ def test_cholesky_falls_back_where_angles_are_too_small() -> None:
     assert (fast.log_condition[[0, 2]] < 2).all() and not fast.lost.any()
 
 
+def test_the_second_pass_makes_small_angles_orthogonal(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A condition of about 1e5: after one pass 1e-6 would be left, and no other route may help."""
+    monkeypatch.delattr("dynamics.orthonormal._householder")
+    tangents = [normal(K, BATCH, SIZE)]
+    tangents[0][3] = tangents[0][0] + 1e-5 * normal(BATCH, SIZE, seed=9)
+    found = orthonormalise(tangents, householder=False)
+    Q = block(found.Q)
+    torch.testing.assert_close(Q.mT @ Q, torch.eye(K).double().expand(BATCH, K, K), rtol=0, atol=1e-14)
+    torch.testing.assert_close(Q @ found.R, block(tangents), rtol=0, atol=1e-13)
+
+
 @pytest.mark.parametrize("householder", [True, False])
 def test_what_cannot_be_factorised_is_told_apart(householder: bool) -> None:
     tangents = [normal(K, 5, SIZE)]
