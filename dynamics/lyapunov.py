@@ -5,6 +5,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from numbers import Integral
 from typing import Any
 
 import torch
@@ -156,7 +157,7 @@ def _check_counts(
         ("qr_interval", qr_interval, 1),
     )
     for name, value, least in counts:
-        if isinstance(value, bool) or not isinstance(value, int) or value < least:
+        if isinstance(value, bool) or not isinstance(value, Integral) or value < least:
             raise ValueError(f"{name}={value!r}, expected an integer of at least {least}")
     total = num_steps * num_maps
     if total % qr_interval:

@@ -130,9 +130,17 @@ def _apply(matrix: Tensor, blocks: list[Tensor]) -> list[Tensor]:
     return results
 
 
+def scaled_norm(values: Tensor, dim: int) -> Tensor:
+    """Euclidean norm in float64 of numbers whose squares may over- or underflow."""
+    values = values.double()
+    largest = values.abs().amax(dim=dim, keepdim=True)
+    divisor = torch.where(largest == 0, 1.0, largest)
+    return torch.linalg.vector_norm(values / divisor, dim=dim) * largest.squeeze(dim)
+
+
 def _trust(R: Tensor, finite: Tensor, eps: float) -> tuple[Tensor, Tensor, Tensor]:
     """`vanished`, `lost` and `log_condition` of a `Factorisation`."""
-    columns = torch.linalg.vector_norm(R, dim=1)
+    columns = scaled_norm(R, dim=1)
     diagonal = R.diagonal(dim1=-2, dim2=-1)
     vanished = columns == 0
     lost = (diagonal <= 100 * eps * columns) & ~vanished

@@ -4,7 +4,7 @@ import torch
 from torch import Tensor
 
 from dynamics.flat_state import StateLayout
-from dynamics.orthonormal import Factorisation, orthonormalise
+from dynamics.orthonormal import Factorisation, orthonormalise, scaled_norm
 from dynamics.rollout import Advance, as_maps
 from dynamics.tangents import TangentMap, exact_arithmetic
 
@@ -46,7 +46,11 @@ class TangentFlow:
                 f"num_exponents={num_exponents}: the state has {self.layout.size} components, expected 1 to that many"
             )
         self.maps = [TangentMap(one, self.layout) for one in maps]
-        self.leaves = self.layout.leaves(initial_state)
+        # A copy: a map that works in place would otherwise change what the caller goes on with.
+        self.leaves = [
+            leaf.detach().clone(memory_format=torch.contiguous_format)
+            for leaf in self.layout.leaves(initial_state)
+        ]
         self.tangents = self._first_tangents(num_exponents, initial_tangents, generator)
         self.num_applied = 0
         # Which examples are still worth a number.
@@ -79,16 +83,35 @@ class TangentFlow:
 
         `finite` turns False for examples whose state or tangents are not finite any more, and stays False.
         """
+        self._push(num_maps)
+        with exact_arithmetic():
+            factors = orthonormalise(self.tangents)
+        self.tangents = factors.Q
+        self.finite = self.finite & factors.finite
+        return factors
+
+    def advance_separately(self, num_maps: int) -> Tensor:
+        """Apply the next `num_maps` maps and bring each tangent back to length 1 on its own: ln of the lengths, (B, k).
+
+        -inf for a tangent that vanished, and stays zero.
+        """
+        self._push(num_maps)
+        lengths = scaled_norm(torch.cat([leaf.flatten(2) for leaf in self.tangents], dim=2), dim=2)  # (k, B)
+        self.finite = self.finite & lengths.isfinite().all(dim=0)
+        divisors = torch.where(lengths == 0, 1.0, lengths)
+        self.tangents = [
+            (leaf / divisors.view(*lengths.shape, *(1,) * (leaf.ndim - 2))).to(leaf.dtype)
+            for leaf in self.tangents
+        ]
+        return lengths.mT.log()
+
+    def _push(self, num_maps: int) -> None:
         with exact_arithmetic():
             for _ in range(num_maps):
                 one = self.maps[self.num_applied % len(self.maps)]
                 self.leaves, self.tangents = one(self.leaves, self.tangents)
                 self.num_applied += 1
                 self.finite = self.finite & self.layout.finite(self.leaves)
-            factors = orthonormalise(self.tangents)
-        self.tangents = factors.Q
-        self.finite = self.finite & factors.finite
-        return factors
 
     def skip(self, num_maps: int, qr_interval: int) -> None:
         """Advance without handing anything back, orthonormalising every `qr_interval` maps and at the end."""

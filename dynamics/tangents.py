@@ -51,7 +51,8 @@ def push_tangents(
     Nothing is checked; `TangentMap` is what others should call.
 
     Args:
-        leaves: the state's (B, ...). tangents: by leaf, (k, B, ...).
+        leaves: the state's (B, ...). tangents: by leaf, (k, B, ...). Either may be expanded views, as initial states
+            are.
     Returns:
         The leaves of F(z), and of its tangents, in the layout's order.
     """
@@ -62,6 +63,10 @@ def push_tangents(
     def one_tangent(*directions: Tensor) -> tuple[tuple[Tensor, ...], tuple[Tensor, ...]]:
         primal, pushed, *_ = torch.func.jvp(on_leaves, tuple(leaves), directions)
         return primal, pushed
+
+    # Dual numbers are written to, which torch refuses where elements share their memory.
+    leaves = [leaf.contiguous() for leaf in leaves]
+    tangents = [leaf.contiguous() for leaf in tangents]
 
     # The stubs know no None among out_dims, which says that the primal is the same for all tangents.
     per_output: Any = (None, 0)
