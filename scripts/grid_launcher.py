@@ -1,0 +1,238 @@
+"""Starting the runs of a grid, so many at a time, each after those that it needs; stopping them politely."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import BinaryIO, Literal
+
+from tqdm import tqdm
+
+from scripts.grid_file import LOGS, ROOT, Grid, GridRun
+from scripts.grid_record import Clock, GridRecord, in_words
+from training.interrupt import InterruptHandler
+
+State = Literal["waiting", "running", "finished", "failed", "skipped", "stopped"]
+
+_POLL_SECONDS = 0.1
+_TAIL_BYTES = 1 << 16
+_SHOWN_LINE = 200
+
+
+@dataclass
+class _Started:
+    """A run on its way. `begin`: where this session's part of its log begins."""
+
+    run: GridRun
+    process: subprocess.Popen[bytes]
+    log: Path
+    begin: int
+
+
+class Launcher:
+    """Runs `selected`, in their order as far as their needs let it; `states` says where each one stands.
+
+    A run that fails takes those that need it with it and no other. The runs are processes in sessions of their own:
+    a Ctrl-C in the terminal reaches this process only, which passes it on once, since a second one would abort them.
+    """
+
+    def __init__(
+        self, grid: Grid, selected: Sequence[GridRun], *, jobs: int, threads: int, record: GridRecord
+    ) -> None:
+        self.grid, self.selected, self.jobs, self.threads, self.record = grid, selected, jobs, threads, record
+        self.clock = Clock(record)
+        self.states: dict[str, State] = {
+            run.name: "finished" if run.is_finished else "waiting" for run in grid.runs
+        }
+        self.stop_reason: str | None = None
+        self._started: list[_Started] = []
+        self._bar: tqdm | None = None
+
+    def count(self, state: State) -> int:
+        """How many of the selected runs are in this state."""
+        return sum(self.states[run.name] == state for run in self.selected)
+
+    def run(self, interrupt: InterruptHandler, max_seconds: float | None = None) -> None:
+        """Until all have ended; or until `interrupt` or `max_seconds`, then the runs are asked to stop and waited for.
+
+        Errors: KeyboardInterrupt at a second Ctrl-C, after the runs have been aborted.
+        """
+        deadline = None if max_seconds is None else time.monotonic() + max_seconds
+        with self._progress():
+            try:
+                while True:
+                    self._collect()
+                    if self.stop_reason is None:
+                        self._stop_if_asked(interrupt, deadline)
+                    if self.stop_reason is None:
+                        self._start_ready()
+                    if not self._started:
+                        return
+                    if self._bar is not None:
+                        self._bar.set_description_str(self._status())
+                    time.sleep(_POLL_SECONDS)
+            except BaseException:
+                self._abort()
+                raise
+
+    def _start_ready(self) -> None:
+        for run in self.selected:
+            if len(self._started) >= self.jobs:
+                return
+            if self.states[run.name] == "waiting" and all(self.states[need] == "finished" for need in run.needs):
+                self._start(run)
+
+    def _start(self, run: GridRun) -> None:
+        log = self.grid.out / LOGS / f"{run.name}.log"
+        command = [sys.executable, *run.command]
+        # MKL's own variable would win over OpenMP's. Unbuffered: the log is looked into while the run goes on.
+        threads = {"OMP_NUM_THREADS": str(self.threads), "MKL_NUM_THREADS": str(self.threads)}
+        try:
+            log.parent.mkdir(exist_ok=True)
+            with log.open("ab") as file:
+                begin = _write_header(file, run)
+                process = subprocess.Popen(
+                    command, cwd=ROOT, env=os.environ | threads | {"PYTHONUNBUFFERED": "1"}, stdin=subprocess.DEVNULL,
+                    stdout=file, stderr=subprocess.STDOUT, start_new_session=True,
+                )  # fmt: skip
+        except OSError as error:
+            self._fail(run, f"cannot be started ({error.strerror or error}: {error.filename})")
+            return
+        self._started.append(_Started(run, process, log, begin))
+        self.states[run.name] = "running"
+        self.clock.start(run.name)
+        self.record.begin(run)
+        self._say(f"started {run.name} ({run.kind})")
+
+    def _collect(self) -> None:
+        """Note which runs have ended, and how."""
+        for started in [each for each in self._started if each.process.poll() is not None]:
+            self._started.remove(started)
+            run, code = started.run, started.process.returncode
+            seconds = self.clock.stop(run.name)
+            asked = self.stop_reason is not None and (code == 0 or -code in (signal.SIGINT, signal.SIGTERM))
+            state: State = "finished" if code == 0 and run.is_finished else "stopped" if asked else "failed"
+            self.record.end(run, seconds, state, code)
+            if state == "failed":
+                self._fail(run, _how_it_ended(started))
+            else:
+                self.states[run.name] = state
+                self._say(f"{state} {run.name} after {in_words(self.record.seconds(run.name))}")
+
+    def _fail(self, run: GridRun, reason: str) -> None:
+        self.states[run.name] = "failed"
+        self._say(f"FAILED {run.name}: {reason}")
+        for other in self.selected:
+            if self.states[other.name] == "waiting" and run.name in self._all_needs(other):
+                self.states[other.name] = "skipped"
+                self._say(f"skipped {other.name}: it needs {run.name}")
+
+    def _all_needs(self, run: GridRun) -> set[str]:
+        by_name = self.grid.by_name
+        found: set[str] = set()
+        ahead = list(run.needs)
+        while ahead:
+            name = ahead.pop()
+            if name not in found:
+                found.add(name)
+                ahead += by_name[name].needs
+        return found
+
+    def _stop_if_asked(self, interrupt: InterruptHandler, deadline: float | None) -> None:
+        if interrupt.requested:
+            self.stop_reason = interrupt.signal_name or "a signal"
+            self._pass_on(signal.Signals[self.stop_reason])
+        elif deadline is not None and time.monotonic() >= deadline:
+            self.stop_reason = "the time is up"
+            self._pass_on(signal.SIGTERM)
+
+    def _pass_on(self, number: signal.Signals) -> None:
+        if self._started:
+            self._say(f"{self.stop_reason}: waiting for {len(self._started)} runs to save their state")
+        for started in self._started:
+            started.process.send_signal(number)
+
+    def _abort(self) -> None:
+        """Leave no process behind: a second SIGINT, or the first one; a further Ctrl-C kills."""
+        self.stop_reason = self.stop_reason or "aborted"
+        try:
+            for started in self._started:
+                started.process.send_signal(signal.SIGINT)
+            for started in self._started:
+                started.process.wait()
+        except KeyboardInterrupt:
+            for started in self._started:
+                if started.process.poll() is None:
+                    os.killpg(started.process.pid, signal.SIGKILL)
+                    started.process.wait()
+        self._collect()
+
+    @contextmanager
+    def _progress(self) -> Iterator[None]:
+        """One line that is written anew on a terminal; elsewhere each event has the numbers behind it."""
+        with tqdm(bar_format="{desc}", disable=None, leave=False, file=sys.stderr) as bar:
+            self._bar = None if bar.disable else bar
+            yield
+        self._bar = None
+
+    def _status(self) -> str:
+        parts = [f"{self.count('finished')}/{len(self.selected)} done", f"{self.count('running')} running"]
+        parts.append(f"{self.count('failed')} failed")
+        if skipped := self.count("skipped"):
+            parts.append(f"{skipped} skipped")
+        ended = [run for run in self.grid.runs if self.states[run.name] == "finished"]
+        ahead = [run for run in self.selected if self.states[run.name] in ("waiting", "running")]
+        left = self.clock.seconds_left(ended, ahead, self.jobs)
+        if left is not None and self.stop_reason is None:
+            parts.append(f"about {in_words(left)} left")
+        return ", ".join(parts)
+
+    def _say(self, event: str) -> None:
+        text = event if self._bar is not None else f"{event} [{self._status()}]"
+        tqdm.write(text, file=sys.stdout)
+        sys.stdout.flush()
+
+
+def _write_header(file: BinaryIO, run: GridRun) -> int:
+    """A line that separates the sessions of a log; returns where this session's output begins."""
+    now = datetime.now(UTC).isoformat(timespec="seconds")
+    file.write(f"== {now} python {' '.join(run.command)}\n".encode())
+    file.flush()
+    return file.tell()
+
+
+def _how_it_ended(started: _Started) -> str:
+    code = started.process.returncode
+    if code == 0:
+        how = f"it ended without {started.run.finished_file}"
+    elif code < 0:
+        how = f"ended by {_signal_name(-code)}"
+    else:
+        how = f"exit code {code}"
+    return f"{how}; last line of {started.log}: {_last_line(started.log, started.begin)}"
+
+
+def _signal_name(number: int) -> str:
+    try:
+        return signal.Signals(number).name
+    except ValueError:
+        return f"signal {number}"
+
+
+def _last_line(log: Path, begin: int) -> str:
+    """The last line that is not empty, of what was written from `begin` on; printable and not too long."""
+    try:
+        with log.open("rb") as file:
+            file.seek(max(begin, log.stat().st_size - _TAIL_BYTES))
+            lines = [line.strip() for line in file.read().decode("utf-8", "replace").splitlines()]
+    except OSError as error:
+        return f"(cannot be read: {error.strerror})"
+    last = next((line for line in reversed(lines) if line), "(nothing was printed)")
+    printable = "".join(c if c.isprintable() else c.encode("unicode_escape").decode("ascii") for c in last)
+    return printable if len(printable) <= _SHOWN_LINE else f"{printable[:_SHOWN_LINE]}..."

@@ -1,0 +1,178 @@
+"""Run the runs of a grid, some at a time, each after those it needs. Stopped at any time, the same command goes on.
+
+    python scripts/run_grid.py step9_sigma_sweep --dry-run
+    python scripts/run_grid.py config/grid/step9_sigma_sweep.yaml --jobs 2
+    python scripts/run_grid.py step9_sigma_sweep --out runs/again --only 'sigma_1e-*' --max-hours 8
+
+A grid is a file of config/grid, and may start any scripts of the suite. A run is finished when its folder,
+OUT/NAME, holds summary.json, and is not started again; a half one is started by its same command and goes on by
+itself. What runs print goes to OUT/logs/NAME.log; OUT/grid.json keeps commands, durations and the number of threads.
+Each run has CORES / JOBS threads, and the same ones when another launch goes on, so that it ends with the same bits.
+
+Ctrl-C and SIGTERM are passed on to the runs, which save their state; a second Ctrl-C aborts them.
+Exit code: 0 all finished, 1 a run failed, 2 a mistake in the command or the grid, 3 stopped before the end.
+"""
+
+import argparse
+import contextlib
+import fnmatch
+import math
+import os
+import shlex
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from errors import UserError, exit_on_user_error
+from scripts.grid_file import LOGS, ROOT, Grid, GridRun, find_grid, read_grid
+from scripts.grid_launcher import Launcher
+from scripts.grid_record import GridRecord, in_words
+from training.atomic_file import sweep_temporaries
+from training.config import nearest_key
+from training.interrupt import InterruptHandler
+from training.run_folder import RunFolder
+
+FAILED, STOPPED = 1, 3
+
+
+def select(grid: Grid, patterns: Sequence[str] | None) -> list[GridRun]:
+    """The runs that the patterns match, and what they need; all without patterns. In the grid's order.
+
+    Errors: `UserError` when a pattern matches none.
+    """
+    names = list(grid.by_name)
+    if patterns is None:
+        return list(grid.runs)
+    wanted: list[str] = []
+    for pattern in patterns:
+        found = fnmatch.filter(names, pattern)
+        if not found:
+            raise UserError(f"--only {pattern}: {grid.source} has no such run, the nearest is "
+                            f"'{nearest_key(pattern, names)}'; --dry-run lists all")
+        wanted += found
+    chosen: set[str] = set()
+    while wanted:
+        name = wanted.pop()
+        if name not in chosen:
+            chosen.add(name)
+            # What is finished needs nothing any more.
+            wanted += () if grid.by_name[name].is_finished else grid.by_name[name].needs
+    return [run for run in grid.runs if run.name in chosen]
+
+
+def cores() -> int:
+    """Those that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def choose_threads(grid: Grid, jobs: int, record: GridRecord) -> int:
+    """Threads of each run: those of earlier launches, else the grid's, else the cores shared out.
+
+    Errors: `UserError` when the grid asks for others than its runs were started with: they would end with other bits.
+    """
+    wanted = grid.threads or max(1, cores() // jobs)
+    if record.threads is None or record.threads == wanted:
+        return wanted
+    if grid.threads is not None:
+        raise UserError(f"{grid.source}: threads: found {grid.threads}, but the runs of {grid.out} have "
+                        f"{record.threads}: restore that, or name another --out")
+    print(f"each run has {record.threads} threads, as in earlier launches (here it would be {wanted})")
+    return record.threads
+
+
+def describe(grid: Grid, selected: Sequence[GridRun], record: GridRecord) -> str:
+    """The plan: a line for each run with its state, and its command."""
+    states = {run.name: "finished" if run.is_finished else "new" for run in grid.runs}
+    lines = []
+    for run in selected:
+        state = states[run.name]
+        if state == "new" and record.seconds(run.name):
+            state = f"goes on after {in_words(record.seconds(run.name))}"
+        missing = [name for name in run.needs if states[name] != "finished"]
+        after = f", after {', '.join(missing)}" if missing and state != "finished" else ""
+        lines.append(f"{run.name} ({run.kind}): {state}{after}")
+        lines.append(f"    python {shlex.join(run.command)}")
+    done = sum(states[run.name] == "finished" for run in selected)
+    return "\n".join([*lines, f"{len(selected)} runs, {done} of them finished; in {grid.out}"])
+
+
+def launch(grid: Grid, selected: list[GridRun], options: argparse.Namespace, again: str) -> int:
+    """Run them, holding the output folder; returns the exit code."""
+    with contextlib.ExitStack() as held:
+        folder = RunFolder(grid.out)
+        try:
+            folder.create()
+            held.enter_context(folder.lock())
+        except UserError as error:
+            words = str(error).replace("another run", "another launcher")
+            raise UserError(words.replace("checkpoint_path=", "--out ").replace("checkpoint_path", "--out")) from None
+        sweep_temporaries(grid.out)
+        record = GridRecord(grid.out)
+        threads = choose_threads(grid, options.jobs, record)
+        record.threads = threads
+        record.write()
+        for run in selected:
+            if run.is_finished and record.changed_command(run):
+                print(f"warning: {run.name} was finished by another command than the grid has now: move "
+                      f"{run.finished_file.parent} away to run it again", file=sys.stderr)  # fmt: skip
+        launcher = Launcher(grid, selected, jobs=options.jobs, threads=threads, record=record)
+        print(f"{grid.source}: {len(selected)} runs, {launcher.count('finished')} of them finished; {options.jobs} at "
+              f"a time, {threads} threads each; logs in {grid.out / LOGS}", flush=True)  # fmt: skip
+        with InterruptHandler() as interrupt:
+            try:
+                launcher.run(interrupt, None if options.max_hours is None else 3600 * options.max_hours)
+            except KeyboardInterrupt:
+                print("aborted", file=sys.stderr)
+    return report(launcher, again)
+
+
+def report(launcher: Launcher, again: str) -> int:
+    """Say how it ended and how to go on; returns the exit code."""
+    names = {state: [run.name for run in launcher.selected if launcher.states[run.name] == state]
+             for state in ("failed", "skipped")}  # fmt: skip
+    for state, found in names.items():
+        if found:
+            print(f"{state}: {', '.join(found)}", file=sys.stderr)
+    done, total = launcher.count("finished"), len(launcher.selected)
+    if done == total:
+        print(f"all {total} runs are finished: {launcher.grid.out}")
+        return 0
+    reason = f"stopped ({launcher.stop_reason})" if launcher.stop_reason else "ended"
+    print(f"{reason} with {done} of {total} runs finished; the same command goes on: {again}")
+    return FAILED if names["failed"] else STOPPED
+
+
+@exit_on_user_error
+def main(argv: Sequence[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("grid", metavar="GRID", help="a grid file, or the name of one in config/grid")
+    parser.add_argument("--jobs", type=int, default=2, metavar="N", help="runs at a time; default 2")
+    parser.add_argument("--out", type=Path, metavar="DIR", help="folder of the runs; default: the grid's own")
+    parser.add_argument(
+        "--only", nargs="+", metavar="NAME", help="these runs and what they need; * stands for any characters"
+    )
+    parser.add_argument("--max-hours", type=float, metavar="H", help="stop after so long, as SIGTERM does")
+    parser.add_argument("--dry-run", action="store_true", help="print runs, states and commands; write nothing")
+    words = list(sys.argv[1:] if argv is None else argv)
+    options = parser.parse_args(words)
+    if options.jobs < 1:
+        raise UserError(f"--jobs {options.jobs}: expected a whole number from 1")
+    if options.max_hours is not None and not (math.isfinite(options.max_hours) and options.max_hours > 0):
+        raise UserError(f"--max-hours {options.max_hours:g}: expected hours above 0, such as 8 or 0.5")
+    out = None
+    if options.out is not None:
+        # Runs are started in the suite's folder. A path below it stays short, wherever the command was given.
+        out = Path(os.path.expanduser(options.out)).absolute()
+        out = out.relative_to(ROOT) if out.is_relative_to(ROOT) else out
+    grid = read_grid(find_grid(options.grid), out)
+    selected = select(grid, options.only)
+    if options.dry_run:
+        print(describe(grid, selected, GridRecord(grid.out)))
+        return 0
+    return launch(grid, selected, options, shlex.join(["python", "scripts/run_grid.py", *words]))
+
+
+if __name__ == "__main__":
+    sys.exit(main())
