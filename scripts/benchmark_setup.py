@@ -17,7 +17,7 @@ from training.config import TrainConfig
 from training.devices import resolve_device
 from training.distributed import World
 from training.run import Run
-from training.start import act_objective, build_run
+from training.start import ObjectiveFactory, act_objective, build_run
 
 SEED = 0
 CPU_BATCH_SIZE = 8
@@ -128,7 +128,9 @@ def write_synthetic_data(root: Path, shape: DataShape, num_puzzles: int) -> None
 
 
 @contextmanager
-def synthetic_run(config: TrainConfig, shape: DataShape) -> Iterator[Run]:
+def synthetic_run(
+    config: TrainConfig, shape: DataShape, objective_factory: ObjectiveFactory = act_objective
+) -> Iterator[Run]:
     """A `Run` as training builds it, over synthetic data in a temporary folder that goes with it.
 
     The number of threads, which a preset may set, is put back. Errors: `UserError`, also where memory does not suffice.
@@ -144,7 +146,7 @@ def synthetic_run(config: TrainConfig, shape: DataShape) -> Iterator[Run]:
             checkpoint_path=str(folder / "run"),
         )
         try:
-            yield build_run(config, World(), act_objective(config))
+            yield build_run(config, World(), objective_factory(config))
         except (torch.OutOfMemoryError, MemoryError) as error:
             reason = " ".join(str(error).split())[:160]
             raise UserError(
