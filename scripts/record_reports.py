@@ -1,7 +1,8 @@
 """Cells of a row of PROVENANCE.md from reports, and the texts of a cell that runs and reports share.
 
-Reports are what `evaluate.py` (evaluation_NAME.json), `scripts/benchmark.py --json` and
-`analysis/time_to_accuracy.py` (time_to_accuracy.json) write; which of them a file is, its entries tell.
+Reports are what `evaluate.py` (evaluation_NAME.json), `scripts/benchmark.py --json`,
+`scripts/benchmark_trajectories.py --json` and `analysis/time_to_accuracy.py` (time_to_accuracy.json) write; which of
+them a file is, its entries tell.
 """
 
 import math
@@ -109,7 +110,8 @@ def read_report(path: Path) -> Report:
         if all(name in report.values for name in names):
             return read(report)
     raise UserError(
-        f"--reports {path}: expected the JSON of evaluate.py, scripts/benchmark.py --json or "
+        f"--reports {path}: expected the JSON of evaluate.py, scripts/benchmark.py --json, "
+        "scripts/benchmark_trajectories.py --json or "
         f"analysis/time_to_accuracy.py, found {', '.join(list(report.values)[:5]) or 'nothing in it'}; a run's folder "
         "is named with --runs"
     )
@@ -265,6 +267,43 @@ def _beside_floor(part: Entry) -> str:
     )
 
 
+def _trajectories(report: Entry) -> Report:
+    environment, run = report.part("environment"), report.part("run")
+    machine = Entry(run.path, run.place, {"cpu": environment.values.get("cpu"), **run.values})
+    steps = "equal steps" if report.flag("equal_steps") else "not of equal steps"
+    compiled = ", compiled" if run.flag("compiled") else ""
+    what = f"{report.text('preset')} ({run.count('batch_size')} puzzles, {run.text('dtype')}{compiled}, {steps})"
+    return Report(
+        commands=[command_of(environment.words("argv"), 1)],
+        config_hashes=[NOT_RECORDED],
+        commits=[_commit(environment)],
+        datasets=["synthetic"],
+        seeds=[str(environment.count("seed"))],
+        result=f"{what}: {'; '.join(map(_rollout, report.parts('rollouts')))}; "
+        f"serial_act / parallel_fixed {_paired(report.part('comparisons').part('serial_over_parallel'))}",
+        hardware=[_hardware(machine, "threads")],
+    )
+
+
+def _rollout(rollout: Entry) -> str:
+    """`serial_act K=4 229 ms [quartiles 228-241, n=7], 5.27 x clean [5.25-5.45], 128+128 passes, ...`."""
+    seconds = rollout.part("seconds")
+    median, q1, q3 = (_three_digits(1e3 * seconds.number(name)) for name in ("median", "q1", "q3"))
+    peak, ratio = (rollout.optional(rollout.number, name) for name in ("peak_bytes", "peak_over_clean"))
+    steps = rollout.optional(rollout.number, "mean_steps")
+    return (
+        f"{rollout.text('name')} K={rollout.count('num_trajectories')} {median} ms [quartiles {q1}-{q3}, "
+        f"n={seconds.count('count')}], {_paired(rollout.part('over_clean'))} x clean, "
+        f"{rollout.number('trained_passes'):g}+{rollout.number('extra_passes'):g} passes"
+        + ("" if steps is None else f", {steps:.2f} steps")
+        + ("" if peak is None or ratio is None else f", peak {peak / 2**20:.3g} MiB ({ratio:.2f} x clean)")
+    )
+
+
+def _paired(ratio: Entry) -> str:
+    return f"{ratio.number('median'):.3f} [{ratio.number('q1'):.3f}-{ratio.number('q3'):.3f}]"
+
+
 def _time_to_accuracy(report: Entry) -> Report:
     axis = report.text("x")
     if axis not in _UNITS:
@@ -353,5 +392,6 @@ def _hardware(record: Entry, threads: str) -> str:
 _READERS: dict[tuple[str, ...], Callable[[Entry], Report]] = {
     ("checkpoint", "results"): _evaluation,
     ("environment", "results"): _benchmark,
+    ("environment", "rollouts"): _trajectories,
     ("target", "metric", "runs"): _time_to_accuracy,
 }

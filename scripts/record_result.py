@@ -332,7 +332,7 @@ def parse_arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
     )
     parser.add_argument(
         "--reports", nargs="*", type=Path, default=[], metavar="FILE",
-        help="JSON of evaluate.py, benchmark.py --json or time_to_accuracy.py instead; several are repetitions",
+        help="JSON of evaluate.py, benchmark*.py --json or time_to_accuracy.py instead; several are repetitions",
     )  # fmt: skip
     parser.add_argument(
         "--metric", default="eval/exact_accuracy", help="read from metrics.jsonl without a summary.json"
