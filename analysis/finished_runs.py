@@ -1,7 +1,7 @@
 """Runs at their end, as summary.json and the files beside it tell, and the arms that they form."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -120,19 +120,44 @@ def read_finished(folder: Path) -> FinishedRun:
             if exact is None or (int(exact.sum()), len(exact)) != (found.solved, found.count):
                 raise UserError(f"{path} does not hold the {found.solved} of {found.count} rows that {names.summary} "
                                 f"counts for the {moment} weights: remove it to go on without McNemar's test")
+    tested = {moment: _with_perturbed(found, folder, moment) for moment, found in tested.items()}
     return FinishedRun(curve, updates, tested, costs, rows)
+
+
+def _with_perturbed(found: Tested, folder: Path, moment: str) -> Tested:
+    """The test with accuracy from perturbed starts: the run's own, else what evaluate.py found for these weights."""
+    path = folder / f"evaluation_{moment}_perturbed.json"
+    if found.perturbed or not path.is_file():
+        return found
+    try:
+        results = [part for part in read_json_object(path)["results"] if part["rows"] == "test"]
+        exact = results[0]["exact_accuracy"]
+        counted = _share(exact, "numerator", "denominator")
+    except (JsonError, KeyError, IndexError, TypeError, ValueError) as error:
+        raise UserError(f"{path} is no evaluation of test rows ({error}): make it again with evaluate.py") from error
+    if len(results) != 1 or counted != (found.solved, found.count):
+        raise UserError(f"{path} counts {counted[0]} of {counted[1]} test rows, the run {found.solved} of "
+                        f"{found.count}: make it again with evaluate.py")
+    return replace(found, perturbed=_perturbed(results[0], path, moment))
 
 
 def _tested(entry: Any, path: Path, moment: str) -> Tested:
     try:
         step, solved, count = _whole(entry, "step"), *_share(entry, "numerator", "denominator")
-        perturbed = {}
+    except (KeyError, TypeError, ValueError) as error:
+        raise UserError(f"{path}: the test of the {moment} weights is damaged ({error})") from error
+    return Tested(step, solved, count, _perturbed(entry, path, moment))
+
+
+def _perturbed(entry: Any, path: Path, moment: str) -> dict[str, tuple[int, int]]:
+    perturbed = {}
+    try:
         for each in entry.get("robustness") or []:
             start = f"sigma {each['sigma']:g}, {each['site']}, {_whole(each, 'rollouts')} rollouts"
             perturbed[start] = _share(each, "exact_count", "count")
-        return Tested(step, solved, count, perturbed)
-    except (KeyError, TypeError, ValueError) as error:
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
         raise UserError(f"{path}: the test of the {moment} weights is damaged ({error})") from error
+    return perturbed
 
 
 def _whole(entry: Any, name: str) -> int:

@@ -7,12 +7,14 @@ baseline: name its runs first. Validation puzzles chose the best weights of a ru
 test puzzles, which chose nothing. An arm is compared with its baseline on the seeds that both have: the difference
 for each seed, their mean with its 95 % t interval, and for each seed McNemar's exact test of the puzzles that only
 one of the two solves. Runs with the same eval.sigma, eval.site and eval.rollouts are also compared in the share of
-rollouts from perturbed starts that end in a solution.
+rollouts from perturbed starts that end in a solution. Then arms at equal updates, passes and seconds, read off the
+validation curves, and the signs by which training on perturbed trajectories would be seen to work.
 
-Reads each RUN's summary.json, metrics.jsonl, provenance.json and, for McNemar's test, test_rows.json. Writes to DIR the
-table as peak_vs_final.txt, .csv (a line per run) and .json, and the figure
-Fig3_trajectory_perturbation_improves_peak_accuracy.png and .svg with its numbers as .csv and .json and its caption
-as .txt.
+Reads each RUN's summary.json, metrics.jsonl, provenance.json and, for McNemar's test, test_rows.json; accuracy from
+perturbed starts also from evaluation_final_perturbed.json and evaluation_best_perturbed.json, as
+`evaluate.py checkpoint=RUN/final.pt "eval.sigma=[0.1,1]"` writes them. Writes to DIR the table as peak_vs_final.txt,
+.csv (a line per run) and .json, and the figure Fig3_trajectory_perturbation_improves_peak_accuracy.png and .svg with
+its numbers as .csv and .json and its caption as .txt.
 """
 
 import argparse
@@ -32,6 +34,7 @@ import matplotlib.ticker
 import numpy as np
 from matplotlib.figure import Figure
 
+from analysis.equal_budgets import at_equal_budgets, budget_table
 from analysis.figure_files import (
     BLUE,
     GREEN,
@@ -57,6 +60,7 @@ from analysis.seed_pairs import (
     mean_interval,
     with_baseline,
 )
+from analysis.success_signature import signature_table, success_signature
 from errors import exit_on_user_error
 from training.evaluation import wilson_interval
 from training.summary_table import aligned
@@ -315,9 +319,12 @@ def caption(arms: Sequence[Arm], differences: Sequence[Difference], command: str
 def record(arms: Sequence[Arm], differences: Sequence[Difference], command: str) -> dict[str, Any]:
     """Everything as plain values: n, seeds, commits, command, interval, arms, differences, runs."""
     runs = [run for arm in arms for run in arm.runs]
+    datasets = [run.curve.provenance.get("datasets") for run in runs]
     return {
         "command": command,
         "commits": distinct(commit_of(run.curve.provenance) for run in runs),
+        "machines": distinct(machine_of(run.curve.provenance) for run in runs),
+        "datasets": [each for index, each in enumerate(datasets) if each not in datasets[:index]],
         "n_test": sorted({run.tested["final"].count for run in runs}),
         "seeds": sorted({run.curve.seed for run in runs if run.curve.seed is not None}),
         "interval": INTERVAL,
@@ -336,11 +343,16 @@ def main(argv: Sequence[str] | None = None) -> None:
     refuse_twice(options.runs)
     arms = arms_of([read_finished(folder) for folder in options.runs])
     differences = compared(arms)
+    budgets, signs = at_equal_budgets(arms), success_signature(arms, differences)
     table = [*snapshot(arms), "", *run_table(arms), "", *difference_table(arms, differences)]
+    table += ["", *budget_table(budgets), "", *signature_table(signs)]
     print("\n".join(table))
     command = "python analysis/peak_vs_final.py " + shlex.join([*map(str, options.runs), "--out", str(options.out)])
     folder = make_folder(options.out)
-    everything = record(arms, differences, command)
+    everything = record(arms, differences, command) | {
+        "equal_budgets": [asdict(each) for each in budgets],
+        "signature": [asdict(each) | {"verdict": each.verdict} for each in signs],
+    }
     save_caption("\n".join(table), folder / "peak_vs_final.txt")
     save_csv(run_records(arms), folder / "peak_vs_final.csv")
     save_json(everything, folder / "peak_vs_final.json")

@@ -1,1 +1,14 @@
-"""Numerical core for dynamical analysis, torch only: a map is passed in, no model is imported."""
+"""Numerical core for dynamical analysis, torch only: a map is passed in, no model is imported.
+
+    rollout       iterate a map; residual, recurrence period
+    lyapunov      finite-time Lyapunov spectra by tangent propagation: `lyapunov_spectrum`
+    alignment     how far the random tangents bias short spectra, and starts that do not
+    covariant     covariant Lyapunov vectors and the angles between them
+    finite_size   growth of real perturbations
+    readout       growth as the answer sees it
+    dimension     Kaplan-Yorke dimension and entropy of a spectrum
+    differentiable  the same exponents as a differentiable function of the parameters
+
+Below them: `flat_state` (pytrees), `tangents` (JVPs), `orthonormal` (QR), `propagation` (the loop), `graded_product`
+(singular values of a long product of triangular matrices).
+"""

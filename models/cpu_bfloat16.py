@@ -13,6 +13,8 @@ can compare with autograd in float64.
 
 import math
 import weakref
+from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import lru_cache
 from typing import Any
 
@@ -92,6 +94,8 @@ class _SwiGLU(torch.autograd.Function):
     def forward(ctx: Any, gate_up: Tensor) -> Tensor:
         gate, up = gate_up.chunk(2, dim=-1)
         activation = F.silu(gate)
+        if not ctx.needs_input_grad[0]:
+            return activation.mul_(up)
         ctx.save_for_backward(gate_up, activation)
         return activation * up
 
@@ -140,6 +144,22 @@ def residual_rms_norm(x: Tensor, y: Tensor, eps: float) -> Tensor:
     return _ResidualRmsNorm.apply(x, y, eps)
 
 
+@contextmanager
+def float32_products_by_onednn() -> Iterator[None]:
+    """Float32 products in here are oneDNN's, which for many small ones takes two thirds of the default library's time.
+
+    torch asks oneDNN only where it may round the factors to bfloat16. It does so on CPUs with matrix units for that,
+    and never rounds the sums; the plain code rounds queries and keys likewise.
+    """
+    setting = torch.backends.mkldnn.matmul  # type: ignore[attr-defined]
+    before = setting.fp32_precision
+    setting.fp32_precision = "bf16"
+    try:
+        yield
+    finally:
+        setting.fp32_precision = before
+
+
 @lru_cache
 def rows_in_pairs(num_heads: int, head_dim: int) -> Tensor:
     """Order (3 D,) of a qkv projection's rows in which the two values that rotary positions mix are neighbours.
@@ -164,9 +184,10 @@ class _RotaryAttention(torch.autograd.Function):
         queries_keys = queries_keys.flatten(1, 2)
         queries, keys = queries_keys
         values = parts[2].contiguous().flatten(0, 1)
-        scores = torch.baddbmm(
-            queries.new_empty(()), queries, keys.transpose(1, 2), beta=0, alpha=1 / math.sqrt(head_dim)
-        )
+        with float32_products_by_onednn():
+            scores = torch.baddbmm(
+                queries.new_empty(()), queries, keys.transpose(1, 2), beta=0, alpha=1 / math.sqrt(head_dim)
+            )
         weights = torch.softmax(scores, dim=-1)
         out = torch.bmm(weights.to(qkv.dtype), values)
         if ctx.needs_input_grad[0]:
@@ -186,7 +207,8 @@ class _RotaryAttention(torch.autograd.Function):
         parts = result.permute(2, 0, 3, 1, 4)
         shape = (batch, num_heads, length, head_dim)
         parts[2].copy_(torch.bmm(weights.to(grad.dtype).transpose(1, 2), grad).view(shape))
-        grad_weights = torch.bmm(grad.to(wide), values.to(wide).transpose(1, 2))
+        with float32_products_by_onednn():
+            grad_weights = torch.bmm(grad.to(wide), values.to(wide).transpose(1, 2))
         grad_scores = torch._softmax_backward_data(grad_weights, weights, -1, wide)
         grad_scores = grad_scores.mul_(1 / math.sqrt(head_dim)).to(grad.dtype)
         grad_queries = torch.bmm(grad_scores, queries_keys[1]).view(shape)

@@ -36,6 +36,21 @@ COLUMNS = (
 )  # fmt: skip
 
 
+def add_setup_options(parser: argparse.ArgumentParser) -> None:
+    """What all benchmarks let one choose, beside the preset."""
+    parser.add_argument("--batch-size", type=int, metavar="B", help="rows; default: the preset's, on a CPU at most 8")
+    parser.add_argument("--dtype", choices=["auto", "float64", "float32", "bfloat16"], help="default: the preset's")
+    parser.add_argument("--device", metavar="NAME", help="auto, cpu, mps, cuda or cuda:N; default: the preset's")
+    parser.add_argument(
+        "--compile", action=argparse.BooleanOptionalAction, help="compile the stacks; default: on CUDA only"
+    )
+    parser.add_argument(
+        "--set", nargs="+", action="extend", default=[], metavar="KEY=VALUE", help="further options of the preset"
+    )
+    parser.add_argument("--shape", choices=list(SHAPES), help="shape of the data where no folder and no name tells it")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write the whole record here")
+
+
 def read_overrides(options: argparse.Namespace) -> dict[str, str]:
     """The flags and `--set` as one mapping of option to value. Errors: `UserError`."""
     flags = {
@@ -148,18 +163,13 @@ def measure(options: argparse.Namespace, overrides: dict[str, str]) -> int:
             "floor": options.floor,
             "results": records,
         }
-        write_record(options.json, record)
+        try:
+            write_json_atomically(options.json, record)
+        except OSError as error:
+            raise UserError(f"--json {options.json} cannot be written: {error.strerror or error}") from error
     too_slow = below_floor(records, options.floor)
     print("\n".join(too_slow), end="\n" if too_slow else "", file=sys.stderr)
     return 1 if too_slow else 0
-
-
-def write_record(path: Path, record: Record) -> None:
-    """Write what `--json` asks for. Errors: `UserError`."""
-    try:
-        write_json_atomically(path, record)
-    except OSError as error:
-        raise UserError(f"--json {path} cannot be written: {error.strerror or error}") from error
 
 
 def measure_growth(options: argparse.Namespace, overrides: dict[str, str]) -> int:
@@ -188,7 +198,8 @@ def measure_growth(options: argparse.Namespace, overrides: dict[str, str]) -> in
 
 def check_options(options: argparse.Namespace) -> None:
     """Refuse combinations that mean nothing. Errors: `UserError`."""
-    check_measurement(options)
+    if options.repeats < 1:
+        raise UserError(f"--repeats {options.repeats}: expected at least 1")
     if not (math.isfinite(options.floor) and options.floor >= 0):
         raise UserError(f"--floor {options.floor:g}: expected a ratio of at least 0, such as 0.5")
     if len(set(options.preset)) != len(options.preset):
@@ -199,37 +210,16 @@ def check_options(options: argparse.Namespace) -> None:
         raise UserError("--growth goes without --json and --floor: its record is growth.json in --output-dir")
     if not options.growth and options.output_dir is not None:
         raise UserError("--output-dir belongs to --growth; the record of a measurement is named with --json FILE")
-
-
-def check_measurement(options: argparse.Namespace) -> None:
-    """Refuse repeats and a place for the record that cannot be. Errors: `UserError`."""
-    if options.repeats < 1:
-        raise UserError(f"--repeats {options.repeats}: expected at least 1")
     if options.json is not None and (options.json.is_dir() or not options.json.absolute().parent.is_dir()):
         raise UserError(f"--json {options.json}: expected a file in a folder that exists")
-
-
-def add_preset_options(parser: argparse.ArgumentParser) -> None:
-    """What a preset is measured with, and where the record goes."""
-    parser.add_argument("--batch-size", type=int, metavar="B", help="rows; default: the preset's, on a CPU at most 8")
-    parser.add_argument("--dtype", choices=["auto", "float64", "float32", "bfloat16"], help="default: the preset's")
-    parser.add_argument("--device", metavar="NAME", help="auto, cpu, mps, cuda or cuda:N; default: the preset's")
-    parser.add_argument(
-        "--compile", action=argparse.BooleanOptionalAction, help="compile the stacks; default: on CUDA only"
-    )
-    parser.add_argument("--repeats", type=int, default=7, metavar="N", help="timed updates, on CUDA eights; default 7")
-    parser.add_argument(
-        "--set", nargs="+", action="extend", default=[], metavar="KEY=VALUE", help="further options of the preset"
-    )
-    parser.add_argument("--shape", choices=list(SHAPES), help="shape of the data where no folder and no name tells it")
-    parser.add_argument("--json", type=Path, metavar="FILE", help="write the whole record here")
 
 
 @exit_on_user_error
 def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--preset", action="append", required=True, metavar="ID", help="file name of config/experiment")
-    add_preset_options(parser)
+    add_setup_options(parser)
+    parser.add_argument("--repeats", type=int, default=7, metavar="N", help="timed updates, on CUDA eights; default 7")
     parser.add_argument("--floor", type=float, default=0.0, metavar="R", help="exit 1 where a ratio is below R")
     parser.add_argument("--growth", action="store_true", help="step time against batch, length, width and cycles")
     parser.add_argument("--output-dir", type=Path, metavar="DIR", help="where --growth writes its files")

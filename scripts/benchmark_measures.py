@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from dataclasses import asdict, replace
 from typing import Any
 
+import numpy as np
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
@@ -29,6 +30,7 @@ PHASES = 4  # notes per preset
 WARM_UP_STEPS = 2  # the second update is the first that finds its optimizer state
 _BATCHES = 4
 _LOADER_BATCHES = 20
+_FLOOR_PASSES = 4
 
 # FLOP/s of dense bfloat16 products, from the vendors' data sheets. Full names: variants (PCIe, NVL, laptop) differ.
 _DENSE_BFLOAT16_PEAK = {
@@ -153,7 +155,8 @@ def measure_training(run: Run, repeats: int) -> Record:
     timing, floor = _beside_floor(
         run,
         products_of(run, training=True),
-        lambda: timed(sample, repeats, run.device).divided_by(updates),
+        lambda: seconds_of(sample, run.device) / updates,
+        repeats,
         repeats,
     )
     return _rates(run, timing, floor, training=True, steps=1)
@@ -168,12 +171,15 @@ def measure_evaluation(run: Run, repeats: int) -> Record:
     def unroll() -> object:
         return OfficialInference().predict(model, batch)
 
-    def measure() -> Timing:
-        seconds_of(unroll, run.device)
-        return timed(unroll, max(1, repeats // 2), run.device).divided_by(steps)
-
     with evaluating(run):
-        timing, floor = _beside_floor(run, products_of(run, training=False), measure, repeats)
+        unroll()
+        timing, floor = _beside_floor(
+            run,
+            products_of(run, training=False),
+            lambda: seconds_of(unroll, run.device) / steps,
+            max(1, repeats // 2),
+            repeats,
+        )
     return _rates(run, timing, floor, training=False, steps=steps)
 
 
@@ -198,23 +204,24 @@ def products_of(run: Run, *, training: bool) -> list[Product]:
 
 
 def _beside_floor(
-    run: Run, products: list[Product], measure: Callable[[], Timing], repeats: int
+    run: Run, products: list[Product], sample: Callable[[], float], samples: int, repeats: int
 ) -> tuple[Timing, Record]:
-    """A measurement between two of its floor, so that a machine that slows down slows both."""
+    """Samples and passes over the floor's products in turn, medians of both: a machine that slows down slows both."""
     dtype = run.model.config.dtype
-    before = measure_products(products, dtype, run.device, repeats)
-    timing = measure()
-    after = measure_products(products, dtype, run.device, repeats)
-    best = min(before, after, key=lambda seconds: floor_seconds(products, seconds))
+    seconds = []
+    passes = [measure_products(products, dtype, run.device, repeats)]
+    for part in np.array_split(range(samples), min(samples, _FLOOR_PASSES - 1)):
+        seconds += [sample() for _ in part]
+        passes.append(measure_products(products, dtype, run.device, repeats))
+    typical = {shape: float(np.median([each[shape] for each in passes])) for shape in passes[0]}
     floor = {
-        "floor_seconds": floor_seconds(products, best),
-        "floor_before_seconds": floor_seconds(products, before),
-        "floor_after_seconds": floor_seconds(products, after),
+        "floor_seconds": floor_seconds(products, typical),
+        "floor_passes_seconds": [floor_seconds(products, each) for each in passes],
         "products": [
-            asdict(product) | {"flops": product.flops, "seconds": best[product.shape]} for product in products
+            asdict(product) | {"flops": product.flops, "seconds": typical[product.shape]} for product in products
         ],
     }
-    return timing, floor
+    return Timing.of(seconds), floor
 
 
 def _rates(run: Run, timing: Timing, floor: Record, *, training: bool, steps: int) -> Record:

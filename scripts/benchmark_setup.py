@@ -16,8 +16,9 @@ from training.cli import compose_config
 from training.config import TrainConfig
 from training.devices import resolve_device
 from training.distributed import World
+from training.objectives.base import Objective
 from training.run import Run
-from training.start import ObjectiveFactory, act_objective, build_run
+from training.start import act_objective, build_run
 
 SEED = 0
 CPU_BATCH_SIZE = 8
@@ -128,12 +129,11 @@ def write_synthetic_data(root: Path, shape: DataShape, num_puzzles: int) -> None
 
 
 @contextmanager
-def synthetic_run(
-    config: TrainConfig, shape: DataShape, objective_factory: ObjectiveFactory = act_objective
-) -> Iterator[Run]:
+def synthetic_run(config: TrainConfig, shape: DataShape, objective: Objective | None = None) -> Iterator[Run]:
     """A `Run` as training builds it, over synthetic data in a temporary folder that goes with it.
 
-    The number of threads, which a preset may set, is put back. Errors: `UserError`, also where memory does not suffice.
+    By default it pretrains. The number of threads, which a preset may set, is put back. Errors: `UserError`, also
+    where memory does not suffice.
     """
     threads = torch.get_num_threads()
     with tempfile.TemporaryDirectory(prefix="benchmark-") as name:
@@ -146,7 +146,7 @@ def synthetic_run(
             checkpoint_path=str(folder / "run"),
         )
         try:
-            yield build_run(config, World(), objective_factory(config))
+            yield build_run(config, World(), objective or act_objective(config))
         except (torch.OutOfMemoryError, MemoryError) as error:
             reason = " ".join(str(error).split())[:160]
             raise UserError(

@@ -1,132 +1,202 @@
-"""What training on perturbed trajectories costs beside a clean fixed unroll: time, passes, steps and memory, in turns.
+"""What training on K trajectories costs beside a clean fixed unroll of the same puzzles: time, passes, memory.
 
-    python scripts/benchmark_trajectories.py --preset quickstart --batch-size 8
-    python scripts/benchmark_trajectories.py --preset trm_sudoku_att --device cuda --repeats 20 --json rollouts.json
-    python scripts/benchmark_trajectories.py --preset quickstart --own-halting --init-from runs/quickstart/final.pt
+    python scripts/benchmark_trajectories.py --preset trm_att_sudoku_6x6_cpu
+    python scripts/benchmark_trajectories.py --preset trm_sudoku_mlp --device cuda --batch-size 96 --json FILE
 
-Measured in one process, in turns, each with an optimizer and an average of its own: baseline_ce with B puzzles,
-single_perturbed_ce, and multi_perturbed_ce with K trajectories of each of the B puzzles, rolled out parallel_fixed,
-serial_act and act_mask. All take the same number of steps unless --own-halting lets trajectories halt where q_halt
-says so. What each number means: docs/speed.md.
+All kinds of updates are made in one process, in turns, on the same synthetic puzzles and from the same weights. A kind
+without an early halt makes `halt_max_steps` steps of every trajectory; so that the ACT rollouts are compared at equal
+steps, they run with a halting bias that lets no trajectory halt (`--halting` leaves it out; then look at the passes).
+Peak memory is measured in a process of its own for each kind. What each number means: docs/speed.md.
 """
 
 import argparse
+import json
+import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import asdict, replace
+from functools import partial
 from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from tqdm import tqdm
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from tqdm import tqdm
-
 from errors import UserError, exit_on_user_error
-from scripts.benchmark import (
-    add_preset_options,
-    check_measurement,
-    describe_environment,
-    read_overrides,
-    write_record,
-)
-from scripts.benchmark_measures import Record
-from scripts.benchmark_setup import data_shape
-from scripts.trajectory_measures import is_equally_long, measure_variants, variants
+from scripts.benchmark import add_setup_options, describe_environment, read_overrides
+from scripts.benchmark_measures import WARM_UP_STEPS, training_step, updates_per_sample
+from scripts.benchmark_setup import DataShape, compose_preset, data_shape, synthetic_run
+from scripts.benchmark_timing import Timing, seconds_of
+from training.atomic_file import write_json_atomically
+from training.config import TrainConfig
+from training.config_schema import ObjectiveConfig
+from training.objectives.choose import build_objective
+from training.provenance import peak_memory
+from training.run import Run
 
 SCHEMA_VERSION = 1
-COLUMNS = ("update", "K", "ms", "quartiles", "x clean", "quartiles", "passes", "extra", "steps", "peak MiB", "x clean")
-_OWN = ("objective", "objective.name", "objective.rollout", "objective.num_trajectories")
+BASELINE = "baseline_ce"
+_NEVER_HALT = -50.0
+
+Record = dict[str, Any]
 
 
-def table_row(rollout: Record) -> list[str]:
-    """One line of the table, in the order of `COLUMNS`."""
-    seconds, relative, peak, steps = (rollout[name] for name in ("seconds", "over_clean", "peak_bytes", "mean_steps"))
-    return [
-        rollout["name"],
-        str(rollout["num_trajectories"]),
-        f"{1e3 * seconds['median']:.2f}",
-        f"{1e3 * seconds['q1']:.2f}-{1e3 * seconds['q3']:.2f}",
-        f"{relative['median']:.3f}",
-        f"{relative['q1']:.3f}-{relative['q3']:.3f}",
-        f"{rollout['trained_passes']:g}",
-        f"{rollout['extra_passes']:g}",
-        "-" if steps is None else f"{steps:.2f}",
-        "-" if peak is None else f"{peak / 2**20:.2f}",
-        "-" if peak is None else f"{rollout['peak_over_clean']:.3f}",
-    ]
+def kinds(count: int) -> dict[str, ObjectiveConfig]:
+    """The kinds of updates by name; the first is what the others are compared with."""
+    multi = ObjectiveConfig(
+        name="multi_perturbed_ce", num_trajectories=count, noise_sampling="loguniform", sigma_min=3e-5, sigma_max=3e-3
+    )
+    return {
+        BASELINE: ObjectiveConfig(name="baseline_ce"),
+        "single_perturbed_ce": replace(multi, name="single_perturbed_ce", num_trajectories=1),
+        "parallel_fixed": multi,
+        "act_mask": replace(multi, rollout="act_mask", mask_normalize="valid_steps"),
+        "serial_act": replace(multi, rollout="serial_act", mask_normalize="valid_steps"),
+    }
 
 
-def format_table(record: Record) -> str:
-    """Aligned columns, one line for each kind of update, and under it the comparisons."""
-    rows = [list(COLUMNS), *map(table_row, record["rollouts"])]
-    widths = [max(len(row[column]) for row in rows) for column in range(len(COLUMNS))]
-    lines = ["  ".join(cell.rjust(width) for cell, width in zip(row, widths, strict=True)) for row in rows]
-    compared, run = record["comparisons"], record["run"]
-    lines.append(f"parallel_fixed / clean: {compared['parallel_over_clean']['median']:.3f} of the time"
-                 + ("" if compared["peak_parallel_over_clean"] is None else
-                    f", {compared['peak_parallel_over_clean']:.3f} of the peak memory"))  # fmt: skip
-    lines.append(f"serial_act / parallel_fixed: {compared['serial_over_parallel']['median']:.3f}; "
-                 f"act_mask / parallel_fixed: {compared['mask_over_parallel']['median']:.3f}")  # fmt: skip
-    lines.append(
-        f"{run['device']}, {run['dtype']}, {run['threads']} threads, {run['batch_size']} puzzles, "
-        + (f"all trajectories take {run['halt_max_steps']} steps" if record["equal_steps"] else
-           "not the same number of steps: the times are not of the same work")
-    )  # fmt: skip
-    return "\n".join(lines)
+def counted(run: Run) -> dict[str, int]:
+    """Supervision steps of rows so far: with a gradient, and beside them without one."""
+    return {"trained": run.samples_seen, "extra": run.extra_passes}
 
 
-def check_options(options: argparse.Namespace, overrides: dict[str, str]) -> None:
-    """Refuse what cannot be measured. Errors: `UserError`."""
-    check_measurement(options)
-    if options.num_trajectories < 2:
-        raise UserError(f"--num-trajectories {options.num_trajectories}: expected at least 2, a clean one and another")
-    for key in _OWN:
-        if key in overrides:
-            raise UserError(f"--set {key}={overrides[key]}: all kinds of update are measured; leave it out "
-                            "(--num-trajectories K)")
-    if options.init_from is not None and not options.init_from.expanduser().is_file():
-        raise UserError(f"--init-from {options.init_from}: there is no such file; name weights such as RUN/final.pt")
+def let_none_halt(run: Run) -> None:
+    """No trajectory of this run's next updates halts before the maximum, whatever the architecture's rule."""
+    with torch.no_grad():
+        bias = run.model.q_head.bias
+        assert bias is not None
+        bias[0] = _NEVER_HALT
+
+
+def measure_times(
+    config: TrainConfig, shape: DataShape, count: int, repeats: int, *, halting: bool
+) -> dict[str, Record]:
+    """By kind: seconds of an update, and those over the baseline's of the same turn; passes per update."""
+    with ExitStack() as stack:
+        runs, steps = {}, {}
+        for name, settings in kinds(count).items():
+            chosen = replace(config, objective=settings)
+            run = stack.enter_context(synthetic_run(chosen, shape, build_objective(chosen)))
+            if not halting:
+                let_none_halt(run)
+            runs[name], steps[name] = run, training_step(run)
+        updates = updates_per_sample(run.device)
+        for step in steps.values():
+            for _ in range(WARM_UP_STEPS):
+                step()
+        before = {name: counted(run) for name, run in runs.items()}
+        seconds: dict[str, list[float]] = {name: [] for name in steps}
+
+        def sample(step: Callable[[], object]) -> None:
+            for _ in range(updates):
+                step()
+
+        for _ in tqdm(range(repeats), disable=None, leave=False):
+            for name, step in steps.items():
+                seconds[name].append(seconds_of(partial(sample, step), run.device) / updates)
+        made = repeats * updates
+        return {
+            name: {
+                "seconds": asdict(Timing.of(times)),
+                "over_baseline": asdict(Timing.of(list(np.divide(times, seconds[BASELINE])))),
+                "passes": {key: (value - before[name][key]) / made for key, value in counted(runs[name]).items()},
+            }
+            for name, times in seconds.items()
+        }
+
+
+def measure_memory(config: TrainConfig, shape: DataShape, count: int, kind: str) -> Record:
+    """Growth of the largest resident size, on CUDA of the largest allocation, from before the run is built until a few
+    updates are made. To be called in a process that has done nothing else.
+    """
+    before = peak_memory()["rss_bytes"]
+    chosen = replace(config, objective=kinds(count)[kind])
+    with synthetic_run(chosen, shape, build_objective(chosen)) as run:
+        let_none_halt(run)
+        step = training_step(run)
+        for _ in range(WARM_UP_STEPS + 1):
+            step()
+        if run.device.type == "cuda":
+            return {"kind": "cuda_allocated", "bytes": torch.cuda.max_memory_allocated(run.device)}
+        return {"kind": "resident_growth", "bytes": peak_memory()["rss_bytes"] - before}
+
+
+def memory_in_a_process_of_its_own(argv: Sequence[str], kind: str) -> Record:
+    """`measure_memory` of one kind. Errors: `UserError` with the last line of a process that failed."""
+    done = subprocess.run(
+        [sys.executable, str(Path(__file__).resolve()), *argv, "--memory-of", kind], capture_output=True, text=True
+    )
+    lines = (done.stdout if done.returncode == 0 else done.stderr).strip().splitlines()
+    if done.returncode or not lines:
+        raise UserError(f"peak memory of {kind} could not be measured: {lines[-1] if lines else 'nothing was said'}")
+    record: Record = json.loads(lines[-1])
+    return record
+
+
+def format_table(results: Mapping[str, Record]) -> str:
+    """Aligned columns, one line a kind."""
+    rows = [["update", "ms", "quartiles", "/ baseline", "quartiles", "passes", "+ untrained", "peak MiB", "/ baseline"]]
+    smallest = results[BASELINE]["peak_memory"]["bytes"]
+    for name, record in results.items():
+        times, ratio, passes = record["seconds"], record["over_baseline"], record["passes"]
+        peak = record["peak_memory"]["bytes"]
+        rows.append([
+            name, f"{1e3 * times['median']:.2f}", f"{1e3 * times['q1']:.2f}-{1e3 * times['q3']:.2f}",
+            f"{ratio['median']:.3f}", f"{ratio['q1']:.3f}-{ratio['q3']:.3f}", f"{passes['trained']:g}",
+            f"{passes['extra']:g}", f"{peak / 2**20:.0f}", f"{peak / smallest:.2f}" if smallest else "-",
+        ])  # fmt: skip
+    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
+    return "\n".join("  ".join(cell.rjust(width) for cell, width in zip(row, widths, strict=True)) for row in rows)
 
 
 @exit_on_user_error
-def main(argv: Sequence[str] | None = None) -> int:
+def main(argv: Sequence[str] | None = None) -> None:
+    words = list(sys.argv[1:] if argv is None else argv)
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--preset", required=True, metavar="ID", help="file name of config/experiment")
-    parser.add_argument("--num-trajectories", type=int, default=4, metavar="K", help="of each puzzle; default 4")
-    parser.add_argument("--own-halting", action="store_true", help="trajectories halt where q_halt says so")
-    parser.add_argument("--init-from", type=Path, metavar="FILE", help="weights to start from; default: drawn")
-    add_preset_options(parser)
-    options = parser.parse_args(argv)
+    parser.add_argument("--num-trajectories", type=int, default=4, metavar="K", help="per puzzle; default 4")
+    add_setup_options(parser)
+    parser.add_argument("--repeats", type=int, default=7, metavar="N", help="timed updates of each kind; default 7")
+    parser.add_argument("--halting", action="store_true", help="let trajectories of the ACT rollouts halt by q")
+    parser.add_argument("--memory-of", choices=list(kinds(2)), help="only the memory of one kind, as a line of JSON")
+    options = parser.parse_args(words)
+    if options.num_trajectories < 2:
+        raise UserError(f"--num-trajectories {options.num_trajectories}: expected at least 2")
+    if options.repeats < 1:
+        raise UserError(f"--repeats {options.repeats}: expected at least 1")
     overrides = read_overrides(options)
-    check_options(options, overrides)
-    chosen = variants(options.num_trajectories)
-    configs = [variant.compose(options.preset, overrides) for variant in chosen]
-    shape = data_shape(configs[0], options.preset, options.shape)
-    environment = describe_environment(configs)
-    with tqdm(total=2 * len(chosen) + options.repeats, disable=None, leave=False) as progress:
-
-        def note(text: str) -> None:
-            progress.set_description(text)
-            progress.update()
-
-        measured = measure_variants(
-            chosen, configs, shape, options.repeats, own_halting=options.own_halting,
-            weights=None if options.init_from is None else str(options.init_from), note=note,
-        )  # fmt: skip
-    record = {
-        "schema_version": SCHEMA_VERSION,
-        "environment": environment,
-        "preset": options.preset,
-        "overrides": overrides,
-        "repeats": options.repeats,
-        "own_halting": options.own_halting,
-        "init_from": None if options.init_from is None else str(options.init_from),
-        "equal_steps": is_equally_long(measured["rollouts"], measured["run"]["halt_max_steps"]),
-        **measured,
-    }
-    print(format_table(record))
+    # As training on perturbed trajectories has it: bfloat16 states lose small noise.
+    config = compose_preset(options.preset, {"state_dtype": "float32", **overrides})
+    shape = data_shape(config, options.preset, options.shape)
+    count = options.num_trajectories
+    if options.memory_of is not None:
+        print(json.dumps(measure_memory(config, shape, count, options.memory_of)))
+        return
+    memory = {name: memory_in_a_process_of_its_own(words, name) for name in kinds(count)}
+    times = measure_times(config, shape, count, options.repeats, halting=options.halting)
+    results = {name: record | {"peak_memory": memory[name]} for name, record in times.items()}
+    print(format_table(results))
     if options.json is not None:
-        write_record(options.json, record)
-    return 0
+        record = {
+            "schema_version": SCHEMA_VERSION,
+            "environment": describe_environment([config]),
+            "preset": options.preset,
+            "overrides": overrides,
+            "batch_size": config.global_batch_size,
+            "num_trajectories": count,
+            "halting": options.halting,
+            "repeats": options.repeats,
+            "results": results,
+        }
+        try:
+            write_json_atomically(options.json, record)
+        except OSError as error:
+            raise UserError(f"--json {options.json} cannot be written: {error.strerror or error}") from error
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    main()

@@ -186,8 +186,8 @@ def _command(filler: _Filler, text: str, where: str) -> tuple[str, ...]:
     words = filler.words(text)
     script = words[0] if words else ""
     if script != "-m" and not (script.endswith(".py") and (ROOT / script).is_file()):
-        raise UserError(f"{where}: command: found {script!r} first, expected what follows `python`: a script of the "
-                        "suite such as pretrain.py, or -m MODULE")
+        raise UserError(f"{where}: command: found {script!r} first, expected a script of the suite such as "
+                        "pretrain.py, or -m MODULE: what follows `python`")
     return tuple(words)
 
 

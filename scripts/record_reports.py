@@ -1,100 +1,38 @@
-"""Cells of a row of PROVENANCE.md from reports, and the texts of a cell that runs and reports share.
+"""Cells of a row of PROVENANCE.md from reports.
 
 Reports are what `evaluate.py` (evaluation_NAME.json), `scripts/benchmark.py --json`,
-`scripts/benchmark_trajectories.py --json` and `analysis/time_to_accuracy.py` (time_to_accuracy.json) write; which of
-them a file is, its entries tell.
+`scripts/benchmark_trajectories.py --json`, `analysis/time_to_accuracy.py` (time_to_accuracy.json) and
+`analysis/peak_vs_final.py` (peak_vs_final.json) write; which of them a file is, its entries tell.
 """
 
 import math
-import re
-import shlex
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, TypeVar
 
 import numpy as np
-from scipy.stats import binomtest
 
 from errors import UserError
+from scripts.record_comparisons import arms_over_seeds, trajectories
+from scripts.report_entries import (
+    NOT_RECORDED,
+    Entry,
+    Report,
+    command_of,
+    dataset_hashes,
+    distinct,
+    git_commit,
+    hardware_of,
+    rate,
+    run_command,
+    seed_of,
+    short,
+    span,
+    three_digits,
+)
 from training.strict_json import JsonError, read_json_object
 
-T = TypeVar("T")
-
-NOT_RUN = "not run"
-NOT_RECORDED = "not recorded"
-_HASH_CHARACTERS = 12
-_LARGEST_COUNT = 1 << 53
-_LARGEST = 1e30
 # What --x of time_to_accuracy.py names, with its unit here. Updates are printed anyway.
 _UNITS = {"seconds": "s", "updates": None, "flops": "FLOPs", "samples": "rows trained"}
-
-
-@dataclass(frozen=True)
-class Report:
-    """One report as texts of a row: what has several values has them in the order of the report."""
-
-    commands: list[str]
-    config_hashes: list[str]
-    commits: list[str]
-    datasets: list[str]
-    seeds: list[str]
-    result: str
-    hardware: list[str]
-
-
-@dataclass(frozen=True)
-class Entry:
-    """An object inside a report, and where it stands there. Errors of every method: `UserError`."""
-
-    path: Path
-    place: str
-    values: Mapping[str, Any]
-
-    def text(self, name: str) -> str:
-        value = self.values.get(name)
-        return value if isinstance(value, str) else self._refuse(name, "a text")
-
-    def flag(self, name: str) -> bool:
-        value = self.values.get(name)
-        return value if isinstance(value, bool) else self._refuse(name, "true or false")
-
-    def number(self, name: str) -> float:
-        """A number of at least 0: times, counts, operations and shares are."""
-        value = self.values.get(name)
-        fits = isinstance(value, int | float) and not isinstance(value, bool) and 0 <= value <= _LARGEST
-        return float(value) if fits else self._refuse(name, "a number of at least 0")  # type: ignore[arg-type]
-
-    def count(self, name: str) -> int:
-        value = self.values.get(name)
-        fits = isinstance(value, int) and not isinstance(value, bool) and 0 <= value <= _LARGEST_COUNT
-        return value if fits else self._refuse(name, "a whole number of at least 0")  # type: ignore[return-value]
-
-    def words(self, name: str) -> list[str]:
-        value = self.values.get(name)
-        if isinstance(value, list) and value and all(isinstance(word, str) for word in value):
-            return value
-        return self._refuse(name, "a list of texts")
-
-    def part(self, name: str) -> "Entry":
-        value = self.values.get(name)
-        if isinstance(value, dict):
-            return Entry(self.path, f"{self.place}{name}.", value)
-        return self._refuse(name, "an object")
-
-    def parts(self, name: str) -> list["Entry"]:
-        value = self.values.get(name)
-        if isinstance(value, list) and value and all(isinstance(part, dict) for part in value):
-            return [Entry(self.path, f"{self.place}{name}.{i}.", part) for i, part in enumerate(value)]
-        return self._refuse(name, "a list of objects")
-
-    def optional(self, read: Callable[[str], T], name: str) -> T | None:
-        """What `read` gives, or None where the entry is null or absent."""
-        return None if self.values.get(name) is None else read(name)
-
-    def _refuse(self, name: str, expected: str) -> Any:
-        found = f"is {str(self.values[name])[:60]!r}" if name in self.values else "is missing"
-        raise UserError(f"{self.path}: '{self.place}{name}' {found}, expected {expected}; make the report again")
 
 
 def read_report(path: Path) -> Report:
@@ -110,9 +48,8 @@ def read_report(path: Path) -> Report:
         if all(name in report.values for name in names):
             return read(report)
     raise UserError(
-        f"--reports {path}: expected the JSON of evaluate.py, scripts/benchmark.py --json, "
-        "scripts/benchmark_trajectories.py --json or "
-        f"analysis/time_to_accuracy.py, found {', '.join(list(report.values)[:5]) or 'nothing in it'}; a run's folder "
+        f"--reports {path}: expected the JSON of evaluate.py, of a benchmark's --json, of analysis/time_to_accuracy.py "
+        f"or analysis/peak_vs_final.py, found {', '.join(list(report.values)[:5]) or 'nothing in it'}; a run's folder "
         "is named with --runs"
     )
 
@@ -133,55 +70,6 @@ def report_cells(reports: Sequence[Report]) -> list[str]:
     ]
 
 
-def rate(part: Mapping[str, Any] | None) -> str:
-    """`74.00 % = 740/1000 [71.19, 76.62] @ update 500`; the bare value where no denominator is known."""
-    if not part or part.get("value") is None:
-        return NOT_RUN
-    numerator, denominator, step = part.get("numerator"), part.get("denominator"), part.get("step")
-    at = f" @ update {step}" if step is not None else ""
-    if numerator is None or not denominator:
-        return f"{float(part['value']):.6g} (no denominator){at}"
-    if not 0 <= numerator <= denominator or numerator % 1 or denominator % 1:
-        raise UserError(f"a rate of {numerator}/{denominator} is impossible; the record that holds it is wrong")
-    interval = binomtest(int(numerator), int(denominator)).proportion_ci(0.95, method="wilson")
-    percent = 100 * numerator / denominator
-    bounds = f"[{100 * interval.low:.2f}, {100 * interval.high:.2f}]"
-    return f"{percent:.2f} % = {int(numerator)}/{int(denominator)} {bounds}{at}"
-
-
-def command_of(argv: Sequence[Any] | None, world_size: int | None) -> str:
-    """The command line of a recorded `argv`, with the launcher that starts so many processes."""
-    launcher = "python " if (world_size or 1) == 1 else f"torchrun --nproc-per-node {world_size} "
-    return NOT_RECORDED if argv is None else launcher + shlex.join(map(str, argv))
-
-
-def commit_of(commit: Any, dirty: Any) -> str:
-    """`1a2b3c4d5e6f+dirty`; "none" without a commit."""
-    return short(commit) + ("+dirty" if dirty else "")
-
-
-def dataset_hashes(fingerprints: Any) -> str:
-    """Short forms of every SHA-256 within, in order; "not recorded" where there is none."""
-    return " ".join(map(short, dict.fromkeys(_hashes(fingerprints)))) or NOT_RECORDED
-
-
-def short(value: Any) -> str:
-    """The beginning of a hash; "none" where there is none."""
-    return str(value)[:_HASH_CHARACTERS] if value else "none"
-
-
-def distinct(texts: Iterable[str]) -> str:
-    """Each text once, in order."""
-    return " // ".join(dict.fromkeys(texts))
-
-
-def _hashes(value: Any) -> list[str]:
-    if isinstance(value, str):
-        return [value] if re.fullmatch(r"[0-9a-f]{40,64}", value) else []
-    items = value.values() if isinstance(value, Mapping) else value if isinstance(value, list) else ()
-    return [found for item in items for found in _hashes(item)]
-
-
 def _evaluation(report: Entry) -> Report:
     results = report.parts("results")
     kinds = [result.text("rows") for result in results]
@@ -195,11 +83,11 @@ def _evaluation(report: Entry) -> Report:
     return Report(
         commands=[report.text("command")],
         config_hashes=[short(report.text("config_hash"))],
-        commits=[_commit(report.part("git"))],
+        commits=[git_commit(report.part("git"))],
         datasets=[hashes if hashes == NOT_RECORDED else f"{hashes} (test split)"],
         seeds=[str(report.count("seed"))],
         result="; ".join(texts),
-        hardware=[f"{_hardware(report, 'num_threads')}, {report.text('dtype')}, {_three_digits(seconds)} s, {size}"],
+        hardware=[f"{hardware_of(report, 'num_threads')}, {report.text('dtype')}, {three_digits(seconds)} s, {size}"],
     )
 
 
@@ -229,13 +117,13 @@ def _exact(part: Entry) -> str:
 def _benchmark(report: Entry) -> Report:
     environment, results = report.part("environment"), report.parts("results")
     units = [
-        _hardware(Entry(each.path, each.place, {"cpu": environment.values.get("cpu"), **each.values}), "threads")
+        hardware_of(Entry(each.path, each.place, {"cpu": environment.values.get("cpu"), **each.values}), "threads")
         for each in results
     ]
     return Report(
         commands=[command_of(environment.words("argv"), 1)],
         config_hashes=[NOT_RECORDED],
-        commits=[_commit(environment)],
+        commits=[git_commit(environment)],
         datasets=["synthetic"],
         seeds=[str(environment.count("seed"))],
         result="; ".join(map(_measured, results)),
@@ -259,49 +147,12 @@ def _measured(result: Entry) -> str:
 
 def _beside_floor(part: Entry) -> str:
     seconds = part.part("seconds")
-    median, q1, q3 = (_three_digits(1e3 * seconds.number(name)) for name in ("median", "q1", "q3"))
+    median, q1, q3 = (three_digits(1e3 * seconds.number(name)) for name in ("median", "q1", "q3"))
     return (
         f"{median} ms [quartiles {q1}-{q3}, n={seconds.count('count')}], "
-        f"floor {_three_digits(1e3 * part.number('floor_seconds'))} ms, ratio {part.number('ratio'):.3f}, "
-        f"{_three_digits(part.number('flops_per_second') / 1e9)} GFLOP/s"
+        f"floor {three_digits(1e3 * part.number('floor_seconds'))} ms, ratio {part.number('ratio'):.3f}, "
+        f"{three_digits(part.number('flops_per_second') / 1e9)} GFLOP/s"
     )
-
-
-def _trajectories(report: Entry) -> Report:
-    environment, run = report.part("environment"), report.part("run")
-    machine = Entry(run.path, run.place, {"cpu": environment.values.get("cpu"), **run.values})
-    steps = "equal steps" if report.flag("equal_steps") else "not of equal steps"
-    compiled = ", compiled" if run.flag("compiled") else ""
-    what = f"{report.text('preset')} ({run.count('batch_size')} puzzles, {run.text('dtype')}{compiled}, {steps})"
-    return Report(
-        commands=[command_of(environment.words("argv"), 1)],
-        config_hashes=[NOT_RECORDED],
-        commits=[_commit(environment)],
-        datasets=["synthetic"],
-        seeds=[str(environment.count("seed"))],
-        result=f"{what}: {'; '.join(map(_rollout, report.parts('rollouts')))}; "
-        f"serial_act / parallel_fixed {_paired(report.part('comparisons').part('serial_over_parallel'))}",
-        hardware=[_hardware(machine, "threads")],
-    )
-
-
-def _rollout(rollout: Entry) -> str:
-    """`serial_act K=4 229 ms [quartiles 228-241, n=7], 5.27 x clean [5.25-5.45], 128+128 passes, ...`."""
-    seconds = rollout.part("seconds")
-    median, q1, q3 = (_three_digits(1e3 * seconds.number(name)) for name in ("median", "q1", "q3"))
-    peak, ratio = (rollout.optional(rollout.number, name) for name in ("peak_bytes", "peak_over_clean"))
-    steps = rollout.optional(rollout.number, "mean_steps")
-    return (
-        f"{rollout.text('name')} K={rollout.count('num_trajectories')} {median} ms [quartiles {q1}-{q3}, "
-        f"n={seconds.count('count')}], {_paired(rollout.part('over_clean'))} x clean, "
-        f"{rollout.number('trained_passes'):g}+{rollout.number('extra_passes'):g} passes"
-        + ("" if steps is None else f", {steps:.2f} steps")
-        + ("" if peak is None or ratio is None else f", peak {peak / 2**20:.3g} MiB ({ratio:.2f} x clean)")
-    )
-
-
-def _paired(ratio: Entry) -> str:
-    return f"{ratio.number('median'):.3f} [{ratio.number('q1'):.3f}-{ratio.number('q3'):.3f}]"
 
 
 def _time_to_accuracy(report: Entry) -> Report:
@@ -319,15 +170,15 @@ def _time_to_accuracy(report: Entry) -> Report:
     origins = [run.part("provenance") for run in runs]
     ends = [run.count("last_step") for run in runs]
     spent = [run.number("last_x") for run in runs]
-    time = f", {_span(spent)} s" if axis == "seconds" else ""
+    time = f", {span(spent)} s" if axis == "seconds" else ""
     return Report(
-        commands=[report.text("command"), *map(_run_command, origins)],
+        commands=[report.text("command"), *map(run_command, origins)],
         config_hashes=[short(origin.optional(origin.text, "config_hash")) for origin in origins],
-        commits=[_commit(origin.part("git")) for origin in origins],
+        commits=[git_commit(origin.part("git")) for origin in origins],
         datasets=[dataset_hashes(origin.values.get("datasets")) for origin in origins],
-        seeds=list(map(_seed, runs)),
+        seeds=list(map(seed_of, runs)),
         result=f"{report.text('metric')}: {'; '.join(texts)}",
-        hardware=[f"{_hardware(origin, 'num_threads')}{time}, {_span(ends)} updates" for origin in origins],
+        hardware=[f"{hardware_of(origin, 'num_threads')}{time}, {span(ends)} updates" for origin in origins],
     )
 
 
@@ -337,61 +188,31 @@ def _reached(runs: Sequence[Entry], target: float, axis: str) -> str:
     share = f"{100 * target:g} % on {' or '.join(map(str, counts)) or 'an unknown number of'} rows"
     there = [run for run in runs if run.values.get("first_step") is not None]
     number = len(runs)
-    noun = "run" if len(set(map(_seed, runs))) < number else "seed"
+    noun = "run" if len(set(map(seed_of, runs))) < number else "seed"
     of = f"n={len(there)} of {number} {noun}{'s' if number > 1 else ''}"
     if not there:
-        return f"{share} not reached in {_span([run.count('last_step') for run in runs])} updates ({of})"
+        return f"{share} not reached in {span([run.count('last_step') for run in runs])} updates ({of})"
     missing = number - len(there)
     steps = [run.count("first_step") for run in there]
-    text = f"{share} first at {_span(steps, missing)} updates ({_median(steps, missing)}; {of})"
+    text = f"{share} first at {span(steps, missing)} updates ({_median(steps, missing)}; {of})"
     unit = _UNITS[axis]
     if unit is None:
         return text
     spent = [run.number("first_x") for run in there]
-    return f"{text}, {_span(spent, missing)} {unit} ({_median(spent, missing)})"
+    return f"{text}, {span(spent, missing)} {unit} ({_median(spent, missing)})"
 
 
 def _median(values: Sequence[float], missing: int) -> str:
     """Of all runs: those that did not get there are later than all that did."""
     median = float(np.median([*values, *[math.inf] * missing]))
-    return f"median {_three_digits(median)}" if math.isfinite(median) else "median not reached"
-
-
-def _span(values: Sequence[float], missing: int = 0) -> str:
-    texts = [_three_digits(min(values)), "not reached" if missing else _three_digits(max(values))]
-    return texts[0] if texts[0] == texts[1] else (" to " if missing else "-").join(texts)
-
-
-def _three_digits(value: float) -> str:
-    """At least three digits that count; powers of ten only far from 1."""
-    return f"{value:.0f}" if 100 <= value < 1e9 else f"{value:.3g}"
-
-
-def _seed(run: Entry) -> str:
-    seed = run.optional(run.count, "seed")
-    return NOT_RECORDED if seed is None else str(seed)
-
-
-def _run_command(origin: Entry) -> str:
-    return command_of(origin.optional(origin.words, "argv"), origin.optional(origin.count, "world_size"))
-
-
-def _commit(git: Entry) -> str:
-    return commit_of(git.optional(git.text, "commit"), git.optional(git.flag, "dirty"))
-
-
-def _hardware(record: Entry, threads: str) -> str:
-    named = (record.optional(record.text, name) for name in ("gpu", "cpu", "device"))
-    unit = next(filter(None, named), "unknown hardware")
-    number = record.optional(record.count, threads)
-    known = "threads not recorded" if number is None else f"{number} thread{'' if number == 1 else 's'}"
-    return f"{record.optional(record.count, 'world_size') or 1}× {unit} ({known})"
+    return f"median {three_digits(median)}" if math.isfinite(median) else "median not reached"
 
 
 # The entries that only this kind of report has together.
 _READERS: dict[tuple[str, ...], Callable[[Entry], Report]] = {
     ("checkpoint", "results"): _evaluation,
+    ("environment", "results", "num_trajectories"): trajectories,
     ("environment", "results"): _benchmark,
-    ("environment", "rollouts"): _trajectories,
     ("target", "metric", "runs"): _time_to_accuracy,
+    ("arms", "differences", "signature"): arms_over_seeds,
 }

@@ -18,7 +18,8 @@ from typing import Any
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from errors import UserError, exit_on_user_error
-from scripts.record_reports import (
+from scripts.record_reports import read_report, report_cells
+from scripts.report_entries import (
     NOT_RECORDED,
     NOT_RUN,
     Report,
@@ -27,8 +28,6 @@ from scripts.record_reports import (
     dataset_hashes,
     distinct,
     rate,
-    read_report,
-    report_cells,
     short,
 )
 from training.metrics_log import read_metrics
@@ -332,7 +331,7 @@ def parse_arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
     )
     parser.add_argument(
         "--reports", nargs="*", type=Path, default=[], metavar="FILE",
-        help="JSON of evaluate.py, benchmark*.py --json or time_to_accuracy.py instead; several are repetitions",
+        help="JSON of evaluate.py, benchmark.py --json or time_to_accuracy.py instead; several are repetitions",
     )  # fmt: skip
     parser.add_argument(
         "--metric", default="eval/exact_accuracy", help="read from metrics.jsonl without a summary.json"

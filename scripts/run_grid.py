@@ -1,4 +1,4 @@
-"""Run the runs of a grid, some at a time, each after those it needs. Stopped at any time, the same command goes on.
+"""Run all runs of a grid, some at a time, each after those that it needs. Stopped, the same command goes on.
 
     python scripts/run_grid.py step9_sigma_sweep --dry-run
     python scripts/run_grid.py config/grid/step9_sigma_sweep.yaml --jobs 2

@@ -19,6 +19,7 @@ EVALUATORS = ("arc@ARC",)
 OBJECTIVES = ("act_streaming", "baseline_ce", "single_perturbed_ce", "multi_perturbed_ce")
 ROLLOUTS = ("parallel_fixed", "serial_act", "act_mask")
 SITES = ("z_H", "z_L", "both")
+PERTURBED = (*SITES, "input", "weights")  # in training; the last two are controls
 NOISE_SAMPLINGS = ("fixed", "loguniform", "mixture")
 MASK_NORMALIZERS = ("trajectory", "valid_steps")
 
@@ -125,7 +126,7 @@ def check_ranges(cfg: TrainConfig) -> None:
     _one_of(cfg, "wandb.mode", WANDB_MODES)
     _one_of(cfg, "objective.name", OBJECTIVES)
     _one_of(cfg, "objective.rollout", ROLLOUTS)
-    _one_of(cfg, "objective.perturb", SITES)
+    _one_of(cfg, "objective.perturb", PERTURBED)
     _one_of(cfg, "objective.noise_sampling", NOISE_SAMPLINGS)
     _one_of(cfg, "objective.mask_normalize", MASK_NORMALIZERS)
     if not re.fullmatch(r"auto|cpu|mps|cuda(:[0-9]{1,3})?", cfg.device):
@@ -149,6 +150,8 @@ def check_resolved(cfg: TrainConfig, *, require_data: bool) -> None:
         _fail("accumulation_slices", cfg.accumulation_slices, f"a divisor of global_batch_size={batch}")
     if cfg.freeze_weights and cfg.arch.puzzle_emb_ndim == 0:
         _fail("freeze_weights", True, "a puzzle table to train: arch.puzzle_emb_ndim is 0")
+    if cfg.freeze_weights and cfg.objective.perturb == "weights":
+        _fail("objective.perturb", "weights", "another site: freeze_weights=True trains no weight")
     if require_data and not cfg.data_paths:
         raise UserError(
             'no data: give data_paths="[FOLDER]"; a folder is built by '

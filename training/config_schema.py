@@ -82,7 +82,7 @@ class ObjectiveConfig:
     name: str = "act_streaming"  # | baseline_ce | single_perturbed_ce | multi_perturbed_ce
     rollout: str = "parallel_fixed"  # | serial_act | act_mask
     num_trajectories: int = 1  # K per puzzle, the clean one of multi_perturbed_ce included
-    perturb: str = "both"  # z_H | z_L | both
+    perturb: str = "both"  # z_H | z_L | both, and as controls input | weights
     noise_sampling: str = "fixed"  # fixed | loguniform | mixture
     sigma: float = 1e-3  # of fixed and mixture
     sigma_min: float = 3e-5  # ends of loguniform

@@ -23,7 +23,7 @@ from training.config import (
     resolve,
     schema_keys,
 )
-from training.config_checks import MASK_NORMALIZERS, NOISE_SAMPLINGS, OBJECTIVES, ROLLOUTS, SITES
+from training.config_checks import MASK_NORMALIZERS, NOISE_SAMPLINGS, OBJECTIVES, PERTURBED, ROLLOUTS, SITES
 from training.config_schema import EvalConfig, WandbConfig
 from training.trained_model import CONFIG_NAME, data_folder
 
@@ -65,6 +65,12 @@ noise: epsilon is normal with mean 0 and standard deviation sigma, drawn for eac
   mixture         no noise with probability p_clean, else sigma
   All of it is 0 for --clean-warmup-steps updates and then grows linearly over --sigma-ramp-steps more. It is added to
   float32 states (--state-dtype), since bfloat16 would round most of it away.
+what is perturbed (--perturb)
+  z_H, z_L, both  the start z0; evaluation from perturbed starts then perturbs the same, else both
+  input           a control: the embedded input instead, one draw for all steps of a trajectory
+  weights         a control: every trained weight (not the puzzle table) instead, one draw for all puzzles of a
+                  trajectory index; the gradients are applied to the clean weights. Trajectories are rolled out one
+                  index after the other
 files, in --output-dir: all_config.yaml, metrics.jsonl, best.pt, final.pt, latest_state.pt, best_state.pt,
   final_state.pt, summary.json (initial, best and final on test rows that chose nothing), status.json, provenance.json
 examples
@@ -108,7 +114,8 @@ def build_parser() -> argparse.ArgumentParser:
                       help="of the ACT rollouts: every trajectory weighs the same, or every step")  # fmt: skip
 
     noise = parser.add_argument_group("noise")
-    noise.add_argument("--perturb", default=default.perturb, choices=SITES, help="which states")
+    noise.add_argument("--perturb", default=default.perturb, choices=PERTURBED,
+                       help="which states; or, as a control, the input or the weights")  # fmt: skip
     noise.add_argument("--noise-sampling", default=default.noise_sampling, choices=NOISE_SAMPLINGS)
     noise.add_argument("--sigma", type=float, default=default.sigma, metavar="S", help="of fixed and mixture")
     noise.add_argument("--sigma-min", type=float, default=default.sigma_min, metavar="S", help="of loguniform")
@@ -183,7 +190,11 @@ def _to_config(flags: argparse.Namespace) -> TrainConfig:
                 )
             },
         },
-        "eval": {"sigma_grid": _grid(flags.sigma_grid), "site": flags.perturb, "rollouts": flags.eval_rollouts},
+        "eval": {
+            "sigma_grid": _grid(flags.sigma_grid),
+            "site": flags.perturb if flags.perturb in SITES else "both",  # evaluation perturbs starts only
+            "rollouts": flags.eval_rollouts,
+        },
         # How the original run was stopped, placed and reported is not what this one is to do.
         **{name: None for name in ("run_name", "max_hours", "load_checkpoint", "compile", "threads", "keep_last")},
         **{name: None for name in ("early_stop_patience", "eval_batch_size", "data_path")},

@@ -96,4 +96,4 @@ def _noise(config: TrainConfig) -> str:
     first = objective.clean_warmup_steps
     full = first + objective.sigma_ramp_steps
     when = f"growing from 0 at update {first} to that at update {full}" if full else "from the first update on"
-    return f"{scale} on {' and '.join(SITES[objective.perturb])}, {when}"
+    return f"{scale} on {' and '.join(SITES.get(objective.perturb, (f'the {objective.perturb}',)))}, {when}"

@@ -12,11 +12,15 @@ import numpy as np
 import pytest
 
 from analysis import peak_vs_final
+from analysis.equal_budgets import at_equal_budgets, budget_table
 from analysis.finished_runs import Arm, arms_of, read_finished
 from analysis.peak_vs_final import draw, snapshot
-from analysis.seed_pairs import compared, mcnemar, mean_interval
+from analysis.seed_pairs import CLEAN, compared, mcnemar, mean_interval
+from analysis.success_signature import signature_table, success_signature
 from dataset.eval_batches import row_hashes, test_rows
 from dataset.puzzle_folder import open_puzzle_set
+from errors import UserError
+from scripts.record_reports import read_report
 from tests.helpers import train_here
 from training.row_outcomes import read_test_rows
 
@@ -25,11 +29,11 @@ FIGURE = "Fig3_trajectory_perturbation_improves_peak_accuracy"
 
 def finished(
     folder: Path, solved: tuple[int | None, int, int], *, seed: int = 0, best_step: int = 20, updates: int = 30,
-    count: int = 16, rows: bool = True, shift: int = 0, **config: Any,
+    count: int = 16, rows: bool = True, shift: int = 0, cost: int = 1, **config: Any,
 ) -> Path:
     """A run of three validations whose weights solve the first puzzles of `count`: initial, best and final ones.
 
-    Those of `shift` start so many puzzles later. 1000 operations, 2 seconds and 64 rows an update.
+    Those of `shift` start so many puzzles later. 1000 operations, and `cost` times 2 seconds and 64 rows an update.
     """
     folder.mkdir(parents=True)
     steps = dict(zip(("initial", "best", "final"), (0, best_step, updates), strict=True))
@@ -45,7 +49,8 @@ def finished(
     }
     (folder / "summary.json").write_text(json.dumps({"steps": updates, "test": test, "curve": spent}))
     lines = [
-        {"step": step, "eval/validation/exact_accuracy": value, "eval/validation/count": 8}
+        {"step": step, "eval/validation/exact_accuracy": value, "eval/validation/count": 8,
+         "train/seconds": 2.0 * step * cost, "train/samples": 64 * step * cost}
         for step, value in ((updates // 3, 0.25), (best_step, 0.5), (updates, 0.375))
     ]
     (folder / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
@@ -210,6 +215,85 @@ def test_perturbed_starts_are_compared_where_both_were_tried(tmp_path: Path) -> 
     row = peak_vs_final.run_records(found)[2]
     assert row["best, sigma 0.1, both, 4 rollouts, solved"] == 32 and row["best, sigma 0.1, both, 4 rollouts, of"] == 64
     assert len(draw(found, differences).axes[2].lines) == 1 + 2 * 2, "the figure has the initial state alone"
+
+
+def test_equal_budgets_by_hand(tmp_path: Path) -> None:
+    """Validation 0.25, 0.5, 0.375 at updates 10, 20, 30, four times as dear in the second arm."""
+    pairs = [
+        (finished(tmp_path / f"a{seed}", (1, 4, 3), seed=seed, **PLAIN),
+         finished(tmp_path / f"b{seed}", (1, 6, 5), seed=seed, cost=2, **MULTI))
+        for seed in (0, 1)
+    ]  # fmt: skip
+    found = at_equal_budgets(arms(*itertools.chain(*pairs)))
+    assert [(each.unit, each.budgets, each.values) for each in found] == [
+        ("updates", [30.0, 30.0], [0.0, 0.0]),
+        ("passes", [1920.0, 1920.0], [0.25 - 0.375] * 2),
+        ("seconds of training", [60.0, 60.0], [0.25 - 0.375] * 2),
+    ]
+    assert "at equal passes (1,920): -12.50 points, no interval, 2 seeds" in budget_table(found)[1]
+    dear = finished(tmp_path / "dear", (1, 6, 5), cost=10, learning=1, **MULTI)
+    assert [each.unit for each in at_equal_budgets(arms(pairs[0][0], dear))] == ["updates"], "never within the others"
+
+
+def test_signature_by_hand(tmp_path: Path) -> None:
+    plain, multi = [], []
+    for seed, better in ((0, 4), (1, 5), (2, 6)):
+        plain.append(finished(tmp_path / f"a{seed}", (4, 6, 6), seed=seed, **PLAIN))
+        multi.append(finished(tmp_path / f"b{seed}", (4, 6 + better, 6 - better), seed=seed, **MULTI))
+    found = arms(*plain, *multi)
+    signs = success_signature(found, compared(found))
+    assert [(each.sign, each.verdict, round(16 * each.interval.mean)) for each in signs] == [
+        ("clean accuracy above the initial weights', best", "seen", 7),
+        ("clean accuracy above the initial weights', final", "against", -3),
+        ("clean accuracy above TRM baseline_ce's, peak", "seen", 5),
+        ("clean accuracy above TRM baseline_ce's, final", "against", -5),
+    ]
+    assert signature_table(signs)[3].split()[0] == "against"
+
+
+def test_the_recorder_reads_it(tmp_path: Path) -> None:
+    folders = [
+        finished(tmp_path / f"{name}{seed}", solved, seed=seed, **arm)
+        for name, solved, arm in (("a", (4, 8, 8), PLAIN), ("b", (4, 12, 4), MULTI))
+        for seed in (0, 1)
+    ]
+    peak_vs_final.main([*map(str, folders), "--out", str(tmp_path / "out")])
+    report = read_report(tmp_path / "out" / "peak_vs_final.json")
+    assert report.seeds == ["0", "1"] and report.commits == ["c0ffeec0ffee"] and len(report.config_hashes) == 2
+    assert "TRM baseline_ce (n=2 seeds): initial 25.00 %, best 50.00 %, final 50.00 %" in report.result
+    label = "TRM multi_perturbed_ce K=4 loguniform"
+    assert f"{label} minus TRM baseline_ce, final: -25.00 points no interval, n=2" in report.result
+    assert f"{label} on validation at equal passes: +0.00 points no interval, n=2" in report.result
+    assert f"open: {label}: clean accuracy above TRM baseline_ce's, peak" in report.result
+    assert report.hardware == ["1× A CPU (2 threads), 240 s of training in 4 runs"]
+    damaged = json.loads((tmp_path / "out" / "peak_vs_final.json").read_text())
+    damaged["differences"][0]["interval"]["mean"] = "much"
+    (tmp_path / "damaged.json").write_text(json.dumps(damaged))
+    with pytest.raises(UserError, match=r"'differences.0.interval.mean' is 'much', expected a number"):
+        read_report(tmp_path / "damaged.json")
+
+
+def test_perturbed_starts_of_a_later_evaluation(tmp_path: Path) -> None:
+    folders = [finished(tmp_path / "a", (1, 4, 3), **PLAIN), finished(tmp_path / "b", (1, 6, 5), **MULTI)]
+    for folder, solved, exact in zip(folders, (20, 26), (3, 5), strict=True):
+        part = {
+            "rows": "test", "exact_accuracy": {"numerator": exact, "denominator": 16},
+            "robustness": [{"sigma": 0.3, "site": "both", "rollouts": 2, "exact_count": solved, "count": 32}],
+        }  # fmt: skip
+        path = folder / "evaluation_final_perturbed.json"
+        path.write_text(json.dumps({"results": [part, {**part, "rows": "validation"}]}))
+    (difference,) = [each for each in compared(arms(*folders)) if each.start != CLEAN]
+    assert (difference.moment, difference.start) == ("final", "sigma 0.3, both, 2 rollouts")
+    assert difference.values == [6 / 32]
+    signs = success_signature(arms(*folders), compared(arms(*folders)))
+    assert signs[0].sign.startswith("better success from perturbed starts") and signs[0].verdict == "open"
+    part["exact_accuracy"] = {"numerator": 4, "denominator": 16}
+    path.write_text(json.dumps({"results": [part]}))
+    with pytest.raises(UserError, match="counts 4 of 16 test rows, the run 5 of 16"):
+        read_finished(folders[1])
+    path.write_text('{"results": 3}')
+    with pytest.raises(UserError, match="is no evaluation of test rows"):
+        read_finished(folders[1])
 
 
 def test_arms_without_a_common_seed_are_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -264,3 +264,27 @@ def test_long_sequences_take_the_fused_kernel(monkeypatch: pytest.MonkeyPatch) -
     monkeypatch.setattr(cpu_bfloat16, "attention", None)
     monkeypatch.setattr(cpu_bfloat16, "LONGEST_ATTENTION", 1)
     torch.testing.assert_close(logits_of(model), near, rtol=0.1, atol=0.1)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_values_are_the_same_bits_without_gradients(name: str) -> None:
+    fast, _, shapes = pairs(torch.bfloat16)[name]
+    inputs = [normal(*shape, seed=seed, dtype=torch.bfloat16) for seed, shape in enumerate(shapes)]
+    with_gradients = fast(*(leaf.clone().requires_grad_() for leaf in inputs))
+    with torch.no_grad():
+        without = fast(*inputs)
+    torch.testing.assert_close(without, with_gradients.detach(), rtol=0, atol=0)
+
+
+@pytest.mark.parametrize("before", ["none", "ieee"])
+def test_the_choice_of_library_ends_with_the_product(before: str) -> None:
+    setting = torch.backends.mkldnn.matmul  # type: ignore[attr-defined]
+    at_first = setting.fp32_precision
+    try:
+        setting.fp32_precision = before
+        with pytest.raises(RuntimeError), cpu_bfloat16.float32_products_by_onednn():
+            assert setting.fp32_precision == "bf16"
+            torch.bmm(torch.zeros(2, 3, 4), torch.zeros(2, 3, 4))
+        assert setting.fp32_precision == before
+    finally:
+        setting.fp32_precision = at_first

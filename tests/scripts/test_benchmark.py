@@ -78,7 +78,8 @@ def test_a_tiny_preset_runs_to_a_record_whose_keys_are_documented(
         assert all(product.keys() == documented("`products`") for product in part["products"])
         assert sum(product["flops"] for product in part["products"]) == part["flops"]
         floor = sum(product["count"] * product["seconds"] for product in part["products"])
-        assert part["floor_seconds"] == floor == min(part["floor_before_seconds"], part["floor_after_seconds"])
+        assert part["floor_seconds"] == floor
+        assert min(part["floor_passes_seconds"]) <= floor <= max(part["floor_passes_seconds"])
         assert part["ratio"] == floor / part["seconds"]["median"] and part["share_of_peak"] is None
         assert part["flop_counter"]["unexplained"] == 0
     names = [product["name"] for product in result["evaluation"]["products"]]
@@ -163,26 +164,27 @@ def test_evaluation_leaves_a_run_as_it_was(monkeypatch: pytest.MonkeyPatch) -> N
 
 
 def test_the_timed_products_are_those_of_the_step(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Each shape once before and once after the steps; the floor weighs them by their counts."""
+    """Each shape once in each pass, before, between and after the steps; the floor weighs medians by their counts."""
     timed_shapes: list[Any] = []
+    seconds_of_pass = [4.0, 1.0, 2.0]
 
     def product_seconds(product: Product, dtype: torch.dtype, device: torch.device, repeats: int) -> float:
         assert dtype is torch.float32
         timed_shapes.append(product.shape)
-        return float(len(timed_shapes) <= len({p.shape for p in products})) + 1.0
+        return seconds_of_pass[timed_shapes.count(product.shape) - 1]
 
     monkeypatch.setattr(benchmark_timing, "product_seconds", product_seconds)
     config = compose_preset("smoke", {"device": "cpu", "global_batch_size": "6", "accumulation_slices": "3"})
     with synthetic_run(config, data_shape(config, "smoke")) as run:
         products = step_products(run.model.config, 2, training=True)
-        record = benchmark_measures.measure_training(run, 1)
+        record = benchmark_measures.measure_training(run, 2)
         listed = benchmark_measures.products_of(run, training=True)
-    assert Counter(timed_shapes) == {product.shape: 2 for product in products}
+    assert Counter(timed_shapes) == {product.shape: 3 for product in products}
     assert [p.count for p in listed] == [3 * p.count for p in products]
     assert total_flops(listed) == record["flops"] == 3 * total_flops(products)
     count = sum(product.count for product in listed)
-    assert (record["floor_before_seconds"], record["floor_after_seconds"]) == (2 * count, count)
-    assert record["floor_seconds"] == count
+    assert record["floor_passes_seconds"] == [4 * count, count, 2 * count]
+    assert record["floor_seconds"] == 2 * count and record["seconds"]["count"] == 2
 
 
 @pytest.mark.parametrize("batch", [1, 3])

@@ -14,17 +14,10 @@ import evaluate
 from analysis import time_to_accuracy
 from dataset.puzzle_folder import fingerprint
 from errors import UserError
-from scripts import benchmark, benchmark_trajectories
-from scripts.record_reports import Report, read_report, report_cells
-from tests.fuzz.targets.records import (
-    BENCHMARK,
-    EVALUATION,
-    REPORTS,
-    TIME_TO_ACCURACY,
-    TRAJECTORIES,
-    crossing,
-    crossings,
-)
+from scripts import benchmark
+from scripts.record_reports import read_report, report_cells
+from scripts.report_entries import Report
+from tests.fuzz.targets.records import BENCHMARK, EVALUATION, REPORTS, TIME_TO_ACCURACY, crossing, crossings
 from tests.helpers import train_here
 
 
@@ -110,19 +103,6 @@ def test_presets_and_repeated_measurements_stand_one_by_one(read: Callable[..., 
     assert cells[6] == "1× A CPU (1 thread)"
 
 
-def test_trajectories(read: Callable[..., Report]) -> None:
-    assert report_cells([read(TRAJECTORIES)]) == [
-        "`python scripts/benchmark_trajectories.py --preset quickstart`", "not recorded", "abcdef012345", "synthetic",
-        "0; n=1",
-        "quickstart (8 puzzles, float32, equal steps): clean K=1 43.4 ms [quartiles 42-45.9, n=7], 1.000 [1.000-1.000] "
-        "x clean, 32+0 passes, 4.00 steps, peak 7.48 MiB (1.00 x clean); serial_act K=4 43.4 ms [quartiles 42-45.9, "
-        "n=7], 5.268 [5.245-5.445] x clean, 128+128 passes; serial_act / parallel_fixed 1.714 [1.500-1.750]",
-        "1× A CPU (1 thread)",
-    ]  # fmt: skip
-    other = changed(changed(TRAJECTORIES, "equal_steps", False), "run.compiled", True)
-    assert "(8 puzzles, float32, compiled, not of equal steps): clean" in read(other).result
-
-
 def test_time_to_accuracy(read: Callable[..., Report]) -> None:
     cells = report_cells([read(TIME_TO_ACCURACY)])
     commands = " // ".join(f"`python pretrain.py seed={seed}`" for seed in range(4))
@@ -193,17 +173,6 @@ SPARE = {
         "results.0.peak_memory.kind", "results.0.peak_memory.bytes", "results.0.training.seconds.min",
         "results.0.training.seconds.max", "results.0.evaluation.seconds.min", "results.0.evaluation.seconds.max",
     },
-    "trajectories": {
-        "environment.commit", "environment.dirty", "environment.cpu", "environment.gpu", "environment.num_threads",
-        "run.device", "run.gpu", "run.threads",
-    } | {
-        f"rollouts.{index}.{name}"
-        for index in range(2)
-        for name in (
-            "objective", "rollout", "trajectories", "kept_bytes", "mean_steps", "peak_bytes", "peak_over_clean",
-            "seconds.min", "seconds.max",
-        )
-    },
     "time to accuracy": {"groups"} | {
         f"runs.{index}.{name}"
         for index in range(4)
@@ -246,8 +215,6 @@ WRONG = [
     ("benchmark", "environment.argv", ["x", 1], "expected a list of texts"),
     ("benchmark", "results.0.training.seconds.median", "1", "is '1', expected a number"),
     ("benchmark", "results.0.peak_memory.bytes", -5, "is '-5', expected a number"),
-    ("trajectories", "equal_steps", 1, "is '1', expected true or false"),
-    ("trajectories", "rollouts.1.over_clean.q1", "x", "is 'x', expected a number"),
     ("time to accuracy", "x", "hours", "is 'hours', expected seconds, updates, flops, samples"),
     ("time to accuracy", "runs.1.first_x", None, "is 'None', expected a number"),
     ("time to accuracy", "runs.1", 5, "expected a list of objects"),
@@ -328,11 +295,6 @@ def test_the_files_that_the_scripts_write(
     assert f"n=1], floor {1e3 * result['training']['floor_seconds']:.3g} ms" in speed.result
     assert speed.hardware == [f"1× {provenance['cpu']} (1 thread)"]
 
-    benchmark_trajectories.main(["--preset", "smoke", *tiny, "--json", str(tmp_path / "rollouts.json")])
-    rollouts = read_report(tmp_path / "rollouts.json")
-    assert rollouts.result.startswith("smoke (2 puzzles, float32, equal steps): clean K=1 ")
-    assert rollouts.hardware == speed.hardware
-
     commit = (provenance["git"]["commit"] or "none")[:12]
-    for report in (evaluation, curve, speed, rollouts):
+    for report in (evaluation, curve, speed):
         assert {text.removesuffix("+dirty") for text in report.commits} == {commit}

@@ -11,8 +11,9 @@ from typing import Any
 import pytest
 
 from errors import UserError
-from scripts.record_reports import rate, read_report, report_cells
+from scripts.record_reports import read_report, report_cells
 from scripts.record_result import COLUMNS, append_row, existing_ids, main
+from scripts.report_entries import rate
 from tests.fuzz.targets.records import BENCHMARK, EVALUATION
 
 ROOT = Path(__file__).resolve().parents[2]

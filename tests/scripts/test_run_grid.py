@@ -1,496 +1,258 @@
-"""The launcher of grids: order, resuming, failures, signals; and real trainings stopped half-way."""
+"""The launcher of grids: what it refuses, what it runs in which order, and how it goes on."""
 
 import json
-import os
 import signal
 import subprocess
 import sys
-import textwrap
-from collections.abc import Sequence
+import time
 from pathlib import Path
 from typing import Any
 
 import pytest
-import yaml
 
-from scripts import grid_record, run_grid
-from scripts.grid_file import read_grid
+from errors import UserError
+from scripts import run_grid
+from scripts.grid_file import GRIDS, ROOT, find_grid, read_grid
 from scripts.grid_record import Clock, GridRecord, in_words
-from scripts.run_grid import FAILED, STOPPED
-from tests.helpers import ROOT, assert_same_state, logged, merged, read_state, tiny_overrides, wait_until
-from training.strict_json import read_json_object
+from tests.helpers import assert_same_state
+from training.run_folder import RunFolder
 
-# In place of a training: notes when it begins and ends, and behaves as its second argument says.
-FAKE = """
-import json, os, pathlib, signal, sys, time
-folder, behaviour = pathlib.Path(sys.argv[1]), sys.argv[2]
-folder.mkdir(parents=True, exist_ok=True)
-events = folder.parent / "events"
-
-def note(what):
-    with events.open("a") as file:
-        file.write(f"{what} {folder.name}\\n")
-
-def patiently(condition):
-    end = time.monotonic() + 60
-    while not condition():
-        assert time.monotonic() < end, "waited in vain"
-        time.sleep(0.01)
-
-signals = []
-def handle(number, frame):
-    signals.append(signal.Signals(number).name)
-    note(signals[-1])
-    if len(signals) == 2:
-        sys.exit(1)
-if behaviour != "deaf":
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, handle)
-
-note("begin")
-print("threads", os.environ["OMP_NUM_THREADS"], os.environ["MKL_NUM_THREADS"], "in", os.getcwd(), flush=True)
-if behaviour == "fail":
-    print("error: a mistake \\x1b[31m", file=sys.stderr)
-    print(file=sys.stderr)
-    sys.exit(5)
-if behaviour == "silent":
-    sys.exit(0)
-if behaviour == "meets":
-    patiently(lambda: events.read_text().count("begin") >= int(sys.argv[3]))
-if behaviour in ("long", "deaf") and not (folder / "half").exists():
-    (folder / "half").touch()
-    while not signals:
-        time.sleep(0.01)
-    if sys.argv[3:] == ["crash"]:
-        sys.exit("no space left")
-    if sys.argv[3:] == ["slow"]:
-        patiently(lambda: len(signals) == 2)
-    sys.exit(0)
-note("end")
-(folder / "summary.json").write_text("{}")
+CHAIN = """
+common:
+  worker: -m tests.scripts.grid_worker "{out}/{name}"
+runs:
+  - name: first_{seed}
+    for: {seed: [0, 1]}
+    kind: confirmatory
+    command: "{worker} 3"
+  - name: second_{seed}
+    for: {seed: [0, 1]}
+    needs: first_{seed}
+    command: "{worker} 3"
 """
 
 
-@pytest.fixture
-def grid_of(tmp_path: Path) -> Any:
-    """Writes a grid of fake trainings: name -> (behaviour, needs)."""
-    script = tmp_path / "fake.py"
-    script.write_text(textwrap.dedent(FAKE))
-
-    def write(runs: dict[str, tuple[str, list[str]]], **more: Any) -> Path:
-        entries = [
-            {"name": name, "needs": needs, "command": f"{script} {{out}}/{{name}} {behaviour}"}
-            for name, (behaviour, needs) in runs.items()
-        ]
-        file = tmp_path / "grid.yaml"
-        file.write_text(yaml.safe_dump({"out": str(tmp_path / "out"), "runs": entries} | more))
-        return file
-
-    return write
+def write(folder: Path, text: str) -> Path:
+    path = folder / "grid.yaml"
+    path.write_text(text)
+    return path
 
 
-def events(tmp_path: Path) -> list[str]:
-    path = tmp_path / "out" / "events"
-    return path.read_text().splitlines() if path.exists() else []
+def run(grid: Path, out: Path, *options: str) -> int:
+    """The launcher in this process; its refusals as errors, not as exits."""
+    return run_grid.main.__wrapped__([str(grid), "--out", str(out), *options])  # type: ignore[attr-defined,no-any-return]
 
 
-def launch(grid: Path, *options: str) -> int:
-    return run_grid.main([str(grid), *options])
+def lines(out: Path, name: str, file: str = "sessions") -> list[Any]:
+    return [json.loads(line) for line in (out / name / file).read_text().splitlines()]
 
 
-def sessions(tmp_path: Path, name: str) -> list[dict[str, Any]]:
-    record: dict[str, Any] = read_json_object(tmp_path / "out" / "grid.json")
-    return list(record["runs"][name]["sessions"])
-
-
-def outcomes(tmp_path: Path, name: str) -> list[str]:
-    return [session["outcome"] for session in sessions(tmp_path, name)]
-
-
-def test_needs_come_first_and_finished_runs_are_left_alone(
-    grid_of: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    grid = grid_of({"c": ("ok", ["b"]), "a": ("ok", []), "b": ("ok", ["a"]), "d": ("ok", ["a", "c"])}, threads=3)
-    (tmp_path / "out" / "a").mkdir(parents=True)
-    (tmp_path / "out" / "a" / "summary.json").write_text("{}")
-    assert launch(grid) == 0
-    assert events(tmp_path) == ["begin b", "end b", "begin c", "end c", "begin d", "end d"]
-    shown = capsys.readouterr()
-    assert "4 runs, 1 of them finished; 2 at a time, 3 threads each" in shown.out
-    assert "all 4 runs are finished" in shown.out and shown.err == ""
-    assert "[4/4 done, 0 running, 0 failed" in shown.out.splitlines()[-2]
-    log = (tmp_path / "out" / "logs" / "b.log").read_text().splitlines()
-    assert log[0].startswith("== ") and str(tmp_path / "out" / "b") in log[0]
-    assert log[1] == f"threads 3 3 in {ROOT}"
-    record = read_json_object(tmp_path / "out" / "grid.json")
-    assert record["threads"] == 3 and record["runs"].keys() == {"b", "c", "d"}
-    assert record["runs"]["b"]["kind"] == "exploratory" and record["runs"]["b"]["command"][2] == "ok"
-    assert outcomes(tmp_path, "b") == ["finished"] and sessions(tmp_path, "b")[0]["seconds"] > 0
-    assert launch(grid) == 0
-    assert len(events(tmp_path)) == 6
-    assert {path.name for path in (tmp_path / "out").iterdir()} == {
-        "a", "b", "c", "d", "events", "logs", "grid.json", ".lock"
-    }  # fmt: skip
-
-
-@pytest.mark.parametrize("jobs", [1, 2, 3])
-def test_so_many_at_a_time(jobs: int, grid_of: Any, tmp_path: Path) -> None:
-    """The first `jobs` runs end only once all of them have begun; never do more than `jobs` overlap."""
-    runs = {f"r{index}": (f"meets {jobs}", []) for index in range(5)}
-    assert launch(grid_of(runs), "--jobs", str(jobs)) == 0
-    running = most = 0
-    for event in events(tmp_path):
-        running += 1 if event.startswith("begin") else -1
-        most = max(most, running)
-    assert most == jobs and running == 0 and len(events(tmp_path)) == 10
-
-
-def test_a_failure_takes_its_dependants_only(
-    grid_of: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    runs = {
-        "bad": ("fail", []), "child": ("ok", ["bad"]), "grandchild": ("ok", ["good", "child"]),
-        "good": ("ok", []), "forgetful": ("silent", []), "last": ("ok", ["good"]),
-    }  # fmt: skip
-    grid = grid_of(runs)
-    assert launch(grid, "--jobs", "1") == FAILED
-    shown = capsys.readouterr()
-    log = tmp_path / "out" / "logs" / "bad.log"
-    assert f"FAILED bad: exit code 5; last line of {log}: error: a mistake \\x1b[31m [" in shown.out
-    summary = tmp_path / "out" / "forgetful" / "summary.json"
-    assert f"FAILED forgetful: it ended without {summary}; last line of" in shown.out
-    assert "skipped child: it needs bad" in shown.out and "skipped grandchild: it needs bad" in shown.out
-    assert shown.err == "failed: bad, forgetful\nskipped: child, grandchild\n"
-    assert "ended with 2 of 6 runs finished; the same command goes on" in shown.out
-    assert [event for event in events(tmp_path) if event.startswith("begin")] == [
-        "begin bad", "begin good", "begin forgetful", "begin last"
-    ]  # fmt: skip
-    # Mended, the same command goes on with what is missing. The log keeps both sessions.
-    runs |= {"bad": ("ok", []), "forgetful": ("ok", [])}
-    assert launch(grid_of(runs)) == 0
-    assert outcomes(tmp_path, "bad") == ["failed", "finished"] and outcomes(tmp_path, "good") == ["finished"]
-    assert sessions(tmp_path, "bad")[0]["exit_code"] == 5
-    assert log.read_text().count("== ") == 2
-
-
-def test_a_run_that_prints_nothing_and_one_that_a_signal_ends(
-    grid_of: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    for name, line in (("quiet", "raise SystemExit(1)"), ("killed", "import os; os.kill(os.getpid(), 9)")):
-        (tmp_path / f"{name}.py").write_text(line)
-    grid = grid_of({})
-    entries = [{"name": name, "command": str(tmp_path / f"{name}.py")} for name in ("quiet", "killed")]
-    grid.write_text(yaml.safe_dump({"out": str(tmp_path / "out"), "runs": entries}))
-    assert launch(grid) == FAILED
-    shown = capsys.readouterr().out
-    # Not the header, nor a line of an earlier session.
-    assert "exit code 1; last line" in shown and shown.count("quiet.log: (nothing was printed)") == 1
-    assert "FAILED killed: ended by SIGKILL" in shown
-
-
-def start(grid: Path, *options: str) -> subprocess.Popen[str]:
-    """The launcher as a process that leads a group, as a terminal's foreground job does."""
-    command = [sys.executable, str(ROOT / "scripts" / "run_grid.py"), str(grid), *options]
-    return subprocess.Popen(
-        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True,
-        env=os.environ | {"OMP_NUM_THREADS": "1"},
+def test_placeholders_are_filled_in(tmp_path: Path) -> None:
+    text = """
+out: some/where
+common:
+  shared: --data "{data}/{arch}" {flags} "{out}/{name}"
+  flags: --quiet --again
+runs:
+  - name: run_{arch}_{seed}
+    for: {arch: [trm, hrm], seed: [0, 1], data: [my puzzles]}
+    command: pretrain.py arch={arch} {shared} "{{x}}"
+"""
+    grid = read_grid(write(tmp_path, text))
+    assert [each.name for each in grid.runs] == ["run_trm_0", "run_trm_1", "run_hrm_0", "run_hrm_1"]
+    assert grid.runs[1].command == (
+        "pretrain.py", "arch=trm", "--data", "my puzzles/trm", "--quiet", "--again", "some/where/run_trm_1", "{x}",
     )  # fmt: skip
+    assert grid.runs[1].finished_file == ROOT / "some/where/run_trm_1/summary.json"
+    assert {each.form for each in grid.runs} == {"run_{arch}_{seed}"} and grid.runs[0].kind == "exploratory"
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_a_signal_is_passed_on_once_and_the_same_command_goes_on(
-    number: signal.Signals, grid_of: Any, tmp_path: Path
-) -> None:
-    """To the whole group, as Ctrl-C in a terminal: the runs must not get it a second time, which would abort them."""
-    grid = grid_of({"a": ("long", []), "b": ("long", []), "c": ("ok", ["a"]), "d": ("ok", [])})
-    process = start(grid, "--jobs", "2")
-    wait_until(lambda: all((tmp_path / "out" / name / "half").exists() for name in "ab"))
-    os.killpg(process.pid, number)
-    out, err = process.communicate(timeout=60)
-    assert process.returncode == STOPPED, err
-    assert sorted(events(tmp_path)) == sorted(["begin a", "begin b", f"{number.name} a", f"{number.name} b"])
-    assert "waiting for 2 runs to save their state" in out
-    assert f"stopped ({number.name}) with 0 of 4 runs finished; the same command goes on: python scripts" in out
-    assert outcomes(tmp_path, "a") == outcomes(tmp_path, "b") == ["stopped"]
-    assert launch(grid) == 0
-    assert outcomes(tmp_path, "a") == ["stopped", "finished"]
-    assert [event for event in events(tmp_path) if event.startswith("end")][-1] in ("end c", "end d")
+MISTAKES = {
+    "runs: []": "expected a list of runs",
+    "run: []": "unknown key 'run', the nearest valid key is 'runs'",
+    "runs: [{name: a}]": "it has no 'command'",
+    "runs: [{name: a, command: pretrain.py, need: b}]": "unknown key 'need', the nearest valid key is 'needs'",
+    "runs: [{name: a, command: pretrain.py, kind: sure}]": "expected confirmatory or exploratory",
+    "runs: [{name: a, command: pretrain.py, needs: b}]": "a needs 'b', which is no run of this grid",
+    "runs: [{name: a, command: pretrain.py}, {name: a, command: pretrain.py}]": "the name a is given twice",
+    "runs: [{name: a, for: {s: [0, 1]}, command: pretrain.py}]": "put every placeholder of 'for' into the name",
+    "runs: [{name: 'a_{seeed}', for: {seed: [0]}, command: pretrain.py}]": "the nearest is {seed}",
+    "common: {x: '{y}', y: '{x}'}\nruns: [{name: a, command: 'pretrain.py {x}'}]": "contains itself (x -> y -> x)",
+    "runs: [{name: a, command: pretrian.py}]": "expected a script of the suite",
+    "runs: [{name: a, command: 'pretrain.py \"x'}]": "cannot be cut into words",
+    "runs: [{name: ../a, command: pretrain.py}]": "expected letters, digits and",
+    "runs: [{name: logs, command: pretrain.py}]": "other than logs",
+    "common: {out: x}\nruns: [{name: a, command: pretrain.py}]": "it already has a meaning",
+    "threads: 0\nruns: [{name: a, command: pretrain.py}]": "expected a whole number from 1",
+    "runs: [{name: a, needs: b, command: pretrain.py}, {name: b, needs: a, command: pretrain.py}]":
+        "wait for each other",
+    "runs: [{name: a, makes: x, command: pretrain.py}, {name: b, makes: x, command: pretrain.py}]": "the same file as",
+    "- a": "expected a mapping of names",
+}
 
 
-def test_a_crash_while_stopping_is_a_failure(
-    grid_of: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    """The state could not be saved; whoever stopped the grid must hear of it."""
-    grid = grid_of({"a": ("long crash", []), "b": ("deaf", []), "c": ("ok", ["b"])})
-    process = start(grid, "--jobs", "2")
-    wait_until(lambda: all((tmp_path / "out" / name / "half").exists() for name in "ab"))
-    process.terminate()
-    out, err = process.communicate(timeout=60)
-    assert process.returncode == FAILED and "FAILED a: exit code 1" in out and "no space left" in out
-    assert outcomes(tmp_path, "a") == ["failed"]
-    # One that had not yet learned to save is simply stopped.
-    assert outcomes(tmp_path, "b") == ["stopped"] and sessions(tmp_path, "b")[0]["exit_code"] == -signal.SIGTERM
-    assert "skipped" not in out and err.endswith("failed: a\n")
-
-
-def test_a_second_ctrl_c_aborts_the_runs(grid_of: Any, tmp_path: Path) -> None:
-    process = start(grid_of({"a": ("long slow", [])}))
-    wait_until(lambda: (tmp_path / "out" / "a" / "half").exists())
-    process.send_signal(signal.SIGINT)
-    wait_until(lambda: "SIGINT a" in events(tmp_path))
-    process.send_signal(signal.SIGINT)
-    out, err = process.communicate(timeout=60)
-    assert events(tmp_path) == ["begin a", "SIGINT a", "SIGINT a"] and "aborted" in err
-    assert process.returncode == FAILED and outcomes(tmp_path, "a") == ["failed"]
-
-
-def test_time_is_up(grid_of: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    grid = grid_of({"a": ("long", []), "b": ("ok", ["a"])})
-    assert launch(grid, "--max-hours", str(2 / 3600)) == STOPPED
-    shown = capsys.readouterr().out
-    assert "stopped (the time is up) with 0 of 2 runs finished" in shown
-    assert outcomes(tmp_path, "a") == ["stopped"]
-    (tmp_path / "out" / "a").mkdir(exist_ok=True)
-    (tmp_path / "out" / "a" / "half").touch()  # on a busy machine it may have been stopped before it came so far
-    assert launch(grid, "--max-hours", "1") == 0
-
-
-def test_a_fault_of_the_launcher_leaves_no_process_behind(
-    grid_of: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    def fault(*_: Any) -> None:
-        wait_until(lambda: (tmp_path / "out" / "a" / "half").exists())
-        raise RuntimeError("a fault")
-
-    monkeypatch.setattr(run_grid.Launcher, "_stop_if_asked", fault)
-    monkeypatch.setattr(run_grid.Launcher, "_collect", lambda self: self._start_ready())
-    with pytest.raises(RuntimeError, match="a fault"):
-        launch(grid_of({"a": ("long", [])}))
-    assert events(tmp_path) == ["begin a", "SIGINT a"]
-
-
-def test_a_second_launcher_is_refused(
-    grid_of: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    grid = grid_of({"a": ("long", [])})
-    process = start(grid)
-    wait_until(lambda: (tmp_path / "out" / "a" / "half").exists())
-    with pytest.raises(SystemExit) as leaving:
-        launch(grid)
-    assert leaving.value.code == 2
-    (line,) = capsys.readouterr().err.splitlines()
-    assert f"{tmp_path / 'out'} is in use by another launcher (process {process.pid})" in line
-    assert line.endswith("or name another --out")
-    process.terminate()
-    process.communicate(timeout=60)
-    assert events(tmp_path) == ["begin a", "SIGTERM a"]
-
-
-def test_threads_stay_those_of_the_first_launch(
-    grid_of: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    monkeypatch.setattr(run_grid, "cores", lambda: 8)
-    runs = {"a": ("ok", [])}
-    assert launch(grid_of(runs), "--jobs", "3") == 0
-    assert "threads 2 2" in (tmp_path / "out" / "logs" / "a.log").read_text()
-    runs["b"] = ("ok", [])
-    assert launch(grid_of(runs), "--jobs", "1") == 0
-    assert "each run has 2 threads, as in earlier launches (here it would be 8)" in capsys.readouterr().out
-    assert "threads 2 2" in (tmp_path / "out" / "logs" / "b.log").read_text()
-    with pytest.raises(SystemExit):
-        launch(grid_of(runs, threads=4))
-    assert "threads: found 4, but the runs of" in capsys.readouterr().err
-    assert launch(grid_of(runs, threads=2)) == 0
-
-
-def test_only_some_and_what_they_need(grid_of: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    grid = grid_of({"a": ("ok", []), "b1": ("ok", ["a"]), "b2": ("ok", []), "c": ("ok", ["b1"]), "d": ("ok", [])})
-    assert launch(grid, "--only", "b*") == 0
-    assert {event for event in events(tmp_path) if "begin" in event} == {"begin a", "begin b1", "begin b2"}
-    # What is finished needs nothing any more.
-    (tmp_path / "out" / "a" / "summary.json").unlink()
-    assert launch(grid, "--only", "c") == 0
-    assert [event for event in events(tmp_path) if "begin" in event].count("begin a") == 1
-    capsys.readouterr()
-    with pytest.raises(SystemExit):
-        launch(grid, "--only", "b3")
-    assert "--only b3" in (told := capsys.readouterr().err) and "the nearest is 'b" in told
-
-
-def test_a_dry_run_tells_the_plan_and_writes_nothing(
-    grid_of: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    grid = grid_of({"a": ("long", []), "b": ("ok", ["a"])})
-    assert launch(grid, "--dry-run") == 0
-    assert not (tmp_path / "out").exists()
-    lines = capsys.readouterr().out.splitlines()
-    script = tmp_path / "fake.py"
-    assert lines == [
-        "a (exploratory): new", f"    python {script} {tmp_path}/out/a long",
-        "b (exploratory): new, after a", f"    python {script} {tmp_path}/out/b ok",
-        f"2 runs, 0 of them finished; in {tmp_path}/out",
-    ]  # fmt: skip
-    assert launch(grid, "--max-hours", str(1 / 3600)) == STOPPED
-    capsys.readouterr()
-    assert launch(grid, "--dry-run") == 0
-    assert capsys.readouterr().out.startswith("a (exploratory): goes on after ")
-
-
-def test_a_finished_run_whose_command_has_changed_is_pointed_out(
-    grid_of: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    assert launch(grid_of({"a": ("ok", [])})) == 0
-    assert launch(grid_of({"a": ("ok again", [])})) == 0
-    assert "warning: a was finished by another command" in capsys.readouterr().err
-    assert events(tmp_path) == ["begin a", "end a"]
-
-
-def test_a_full_disk_costs_the_record_and_no_run(
-    grid_of: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    def full(*_: Any) -> None:
-        raise OSError(28, "No space left on device")
-
-    monkeypatch.setattr(grid_record, "write_json_atomically", full)
-    assert launch(grid_of({"a": ("ok", []), "b": ("ok", ["a"])})) == 0
-    assert "warning: " in (told := capsys.readouterr().err) and "No space left on device" in told
-    assert not (tmp_path / "out" / "grid.json").exists()
-
-
-def test_a_log_that_cannot_be_written_fails_its_run_only(
-    grid_of: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    (tmp_path / "out" / "logs" / "a.log").mkdir(parents=True)
-    assert launch(grid_of({"a": ("ok", []), "b": ("ok", [])})) == FAILED
-    assert "FAILED a: cannot be started (Is a directory" in capsys.readouterr().out
-    assert events(tmp_path) == ["begin b", "end b"]
-
-
-@pytest.mark.parametrize(
-    ("content", "words"),
-    [
-        ("{", "it is no JSON"),
-        ("[]", "expected an object"),
-        ('{"threads": 0, "runs": {}}', "threads or runs are missing"),
-        ('{"threads": 1, "runs": {"a": {"sessions": [{}]}}}', "'a' has no sessions"),
-    ],
-)
-def test_a_damaged_record_is_refused(
-    content: str, words: str, grid_of: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    (tmp_path / "out").mkdir()
-    (tmp_path / "out" / "grid.json").write_text(content)
-    with pytest.raises(SystemExit) as leaving:
-        launch(grid_of({"a": ("ok", [])}))
-    (line,) = capsys.readouterr().err.splitlines()
-    assert leaving.value.code == 2 and words in line and "move it away" in line
-    assert (tmp_path / "out" / "grid.json").read_text() == content and events(tmp_path) == []
-
-
-@pytest.mark.parametrize(
-    ("options", "words"),
-    [
-        (["--jobs", "0"], "--jobs 0: expected"),
-        (["--max-hours", "nan"], "--max-hours nan"),
-        (["--max-hours", "-1"], "--max-hours -1"),
-        (["--out", "grid.yaml"], "a file is in the way"),
-    ],
-)
-def test_mistakes_of_the_command(
-    options: list[str], words: str, grid_of: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
-) -> None:  # fmt: skip
-    monkeypatch.chdir(tmp_path)
-    with pytest.raises(SystemExit) as leaving:
-        launch(grid_of({"a": ("ok", [])}), *options)
-    (line,) = capsys.readouterr().err.splitlines()
-    assert leaving.value.code == 2 and words in line and "checkpoint_path" not in line
+@pytest.mark.parametrize(("text", "words"), MISTAKES.items(), ids=range(len(MISTAKES)))
+def test_a_mistake_is_one_line_before_anything_starts(text: str, words: str, tmp_path: Path) -> None:
+    with pytest.raises(UserError) as error:
+        run(write(tmp_path, text), tmp_path / "out")
+    assert words in str(error.value) and "\n" not in str(error.value) and "grid.yaml" in str(error.value)
     assert not (tmp_path / "out").exists()
 
 
-def test_out_is_taken_from_where_the_command_is_given(
-    grid_of: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.chdir(tmp_path)
-    assert launch(grid_of({"a": ("ok", [])}), "--out", "other") == 0
-    assert (tmp_path / "other" / "a" / "summary.json").exists() and not (tmp_path / "out").exists()
+def test_mistakes_of_the_command(tmp_path: Path) -> None:
+    grid = write(tmp_path, CHAIN)
+    for options, words in (
+        (["--jobs", "0"], "--jobs 0"),
+        (["--max-hours", "-1"], "expected hours above 0"),
+        (["--only", "thrid_*"], "has no such run"),
+    ):
+        with pytest.raises(UserError, match=words):
+            run(grid, tmp_path / "out", *options)
+    with pytest.raises(UserError, match="one of config/grid: .*step9_sigma_sweep"):
+        find_grid("no_such_grid")
+    with pytest.raises(UserError, match="it has no 'out'"):
+        read_grid(grid)
+    assert not (tmp_path / "out").exists()
 
 
-def test_time_left_is_read_off_runs_of_the_same_form(
-    grid_of: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("path", sorted(GRIDS.glob("*.yaml")), ids=lambda path: path.stem)
+def test_registered_grids_are_sound(path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Every flag is known to the script that it is given to."""
+    grid = read_grid(path)
+    assert run_grid.main([path.stem, "--dry-run"]) == 0
+    listed = capsys.readouterr().out
+    assert all(each.name in listed for each in grid.runs)
+    for each in grid.runs:
+        for word in each.command:
+            if word.startswith("+experiment="):
+                assert (ROOT / "config/experiment" / f"{word.partition('=')[2]}.yaml").is_file()
+
+
+def test_needs_come_first_and_what_is_finished_is_not_run_again(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """Pretrainings took 100 s and 140 s, a finetuning 10 s; one pretraining has been on its way for 50 s."""
-    file = grid_of({})
-    entries = [
-        {"name": "pre{i}", "for": {"i": [0, 1, 2]}, "command": "pretrain.py"},
-        {"name": "fine{i}", "for": {"i": [0, 1, 2]}, "command": "pretrain.py"},
-        {"name": "new", "command": "pretrain.py"},
-    ]
-    file.write_text(yaml.safe_dump({"out": str(tmp_path), "runs": entries}))
-    runs = read_grid(file).by_name
+    grid, out = write(tmp_path, CHAIN), tmp_path / "out"
+    assert run(grid, out, "--jobs", "2") == 0
+    for seed in (0, 1):
+        ended = float((out / f"first_{seed}" / "ends").read_text())
+        assert ended <= lines(out, f"second_{seed}")[0]["at"]
+    assert "4/4 done" in capsys.readouterr().out
+    record = json.loads((out / "grid.json").read_text())
+    assert record["runs"]["first_0"]["kind"] == "confirmatory"
+    assert [session["outcome"] for session in record["runs"]["first_0"]["sessions"]] == ["finished"]
+    assert run(grid, out) == 0
+    assert all(len(lines(out, name)) == 1 for name in ("first_0", "first_1", "second_0", "second_1"))
+
+
+def test_a_failed_run_takes_only_those_that_need_it(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    text = CHAIN.replace("[0, 1]", "[0, broken]").replace('"{worker} 3"', '"{worker} 3 {seed}"', 1)
+    grid, out = write(tmp_path, text), tmp_path / "out"
+    assert run(grid, out, "--jobs", "1") == 1
+    said = capsys.readouterr()
+    assert "exit code 7" in said.out and "no such puzzle" in said.out
+    assert "failed: first_broken" in said.err and "skipped: second_broken" in said.err
+    assert (out / "second_0/summary.json").exists() and not (out / "second_broken").exists()
+    (out / "first_broken/mended").touch()
+    assert run(grid, out) == 0
+    assert len(lines(out, "first_broken")) == 2 and len(lines(out, "first_0")) == 1
+
+
+def test_only_names_bring_what_they_need(tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    assert run(write(tmp_path, CHAIN), out, "--only", "second_1") == 0
+    assert (out / "first_1/summary.json").exists() and not (out / "first_0").exists()
+
+
+def start(grid: Path, out: Path, *options: str) -> subprocess.Popen[str]:
+    command = [sys.executable, "scripts/run_grid.py", str(grid), "--out", str(out), *options]
+    return subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+
+
+def wait_for(path: Path, seconds: float = 60) -> None:
+    end = time.monotonic() + seconds
+    while not path.exists():
+        assert time.monotonic() < end, f"{path} did not appear"
+        time.sleep(0.05)
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_stopped_it_waits_for_its_runs_and_goes_on(number: signal.Signals, tmp_path: Path) -> None:
+    grid, out = write(tmp_path, CHAIN.replace("worker} 3", "worker} 100000")), tmp_path / "out"
+    process = start(grid, out, "--jobs", "2")
+    wait_for(out / "first_1/place")
+    with pytest.raises(UserError, match="another launcher"):
+        run(grid, out)
+    process.send_signal(number)
+    said, _ = process.communicate(timeout=60)
+    assert process.returncode == 3 and "the same command goes on: python scripts/run_grid.py" in said
+    assert (out / "first_0/ends").exists() and not (out / "first_0/summary.json").exists()
+    grid.write_text(CHAIN)
+    for name in ("first_0", "first_1"):
+        (out / name / "place").write_text("3")
+    assert run(grid, out, "--jobs", "1") == 0
+    assert [session["from"] for session in lines(out, "first_0")] == [0, 3]
+    threads = {line["threads"] for name in ("first_0", "second_1") for line in lines(out, name)}
+    assert len(threads) == 1, "the number of threads is kept, whatever --jobs says later"
+
+
+def test_the_time_is_up(tmp_path: Path) -> None:
+    grid, out = write(tmp_path, CHAIN.replace("worker} 3", "worker} 100000")), tmp_path / "out"
+    assert run(grid, out, "--max-hours", "0.001") == 3
+    assert not (out / "first_0/summary.json").exists() and not (out / "second_0").exists()
+
+
+def test_time_left_is_the_mean_of_alike_runs(tmp_path: Path) -> None:
+    grid = read_grid(write(tmp_path, CHAIN), tmp_path / "out")
     record = GridRecord(tmp_path)
     clock = Clock(record)
-    assert clock.seconds_left([], list(runs.values()), 2) is None
-    for name, parts in {"pre0": [100.0], "pre1": [60.0, 80.0], "fine0": [10.0], "pre2": [20.0]}.items():
-        record.runs[name] = {"sessions": [{"seconds": seconds} for seconds in parts]}
-    finished = [runs[name] for name in ("pre0", "pre1", "fine0")]
-    monkeypatch.setattr(grid_record.time, "monotonic", lambda: 1030.0)
-    clock.started["pre2"] = 1000.0
-    assert clock.seconds_left(finished, [], 2) == 0.0
-    # 120 - 20 - 30 of the pretraining, 10 of each finetuning; a form without a finished run: mean of all, 250 / 3.
-    assert clock.seconds_left(finished, [runs["pre2"], runs["fine1"]], 1) == pytest.approx(70 + 10)
-    assert clock.seconds_left(finished, [runs["pre2"], runs["fine1"]], 2) == pytest.approx(70)
-    assert clock.seconds_left(finished, [runs["new"], runs["fine1"], runs["fine2"]], 1) == pytest.approx(250 / 3 + 20)
+    assert clock.seconds_left([], grid.runs, 1) is None
+    for name, seconds in (("first_0", 10.0), ("first_1", 20.0)):
+        record.begin(grid.by_name[name])
+        record.end(grid.by_name[name], seconds, "finished", 0)
+    finished = [grid.by_name["first_0"], grid.by_name["first_1"]]
+    ahead = [grid.by_name["second_0"], grid.by_name["second_1"]]
+    assert clock.seconds_left(finished, ahead, 1) == 30.0 and clock.seconds_left(finished, ahead, 2) == 15.0
+    assert [in_words(seconds) for seconds in (45, 185, 7800)] == ["45 s", "3 min 05 s", "2 h 10 min"]
 
 
-@pytest.mark.parametrize(
-    ("seconds", "words"),
-    [(0.4, "0 s"), (59.6, "1 min 00 s"), (61, "1 min 01 s"), (3599.6, "1 h 00 min"), (9300, "2 h 35 min")],
-)
-def test_durations_in_words(seconds: float, words: str) -> None:
-    assert in_words(seconds) == words
+def test_a_damaged_record_is_refused_in_one_line(tmp_path: Path) -> None:
+    grid, out = write(tmp_path, CHAIN), tmp_path / "out"
+    out.mkdir()
+    for text in ("{", '{"threads": 0, "runs": {}}', '{"threads": 1, "runs": {"a": {}}}'):
+        (out / "grid.json").write_text(text)
+        with pytest.raises(UserError, match="move it away"):
+            run(grid, out)
 
 
 @pytest.mark.slow
 def test_trainings_stopped_half_way_end_with_the_same_bits(sudoku6_folder: Path, tmp_path: Path) -> None:
-    """A pretraining, and what step9 makes of it; each stopped by SIGTERM in the middle, against an undisturbed grid."""
-    options = merged(
-        tiny_overrides("trm_mlp", sudoku6_folder), ["max_steps=60", "epochs=16", "eval_interval=8"]
-    )
-    quoted = " ".join(f"'{word}'" for word in [*options, "checkpoint_path={out}/{name}"])
-    step9 = (
-        "step9_trajectory_perturb_train.py --ckpt-root {out}/pretrained --ckpt-name final.pt --output-dir {out}/{name} "
-        "--train-steps 60 --eval-every 30 --eval-n 8 --sigma-grid 1e-2 --eval-rollouts 2 --batch-size 8 --device cpu "
-        "--noise-sampling fixed --sigma {sigma}"
-    )
-    grid = tmp_path / "grid.yaml"
-    entries = [
-        {"name": "pretrained", "command": f"pretrain.py {quoted}"},
-        {"name": "sigma_{sigma}", "for": {"sigma": ["1e-2"]}, "needs": "pretrained", "command": step9},
-    ]
-    grid.write_text(yaml.safe_dump({"out": "o", "threads": 1, "runs": entries}))
-    names = ("pretrained", "sigma_1e-2")
-    whole, parts = tmp_path / "whole", tmp_path / "parts"
-
-    def updates(name: str) -> int:
-        path = parts / name / "metrics.jsonl"
-        return path.read_text().count("train/grad_norm") if path.exists() else 0
-
-    assert run_grid.main([str(grid), "--out", str(whole)]) == 0
-    for name in names:
-        process = start(grid, "--out", str(parts))
-        wait_until(lambda name=name: updates(name) >= 5)
-        process.terminate()
-        out, err = process.communicate(timeout=120)
-        assert process.returncode == STOPPED, out + err
-        assert 5 <= read_state(parts / name)["step"] < 60 and not (parts / name / "summary.json").exists()
-    assert run_grid.main([str(grid), "--out", str(parts)]) == 0
-    for name in names:
-        # The path of the weights that it started from lies in the one folder or the other.
-        assert_same_state(parts / name, whole / name, ignore=("train_seconds", "init_from"))
-        assert logged(parts / name) == logged(whole / name)
-        first, second = (read_json_object(folder / name / "summary.json") for folder in (parts, whole))
-        assert first["test"] == second["test"] and first["steps"] == 60
-    record = json.loads((parts / "grid.json").read_text())
-    counts: Sequence[int] = [len(record["runs"][name]["sessions"]) for name in names]
-    assert counts == [2, 2]
+    text = f"""
+common:
+  data: "{sudoku6_folder}"
+  tiny: >-
+    device=cpu log_interval=5 arch.hidden_size=16 arch.num_heads=2 arch.H_cycles=1 arch.L_cycles=1
+    arch.mlp_t=False arch.pos_encodings=rope global_batch_size=8 validation_size=8 fast_validation_size=8
+    checkpoint_interval=20
+runs:
+  - name: pretrained
+    command: >-
+      pretrain.py +experiment=quickstart "data_paths=['{{data}}']" "checkpoint_path='{{out}}/{{name}}'" max_steps=30
+      {{tiny}}
+  - name: perturbed
+    needs: pretrained
+    command: >-
+      step9_trajectory_perturb_train.py --ckpt-root {{out}}/pretrained --ckpt-name final.pt
+      --output-dir {{out}}/{{name}}
+      --sigma-grid none --train-steps 100 --batch-size 4 --eval-every 50 --eval-n 8 --device cpu --save-train-state
+"""
+    grid = write(tmp_path, text)
+    assert run(grid, tmp_path / "whole", "--jobs", "1") == 0
+    process = start(grid, tmp_path / "parts", "--jobs", "1")
+    wait_for(tmp_path / "parts/perturbed/metrics.jsonl", 120)
+    process.send_signal(signal.SIGTERM)
+    process.communicate(timeout=120)
+    assert process.returncode == 3 and not RunFolder(tmp_path / "parts/perturbed").summary.exists()
+    assert run(grid, tmp_path / "parts", "--jobs", "1") == 0
+    for name in ("pretrained", "perturbed"):
+        ignore = ("train_seconds", "init_from")  # the folders differ
+        assert_same_state(tmp_path / "whole" / name, tmp_path / "parts" / name, ignore)

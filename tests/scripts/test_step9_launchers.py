@@ -3,6 +3,7 @@
 import os
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -20,6 +21,10 @@ PRESETS = {
     "F": "step9_F_hrm_multi4",
     "G": "step9_G_trm_baseline",
     "H": "step9_H_trm_multi4",
+    "control_batch": "step9_control_batch",
+    "control_steps": "step9_control_steps",
+    "control_input_noise": "step9_control_input_noise",
+    "control_weight_noise": "step9_control_weight_noise",
 }
 
 # In place of an interpreter: prints what it is asked to run. The environment is checked by the real one.
@@ -117,7 +122,9 @@ def test_help_and_mistakes(script: Path) -> None:
     done = bash(script, "--help")
     assert done.returncode == 0 and f"bash scripts/{script.name}" in done.stdout and "#" not in done.stdout
     done = bash(script, "E", "X")
-    assert done.returncode == 2 and done.stderr == "error: found 'X', expected letters among E F G H, then flags\n"
+    assert done.returncode == 2 and done.stderr == (
+        f"error: found 'X', expected names among {' '.join(PRESETS)}, then flags\n"
+    )
 
 
 def test_every_long_run_has_a_twin() -> None:
@@ -127,6 +134,26 @@ def test_every_long_run_has_a_twin() -> None:
         big, small = (compose_config([f"+experiment={name}{suffix}"]) for suffix in ("", "_cpu"))
         assert big.objective.name == small.objective.name and big.arch.name == small.arch.name
         assert big.objective.num_trajectories == small.objective.num_trajectories
+        assert big.objective.perturb == small.objective.perturb
+
+
+@pytest.mark.parametrize("suffix", ["", "_cpu"])
+def test_controls_differ_in_one_thing(suffix: str) -> None:
+    """Equal passes for the controls without noise, equal noise elsewhere for the others."""
+    baseline, multi = (compose_config([f"+experiment={PRESETS[name]}{suffix}"]) for name in ("G", "H"))
+    passes = multi.global_batch_size * multi.objective.num_trajectories * (multi.max_steps or 0)
+    for name, changed, compared in (
+        ("control_batch", {"global_batch_size"}, baseline),
+        ("control_steps", {"max_steps", "fast_eval_interval"}, baseline),
+        ("control_input_noise", {"objective"}, multi),
+        ("control_weight_noise", {"objective"}, multi),
+    ):
+        control = compose_config([f"+experiment={PRESETS[name]}{suffix}"])
+        differing = {field for field in vars(control) if getattr(control, field) != getattr(compared, field)}
+        assert differing == changed | {"run_name", "checkpoint_path"}
+        made = control.global_batch_size * control.objective.num_trajectories * (control.max_steps or 0)
+        assert made == passes
+        assert replace(control.objective, perturb="both") == compared.objective
 
 
 @pytest.mark.slow
@@ -138,7 +165,7 @@ def test_the_twins_run_from_end_to_end_and_go_on(sudoku6_folder: Path, tmp_path:
         "OUT": str(tmp_path / "a run"), "DATA": str(sudoku6_folder),
     }  # fmt: skip
     short = ["--train-steps", "2", "--eval-every", "1", "--eval-n", "8"]
-    done = bash(TWINS, *short, **env)
+    done = bash(TWINS, *PRESETS, *short, **env)
     assert done.returncode == 0, done.stdout + done.stderr
     for name in PRESETS.values():
         folder = tmp_path / "a run" / f"{name}_cpu"

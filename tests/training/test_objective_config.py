@@ -106,6 +106,14 @@ def test_refusals(objective: dict[str, Any], found: str, expected: str) -> None:
     assert found in message and expected in message and "\n" not in message
 
 
+def test_frozen_weights_are_not_perturbed() -> None:
+    options = ["data_paths=[x]", "freeze_weights=True", "arch.puzzle_emb_ndim=8"]
+    for site in ("both", "input"):
+        compose_config([*options, f"objective.perturb={site}"])
+    with pytest.raises(UserError, match="'objective.perturb': found 'weights', expected another site"):
+        compose_config([*options, "objective.perturb=weights"])
+
+
 def test_states_are_float32_unless_said_otherwise() -> None:
     for name, count in (("baseline_ce", 1), ("single_perturbed_ce", 1), ("multi_perturbed_ce", 2)):
         objective = {"name": name, "num_trajectories": count}

@@ -23,7 +23,7 @@ from training.noise import SAMPLINGS, draw_noise
 from training.noise import SITES as NOISE_SITES
 from training.objectives.base import Output, UpdateContext
 from training.objectives.perturbed_starts import starting_state, trajectories
-from training.objectives.trajectory_perturbation import ROLLOUTS, TrajectoryPerturbation
+from training.objectives.trajectory_perturbation import ROLLOUTS
 from training.optim import merge_gathers, sum_rows
 from training.seeding import generator
 
@@ -448,7 +448,7 @@ def test_settings_and_code_know_the_same_names() -> None:
 
 
 def test_nothing_lives_between_updates() -> None:
-    objective = TrajectoryPerturbation(MULTI, LOSS)
+    objective = ROLLOUTS["parallel_fixed"](MULTI, LOSS)
     assert objective.carry is None and objective.state_dict() == {} and objective.carry_names == ()
     with pytest.raises(ValueError, match="keeps no state but found"):
         objective.load_state_dict({"x": 1})

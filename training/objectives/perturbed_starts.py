@@ -1,13 +1,14 @@
-"""The trajectories of a batch: which there are, what they are called, and where each one starts."""
+"""The trajectories of a batch: which there are, what they are called, where each one starts, and what it is shown."""
 
 from dataclasses import dataclass
 
 import torch
+from torch import Tensor
 
 from models.recursion import RecurrentState
 from models.recursive_model import RecursiveModel
 from training.config_schema import ObjectiveConfig
-from training.noise import draw_sigma, draw_state_noise, perturb
+from training.noise import SITES, draw_noise, draw_sigma, draw_state_noise, perturb
 from training.objectives.base import UpdateContext
 
 
@@ -45,21 +46,51 @@ def starting_state(
 ) -> RecurrentState:
     """Where the trajectories start: z0, or z0 + sigma * epsilon at the sites `settings.perturb`; (n, P+S, D) each.
 
-    A trajectory whose sigma is 0 starts from z0 to the bit, and no noise is drawn for it.
+    A trajectory whose sigma is 0 starts from z0 to the bit, and no noise is drawn for it. At a site that is no state
+    all of them do.
     """
     clean = model.initial_state(len(chosen.numbers))
     state = RecurrentState(*(leaf.contiguous() for leaf in clean))
-    candidates = [i for i, perturbed in enumerate(chosen.perturbed) if perturbed]
-    numbers = [chosen.numbers[i] for i in candidates]
-    sigma = draw_sigma(settings, context.seed, context.step, numbers)
-    moving = sigma.nonzero()[:, 0].tolist()
+    if settings.perturb not in SITES:
+        return state
+    moving, sigma = _moving(settings, context, chosen)
     if not moving:
         return state
+    names = [chosen.numbers[i] for i in moving]
     noise = draw_state_noise(
-        context.seed, context.step, [numbers[i] for i in moving], tuple(state.z_H.shape[1:]), settings.perturb, "start"
+        context.seed, context.step, names, tuple(state.z_H.shape[1:]), settings.perturb, "start"
     )
-    moved = perturb(model.initial_state(len(moving)), sigma[moving], noise, settings.perturb)
-    rows = torch.tensor([candidates[i] for i in moving]).to(state.z_H.device)
+    moved = perturb(model.initial_state(len(moving)), sigma, noise, settings.perturb)
+    rows = torch.tensor(moving).to(state.z_H.device)
     for leaf, part in zip(state, moved, strict=True):
         leaf[rows] = part
     return state
+
+
+def input_noise(
+    model: RecursiveModel, settings: ObjectiveConfig, context: UpdateContext, chosen: Trajectories
+) -> Tensor | None:
+    """What is added to the embedded input of each trajectory at all its steps: sigma * epsilon, (n, P+S, D) float32.
+
+    None where no input is perturbed. 0 for a trajectory whose sigma is 0.
+    """
+    if settings.perturb != "input":
+        return None
+    moving, sigma = _moving(settings, context, chosen)
+    if not moving:
+        return None
+    shape = (model.config.total_len, model.config.hidden_size)
+    noise = torch.zeros(len(chosen.numbers), *shape)
+    drawn = draw_noise(context.seed, context.step, [chosen.numbers[i] for i in moving], shape, "input")
+    noise[moving] = sigma.view(-1, 1, 1) * drawn
+    return noise
+
+
+def _moving(
+    settings: ObjectiveConfig, context: UpdateContext, chosen: Trajectories
+) -> tuple[list[int], Tensor]:
+    """Positions in `chosen` of the trajectories with a sigma above 0, and those sigmas."""
+    candidates = [i for i, perturbed in enumerate(chosen.perturbed) if perturbed]
+    sigma = draw_sigma(settings, context.seed, context.step, [chosen.numbers[i] for i in candidates])
+    moving = sigma.nonzero()[:, 0]
+    return [candidates[i] for i in moving.tolist()], sigma[moving]

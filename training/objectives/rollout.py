@@ -33,7 +33,11 @@ class RolloutStep:
 
 
 def rollout(
-    model: RecursiveModel, batch: Batch, state: RecurrentState, halts: HaltingRule | None = None
+    model: RecursiveModel,
+    batch: Batch,
+    state: RecurrentState,
+    halts: HaltingRule | None = None,
+    input_noise: Tensor | None = None,
 ) -> Iterator[RolloutStep]:
     """Supervision steps of all trajectories together, until the last has halted, `halt_max_steps` at most.
 
@@ -47,15 +51,22 @@ def rollout(
     Args:
         batch: b rows. state: starts of n = K * b trajectories, those of trajectory 0 of each row first.
         halts: None = nobody halts before `halt_max_steps`. With a rule the host waits for the device at each step.
+        input_noise: (n, P+S, D), added to what every step of a trajectory is shown, which is float32 then: in bfloat16
+            small noise would be rounded away.
     """
     config = model.config
     copies = state.z_H.shape[0] // batch["inputs"].shape[0]
     # One leaf for all steps: the table's record does not depend on when trajectories halt.
     puzzle_rows = model.puzzle_rows(batch["puzzle_identifiers"])
+    noise = None
+    if input_noise is not None:
+        noise = input_noise.to(state.z_H.device, torch.promote_types(config.dtype, torch.float32))
 
     def advance(start: RecurrentState) -> tuple[RecurrentState, tuple[Tensor, Tensor, Tensor]]:
         embeddings = model.embed(batch["inputs"], batch["puzzle_identifiers"], puzzle_rows)
         embeddings = embeddings.repeat(copies, 1, 1) if copies > 1 else embeddings
+        if noise is not None:
+            embeddings = embeddings.to(noise.dtype) + noise
         after = truncated_step(model.supervision_step(embeddings), start)
         return RecurrentState(*(leaf.detach() for leaf in after)), model.readout(after)
 

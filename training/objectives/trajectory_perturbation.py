@@ -1,12 +1,15 @@
 """Supervised training of K trajectories of each puzzle, clean and perturbed ones: one update per rollout.
 
-x and y are as they are, z0 -> z0 + epsilon, the loss is that of pretraining: no KL, no Lyapunov term. Nothing is
-carried from batch to batch: each batch is unrolled from the start and makes one update.
+x and y are as they are, z0 -> z0 + epsilon, the loss is that of pretraining: no KL, no Lyapunov term. As controls the
+same noise may go to the embedded input or to the weights instead. Nothing is carried from batch to batch: each batch is
+unrolled from the start and makes one update.
 
 Source: trajectory augmentation of HRM and TRM, and the report that goes with it (git.blackhao.com/rrm).
 """
 
+from abc import ABC, abstractmethod
 from collections.abc import Iterator
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -17,12 +20,32 @@ from models.recursion import RecurrentState
 from models.recursive_model import RecursiveModel
 from training.config_schema import ObjectiveConfig
 from training.objectives.base import Output, UpdateContext
-from training.objectives.perturbed_starts import Trajectories, starting_state, trajectories
+from training.objectives.perturbed_starts import Trajectories, input_noise, starting_state, trajectories
+from training.objectives.perturbed_weights import perturbed_weights
 from training.objectives.rollout import HaltingRule, rollout
 from training.seeding import generator
 
 
-class TrajectoryPerturbation:
+@dataclass(frozen=True)
+class Group:
+    """Trajectories that are rolled out together, those of index 0 of each row first.
+
+    batch: its rows, once. state, input_noise: where each trajectory starts, and what is added to its embedded input.
+    """
+
+    batch: Batch
+    state: RecurrentState
+    input_noise: Tensor | None
+    chosen: Trajectories
+    context: UpdateContext
+
+    def labels(self) -> Tensor:
+        """(n, S): one row per trajectory."""
+        labels = self.batch["labels"]
+        return labels.repeat(len(self.chosen.numbers) // len(labels), 1)
+
+
+class TrajectoryPerturbation(ABC):
     """What the three rollouts share: slices of the batch, and an update at the end of the last one.
 
     Args:
@@ -52,25 +75,28 @@ class TrajectoryPerturbation:
             part = {key: leaf[rows] for key, leaf in batch.items()}
             for indices in self.groups():
                 chosen = trajectories(self.settings, context, rows, indices)
-                ends = rows.stop == num_rows and indices.stop == self.settings.num_trajectories
                 state = starting_state(model, self.settings, context, chosen)
-                yield from self.roll(model, part, state, chosen, context, ends)
+                noise = input_noise(model, self.settings, context, chosen)
+                group = Group(part, state, noise, chosen, context)
+                ends = rows.stop == num_rows and indices.stop == self.settings.num_trajectories
+                with perturbed_weights(model, self.settings, context, indices.start, any(chosen.perturbed)) as moved:
+                    for output in self.roll(model, group):
+                        output.ends_update &= ends and not moved
+                        yield output
+                if ends and moved:
+                    # The optimizer steps from the weights that are there when an update ends.
+                    yield Output(torch.zeros((), requires_grad=True), normalizer=0.0, trained_steps=0)
 
     def groups(self) -> list[range]:
-        """Which trajectories of a puzzle are rolled out together. Here: all."""
-        return [range(self.settings.num_trajectories)]
+        """Which trajectories of a puzzle are rolled out together. Here: all, unless each has weights of its own."""
+        count = self.settings.num_trajectories
+        if self.settings.perturb == "weights":
+            return [range(index, index + 1) for index in range(count)]
+        return [range(count)]
 
-    def roll(
-        self,
-        model: RecursiveModel,
-        batch: Batch,
-        state: RecurrentState,
-        chosen: Trajectories,
-        context: UpdateContext,
-        ends: bool,
-    ) -> Iterator[Output]:
-        """The outputs of one rollout; the last one ends the update where `ends`."""
-        raise NotImplementedError
+    @abstractmethod
+    def roll(self, model: RecursiveModel, group: Group) -> Iterator[Output]:
+        """The outputs of one rollout; the last one would end an update."""
 
     def state_dict(self) -> dict[str, object]:
         return {}
@@ -88,21 +114,12 @@ class ParallelFixed(TrajectoryPerturbation):
     whatever K and the number of steps.
     """
 
-    def roll(
-        self,
-        model: RecursiveModel,
-        batch: Batch,
-        state: RecurrentState,
-        chosen: Trajectories,
-        context: UpdateContext,
-        ends: bool,
-    ) -> Iterator[Output]:
-        count = len(chosen.numbers)
-        labels = batch["labels"].repeat(self.settings.num_trajectories, 1)
-        for step in rollout(model, batch, state):
+    def roll(self, model: RecursiveModel, group: Group) -> Iterator[Output]:
+        count, labels = len(group.chosen.numbers), group.labels()
+        for step in rollout(model, group.batch, group.state, input_noise=group.input_noise):
             steps = torch.full_like(step.active, step.number, dtype=torch.int32)
             loss, metrics = act_loss(step.outputs, labels, step.halted, steps, self.loss_type)
-            yield Output(loss, float(count), count, step.extra_passes, metrics, ends_update=step.last and ends)
+            yield Output(loss, float(count), count, step.extra_passes, metrics, ends_update=step.last)
 
 
 class ACTMask(TrajectoryPerturbation):
@@ -117,24 +134,15 @@ class ACTMask(TrajectoryPerturbation):
     With exploration as in pretraining: redrawn at every step for every trajectory, from (seed, update, step).
     """
 
-    def roll(
-        self,
-        model: RecursiveModel,
-        batch: Batch,
-        state: RecurrentState,
-        chosen: Trajectories,
-        context: UpdateContext,
-        ends: bool,
-    ) -> Iterator[Output]:
-        count = len(chosen.numbers)
-        labels = batch["labels"].repeat(count // len(batch["labels"]), 1)
-        halts = self._halting_rule(model, context, chosen)
+    def roll(self, model: RecursiveModel, group: Group) -> Iterator[Output]:
+        count, labels = len(group.chosen.numbers), group.labels()
+        halts = self._halting_rule(model, group.context, group.chosen)
         lengths = None
         found_steps = 0
         if self.settings.mask_normalize == "trajectory":
-            lengths, found_steps = _lengths(model, batch, state, halts)
+            lengths, found_steps = _lengths(model, group, halts)
             halts = _halts_after(lengths)
-        for step in rollout(model, batch, state, halts):
+        for step in rollout(model, group.batch, group.state, halts, group.input_noise):
             weights = step.active.to(step.outputs["q_halt_logits"].dtype)
             if lengths is None:
                 normalizer = float(step.active.sum())
@@ -144,7 +152,7 @@ class ACTMask(TrajectoryPerturbation):
             steps = torch.full_like(step.active, step.number, dtype=torch.int32)
             loss, metrics = act_loss(step.outputs, labels, step.halted, steps, self.loss_type, weights)
             extra = step.extra_passes + (found_steps if step.number == 1 else 0)
-            yield Output(loss, normalizer, count, extra, metrics, ends_update=step.last and ends)
+            yield Output(loss, normalizer, count, extra, metrics, ends_update=step.last)
 
     def _halting_rule(
         self, model: RecursiveModel, context: UpdateContext, chosen: Trajectories
@@ -174,13 +182,12 @@ class SerialACT(ACTMask):
 
 
 @torch.no_grad()
-def _lengths(
-    model: RecursiveModel, batch: Batch, state: RecurrentState, halts: HaltingRule
-) -> tuple[Tensor, int]:
+def _lengths(model: RecursiveModel, group: Group, halts: HaltingRule) -> tuple[Tensor, int]:
     """After how many steps each trajectory halts (n,) int64, and how many steps of rows were computed for it."""
-    lengths = torch.zeros(state.z_H.shape[0], dtype=torch.int64, device=state.z_H.device)
+    z_H = group.state.z_H
+    lengths = torch.zeros(z_H.shape[0], dtype=torch.int64, device=z_H.device)
     computed = 0
-    for step in rollout(model, batch, state, halts):
+    for step in rollout(model, group.batch, group.state, halts, group.input_noise):
         lengths = torch.where(step.halted, step.number, lengths)
         computed += len(lengths) + step.extra_passes
     return lengths, computed

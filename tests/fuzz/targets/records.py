@@ -97,29 +97,6 @@ BENCHMARK: dict[str, Any] = {
     ],
 }  # fmt: skip
 
-ROLLOUT: dict[str, Any] = {
-    "name": "clean", "objective": "baseline_ce", "rollout": "parallel_fixed", "num_trajectories": 1,
-    "trajectories": 8, "seconds": {"median": 0.0434, "min": 0.04, "max": 0.05, "q1": 0.042, "q3": 0.0459, "count": 7},
-    "over_clean": {"median": 1.0, "q1": 1.0, "q3": 1.0}, "trained_passes": 32.0, "extra_passes": 0.0,
-    "mean_steps": 4.0, "kept_bytes": 715568, "peak_bytes": 7840592, "peak_over_clean": 1.0,
-}  # fmt: skip
-TRAJECTORIES: dict[str, Any] = {
-    "environment": BENCHMARK["environment"] | {"argv": ["scripts/benchmark_trajectories.py", "--preset", "quickstart"]},
-    "preset": "quickstart", "equal_steps": True,
-    "run": {
-        "device": "cpu", "gpu": None, "dtype": "float32", "compiled": False, "threads": 1, "batch_size": 8,
-    },
-    "rollouts": [
-        ROLLOUT,
-        ROLLOUT | {
-            "name": "serial_act", "num_trajectories": 4, "over_clean": {"median": 5.268, "q1": 5.245, "q3": 5.445},
-            "trained_passes": 128.0, "extra_passes": 128.0, "mean_steps": None, "peak_bytes": None,
-            "seconds": dict(ROLLOUT["seconds"]),
-        },
-    ],
-    "comparisons": {"serial_over_parallel": {"median": 1.714, "q1": 1.5, "q3": 1.75}},
-}  # fmt: skip
-
 
 def crossing(seed: int, step: int | None, *, group: str = "trm", last: int = 600) -> dict[str, Any]:
     """A run that needs an eighth of a second an update."""
@@ -143,12 +120,7 @@ def crossings(runs: list[dict[str, Any]], axis: str = "seconds") -> dict[str, An
 
 
 TIME_TO_ACCURACY = crossings([crossing(seed, step) for seed, step in enumerate((400, 320, 360, 360))])
-REPORTS = {
-    "evaluation": EVALUATION,
-    "benchmark": BENCHMARK,
-    "trajectories": TRAJECTORIES,
-    "time to accuracy": TIME_TO_ACCURACY,
-}
+REPORTS = {"evaluation": EVALUATION, "benchmark": BENCHMARK, "time to accuracy": TIME_TO_ACCURACY}
 
 
 class Records:

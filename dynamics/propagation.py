@@ -1,0 +1,97 @@
+"""A state and its orthonormal tangents, advanced together map by map."""
+
+import torch
+from torch import Tensor
+
+from dynamics.flat_state import StateLayout
+from dynamics.orthonormal import Factorisation, orthonormalise
+from dynamics.rollout import Advance, as_maps
+from dynamics.tangents import TangentMap, exact_arithmetic
+
+
+def draw_tangents(
+    layout: StateLayout, num_exponents: int, generator: torch.Generator | None = None
+) -> Tensor:
+    """Standard normal directions (B, D, k) in the layout's dtype, drawn on the generator's device.
+
+    The first k of more are not the k of fewer: pass `initial_tangents` where that matters.
+    """
+    device = layout.device if generator is None else generator.device
+    shape = (layout.batch_size, layout.size, num_exponents)
+    return torch.randn(shape, dtype=layout.dtype, device=device, generator=generator)
+
+
+class TangentFlow:
+    """State, tangents and the position in the cycle of maps. Advanced by whole intervals.
+
+    Args: as `lyapunov_spectrum`.
+    Errors: ValueError for more exponents than the state has components, or tangents that are misshapen, not finite or
+        linearly dependent.
+    """
+
+    def __init__(
+        self,
+        advance: Advance,
+        initial_state: object,
+        num_exponents: int,
+        *,
+        initial_tangents: Tensor | None = None,
+        generator: torch.Generator | None = None,
+        dtype: torch.dtype | None = None,
+    ) -> None:
+        maps = as_maps(advance)
+        self.layout = StateLayout(initial_state, dtype)
+        if not 1 <= num_exponents <= self.layout.size:
+            raise ValueError(
+                f"num_exponents={num_exponents}: the state has {self.layout.size} components, expected 1 to that many"
+            )
+        self.maps = [TangentMap(one, self.layout) for one in maps]
+        self.leaves = self.layout.leaves(initial_state)
+        self.tangents = self._first_tangents(num_exponents, initial_tangents, generator)
+        self.num_applied = 0
+        # Which examples are still worth a number.
+        self.finite = self.layout.finite(self.leaves)
+
+    def _first_tangents(
+        self, count: int, given: Tensor | None, generator: torch.Generator | None
+    ) -> list[Tensor]:
+        layout = self.layout
+        if given is not None:
+            expected = (layout.batch_size, layout.size, count)
+            if tuple(given.shape) != expected:
+                raise ValueError(f"initial_tangents is {tuple(given.shape)}, expected (B, D, k) = {expected}")
+        start = draw_tangents(layout, count, generator) if given is None else given
+        with exact_arithmetic():
+            first = orthonormalise(layout.split_tangents(start))
+        if not bool(first.finite.all()):
+            raise ValueError("initial_tangents holds numbers that are not finite")
+        if bool((first.lost | first.vanished).any()):
+            raise ValueError("initial_tangents has linearly dependent columns")
+        return first.Q
+
+    @property
+    def state(self) -> object:
+        """The present state, as a pytree of the initial state's structure."""
+        return self.layout.state(self.leaves)
+
+    def advance(self, num_maps: int) -> Factorisation:
+        """Apply the next `num_maps` maps in cyclic order, then orthonormalise the tangents.
+
+        `finite` turns False for examples whose state or tangents are not finite any more, and stays False.
+        """
+        with exact_arithmetic():
+            for _ in range(num_maps):
+                one = self.maps[self.num_applied % len(self.maps)]
+                self.leaves, self.tangents = one(self.leaves, self.tangents)
+                self.num_applied += 1
+                self.finite = self.finite & self.layout.finite(self.leaves)
+            factors = orthonormalise(self.tangents)
+        self.tangents = factors.Q
+        self.finite = self.finite & factors.finite
+        return factors
+
+    def skip(self, num_maps: int, qr_interval: int) -> None:
+        """Advance without handing anything back, orthonormalising every `qr_interval` maps and at the end."""
+        while num_maps > 0:
+            self.advance(min(qr_interval, num_maps))
+            num_maps -= qr_interval

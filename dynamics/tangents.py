@@ -1,0 +1,193 @@
+"""Tangents pushed through a map: `vmap(jvp)` with the primal computed once, and the traps that make a JVP wrong.
+
+Measured: a map with `detach` inside has JVP 0 there, silently, while one with `no_grad` inside has the right JVP;
+fused attention has no forward derivative; under autocast tangents come back in bfloat16 without a warning; a compiled
+map returns no tangents at all. `TangentMap` turns each of these into one clear error at its first application.
+"""
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.autograd import forward_ad
+from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.overrides import TorchFunctionMode
+
+from dynamics.flat_state import StateLayout
+from dynamics.rollout import Map
+
+_LOW_PRECISION = (torch.bfloat16, torch.float16)
+# Relative disagreement with finite differences up to which a map that uses `detach` is believed not to mean it.
+_AGREEMENT = 1e-2
+
+
+@contextmanager
+def exact_arithmetic(differentiable: bool = False) -> Iterator[None]:
+    """What tangents need: math attention (the fused kernels have no JVP), no TF32, no graph unless asked for.
+
+    Errors: ValueError under autocast, which would compute them in lower precision.
+    """
+    for kind in ("cpu", "cuda"):
+        if torch.is_autocast_enabled(kind):
+            raise ValueError(
+                "autocast is on: tangents would be computed in lower precision; leave its context"
+            )
+    precision = torch.get_float32_matmul_precision()
+    torch.set_float32_matmul_precision("highest")
+    try:
+        with torch.set_grad_enabled(differentiable and torch.is_grad_enabled()), sdpa_kernel(SDPBackend.MATH):
+            yield
+    finally:
+        torch.set_float32_matmul_precision(precision)
+
+
+def push_tangents(
+    advance: Map, layout: StateLayout, leaves: Sequence[Tensor], tangents: Sequence[Tensor]
+) -> tuple[list[Tensor], list[Tensor]]:
+    """F(z) and the k tangents DF(z) t_i, with F evaluated once.
+
+    Nothing is checked; `TangentMap` is what others should call.
+
+    Args:
+        leaves: the state's (B, ...). tangents: by leaf, (k, B, ...).
+    Returns:
+        The leaves of F(z), and of its tangents, in the layout's order.
+    """
+
+    def on_leaves(*primals: Tensor) -> tuple[Tensor, ...]:
+        return tuple(layout.matched_leaves(advance(layout.state(primals))))
+
+    def one_tangent(*directions: Tensor) -> tuple[tuple[Tensor, ...], tuple[Tensor, ...]]:
+        primal, pushed, *_ = torch.func.jvp(on_leaves, tuple(leaves), directions)
+        return primal, pushed
+
+    # The stubs know no None among out_dims, which says that the primal is the same for all tangents.
+    per_output: Any = (None, 0)
+    primal, pushed = torch.func.vmap(one_tangent, out_dims=per_output)(*tangents)
+    return list(primal), list(pushed)
+
+
+class TangentMap:
+    """A map on leaves that carries tangents along; watched at its first application.
+
+    Errors: ValueError when the map returns another structure, shape or precision, computes in lower precision inside,
+        or hides part of its dependence on the state from differentiation (`detach`, `.data`, a compiled map).
+        Whether something that looks hidden matters is decided by a central difference along a random direction, at
+        each application as long as something looks hidden, so that a constant leaf or a detached value that is only
+        logged passes.
+    """
+
+    def __init__(self, advance: Map, layout: StateLayout) -> None:
+        self._advance = advance
+        self._layout = layout
+        self._watched = False
+
+    def __call__(
+        self, leaves: Sequence[Tensor], tangents: Sequence[Tensor]
+    ) -> tuple[list[Tensor], list[Tensor]]:
+        """As `push_tangents`."""
+        if self._watched:
+            return push_tangents(self._advance, self._layout, leaves, tangents)
+        watch = _Watch()
+        watched = _Watched(self._advance, self._layout, watch)
+        primal, pushed = push_tangents(watched, self._layout, leaves, tangents)
+        self._check_precision(watch, primal, pushed)
+        if not watch.suspects:
+            self._watched = True
+        elif bool((disagreement(self._advance, self._layout, leaves) > _AGREEMENT).any()):
+            raise ValueError(
+                f"the map hides part of its state from differentiation ({', '.join(sorted(watch.suspects))}): its JVP "
+                "is not the derivative that finite differences see; pass a map without it"
+            )
+        return primal, pushed
+
+    def _check_precision(self, watch: "_Watch", primal: list[Tensor], pushed: list[Tensor]) -> None:
+        expected = self._layout.dtype
+        for leaf in (*primal, *pushed):
+            if leaf.dtype != expected:
+                raise ValueError(
+                    f"the map turns {expected} states and tangents into {leaf.dtype}: keep its precision"
+                )
+        if watch.low_precision:
+            raise ValueError(
+                f"the map computes in {watch.low_precision} inside ({watch.low_precision_where}): tangents need "
+                "float32 or float64 throughout"
+            )
+
+
+def disagreement(advance: Map, layout: StateLayout, leaves: Sequence[Tensor]) -> Tensor:
+    """How far the JVP is from a central difference along a random direction, relative to the larger: (B,) float64.
+
+    Largest over the leaves. Differences below what rounding allows, and examples that are not finite, count as 0.
+    Costs four applications of the map.
+    """
+    eps = torch.finfo(layout.dtype).eps
+    norm = torch.linalg.vector_norm
+    draws = torch.Generator().manual_seed(0)
+    direction = torch.randn(layout.size, dtype=torch.float64, generator=draws).to(layout.device)
+    direction = direction.expand(layout.batch_size, -1)
+    _, pushed = push_tangents(advance, layout, leaves, layout.split_tangents(direction[:, :, None]))
+    point = layout.flatten(leaves).double()
+    step = eps ** (1 / 3) * (1 + norm(point, dim=1, keepdim=True)) / norm(direction, dim=1, keepdim=True)
+    ends = []
+    for sign in (1, -1):
+        start = layout.unflatten((point + sign * step * direction).to(layout.dtype))
+        moved = layout.matched_leaves(advance(layout.state(start)))
+        ends.append([leaf.double().reshape(layout.batch_size, -1) for leaf in moved])
+    worst = torch.zeros(layout.batch_size, dtype=torch.float64, device=layout.device)
+    for forward, backward, tangent in zip(*ends, pushed, strict=True):
+        found = tangent[0].double().reshape(layout.batch_size, -1)
+        expected = (forward - backward) / (2 * step)
+        noise = 10 * eps * torch.maximum(norm(forward, dim=1), norm(backward, dim=1)) / step[:, 0]
+        error = norm(expected - found, dim=1)
+        relative = error / torch.maximum(norm(expected, dim=1), norm(found, dim=1))
+        worst = torch.maximum(worst, torch.where(error > noise, relative, 0.0).nan_to_num(nan=0.0))
+    return worst
+
+
+class _Watch:
+    """What was seen while a map was applied for the first time."""
+
+    def __init__(self) -> None:
+        self.suspects: set[str] = set()
+        self.low_precision: torch.dtype | None = None
+        self.low_precision_where = ""
+
+
+class _Watched:
+    """The map, with every torch function that it calls looked at."""
+
+    def __init__(self, advance: Map, layout: StateLayout, watch: _Watch) -> None:
+        self._advance, self._layout, self._watch = advance, layout, watch
+
+    def __call__(self, state: Any) -> Any:
+        with _Watching(self._watch):
+            result = self._advance(state)
+        if any(not _has_tangent(leaf) for leaf in self._layout.matched_leaves(result)):
+            self._watch.suspects.add("a part of its result carries no tangent")
+        return result
+
+
+class _Watching(TorchFunctionMode):
+    _HIDING = ("detach", "detach_")
+
+    def __init__(self, watch: _Watch) -> None:
+        super().__init__()
+        self._watch = watch
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        name = getattr(func, "__name__", str(func))
+        if func == torch.Tensor.data.__get__:  # type: ignore[attr-defined]
+            name = ".data"
+        if (name in self._HIDING or name == ".data") and _has_tangent(args[0]):
+            self._watch.suspects.add(name)
+        result = func(*args, **(kwargs or {}))
+        if isinstance(result, Tensor) and result.dtype in _LOW_PRECISION and _has_tangent(result):
+            self._watch.low_precision, self._watch.low_precision_where = result.dtype, name
+        return result
+
+
+def _has_tangent(value: Any) -> bool:
+    return isinstance(value, Tensor) and forward_ad.unpack_dual(value).tangent is not None
