@@ -75,8 +75,7 @@ class Launcher:
                         self._start_ready()
                     if not self._started:
                         return
-                    if self._bar is not None:
-                        self._bar.set_description_str(self._status())
+                    self._show_status()
                     time.sleep(_POLL_SECONDS)
             except BaseException:
                 self._abort()
@@ -181,6 +180,10 @@ class Launcher:
             self._bar = None if bar.disable else bar
             yield
         self._bar = None
+
+    def _show_status(self) -> None:
+        if self._bar is not None and self._bar.desc != (status := self._status()):
+            self._bar.set_description_str(status)
 
     def _status(self) -> str:
         parts = [f"{self.count('finished')}/{len(self.selected)} done", f"{self.count('running')} running"]

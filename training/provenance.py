@@ -194,11 +194,22 @@ def describe_git(root: Path = ROOT) -> dict[str, Any]:
 
 def peak_memory() -> dict[str, int]:
     """Largest resident set of this process and, with CUDA, largest allocation on the device; bytes."""
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    memory = {"rss_bytes": peak if sys.platform == "darwin" else peak * 1024}
+    memory = {"rss_bytes": _largest_resident_bytes()}
     if torch.cuda.is_available() and torch.cuda.is_initialized():
         memory["cuda_bytes"] = torch.cuda.max_memory_allocated()
     return memory
+
+
+def _largest_resident_bytes() -> int:
+    """Of this program. On Linux `ru_maxrss` starts at the size of the process that started it, `VmHWM` does not."""
+    try:
+        found = re.search(r"^VmHWM:\s*(\d+) kB$", Path("/proc/self/status").read_text(), re.MULTILINE)
+    except OSError:  # no Linux, or no /proc
+        found = None
+    if found:
+        return int(found[1]) * 1024
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if sys.platform == "darwin" else peak * 1024
 
 
 def _typed_command() -> list[str]:

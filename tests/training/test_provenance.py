@@ -4,6 +4,7 @@ import json
 import os
 import platform
 import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ import torch
 
 from training import provenance
 from training.provenance import (
+    ROOT,
     ProvenanceFile,
     collect_provenance,
     config_hash,
@@ -220,3 +222,18 @@ def test_peak_memory_grows_with_an_allocation() -> None:
     before = peak_memory()["rss_bytes"]
     block = np.ones(40_000_000)
     assert peak_memory()["rss_bytes"] >= before and block.sum() == 40_000_000
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="other systems do not carry a size over")
+def test_peak_memory_is_that_of_the_program_and_not_of_what_started_it() -> None:
+    """A process that holds 800 MB starts one that only imports."""
+    outer = """
+import subprocess, sys
+block = b"x" * 800_000_000
+inner = "from training.provenance import peak_memory; print(peak_memory()['rss_bytes'])"
+subprocess.run([sys.executable, "-c", inner], check=True)
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", outer], capture_output=True, text=True, cwd=ROOT, timeout=120, check=True
+    )
+    assert 10e6 < int(done.stdout) < 700e6
