@@ -26,7 +26,7 @@ from matplotlib.patches import Rectangle
 from analysis.figure_files import GREEN, RED, STYLE, make_folder, save_caption, save_figure, save_json
 from dataset.eval_batches import EvalBatches, test_rows
 from dataset.puzzle_folder import PuzzleSet, open_puzzle_set
-from dataset.sudoku import BOXES, Box, board_text, boards_from_tokens, side
+from dataset.sudoku import BOXES, Box, board_text, boards_from_tokens, box_of_shape, side
 from errors import UserError, exit_on_user_error
 from models.recursive_model import RecursiveModel
 from training.devices import resolve_device
@@ -62,11 +62,10 @@ class Trace:
 
 def sudoku_box(puzzle_set: PuzzleSet) -> Box:
     """The box of a Sudoku set. Errors: `UserError` for another task."""
-    n = puzzle_set.metadata.vocab_size - 2
-    boxes = {side(box): box for box in BOXES.values()}
-    if n not in boxes or puzzle_set.metadata.seq_len != n * n:
+    box = box_of_shape(puzzle_set.metadata.vocab_size, puzzle_set.metadata.seq_len)
+    if box is None:
         raise UserError(f"{puzzle_set.root} holds no Sudokus of {', '.join(BOXES)}, the puzzles this script draws")
-    return boxes[n]
+    return box
 
 
 def trace_rows(model: RecursiveModel, puzzle_set: PuzzleSet, rows: np.ndarray, batch_size: int) -> list[Trace]:

@@ -93,6 +93,19 @@ def is_solution(boards: np.ndarray, box: Box) -> np.ndarray:
     return in_range & ~has_conflict(boards, box)
 
 
+def missing_digits(boards: np.ndarray, box: Box) -> np.ndarray:
+    """(N,) int64: digits that rows, columns and boxes lack, added up; 0 for a valid filled grid only."""
+    n = side(box)
+    present = boards[:, units(box), None] == np.arange(1, n + 1)  # (N, 3n, n, n)
+    return (~present.any(axis=2)).sum(axis=(1, 2))
+
+
+def box_of_shape(vocab_size: int, seq_len: int) -> Box | None:
+    """The box of the Sudokus that have tokens of this shape; None where no known Sudoku has."""
+    boxes = {(side(box) + 2, side(box) ** 2): box for box in BOXES.values()}
+    return boxes.get((vocab_size, seq_len))
+
+
 @dataclass(frozen=True)
 class Symmetries:
     """N symmetries: out[i, j] = digits[board[rows[i], columns[j]]], of the transposed board where asked.

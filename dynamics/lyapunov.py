@@ -3,7 +3,7 @@
 `lyapunov_spectrum(advance, state, num_exponents=8, num_steps=16).exponents` is (B, 8), in nats per step.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from numbers import Integral
 from typing import Any
@@ -103,6 +103,7 @@ def lyapunov_spectrum(
     initial_tangents: Tensor | None = None,
     generator: torch.Generator | None = None,
     dtype: torch.dtype | None = None,
+    on_step: Callable[[Any], None] | None = None,
 ) -> LyapunovResult:
     """The leading Lyapunov exponents along the trajectory of each example of a batch.
 
@@ -123,6 +124,8 @@ def lyapunov_spectrum(
             without being counted; None draws normal ones.
         generator: source of the drawn tangents; None means torch's default one.
         dtype: float32 or float64, to which the state is cast; None keeps the state's.
+        on_step: called with the state after each measured step, so that what is said about a trajectory (solved or
+            not) is read from the very one that the tangents follow: another run of a chaotic map may end elsewhere.
     Errors: ValueError, in one line, for impossible counts, k > D, states or tangents in lower precision than float32,
         autocast, a map that hides its state from differentiation, dependent initial tangents. States that turn NaN,
         lost rank and ill-conditioned intervals are flagged per example and leave the others alone.
@@ -141,6 +144,7 @@ def lyapunov_spectrum(
     flow.skip(transient_steps * num_maps, qr_interval)
     flow.skip(tangent_warmup_steps * num_maps, qr_interval)
     record = _Record(flow, num_exponents)
+    flow.on_step = on_step
     for _ in range(num_steps * num_maps // qr_interval):
         record.add(flow.advance(qr_interval))
     return record.result(num_steps, num_maps, qr_interval)

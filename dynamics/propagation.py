@@ -1,5 +1,7 @@
 """A state and its orthonormal tangents, advanced together map by map."""
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor
 
@@ -53,6 +55,8 @@ class TangentFlow:
         ]
         self.tangents = self._first_tangents(num_exponents, initial_tangents, generator)
         self.num_applied = 0
+        # Told the state after each whole step; set while a measurement is made.
+        self.on_step: Callable[[object], None] | None = None
         # Which examples are still worth a number.
         self.finite = self.layout.finite(self.leaves)
 
@@ -112,6 +116,8 @@ class TangentFlow:
                 self.leaves, self.tangents = one(self.leaves, self.tangents)
                 self.num_applied += 1
                 self.finite = self.finite & self.layout.finite(self.leaves)
+                if self.on_step is not None and self.num_applied % len(self.maps) == 0:
+                    self.on_step(self.state)
 
     def skip(self, num_maps: int, qr_interval: int) -> None:
         """Advance without handing anything back, orthonormalising every `qr_interval` maps and at the end."""
