@@ -106,6 +106,7 @@ def measure(job: Job, settings: SpectrumSettings, options: argparse.Namespace) -
         "model": model_name(job.checkpoint),
         "sub_updates_per_step": sub_updates,
         "trained_steps": config.arch.halt_max_steps,
+        "objective": config.objective.name,
         "train_seed": config.seed,
         **settings.as_dict(),
     }

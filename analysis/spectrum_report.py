@@ -4,7 +4,7 @@ Scores are turned so that more means failure. Per run first, then over runs: puz
 differ. Units are nats per supervision step unless a name says per sub-update.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -12,21 +12,18 @@ from typing import Any
 import matplotlib.pyplot as plt
 import numpy as np
 
-from analysis.failure_statistics import median_difference, separation, settled_table
+from analysis.failure_statistics import separation, settled_table
 from analysis.figure_files import make_folder, save_caption, save_csv, save_figure, save_json
 from analysis.long_rollouts import SETTLED_DRIFT, long_rollout_report
 from analysis.matched_failure import matched_auroc, permutation_test, quantile_strata
 from analysis.nested_models import nested_auroc, normal_scores
-from analysis.several_runs import Statistic, hierarchical_bootstrap
 from analysis.spectrum_figures import draw_lambda1, draw_spectrum, lambda1_rows, spectrum_rows
 from analysis.spectrum_files import save_table
-from analysis.spectrum_table import SpectrumTable, Window, by_model
-from training.calibration import auroc
+from analysis.spectrum_over_runs import joint_report, paired_differences
+from analysis.spectrum_table import SpectrumTable, Window
 from training.evaluation_report import rate
 
 DIFFICULTY_BINS = 4
-# Draws over runs call the statistic once per run and draw.
-DRAWS_OVER_RUNS = 2000
 
 
 def run_report(table: SpectrumTable, *, burn_in: int, draws: int, seed: int) -> dict[str, Any]:
@@ -145,52 +142,6 @@ def _beyond(table: SpectrumTable, leading: np.ndarray, options: Mapping[str, int
     }
 
 
-def joint_report(tables: Sequence[SpectrumTable], *, burn_in: int, seed: int) -> dict[str, Any]:
-    """Per model over its runs: AUROC and medians of lambda_1, exponents by outcome, with what runs vary by."""
-    return {model: _over_runs(group, burn_in, seed) for model, group in by_model(tables).items()}
-
-
-def _over_runs(group: Sequence[SpectrumTable], burn_in: int, seed: int) -> dict[str, Any]:
-    kept = [table.where(table.usable) for table in group]
-    rows = [table.arrays["row"].tolist() for table in kept]
-    same_puzzles = all(one == rows[0] for one in rows)
-    exponents = [table.exponents(table.whole(burn_in)) for table in kept]
-
-    def over_runs(scores: Sequence[np.ndarray], statistic: Statistic) -> dict[str, Any]:
-        pairs = [(own, table.failed) for own, table in zip(scores, kept, strict=True)]
-        return asdict(
-            hierarchical_bootstrap(pairs, statistic, same_puzzles=same_puzzles, draws=DRAWS_OVER_RUNS, seed=seed)
-        )
-
-    medians = {"median_solved": _of(False, np.median), "median_failed": _of(True, np.median)}
-    leading, top_mean = [own[:, 0] for own in exponents], [own.mean(axis=1) for own in exponents]
-    positive = [(own > 0).sum(axis=1) for own in exponents]
-    lambda1: dict[str, Statistic] = {"auroc": auroc, "median_difference": median_difference, **medians}
-    return {
-        "runs": [table.label for table in group],
-        "sub_updates_per_step": group[0].sub_updates,
-        "lambda1": {name: over_runs(leading, statistic) for name, statistic in lambda1.items()},
-        "top_mean": {name: over_runs(top_mean, statistic) for name, statistic in medians.items()},
-        "num_positive": {
-            name: over_runs(positive, _of(is_failed, np.mean))
-            for name, is_failed in (("solved", False), ("failed", True))
-        },
-        "baselines": {
-            name: over_runs([table.baselines[name] for table in kept], auroc) for name in kept[0].baselines
-        },
-    }  # fmt: skip
-
-
-def _of(is_failed: bool, statistic: Callable[[np.ndarray], Any]) -> Statistic:
-    """The statistic of one outcome's scores; None where nothing has that outcome."""
-
-    def of_outcome(scores: np.ndarray, failed: np.ndarray) -> float | None:
-        own = scores[failed == is_failed]
-        return float(statistic(own)) if len(own) else None
-
-    return of_outcome
-
-
 def write_report(
     out: Path, tables: Sequence[SpectrumTable], *, burn_in: int, draws: int, seed: int, origin: Mapping[str, Any]
 ) -> dict[str, Any]:
@@ -204,6 +155,7 @@ def write_report(
         "seed": seed,
         "runs": [run_report(table, burn_in=burn_in, draws=draws, seed=seed) for table in tables],
         "models": joint_report(tables, burn_in=burn_in, seed=seed),
+        "differences": paired_differences(tables, burn_in=burn_in),
     }
     for table in tables:
         own = make_folder(folder if len(tables) == 1 else folder / table.label)
@@ -254,8 +206,8 @@ def caption(name: str, tables: Sequence[SpectrumTable], summary: Mapping[str, An
     }[name]
     lines = [
         f"{first} Success is read from the same trajectory, after {tables[0].num_steps} supervision steps; the first "
-        f"{summary['burn_in']} align the tangents and are not counted. Drawn in nats per sub-update: the nats per step of "
-        "summary.json divided by the sub-updates of a step.",
+        f"{summary['burn_in']} align the tangents and are not counted. Drawn in nats per sub-update: the nats per step "
+        "of summary.json divided by the sub-updates of a step.",
     ]
     for run in summary["runs"]:
         accuracy, leading = run["exact_accuracy"], run["lambda1"]

@@ -9,6 +9,7 @@ import numpy as np
 
 Arrays = dict[str, np.ndarray]
 LATE_STEPS = 4
+PLAIN_OBJECTIVE = "act_streaming"
 
 
 @dataclass(frozen=True)
@@ -33,7 +34,9 @@ class SpectrumTable:
 
     @property
     def model(self) -> str:
-        return str(self.settings["model"])
+        """The network, and how it was trained where that was not plain pretraining: `TRM-att multi_perturbed_ce`."""
+        objective = self.settings["objective"]
+        return str(self.settings["model"]) + ("" if objective == PLAIN_OBJECTIVE else f" {objective}")
 
     @property
     def num_steps(self) -> int:
@@ -112,7 +115,7 @@ class SpectrumTable:
 
 
 def by_model(tables: Sequence[SpectrumTable]) -> dict[str, list[SpectrumTable]]:
-    """Tables of one network together, in order of appearance."""
+    """Tables of one network, trained in one way, together; in order of appearance."""
     groups: dict[str, list[SpectrumTable]] = {}
     for table in tables:
         groups.setdefault(table.model, []).append(table)
