@@ -32,6 +32,11 @@ def test_strata_of_distinct_values_are_of_equal_size(count: int, bins: int) -> N
     assert len(sizes) == min(count, bins) and sizes.max() - sizes.min() <= 1
 
 
+def test_strata_of_infinite_values() -> None:
+    assert quantile_strata(np.array([np.inf, -np.inf, np.inf, -np.inf]), 2).tolist() == [1, 0, 1, 0]
+    assert quantile_strata(np.array([np.inf, 1, np.inf, 0]), 4).tolist() == [2, 1, 2, 0]
+
+
 def test_strata_of_bad_values() -> None:
     with pytest.raises(ValueError, match="1 of 3 values are NaN"):
         quantile_strata(np.array([1, np.nan, 2]), 2)

@@ -71,6 +71,17 @@ def test_no_label_reaches_its_own_prediction() -> None:
     assert (lied[division != 1] != logits[division != 1]).all()
 
 
+def test_no_held_out_puzzle_reaches_the_prediction_of_another() -> None:
+    rng = np.random.default_rng(1)
+    columns, failed = rng.normal(size=(60, 2)), rng.random(60) < 0.5
+    division = stratified_folds(failed, 3, rng)
+    logits = cross_validated(columns, failed, division)
+    outlier = int(np.flatnonzero(division == 1)[0])
+    columns[outlier] += 1e3
+    others = (division == 1) & (np.arange(60) != outlier)
+    assert (cross_validated(columns, failed, division)[others] == logits[others]).all()
+
+
 def test_scale_and_constant_columns_change_nothing() -> None:
     rng = np.random.default_rng(2)
     columns, failed = rng.normal(size=(80, 2)), rng.random(80) < 0.5
@@ -79,6 +90,10 @@ def test_scale_and_constant_columns_change_nothing() -> None:
     assert cross_validated(1e6 * columns - 3e6, failed, division) == pytest.approx(logits, abs=1e-6)
     constant = np.column_stack([columns, np.full(80, 0.1)])
     assert cross_validated(constant, failed, division) == pytest.approx(logits, abs=1e-6)
+    constant[np.flatnonzero(division == 2)[0], 2] = 5
+    inside = division == 2
+    assert np.full((~inside).sum(), 0.1).std() > 0, "rounding makes the deviation of a constant column not quite 0"
+    assert cross_validated(constant, failed, division)[inside] == pytest.approx(logits[inside], abs=1e-6)
 
 
 # -- nested models
