@@ -61,7 +61,8 @@ def push_tangents(
         return tuple(layout.matched_leaves(advance(layout.state(primals))))
 
     def one_tangent(*directions: Tensor) -> tuple[tuple[Tensor, ...], tuple[Tensor, ...]]:
-        primal, pushed, *_ = torch.func.jvp(on_leaves, tuple(leaves), directions)
+        with _LinearInTheState():
+            primal, pushed, *_ = torch.func.jvp(on_leaves, tuple(leaves), directions)
         return primal, pushed
 
     # Dual numbers are written to, which torch refuses where elements share their memory.
@@ -72,6 +73,21 @@ def push_tangents(
     per_output: Any = (None, 0)
     primal, pushed = torch.func.vmap(one_tangent, out_dims=per_output)(*tangents)
     return list(primal), list(pushed)
+
+
+class _LinearInTheState(TorchFunctionMode):
+    """Linear maps whose weights do not move: the tangent is the map of the tangent.
+
+    torch's own rule adds x @ 0 for the weights, a whole product that costs as much as the primal's.
+    """
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if func is torch.nn.functional.linear and len(args) >= 2 and not kwargs:
+            primal, tangent = forward_ad.unpack_dual(args[0])
+            if tangent is not None and not any(_has_tangent(weight) for weight in args[1:]):
+                moved = torch.nn.functional.linear(tangent, args[1])
+                return forward_ad.make_dual(torch.nn.functional.linear(primal, *args[1:]), moved)
+        return func(*args, **(kwargs or {}))
 
 
 class TangentMap:
