@@ -172,10 +172,10 @@ def _rollouts(settings: EvalConfig, recorder: RolloutRecorder, config: ModelConf
     """How the stochastic rollouts were made, and what each way to choose among them solves."""
     assert stochastic(settings)
     table, probe = recorder.table(), stability_probe(settings)
-    measured = accuracies(
-        table, probe_passes=0 if probe is None else probe.passes(1), step_flops=step_flops(config, training=False)
-    ) if len(table.row) else []  # fmt: skip
-    made = rollout_settings(settings) | {"steps": table.steps.tolist(), "puzzles": len(table.row)}
+    flops = step_flops(config, training=False)
+    passes = 0 if probe is None else probe.passes(1)
+    made = rollout_settings(settings) | {"steps": table.steps.tolist(), "puzzles": len(table.row), "step_flops": flops}
+    measured = accuracies(table, probe_passes=passes, step_flops=flops) if len(table.row) else []
     return made | {"accuracy": measured}
 
 

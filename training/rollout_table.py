@@ -19,7 +19,6 @@ name begins with that of its rows, such as `test/`:
 import hashlib
 import io
 import json
-import zipfile
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -86,13 +85,17 @@ def joined(tables: Sequence[RolloutTable]) -> RolloutTable:
     )
 
 
-def read_rollouts(path: Path, prefix: str = "", *, mend: str) -> tuple[RolloutTable, dict[str, Any]]:
-    """The table of a file and its settings. Errors: `UserError`, ending with `mend`, for anything else."""
+def read_rollouts(path: Path, *prefixes: str, mend: str) -> tuple[RolloutTable, dict[str, Any]]:
+    """The table of a file and its settings. Errors: `UserError`, ending with `mend`, for anything else.
+
+    prefixes: of the names; of several, the first under which the file holds a table.
+    """
     try:
         with np.load(path, allow_pickle=False) as file:
+            prefix = next((each for each in prefixes if f"{each}q" in file.files), "")
             found = {name: file[prefix + name] for name in (*_BY_ROW, *_SHARED, "settings")}
-    except (OSError, ValueError, KeyError, EOFError, TypeError, zipfile.BadZipFile, NotImplementedError) as error:
-        reason = error.strerror if isinstance(error, OSError) and error.strerror else error
+    except Exception as error:  # zipfile and numpy raise many types on crafted bytes
+        reason = error.strerror if isinstance(error, OSError) and error.strerror else f"{type(error).__name__}: {error}"
         raise UserError(f"{path} is no table of rollouts ({reason}); {mend}") from error
     settings = _checked(found, path, mend)
     return RolloutTable(**{name: found[name] for name in (*_BY_ROW, *_SHARED)}), settings
