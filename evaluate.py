@@ -15,7 +15,7 @@ accuracy after each supervision step, by difficulty, from perturbed starts, and 
 eval.sigma as a list asks for accuracy from perturbed starts, beside everything else. As a number it asks for
 stochastic rollouts, with noise at every supervision step (Probabilistic TRM): q_halt chooses one of them, whose answer
 is judged. evaluation_NAME_rollouts.json says what other choices would solve, against forward passes, and
-rollouts_NAME_rollouts.npz holds every rollout (training/rollout_table.py). eval.inference says in words which it is.
+evaluation_NAME_rollouts.npz holds every rollout (training/rollout_table.py). eval.inference says in words which it is.
 """
 
 import shlex
@@ -160,20 +160,22 @@ def evaluate_checkpoint(options: Options, world: World) -> dict[str, Any]:
         write_outputs(folder / f"predictions_{name}{rank}.npz", outputs)
     if world.is_main:
         if tables:
-            write_outputs(folder / f"rollouts_{name}.npz", tables)
+            write_outputs(folder / f"evaluation_{name}.npz", tables)
         write_record(Path(options.output) if options.output else folder / f"evaluation_{name}.json", record)
     return record
 
 
 def prepare_rollouts(settings: EvaluateConfig, config: TrainConfig, device: torch.device) -> None:
-    """States in float32 at least, as small noise needs them; no probes where layers of less would drown them."""
+    """States in float32 at least; no probes of stability where they would be lost, or cannot be measured."""
     dtype = resolve_dtype(config.dtype, device)
     if dtype != torch.float64 and config.state_dtype == "auto":
         config.state_dtype = "float32"
-    if settings.stability_sizes and dtype == torch.bfloat16:
+    if settings.stability_sizes and (dtype == torch.bfloat16 or device.type == "mps"):
         settings.stability_sizes = []
-        print("warning: no stability of rollouts: bfloat16 layers round the probes away; give dtype=float32 for it",
-              file=sys.stderr)
+        reason = "bfloat16 layers round the probes away; give dtype=float32 for it"
+        if device.type == "mps":
+            reason = "distances are measured in float64, which mps lacks; give device=cpu for it"
+        print(f"warning: no stability of rollouts: {reason}", file=sys.stderr)
 
 
 def rollout_recorder(settings: EvaluateConfig, config: ModelConfig) -> RolloutRecorder:

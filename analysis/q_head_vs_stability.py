@@ -2,7 +2,7 @@
 
     python analysis/q_head_vs_stability.py --checkpoint RUN/best.pt --out out/ptrm
         [--rollouts 100] [--sigma 0.3] [--site z_L] [--max-steps 64] [--num-puzzles 1000]
-    python analysis/q_head_vs_stability.py --read RUN/rollouts_best_steps64_rollouts.npz --out out/ptrm
+    python analysis/q_head_vs_stability.py --read RUN/evaluation_best_steps64_rollouts.npz --out out/ptrm
 
 Rolls the first test puzzles out with noise at every supervision step (Probabilistic TRM, arXiv:2605.19943), or reads
 the rollouts of evaluate.py, and compares Q with the growth of small perturbations among the rollouts of one puzzle.
@@ -56,7 +56,9 @@ def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     )
     source = parser.add_mutually_exclusive_group(required=True)
     source.add_argument("--checkpoint", type=Path, metavar="FILE", help="weights in a run folder, such as RUN/best.pt")
-    source.add_argument("--read", type=Path, metavar="FILE", help="rollouts_NAME.npz of evaluate.py, or a rollouts.npz")
+    source.add_argument(
+        "--read", type=Path, metavar="FILE", help="evaluation_NAME_rollouts.npz of evaluate.py, or a rollouts.npz"
+    )
     parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="folder of the results")
     parser.add_argument("--bootstrap", type=int, default=10_000, metavar="N", help="draws (default: %(default)s)")
     made = parser.add_argument_group("how rollouts are made, with --checkpoint")
@@ -111,6 +113,8 @@ def rolled_out(options: argparse.Namespace) -> tuple[RolloutTable, dict[str, Any
         raise UserError(f"the run has several test sets: {found}; name one of one set with --data-path")
     (selection,) = selections
     device = resolve_device(config.device)
+    if device.type == "mps":
+        raise UserError("--device mps has no float64, in which distances are measured: use --device cpu")
     model = restore_model(checkpoint, selection.puzzle_set.metadata, device)
     made = rollout_settings(settings) | {
         "checkpoint": str(options.checkpoint), "weights_sha256": weights_digest(model),

@@ -45,7 +45,7 @@ def test_noise_at_every_step_and_what_is_written(run: Path, capsys: pytest.Captu
     arrays = np.load(run / "predictions_best_steps8_rollouts.npz", allow_pickle=False)
     for result in record["results"]:
         kind, made = result["rows"], result["rollouts"]
-        table, settings = read_rollouts(run / "rollouts_best_steps8_rollouts.npz", f"{kind}/", mend="")
+        table, settings = read_rollouts(run / "evaluation_best_steps8_rollouts.npz", f"{kind}/", mend="")
         assert settings == {key: value for key, value in made.items() if key != "accuracy"}
         assert (made["sigma"], made["site"], made["rollouts"], made["steps"]) == (0.3, "z_L", 6, [2, 4, 8])
         assert made["puzzles"] == len(table.row) == result["exact_accuracy"]["denominator"]
@@ -69,7 +69,7 @@ def test_batch_size_changes_no_answer(run: Path) -> None:
     for size in (3, 10):
         options = [*COMMAND, "eval.sigma=4", "dtype=float64", f"batch_size={size}", "split=test"]
         evaluated(run, "best_steps8_rollouts", *options)
-        made.append(read_rollouts(run / "rollouts_best_steps8_rollouts.npz", "test/", mend="")[0])
+        made.append(read_rollouts(run / "evaluation_best_steps8_rollouts.npz", "test/", mend="")[0])
     for name in ("row", "exact", "answer"):
         assert np.array_equal(getattr(made[0], name), getattr(made[1], name)), name
     answers = made[0].answer[..., -1]

@@ -188,7 +188,7 @@ def test_evaluate_makes_the_same_rollouts(run: Path, whole: Path, tmp_path: Path
     copy = shutil.copytree(run, tmp_path / "run")
     words = "eval.rollouts=5 eval.sigma=3 eval.max_steps=4 eval.stability_sizes=[1e-3,1e-4,1e-2] max_test_rows=8"
     evaluate.main([f"checkpoint={copy}/best.pt", "device=cpu", "batch_size=3", *words.split()])
-    path = copy / "rollouts_best_steps4_rollouts.npz"
+    path = copy / "evaluation_best_steps4_rollouts.npz"
     first, _ = q_head_vs_stability.read_table(path)
     second, _ = read_rollouts(whole / "rollouts.npz", mend="")
     for name, array in vars(first).items():

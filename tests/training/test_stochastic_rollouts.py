@@ -166,6 +166,18 @@ def test_a_q_that_is_no_number_is_not_chosen(monkeypatch: pytest.MonkeyPatch) ->
     assert torch.equal(made.answers, made.rollout_answers[:, 1, -1])
 
 
+@pytest.mark.parametrize("bias", [0.5, torch.nan])
+def test_of_equal_q_the_first_rollout_is_chosen(bias: float) -> None:
+    model, batch = small_model("trm-att").eval(), numbered(small_batch(6))
+    assert model.q_head.bias is not None
+    torch.nn.init.zeros_(model.q_head.weight)
+    torch.nn.init.constant_(model.q_head.bias, bias)
+    made = StochasticRollouts(2.0, "both", 4, 3).predict(model, batch)
+    assert torch.equal(made.answers, made.rollout_answers[:, 0, -1])
+    assert not torch.equal(made.answers, made.rollout_answers[:, -1, -1])
+    assert torch.equal(made.answers, made.logits.argmax(-1))
+
+
 def test_judged_steps() -> None:
     assert [judged_steps([], steps) for steps in (1, 2, 3, 4, 64)] == [[1], [1, 2], [1, 3], [1, 2, 4], [16, 32, 64]]
     assert judged_steps([8, 2, 8], 9) == [2, 8, 9]
