@@ -93,7 +93,7 @@ def summarise(table: RolloutTable, settings: Mapping[str, Any], draws: int) -> d
         "auroc_within_mixed": {
             name: within_auroc(exact[mixed], score[mixed], draws).as_record() for name, score in scores.items()
         },
-        "accuracy": accuracies(table, probe_passes=passes, step_flops=float(flops)),
+        "accuracy": accuracies(table, probe_passes=passes, flops_per_step=float(flops)),
     }
 
 
@@ -111,10 +111,9 @@ def figure_data(table: RolloutTable, summary: dict[str, Any]) -> FigureData:
     shown = points[np.unique(np.linspace(0, len(points) - 1, min(len(points), MOST_POINTS)).astype(int))]
     curves = []
     for entry in summary["accuracy"]:
-        counted = entry["expected"] or entry["exact_accuracy"]
-        low, high = counted["interval95"]
+        low, high = entry["expected"]["interval95"]
         kept = {name: entry[name] for name in ("selector", "steps", "rollouts", "forward_passes", "flops")}
-        curves.append(kept | {"value": counted["value"], "low": low, "high": high})
+        curves.append(kept | {"value": entry["expected"]["value"], "low": low, "high": high})
     return FigureData(shown if len(points) else points, bins, curves, summary)
 
 
@@ -247,9 +246,9 @@ def caption(data: FigureData, command: str) -> str:
     ) + ".")
     lines.append(
         "Right: exact accuracy of the chosen answer with 1, 2, 4, ... rollouts; mean over all sets of so many of the "
-        "rollouts, for the majority the first ones. Bands: 95 % interval over puzzles. Thin lines: the highest Q after "
-        "fewer steps of the same rollouts, their number beside it. The passes of stability hold the probes that it "
-        "needs. At random: the mean of all rollouts, whatever is spent. With all rollouts:"
+        "rollouts, for the majority over groups that follow one another. Bands: 95 % interval over puzzles. Thin lines:"
+        " the highest Q after fewer steps of the same rollouts, their number beside it. The passes of stability hold "
+        "the probes that it needs. At random: the mean of all rollouts, whatever is spent. With all rollouts:"
     )
     for entry in summary["accuracy"]:
         if (entry["steps"], entry["rollouts"]) == (last, rollouts):

@@ -24,11 +24,10 @@ from training.evaluators import (
     StepCountEvaluator,
     difficulty_groups,
 )
-from training.inference.choose import build_inference, keeps_steps, stability_probe
+from training.inference.choose import build_inference, keeps_steps
 from training.inference.halting import wants_to_halt
-from training.inference.rollout_choice import rollout_settings, stochastic
 from training.robustness import measure_robustness, robustness_lines
-from training.rollout_report import accuracies, rollout_lines
+from training.rollout_report import rollout_lines, rollout_record
 from training.rollout_table import RolloutRecorder
 from training.sudoku_rules import SudokuEvaluator
 from training.trained_model import data_folder
@@ -162,21 +161,10 @@ def measure(
         "sudoku": None if rules is None else {**rules.counts(), "difficulty": rules.per_group()},
         "calibration": calibration.report(),
         "robustness": robustness or None,
-        **({} if rollouts is None else {"rollouts": _rollouts(settings, rollouts, model.config)}),
+        **({} if rollouts is None else {"rollouts": rollout_record(settings, rollouts.table(), model.config)}),
         "baselines": baselines(selection, train_counts),
     }
     return record, recorder.arrays() if recorder is not None else {}
-
-
-def _rollouts(settings: EvalConfig, recorder: RolloutRecorder, config: ModelConfig) -> dict[str, Any]:
-    """How the stochastic rollouts were made, and what each way to choose among them solves."""
-    assert stochastic(settings)
-    table, probe = recorder.table(), stability_probe(settings)
-    flops = step_flops(config, training=False)
-    passes = 0 if probe is None else probe.passes(1)
-    made = rollout_settings(settings) | {"steps": table.steps.tolist(), "puzzles": len(table.row), "step_flops": flops}
-    measured = accuracies(table, probe_passes=passes, step_flops=flops) if len(table.row) else []
-    return made | {"accuracy": measured}
 
 
 def compute(result: dict[str, float], config: ModelConfig) -> dict[str, Any]:

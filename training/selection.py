@@ -33,6 +33,16 @@ def first_majority(exact: np.ndarray, answer: np.ndarray, q: np.ndarray, size: i
     return exact[np.arange(len(exact)), winner].astype(np.float64)
 
 
+def groups_majority(exact: np.ndarray, answer: np.ndarray, q: np.ndarray, size: int) -> np.ndarray:
+    """Mean of `first_majority` over the R // size groups of rollouts that follow one another, none in two of them.
+
+    What a majority of `size` rollouts is expected to solve; over all sets it has no closed form.
+    """
+    starts = range(0, exact.shape[1] - size + 1, size)
+    parts = [first_majority(exact[:, i:], answer[:, i:], q[:, i:], size) for i in starts]
+    return np.mean(parts, axis=0)
+
+
 def subset_best(exact: np.ndarray, score: np.ndarray, size: int) -> np.ndarray:
     """Probability that the rollout with the highest score in a random set of `size` of the R is exact.
 

@@ -10,7 +10,7 @@ from training.evaluation import effective_wilson, wilson_interval
 from training.robustness import clustered_interval
 from training.rollout_report import accuracies, rollout_counts
 from training.rollout_table import RolloutTable
-from training.selection import first_best, first_majority, subset_any, subset_best
+from training.selection import first_best, first_majority, groups_majority, subset_any, subset_best
 
 
 def test_the_highest_score_by_hand() -> None:
@@ -29,6 +29,9 @@ def test_majority_by_hand() -> None:
     assert first_majority(exact, answer, q, 4).tolist() == [1, 1, 1, 0]
     assert first_majority(exact, answer, q, 1).tolist() == [1, 0, 1, 0]
     assert first_majority(exact, answer, q, 3).tolist() == [1, 1, 0, 0]
+    assert groups_majority(exact, answer, q, 2).tolist() == [0.0, 0.5, 0.5, 0.0]
+    assert groups_majority(exact, answer, q, 3).tolist() == [1, 1, 0, 0], "the fourth is in no whole group"
+    assert groups_majority(exact, answer, q, 1).tolist() == exact.mean(axis=1).tolist(), "one is no choice"
 
 
 def brute(choose: Callable[[list[int]], float], total: int, size: int) -> float:
@@ -89,7 +92,7 @@ def test_report_by_hand() -> None:
     q = np.array([[1, 4, 2, 3], [0, 1, 2, 3], [0, 0, 0, 0]])
     growth = np.array([[3, 9, -1, 2], [0, 1, -2, 3], [0, 0, 0, 0]])
     answer = np.array([[1, 2, 1, 1], [3, 4, 5, 3], [6, 6, 6, 6]])
-    entries = accuracies(table(exact, q, growth, answer), probe_passes=6, step_flops=10.0)
+    entries = accuracies(table(exact, q, growth, answer), probe_passes=6, flops_per_step=10.0)
     found = {(each["selector"], each["steps"], each["rollouts"]): each for each in entries}
     assert len(entries) == len(found) == 5 * 2 * 3
     solved = {name: found[name, 5, 4]["exact_accuracy"]["numerator"] for name, _, _ in found}
@@ -99,8 +102,8 @@ def test_report_by_hand() -> None:
     assert {found["random", 5, size]["expected"]["value"] for size in (1, 2, 4)} == {4 / 12}
     assert all(each["exact_accuracy"]["numerator"] == 0 for each in entries if each["steps"] == 2)
     assert found["q", 5, 2]["forward_passes"] == 10 and found["stability", 5, 2]["forward_passes"] == 2 * (5 + 6)
-    assert found["oracle", 2, 4]["flops"] == 80.0 and found["majority", 5, 2]["expected"] is None
-    for name in ("q", "stability", "oracle"):
+    assert found["oracle", 2, 4]["flops"] == 80.0 and found["oracle", 2, 4]["forward_passes"] == 8
+    for name in ("q", "stability", "majority", "oracle"):
         whole = found[name, 5, 4]
         assert whole["expected"]["value"] == pytest.approx(whole["exact_accuracy"]["value"])
         assert whole["expected"]["interval95"] == pytest.approx(whole["exact_accuracy"]["interval95"])
