@@ -4,12 +4,18 @@
     python evaluate.py checkpoint=RUN/best.pt data_paths_test=[data/OTHER] max_test_rows=10000 device=cuda
     python evaluate.py checkpoint=RUN/best.pt eval.max_steps=128 eval.adaptive_halt=true eval.vote=8
     python evaluate.py checkpoint=RUN/best.pt eval.sigma=[1e-4,1e-3,1e-2] eval.rollouts=8
+    python evaluate.py checkpoint=RUN/best.pt eval.sigma=0.3 eval.rollouts=100 eval.site=z_L eval.max_steps=64
     torchrun --nproc-per-node 8 evaluate.py checkpoint=RUN/step_10000 save_outputs=[inputs,labels,preds,logits]
 
 The settings are read from all_config.yaml beside the checkpoint, ours or one of the official code; eval.* is not
 among them, so that without it an evaluation is the official one. Printed and written to evaluation_NAME.json beside
 the checkpoint: exact accuracy on the test rows and, apart from them, on the validation rows, and what it cost;
 accuracy after each supervision step, by difficulty, from perturbed starts, and of trivial predictors.
+
+eval.sigma as a list asks for accuracy from perturbed starts, beside everything else. As a number it asks for
+stochastic rollouts, with noise at every supervision step (Probabilistic TRM): q_halt chooses one of them, whose answer
+is judged. evaluation_NAME_rollouts.json says what other choices would solve, against forward passes, and
+evaluation_NAME_rollouts.npz holds every rollout (training/rollout_table.py). eval.inference says in words which it is.
 """
 
 import shlex
@@ -20,20 +26,25 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 
 from dataset.puzzle_folder import fingerprint
 from errors import UserError, exit_on_user_error
+from models.config import ModelConfig
 from models.registry import count_parameters
 from training.atomic_file import write_atomically, write_json_atomically
 from training.cli import parse_key_values
-from training.config import EvalConfig, config_hash
+from training.config import EvaluateConfig, TrainConfig, config_hash
 from training.config_checks import check_eval
 from training.devices import resolve_device, resolve_dtype
 from training.distributed import World, start_world
 from training.evaluation_report import measure, report_lines, select_rows, training_label_counts
 from training.evaluators import OUTPUTS, check_outputs
 from training.inference.choose import check_perturbed, keeps_steps, mode_parts
+from training.inference.rollout_choice import check_rollouts, stochastic, with_inference
+from training.inference.stochastic_rollouts import judged_steps
 from training.provenance import collect_provenance
+from training.rollout_table import RolloutRecorder
 from training.trained_model import Checkpoint, open_checkpoint, restore_model
 
 
@@ -54,7 +65,7 @@ class Options:
     save_outputs: list[str] = field(
         default_factory=list, metadata={"help": f"arrays for predictions_NAME.npz: {', '.join(OUTPUTS)}"}
     )
-    eval: EvalConfig = field(default_factory=EvalConfig)
+    eval: EvaluateConfig = field(default_factory=EvaluateConfig)
     output: str | None = field(default=None, metadata={"help": "the JSON file, instead of evaluation_NAME.json"})
     device: str = field(default="auto", metadata={"help": "auto | cpu | cuda | cuda:N | mps"})
     dtype: str | None = field(default=None, metadata={"help": "float32 | bfloat16 | float64; default: the run's"})
@@ -63,6 +74,7 @@ class Options:
 def check_options(options: Options) -> None:
     """Ranges and names. Errors: `UserError`."""
     check_eval(options.eval)
+    check_rollouts(options.eval)
     check_perturbed(options.eval)
     if options.eval.sigma_grid:
         raise UserError("option 'eval.sigma_grid' is of a run in training; give evaluate.py eval.sigma")
@@ -98,6 +110,8 @@ def evaluate_checkpoint(options: Options, world: World) -> dict[str, Any]:
                 f"{selections[0].puzzle_set.root} has {metadata.seq_len} and {metadata.vocab_size}: one model "
                 "reads one shape, evaluate them one at a time"
             )
+    if stochastic(options.eval):
+        prepare_rollouts(options.eval, config, device)
     model = restore_model(checkpoint, metadata, device)
     name = result_name(options, checkpoint)
     folder = checkpoint.path.parent
@@ -118,7 +132,9 @@ def evaluate_checkpoint(options: Options, world: World) -> dict[str, Any]:
         "results": [],
     }
     outputs: dict[str, np.ndarray] = {}
+    tables: dict[str, np.ndarray] = {}
     for number, selection in enumerate(selections):
+        rollouts = rollout_recorder(options.eval, model.config) if stochastic(options.eval) else None
         result, arrays = measure(
             model,
             selection,
@@ -129,18 +145,43 @@ def evaluate_checkpoint(options: Options, world: World) -> dict[str, Any]:
             batch_size=options.batch_size or config.eval_batch_size or config.global_batch_size,
             train_counts=train_counts,
             save_outputs=options.save_outputs,
+            rollouts=rollouts,
         )
         record["results"].append(result)
         prefix = f"{selection.kind}/" if len(selections) <= 2 else f"{number}_{selection.kind}/"
         outputs |= {prefix + key: array for key, array in arrays.items()}
+        if rollouts is not None:
+            made = {key: value for key, value in result["rollouts"].items() if key != "accuracy"}
+            tables |= {prefix + key: array for key, array in rollouts.table().arrays(made).items()}
         if world.is_main:
             print("\n".join(report_lines(result)), flush=True)
     if outputs:
         rank = f".{world.rank}" if world.size > 1 else ""
         write_outputs(folder / f"predictions_{name}{rank}.npz", outputs)
     if world.is_main:
+        if tables:
+            write_outputs(folder / f"evaluation_{name}.npz", tables)
         write_record(Path(options.output) if options.output else folder / f"evaluation_{name}.json", record)
     return record
+
+
+def prepare_rollouts(settings: EvaluateConfig, config: TrainConfig, device: torch.device) -> None:
+    """States in float32 at least; no probes of stability where they would be lost, or cannot be measured."""
+    dtype = resolve_dtype(config.dtype, device)
+    if dtype != torch.float64 and config.state_dtype == "auto":
+        config.state_dtype = "float32"
+    if settings.stability_sizes and (dtype == torch.bfloat16 or device.type == "mps"):
+        settings.stability_sizes = []
+        reason = "bfloat16 layers round the probes away; give dtype=float32 for it"
+        if device.type == "mps":
+            reason = "distances are measured in float64, which mps lacks; give device=cpu for it"
+        print(f"warning: no stability of rollouts: {reason}", file=sys.stderr)
+
+
+def rollout_recorder(settings: EvaluateConfig, config: ModelConfig) -> RolloutRecorder:
+    """Keeps the rollouts of one selection."""
+    steps = judged_steps(settings.judged_steps, settings.max_steps or config.halt_max_steps)
+    return RolloutRecorder(settings.rollouts, steps, settings.stability_sizes)
 
 
 def write_outputs(path: Path, arrays: dict[str, np.ndarray]) -> None:
@@ -165,7 +206,7 @@ def write_record(path: Path, record: dict[str, Any]) -> None:
 @exit_on_user_error
 def main(argv: Sequence[str] | None = None) -> None:
     words = sys.argv[1:] if argv is None else list(argv)
-    options = parse_key_values(words, Options, description=__doc__ or "")
+    options = parse_key_values(with_inference(words), Options, description=__doc__ or "")
     check_options(options)
     world = start_world(resolve_device(options.device).type, 600.0)
     try:

@@ -95,8 +95,9 @@ def _evaluated(result: Entry) -> str:
     mode, compute = result.part("mode"), result.part("compute")
     adaptive = ", adaptive" if mode.flag("adaptive_halt") else ""
     vote = f", vote of {mode.count('vote')}" if mode.count("vote") > 1 else ""
+    rollouts = f", highest q of {mode.count('rollouts')} stochastic rollouts" if "rollouts" in mode.values else ""
     return (
-        f"{_exact(result.part('exact_accuracy'))}; {mode.count('max_steps')} steps{adaptive}{vote}; "
+        f"{_exact(result.part('exact_accuracy'))}; {mode.count('max_steps')} steps{adaptive}{vote}{rollouts}; "
         f"mean steps {compute.number('mean_steps'):.2f}, {compute.count('forward_passes'):,} forward passes, "
         f"{compute.number('flops'):.3g} FLOPs, {compute.number('rows_per_second'):.1f} rows/s"
     )

@@ -24,6 +24,7 @@ from training.config_checks import check_ranges, check_resolved, shown
 from training.config_schema import (
     ArchConfig,
     EvalConfig,
+    EvaluateConfig,
     GuardConfig,
     LossConfig,
     ObjectiveConfig,
@@ -39,6 +40,7 @@ __all__ = [
     "LOSS_NAMES",
     "ArchConfig",
     "EvalConfig",
+    "EvaluateConfig",
     "GuardConfig",
     "LossConfig",
     "ObjectiveConfig",

@@ -76,6 +76,38 @@ class EvalConfig:
 
 
 @dataclass
+class EvaluateConfig(EvalConfig):
+    """`eval.*` of evaluate.py: those of a run, and stochastic rollouts, which have no part in a run."""
+
+    sigma: list[float] = field(
+        default_factory=list,
+        metadata={
+            "help": "a number: stochastic rollouts, noise of this scale at every supervision step; a list: also report "
+            "accuracy from perturbed starts of these scales"
+        },
+    )
+    rollouts: int = field(
+        default=4, metadata={"help": "stochastic rollouts of each row, or perturbed starts of each row and noise scale"}
+    )
+    inference: str | None = field(
+        default=None,
+        metadata={"help": "stochastic_rollouts | perturbed_starts; null = by eval.sigma, a number or a list"},
+    )
+    noise_seed: int = field(default=0, metadata={"help": "seed of the noise of stochastic rollouts"})
+    clean_first: bool = field(default=False, metadata={"help": "the first stochastic rollout has no noise"})
+    judged_steps: list[int] = field(
+        default_factory=list,
+        metadata={"help": "steps after which stochastic rollouts are judged; default: max_steps, its half and quarter"},
+    )
+    stability_sizes: list[float] = field(
+        default_factory=lambda: [1e-3],
+        metadata={"help": "sizes d0 / |z| of the probes of a rollout's stability; the first one selects; [] = none"},
+    )
+    stability_steps: int = field(default=4, metadata={"help": "supervision steps that a probe is followed for"})
+    stability_directions: int = field(default=2, metadata={"help": "probes of each rollout and size"})
+
+
+@dataclass
 class ObjectiveConfig:
     """How a batch becomes an update. All but the name are read by the objectives on perturbed trajectories only."""
 

@@ -6,7 +6,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator, Mapping, Sequence, Sized
 
 import torch
-from scipy.stats import binomtest
+from scipy.stats import binomtest, norm
 from torch import Tensor
 from tqdm import tqdm
 
@@ -100,6 +100,26 @@ def wilson_interval(successes: int, total: int) -> tuple[float, float]:
         return math.nan, math.nan
     interval = binomtest(successes, total).proportion_ci(0.95, method="wilson")
     return float(interval.low), float(interval.high)
+
+
+def effective_wilson(rate: float, variance: float, puzzles: float, most: float) -> tuple[float, float]:
+    """95 % Wilson interval of a mean over puzzles of shares in [0, 1], with the trials that its variance speaks of.
+
+    Wilson's interval with the number of independent trials that has the variance observed between puzzles
+    (effective sample size: Kish 1965; in intervals of a rate: Korn and Graubard 1998): that of `wilson_interval`
+    where every share is 0 or 1.
+
+    Args:
+        rate, variance: mean and variance (divided by n) of the shares. puzzles: their number, at least 1.
+        most: an upper limit of the number of trials, for instance that of all answers of all puzzles.
+    """
+    trials = float(puzzles)
+    if 0 < rate < 1:
+        trials = min(most, puzzles * rate * (1 - rate) / variance) if variance else most
+    z = float(norm.ppf(0.975))
+    centre = (rate + z * z / (2 * trials)) / (1 + z * z / trials)
+    half = z / (1 + z * z / trials) * math.sqrt(rate * (1 - rate) / trials + z * z / (4 * trials * trials))
+    return max(0.0, centre - half), min(1.0, centre + half)
 
 
 def describe_rate(result: Mapping[str, float]) -> str:

@@ -27,6 +27,8 @@ from training.evaluators import (
 from training.inference.choose import build_inference, keeps_steps
 from training.inference.halting import wants_to_halt
 from training.robustness import measure_robustness, robustness_lines
+from training.rollout_report import rollout_lines, rollout_record
+from training.rollout_table import RolloutRecorder
 from training.sudoku_rules import SudokuEvaluator
 from training.trained_model import data_folder
 
@@ -94,11 +96,13 @@ def measure(
     batch_size: int,
     train_counts: np.ndarray | None,
     save_outputs: list[str] | None = None,
+    rollouts: RolloutRecorder | None = None,
 ) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
     """Evaluate a selection as `settings` say; returns the record and the recorded outputs (this process's rows).
 
     Where rows stop by themselves there are no answers after each step: `per_step` and `halting` are None, and
-    `step_counts` says after how many steps the rows stopped. With a vote there are none either.
+    `step_counts` says after how many steps the rows stopped. With a vote or stochastic rollouts there are none either.
+    `rollouts` keeps the latter, and must be given for them.
     """
     max_steps = settings.max_steps or model.config.halt_max_steps
     calibration = CalibrationEvaluator()
@@ -124,21 +128,23 @@ def measure(
     recorder = OutputRecorder(save_outputs) if save_outputs else None
     if recorder is not None:
         evaluators.append(recorder)
+    if rollouts is not None:
+        evaluators.append(rollouts)
     batches = EvalBatches(selection.puzzle_set, selection.rows, min(batch_size, len(selection.rows)))
     inference = build_inference(settings, [selection.puzzle_set], seed, stepwise=True)
     result = evaluate(
         model, batches, inference, evaluators, world,
         description=selection.kind, show_progress=world.is_main,
     )
-    robustness = measure_robustness(
-        model, [batches], settings.sigma, settings, world, show_progress=world.is_main
-    )
+    starts = [] if rollouts is not None else settings.sigma
+    robustness = measure_robustness(model, [batches], starts, settings, world, show_progress=world.is_main)
     record: dict[str, Any] = {
         "rows": selection.kind,
         "data": str(selection.puzzle_set.root),
         "set": selection.puzzle_set.set_name,
         "mode": {
-            "max_steps": max_steps, "adaptive_halt": settings.adaptive_halt, "vote": settings.vote
+            "max_steps": max_steps, "adaptive_halt": settings.adaptive_halt, "vote": settings.vote,
+            **({"rollouts": settings.rollouts} if rollouts is not None else {}),
         },
         "exact_accuracy": rate(result["exact_count"], result["count"]),
         "compute": compute(result, model.config),
@@ -155,6 +161,7 @@ def measure(
         "sudoku": None if rules is None else {**rules.counts(), "difficulty": rules.per_group()},
         "calibration": calibration.report(),
         "robustness": robustness or None,
+        **({} if rollouts is None else {"rollouts": rollout_record(settings, rollouts.table(), model.config)}),
         "baselines": baselines(selection, train_counts),
     }
     return record, recorder.arrays() if recorder is not None else {}
@@ -214,7 +221,7 @@ def report_lines(record: dict[str, Any]) -> list[str]:
     best = max(value["exact_accuracy"] for value in trivial.values())
     lines.append(f"  trivial predictors, token accuracy: {listed} (exact accuracy at most {best:.4f})")
     lines += _sudoku_lines(record) + _calibration_lines(record) + _compute_lines(record)
-    lines += robustness_lines(record.get("robustness")) + _step_lines(record)
+    lines += robustness_lines(record.get("robustness")) + rollout_lines(record.get("rollouts")) + _step_lines(record)
     if record["difficulty"]:
         lines.append("  by difficulty rating (quarters of the rows; equal ratings stay together)")
         for group in record["difficulty"]:
@@ -252,6 +259,8 @@ def _compute_lines(record: dict[str, Any]) -> list[str]:
         steps = f"at most {steps}, stopping where q_halt says so"
     if mode["vote"] > 1:
         steps += f", {mode['vote']} views of each puzzle voting"
+    if mode.get("rollouts"):
+        steps += f", {mode['rollouts']} stochastic rollouts, of which the highest q_halt counts"
     return [
         f"  {steps}: {spent['mean_steps']:.2f} steps a row, {spent['forward_passes']:,} forward passes, "
         f"{spent['flops']:.3g} operations, {spent['seconds']:.1f} s, {spent['rows_per_second']:.1f} rows/s"
@@ -261,7 +270,7 @@ def _compute_lines(record: dict[str, Any]) -> list[str]:
 def _step_lines(record: dict[str, Any]) -> list[str]:
     lines = []
     if record["per_step"] is None:
-        lines.append("  no answers after each step: rows that stop and views that vote keep their last one only")
+        lines.append("  no answers after each step: rows that stop, views and rollouts keep their last one only")
     else:
         halting = record["halting"]
         lines.append(

@@ -1,19 +1,17 @@
 """How often rows are solved from perturbed starts: over all rollouts, and by all, some or none of a row's."""
 
-import math
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 import torch
-from scipy.stats import norm
 
 from models.act import Batch
 from models.losses import IGNORE_LABEL_ID
 from models.recursive_model import RecursiveModel
 from training.config_schema import EvalConfig
 from training.distributed import World
-from training.evaluation import Evaluator, evaluate
+from training.evaluation import Evaluator, effective_wilson, evaluate
 from training.inference.base import Predictions
 from training.inference.perturbed import PerturbedInference, PerturbedPredictions
 
@@ -79,9 +77,8 @@ class RobustnessEvaluator(Evaluator):
 def clustered_interval(counts: Sequence[int]) -> tuple[float, float]:
     """95 % interval of the rate at which rollouts succeed, when puzzles are drawn and each brings its K rollouts.
 
-    Wilson's interval with the number of independent trials that has the variance observed between puzzles
-    (effective sample size: Kish 1965; in intervals of a rate: Korn and Graubard 1998). It is the number of puzzles, as
-    if each had one rollout, where the rollouts of every puzzle agree, and never more than that of all rollouts.
+    `effective_wilson` of the puzzles' shares: with as many trials as puzzles, as if each had one rollout, where the
+    rollouts of every puzzle agree, and never with more than there are rollouts.
 
     Args:
         counts: (K + 1), puzzles by the number of their rollouts that succeed; at least one puzzle.
@@ -91,13 +88,7 @@ def clustered_interval(counts: Sequence[int]) -> tuple[float, float]:
     puzzles = rows.sum()
     rate = float(rows @ shares / puzzles)
     variance = float(rows @ (shares - rate) ** 2 / puzzles)
-    trials, most = float(puzzles), float(puzzles * (len(rows) - 1))
-    if 0 < rate < 1:
-        trials = min(most, puzzles * rate * (1 - rate) / variance) if variance else most
-    z = float(norm.ppf(0.975))
-    centre = (rate + z * z / (2 * trials)) / (1 + z * z / trials)
-    half = z / (1 + z * z / trials) * math.sqrt(rate * (1 - rate) / trials + z * z / (4 * trials * trials))
-    return max(0.0, centre - half), min(1.0, centre + half)
+    return effective_wilson(rate, variance, float(puzzles), float(puzzles * (len(rows) - 1)))
 
 
 def measure_robustness(

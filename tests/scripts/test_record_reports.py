@@ -64,6 +64,9 @@ def test_an_evaluation_in_another_mode_of_several_selections(read: Callable[...,
     vote = changed(changed(result, "mode.vote", 8), "mode.adaptive_halt", False)
     empty = changed(result, "exact_accuracy", {"value": None, "numerator": 0, "denominator": 0}) | {"data": "other"}
     chosen = result | {"rows": "validation"}
+    stochastic = changed(changed(result, "mode.rollouts", 100), "mode.adaptive_halt", False)
+    text = read(EVALUATION | {"results": [stochastic]}).result
+    assert "; 16 steps, highest q of 100 stochastic rollouts; mean" in text
     text = read(EVALUATION | {"results": [vote, chosen, empty]}).result
     assert text.startswith("test rows of data/six (all): 95.62 % = 765/800 [93.98, 96.84]; 16 steps, vote of 8; mean")
     assert "; validation rows: 95.62 %" in text

@@ -27,13 +27,16 @@ from training.evaluators import OutputRecorder, StepCountEvaluator
 from training.hooks.base import Hook
 from training.inference.adaptive import AdaptiveInference
 from training.inference.fixed import FixedInference
+from training.inference.stochastic_rollouts import StochasticRollouts
 from training.loop import Loop, run_training
 from training.objectives.act_streaming import ACTStreaming
 from training.objectives.choose import build_objective
 from training.optim import SparseSignSGD, sum_rows
 from training.robustness import measure_robustness
+from training.rollout_table import RolloutRecorder
 from training.row_outcomes import RowOutcomes
 from training.run import Run, full_state, restore
+from training.stability import StabilityProbe
 from training.start import act_objective, build_run, held_folder, place, share_weights, train_in
 from training.update import NonFiniteError
 
@@ -305,6 +308,22 @@ def robustness(world: World, count: int, size: int = 5) -> list[Record]:
     settings = EvalConfig(max_steps=3, rollouts=3)
     measured = measure_robustness(model, [batches], [0.0, 0.5], settings, world)
     return [{key: value for key, value in record.items() if key != "seconds"} for record in measured]
+
+
+def rollouts(world: World, count: int) -> Record:
+    """The table of stochastic rollouts of a float64 model; every second row's labels are its answer without noise."""
+    model, batch = small_model("trm-att"), small_batch(count) | {"row": torch.arange(count)}
+    labels = FixedInference(3).predict(model.eval(), batch).answers.int()
+    labels[1::2, 0] = (labels[1::2, 0] + 1) % 5
+    batch["labels"] = labels
+    batches = [{key: leaf[i : i + 5] for key, leaf in batch.items()} for i in range(0, count, 5)]
+    probe = StabilityProbe((1e-3, 1e-2), num_steps=2)
+    inference = StochasticRollouts(0.3, "z_L", 3, 4, judged_steps=[2], probe=probe)
+    kept = RolloutRecorder(3, [2, 4], probe.sizes)
+    spent = evaluate(model, batches, inference, [kept], world)["forward_passes"]
+    table = kept.table()
+    names = ("row", "q", "exact", "answer", "margin", "growth")
+    return {name: torch.from_numpy(getattr(table, name)) for name in names} | {"forward_passes": spent}
 
 
 def row_outcomes(world: World, count: int) -> Record:

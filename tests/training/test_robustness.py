@@ -231,7 +231,8 @@ BAD = {
     "eval.sigma=[-1e-3]": "option 'eval.sigma': found -0.001, expected finite numbers, 0 or more",
     "eval.sigma=[.inf]": "option 'eval.sigma': found inf, expected finite numbers",
     "eval.sigma=[0.001,1e-3]": "option 'eval.sigma': found 0.001, 0.001, expected each noise scale once",
-    "eval.sigma=1e-3": "option 'eval.sigma': found '1e-3', expected list[float]",
+    "eval.sigma=1e-3 eval.inference=perturbed_starts eval.noise_seed=1": "'eval.noise_seed' is of stochastic rollouts",
+    "eval.sigma=small": "option 'eval.sigma': found 'small', expected list[float]",
     "eval.sigma=[small]": "option 'eval.sigma'",
     "eval.sigma=[0.1] eval.vote=2": "'eval.sigma': perturbed starts are answered after a fixed number of steps",
     "eval.sigma=[0.1] eval.adaptive_halt=true": "leave out eval.adaptive_halt and eval.vote",
@@ -249,6 +250,12 @@ def test_bad_options(
     captured = capsys.readouterr()
     assert caught.value.code == 2 and says in captured.err and captured.err.count("\n") == 1
     assert sorted(runs["plain"].iterdir()) == before
+
+
+def test_a_number_is_one_scale_where_perturbed_starts_are_named(runs: dict[str, Path]) -> None:
+    named = evaluated(runs["robust"], "best_perturbed", "eval.sigma=1e-1", "eval.inference=perturbed_starts")
+    listed = evaluated(runs["robust"], "best_perturbed", "eval.sigma=[0.1]", "eval.site=both")
+    assert untimed(named["robustness"]) == untimed(listed["robustness"]) and len(named["robustness"]) == 1
 
 
 def test_a_run_refuses_them_too(sudoku4_folder: Path, tmp_path: Path) -> None:

@@ -5,14 +5,17 @@ from collections.abc import Sequence
 
 from dataset.puzzle_folder import PuzzleSet
 from errors import UserError
-from training.config_schema import EvalConfig
+from training.config_schema import EvalConfig, EvaluateConfig
 from training.inference.adaptive import AdaptiveInference
 from training.inference.base import Inference
 from training.inference.fixed import FixedInference
 from training.inference.official import OfficialInference
+from training.inference.rollout_choice import check_rollouts, stochastic
 from training.inference.stepwise import StepwiseInference
+from training.inference.stochastic_rollouts import StochasticRollouts
 from training.inference.vote import VoteInference
 from training.noise import SITES
+from training.stability import StabilityProbe
 
 
 def build_inference(
@@ -23,8 +26,16 @@ def build_inference(
     Args:
         seed: of the symmetries of a vote. stepwise: keep the answer after every step, where `keeps_steps`.
     Errors: `UserError` when a vote is asked for and a set names no Sudoku box, or the sets different ones; and as
-    `check_perturbed`.
+    `check_perturbed` and `check_rollouts`.
     """
+    if stochastic(settings):
+        check_rollouts(settings)
+        check_perturbed(settings)
+        return StochasticRollouts(
+            settings.sigma[0], settings.site, settings.rollouts, settings.max_steps,
+            judged_steps=settings.judged_steps, seed=settings.noise_seed, clean_first=settings.clean_first,
+            probe=stability_probe(settings),
+        )  # fmt: skip
     check_perturbed(settings)
     if settings.vote > 1:
         box = _sudoku_box(puzzle_sets, settings.vote)
@@ -40,9 +51,17 @@ def _one_view(settings: EvalConfig, *, stepwise: bool) -> Inference:
     return OfficialInference() if settings.max_steps is None else FixedInference(settings.max_steps)
 
 
+def stability_probe(settings: EvaluateConfig) -> StabilityProbe | None:
+    """What measures the stability of stochastic rollouts; None where no size is asked for."""
+    if not settings.stability_sizes:
+        return None
+    sizes, seed = tuple(settings.stability_sizes), settings.noise_seed
+    return StabilityProbe(sizes, settings.stability_steps, settings.stability_directions, seed)
+
+
 def keeps_steps(settings: EvalConfig) -> bool:
-    """Whether answers after every step exist: a row that left has none, and a vote elects whole answers."""
-    return not settings.adaptive_halt and settings.vote == 1
+    """Whether answers after every step exist: a row that left has none, and votes and rollouts choose whole answers."""
+    return not settings.adaptive_halt and settings.vote == 1 and not stochastic(settings)
 
 
 def mode_parts(settings: EvalConfig) -> list[str]:
@@ -54,7 +73,9 @@ def mode_parts(settings: EvalConfig) -> list[str]:
         parts.append("adaptive")
     if settings.vote > 1:
         parts.append(f"vote{settings.vote}")
-    if settings.sigma:
+    if stochastic(settings):
+        parts.append("rollouts")
+    elif settings.sigma:
         parts.append("perturbed")
     return parts
 
