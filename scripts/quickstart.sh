@@ -8,6 +8,7 @@
 #
 # UPDATES (or QUICKSTART_UPDATES)  stop training after so many updates
 # QUICKSTART_RUN, QUICKSTART_DATA  the run folder and the data folder
+# QUICKSTART_LYAPUNOV              test puzzles whose exponents are measured (256)
 # QUICKSTART_DEVICE=cpu            do not use the GPU
 # PYTHON, NO_VENV                  see scripts/environment.sh
 set -euo pipefail
@@ -85,6 +86,12 @@ step "pictures"
 "$python" analysis/accuracy_vs_steps.py "$run/evaluation_best_steps$longer.json" --output-dir "$run/figures"
 "$python" analysis/step_by_step.py "$run/best.pt" --device "$device"
 
+step "Lyapunov exponents of solved and failed puzzles"
+# Of other weights than those that are measured now.
+[ "$run/lyapunov/spectrum.npz" -nt "$run/best.pt" ] || rm -rf "$run/lyapunov"
+"$python" analysis/lyapunov_spectrum.py --checkpoint "$run/best.pt" --device "$device" --out "$run/lyapunov" \
+    --num-puzzles "${QUICKSTART_LYAPUNOV:-256}" --num-steps 8 --num-exponents 4
+
 cat <<END
 
 == done: training $(minutes $training_seconds), everything $(minutes $((SECONDS - start))) \
@@ -94,6 +101,7 @@ results                     $run/evaluation_best.json, $run/summary.json
 accuracy over training      $run/figures/training_curve.png
 accuracy over steps         $run/figures/accuracy_vs_steps.png
 three puzzles step by step  $run/figures/step_by_step.png
+solved against failed       $run/lyapunov/lambda1_success_failure.png, its numbers in $run/lyapunov/summary.json
 log, settings, origin       $run/metrics.jsonl, $run/all_config.yaml, $run/provenance.json
 
 To try next:

@@ -1,5 +1,6 @@
 """The shell scripts: refusals in one line, pins, and the quickstart from end to end (shortened)."""
 
+import hashlib
 import json
 import os
 import shutil
@@ -128,6 +129,7 @@ def test_quickstart_runs_and_goes_on(tmp_path: Path) -> None:
         "QUICKSTART_DATA": str(tmp_path / "data"),
         "QUICKSTART_RUN": str(tmp_path / "a run"),
         "QUICKSTART_DEVICE": "cpu",
+        "QUICKSTART_LYAPUNOV": "16",
         "OMP_NUM_THREADS": "1",
     }
     script = str(ROOT / "scripts" / "quickstart.sh")
@@ -138,6 +140,8 @@ def test_quickstart_runs_and_goes_on(tmp_path: Path) -> None:
     run = tmp_path / "a run"
     for name in ("best.pt", "evaluation_best.json", "figures/training_curve.png", "figures/step_by_step.png"):
         assert (run / name).stat().st_size > 0
+    measured = json.loads((run / "lyapunov" / "summary.json").read_text())["runs"][0]
+    assert measured["n"] == 16 and (run / "lyapunov" / "lambda1_success_failure.png").stat().st_size > 0
     record = json.loads((run / "evaluation_best.json").read_text())
     assert [result["exact_accuracy"]["denominator"] for result in record["results"]] == [800, 200]
     assert json.loads((run / "summary.json").read_text())["steps"] == 10
@@ -145,3 +149,5 @@ def test_quickstart_runs_and_goes_on(tmp_path: Path) -> None:
     assert again.returncode == 0, again.stdout + again.stderr
     assert "already built" in again.stdout and "going on from" in again.stdout
     assert json.loads((run / "summary.json").read_text())["steps"] == 20
+    later = json.loads((run / "lyapunov" / "summary.json").read_text())["runs"][0]
+    assert later["settings"]["weights_sha256"] == hashlib.sha256((run / "best.pt").read_bytes()).hexdigest()
