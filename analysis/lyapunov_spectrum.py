@@ -24,7 +24,6 @@ from typing import Any
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 import numpy as np
-import torch
 from tqdm import tqdm
 
 from analysis.spectrum_files import SpectrumStore, part_blocks
@@ -38,7 +37,7 @@ from dataset.sudoku import boards_from_tokens, box_of_shape, missing_digits
 from errors import UserError, exit_on_user_error
 from models.losses import IGNORE_LABEL_ID
 from training.devices import resolve_device
-from training.provenance import collect_provenance
+from training.provenance import result_origin
 from training.trained_model import Checkpoint, data_folder, open_checkpoint, restore_model
 
 BLANK_TOKEN = 1
@@ -197,13 +196,8 @@ def main(argv: Sequence[str] | None = None) -> None:
         sys.exit(130)
     except ValueError as error:  # of the engine: k > D, tangents lost, ...
         raise UserError(str(error)) from error
-    session = collect_provenance({}, device=torch.device("cpu"), seeds={"tangents": options.seed})
-    origin = {
-        "command": "python " + " ".join(map(str, session["argv"])),
-        "git": {key: value for key, value in session["git"].items() if key in ("commit", "dirty")},
-        "checkpoints": [str(path) for path in options.checkpoint],
-        **{name: session[name] for name in ("cpu", "gpu", "num_threads", "versions")},
-    }
+    origin = result_origin(options.device if options.device.startswith("cuda") else "cpu")
+    origin["checkpoints"] = [str(path) for path in options.checkpoint]
     write_report(options.out, tables, burn_in=options.burn_in, draws=options.draws, seed=options.seed, origin=origin)
     print(f"{time.perf_counter() - start:.0f} s; written: {options.out}/summary.json (also spectrum.csv, figures)")
 

@@ -44,6 +44,7 @@ from training.inference.choose import build_inference, check_perturbed
 from training.inference.rollout_choice import STOCHASTIC, check_rollouts, rollout_settings
 from training.inference.stochastic_rollouts import StochasticRollouts, judged_steps
 from training.initial_weights import weights_digest
+from training.provenance import result_origin
 from training.rollout_table import RolloutRecorder, RolloutTable, joined, npz_bytes, read_rollouts
 from training.trained_model import open_checkpoint, restore_model
 
@@ -193,7 +194,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     words = sys.argv[1:] if argv is None else list(argv)
     options = parse_arguments(words)
     table, settings = read_table(options.read) if options.read else rolled_out(options)
-    summary = summarise(table, settings, options.bootstrap)
+    summary = result_origin() | summarise(table, settings, options.bootstrap)
     make_folder(options.out)
     save_figure_data(figure_data(table, summary), options.out)
     # Drawn from the files, as whoever draws it again will.

@@ -1,8 +1,9 @@
 """Cells of a row of PROVENANCE.md from reports.
 
 Reports are what `evaluate.py` (evaluation_NAME.json), `scripts/benchmark.py --json`,
-`scripts/benchmark_trajectories.py --json`, `analysis/time_to_accuracy.py` (time_to_accuracy.json) and
-`analysis/peak_vs_final.py` (peak_vs_final.json) write; which of them a file is, its entries tell.
+`scripts/benchmark_trajectories.py --json`, `scripts/benchmark_lyapunov.py --json`, `analysis/time_to_accuracy.py`
+(time_to_accuracy.json), `analysis/peak_vs_final.py` (peak_vs_final.json), `analysis/lyapunov_spectrum.py` and
+`analysis/q_head_vs_stability.py` (summary.json) write; which of them a file is, its entries tell.
 """
 
 import math
@@ -13,6 +14,7 @@ import numpy as np
 
 from errors import UserError
 from scripts.record_comparisons import arms_over_seeds, trajectories
+from scripts.record_dynamics import cost, rollouts, spectra
 from scripts.report_entries import (
     NOT_RECORDED,
     Entry,
@@ -48,8 +50,8 @@ def read_report(path: Path) -> Report:
         if all(name in report.values for name in names):
             return read(report)
     raise UserError(
-        f"--reports {path}: expected the JSON of evaluate.py, of a benchmark's --json, of analysis/time_to_accuracy.py "
-        f"or analysis/peak_vs_final.py, found {', '.join(list(report.values)[:5]) or 'nothing in it'}; a run's folder "
+        f"--reports {path}: expected the JSON of evaluate.py, of a benchmark's --json or of a script of analysis/, "
+        f"found {', '.join(list(report.values)[:5]) or 'nothing in it'}; a run's folder "
         "is named with --runs"
     )
 
@@ -206,6 +208,9 @@ _READERS: dict[tuple[str, ...], Callable[[Entry], Report]] = {
     ("checkpoint", "results"): _evaluation,
     ("environment", "results", "num_trajectories"): trajectories,
     ("environment", "results"): _benchmark,
+    ("environment", "result", "growth"): cost,
     ("target", "metric", "runs"): _time_to_accuracy,
     ("arms", "differences", "signature"): arms_over_seeds,
+    ("runs", "models", "burn_in"): spectra,
+    ("correlation_of_q_and_growth", "accuracy"): rollouts,
 }

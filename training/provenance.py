@@ -10,6 +10,7 @@ import os
 import platform
 import re
 import resource
+import shlex
 import subprocess
 import sys
 from collections.abc import Mapping, Sequence
@@ -89,6 +90,16 @@ def collect_provenance(
         "num_threads": torch.get_num_threads(),
         "world_size": world_size,
         "peak_memory": None,
+    }
+
+
+def result_origin(device: str | torch.device = "cpu") -> dict[str, Any]:
+    """What a result that comes from no run of its own says about where it comes from: command, commit, machine."""
+    session = collect_provenance({}, device=device)
+    return {
+        "command": "python " + shlex.join(map(str, session["argv"])),
+        "git": {key: value for key, value in session["git"].items() if key in ("commit", "dirty")},
+        **{name: session[name] for name in ("cpu", "gpu", "num_threads", "versions")},
     }
 
 
