@@ -24,7 +24,8 @@ def almost_orthogonal(weight: Tensor) -> Tensor:
     wide = weight.to(torch.promote_types(weight.dtype, torch.float32))
     tiny = torch.finfo(wide.dtype).tiny
     # Neither overflow nor underflow of the squares. P does not depend on the size of W, so neither does its gradient.
-    wide = wide / wide.detach().abs().amax(dim=(-2, -1), keepdim=True).clamp_min(tiny)
+    largest = wide.detach().abs().amax(dim=(-2, -1), keepdim=True)
+    wide = wide / torch.where(largest == 0, 1, largest)
     tall = wide.shape[-2] >= wide.shape[-1]
     gram = wide.mT @ wide if tall else wide @ wide.mT
     rescaling = gram.abs().sum(dim=-1).clamp_min(tiny).rsqrt()

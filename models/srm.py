@@ -41,9 +41,9 @@ Arithmetic: rescaled matrices, rotations and input terms are made once per super
 float32 (float64 in a float64 model), and serve all its applications. psi and A run in the layers' dtype, the rest in the
 states', which are float32 at least: with bfloat16 layers the bound holds up to their rounding.
 
-Weights: `joint.layers.{i}.token_mixing` (G, P+S, P+S), `joint.layers.{i}.channel_mixing` (2 D, W),
-`joint.layers.{i}.input_proj.weight` (W, D), `joint.input_proj.weight` (2 D, D), `joint.rotations` (2, D, D: HL, LH) and
-`joint.gain_logits` (2, 2), beside the embeddings and heads that all models have.
+Weights: `joint_level.layers.{i}.token_mixing` (G, P+S, P+S), `joint_level.layers.{i}.channel_mixing` (2 D, W),
+`joint_level.layers.{i}.input_proj.weight` (W, D), `joint_level.input_proj.weight` (2 D, D), `joint_level.rotations` (2, D, D: HL, LH) and
+`joint_level.gain_logits` (2, 2), beside the embeddings and heads that all models have.
 """
 
 import math
@@ -188,17 +188,17 @@ class StableRecursionModel(RecursiveModel):
 
     def __init__(self, config: ModelConfig, generator: torch.Generator) -> None:
         super().__init__(config, generator)
-        self.joint = JointMap(config, generator)
+        self.joint_level = JointMap(config, generator)
 
     def stacks(self) -> list[nn.Module]:
-        return [self.joint]
+        return [self.joint_level]
 
     def supervision_step(self, embeddings: Tensor) -> SupervisionStep:
         self.forget_casts()
-        prepared = self.joint.prepare(embeddings)
+        prepared = self.joint_level.prepare(embeddings)
 
         def update(state: RecurrentState) -> RecurrentState:
-            return RecurrentState(*self.joint(state.z_H, state.z_L, prepared))
+            return RecurrentState(*self.joint_level(state.z_H, state.z_L, prepared))
 
         config = self.config
         number = len(cycle_order(config.H_cycles, config.L_cycles))
@@ -207,7 +207,7 @@ class StableRecursionModel(RecursiveModel):
     @torch.no_grad()
     def metric_weights(self) -> MetricWeights:
         """The weights (1, eta) of the norm in which the map contracts, for the weights of the model as they are."""
-        s = self.joint.gains()
+        s = self.joint_level.gains()
         return MetricWeights(1.0, float(s[0, 1] / s[1, 0]))
 
     def contraction_bound(self) -> ContractionBound:
