@@ -82,7 +82,10 @@ class ModelConfig:
         if self.mlp_t or self.pos_encodings == "rope":
             raise ValueError("srm mixes tokens by matrices of its own: it takes no mlp_t and no rope")
         if self.state_dtype == torch.bfloat16:
-            raise ValueError("srm keeps its states wide, as bfloat16 rounds by more than they contract: use state_dtype float32 or float64")
+            raise ValueError(
+                "srm keeps its states wide, as bfloat16 rounds by more than they contract: use state_dtype float32 or "
+                "float64"
+            )
 
     @property
     def prefix_len(self) -> int:

@@ -4,46 +4,49 @@ One application, with the embedded input x held fixed, is
 
     z' = (1 - alpha) z + alpha (A psi(z, x) + b(x)),        z = (z_H, z_L) = (h, l), 0 < alpha <= 1.
 
-**The norm.** |z|_eta^2 = |h|^2 + eta |l|^2, summed over tokens and channels of one puzzle. With W = diag(1, sqrt(eta)) it
-is the Euclidean norm of u = W z, and all that follows is in these coordinates.
+**The norm.** |z|_eta^2 = |h|^2 + eta |l|^2, summed over tokens and channels of one puzzle. With W = diag(1,
+sqrt(eta)) it is the Euclidean norm of u = W z, and all that follows is in these coordinates.
 
 **psi** is 1-Lipschitz in u for each x. It is a chain of maps on the 2 D channels of u, each 1-Lipschitz jointly over
 tokens and channels (`models/lipschitz.py`): G almost-orthogonal matrices along the tokens, one per group of channels;
-then the residual unit y - 2 P relu(P^T y + U x) with P almost orthogonal and U any matrix. There is no normalisation in
-it. x shifts the thresholds of the relu, which changes no slope, and so has no bound to keep.
+then the residual unit y - 2 P relu(P^T y + U x) with P almost orthogonal and U any matrix. There is no normalisation
+in it. x shifts the thresholds of the relu, which changes no slope, and so has no bound to keep.
 
-**A** is kappa times a 2 x 2 array of gains s_ij >= 0 with s_HH + s_HL = 1 = s_LH + s_LL (a softmax of each row), the cross
-terms times orthogonal matrices Q_HL, Q_LH (Cayley). A bound on row sums is one on the maximum norm and says nothing yet
-about |.|_eta. It does for one eta: put eta = s_HL / s_LH, so that the weights (1, eta) are stationary under s,
-1 * s_HL = eta * s_LH. Then, for any (a, c), by the triangle inequality and the convexity of the square (rows sum to 1),
+**A** is kappa times a 2 x 2 array of gains s_ij >= 0 with s_HH + s_HL = 1 = s_LH + s_LL (a softmax of each row), the
+cross terms times orthogonal matrices Q_HL, Q_LH (Cayley). A bound on row sums is one on the maximum norm and says
+nothing yet about |.|_eta. It does for one eta: put eta = s_HL / s_LH, so that the weights (1, eta) are stationary
+under s, 1 * s_HL = eta * s_LH. Then, for any (a, c), by the triangle inequality and the convexity of the square (rows
+sum to 1),
 
     |A (a, c)|_eta^2 <= kappa^2 [ (s_HH |a| + s_HL |c|)^2 + eta (s_LH |a| + s_LL |c|)^2 ]
                      <= kappa^2 [ s_HH |a|^2 + s_HL |c|^2 + eta s_LH |a|^2 + eta s_LL |c|^2 ]
                       = kappa^2 [ (s_HH + s_HL) |a|^2 + eta (s_LH + s_LL) |c|^2 ] = kappa^2 |(a, c)|_eta^2.
 
-Hence A has norm at most kappa in the very norm in which psi is 1-Lipschitz. In u the cross gains are both
-g = sqrt(s_HL s_LH): the array is symmetric, with largest eigenvalue exactly kappa.
+Hence A has norm at most kappa in the very norm in which psi is 1-Lipschitz. In u the cross gains are both g =
+sqrt(s_HL s_LH): the array is symmetric, with largest eigenvalue exactly kappa.
 
-**Together** an application is Lipschitz with (1 - alpha) + alpha kappa < 1 in |.|_eta: every puzzle has one fixed point,
-reached from any start, and lambda_1 <= ln(1 - alpha + alpha kappa) nats per application on every trajectory, for any
-weights. In the Euclidean norm an exponent of T applications may be higher by ln(cond) / (2 T), cond = max(eta, 1 / eta).
-b(x) = V x enters by any matrix V. The fixed point solves z = A psi(z, x) + b(x): alpha is the speed, not the place.
+**Together** an application is Lipschitz with (1 - alpha) + alpha kappa < 1 in |.|_eta: every puzzle has one fixed
+point, reached from any start, and lambda_1 <= ln(1 - alpha + alpha kappa) nats per application on every trajectory,
+for any weights. In the Euclidean norm an exponent of T applications may be higher by ln(cond) / (2 T), cond =
+max(eta, 1 / eta). b(x) = V x enters by any matrix V. The fixed point solves z = A psi(z, x) + b(x): alpha is the
+speed, not the place.
 
-**The gains are kept inside.** s_ij >= GAIN_FLOOR, so eta lies in (floor / (1 - floor), (1 - floor) / floor): no weights
-make the norm degenerate or cut one state off from the other.
+**The gains are kept inside.** s_ij >= GAIN_FLOOR, so eta lies in (floor / (1 - floor), (1 - floor) / floor): no
+weights make the norm degenerate or cut one state off from the other.
 
-Source: the specification of SRM in git.blackhao.com/rrm (design notes and log; no code seen): z' = (1 - alpha) z + alpha A
-psi + b, almost-orthogonal mixers, Cayley cross terms, softmax row sums, kappa from 0.85 to 0.95. Differs: eta follows from
-the gains, because with any other eta the row sums bound nothing; b is scaled by alpha; the residual connection is a
-reflection by gates rather than a convex combination, because it is 1-Lipschitz too and need not shrink anything.
+Source: the specification of SRM in git.blackhao.com/rrm (design notes and log; no code seen): z' = (1 - alpha) z +
+alpha A psi + b, almost-orthogonal mixers, Cayley cross terms, softmax row sums, kappa from 0.85 to 0.95. Differs: eta
+follows from the gains, because for another eta row sums of kappa do not bound the norm by kappa; b is scaled by
+alpha; the residual connection is a reflection by gates rather than a convex combination, because it is 1-Lipschitz
+too and need not shrink anything.
 
 Arithmetic: rescaled matrices, rotations and input terms are made once per supervision step, the matrices in at least
-float32 (float64 in a float64 model), and serve all its applications. psi and A run in the layers' dtype, the rest in the
-states', which are float32 at least: with bfloat16 layers the bound holds up to their rounding.
+float32 (float64 in a float64 model), and serve all its applications. psi and A run in the layers' dtype, the rest in
+the states', which are float32 at least: with bfloat16 layers the bound holds up to their rounding.
 
 Weights: `joint_level.layers.{i}.token_mixing` (G, P+S, P+S), `joint_level.layers.{i}.channel_mixing` (2 D, W),
-`joint_level.layers.{i}.input_proj.weight` (W, D), `joint_level.input_proj.weight` (2 D, D), `joint_level.rotations` (2, D, D: HL, LH) and
-`joint_level.gain_logits` (2, 2), beside the embeddings and heads that all models have.
+`joint_level.layers.{i}.input_proj.weight` (W, D), `joint_level.input_proj.weight` (2 D, D), `joint_level.rotations`
+(2, D, D: HL, LH) and `joint_level.gain_logits` (2, 2), beside the embeddings and heads that all models have.
 """
 
 import math
@@ -64,7 +67,7 @@ GAIN_FLOOR = 0.05
 
 
 class PreparedLayer(NamedTuple):
-    """One layer of psi for one batch: token matrices (G, L, L), P (2 D, W), input term (B, L, W); in the layers' dtype."""
+    """A layer of psi for one batch, in the layers' dtype: token matrices (G, L, L), P (2 D, W), U x (B, L, W)."""
 
     tokens: Tensor
     channels: Tensor
@@ -74,8 +77,9 @@ class PreparedLayer(NamedTuple):
 class PreparedMap(NamedTuple):
     """All that the applications of one supervision step share.
 
-    layers: of psi. rotations: (2, D, D) in the layers' dtype, applied to row vectors: of z_L for z_H, of z_H for z_L.
-    gains: (2, 2) in u-coordinates, kappa included. root_eta: scalar. drive: alpha b(x), (B, L, 2 D) in the states' dtype.
+    layers: of psi. rotations: (2, D, D) in the layers' dtype, for row vectors: of z_L into z_H, of z_H into z_L.
+    gains: (2, 2) in u-coordinates, kappa included. root_eta: sqrt(eta). drive: alpha b(x), (B, L, 2 D). The last two in
+    the states' dtype.
     """
 
     layers: tuple[PreparedLayer, ...]
@@ -125,10 +129,11 @@ class LipschitzLayer(nn.Module):
         self.channel_mixing = nn.Parameter(channels)
         self.input_proj = CastedLinear(config.hidden_size, width, False, config, generator)
 
-    def prepare(self, embeddings: Tensor, dtype: torch.dtype) -> PreparedLayer:
+    def forward(self, embeddings: Tensor, dtype: torch.dtype) -> PreparedLayer:
+        """Its matrices, which are then applied many times, and its input term for embeddings (B, L, D)."""
         tokens = almost_orthogonal(self.token_mixing).to(dtype)
         channels = almost_orthogonal(self.channel_mixing).to(dtype)
-        return PreparedLayer(tokens, channels, self.input_proj(embeddings.to(dtype)))
+        return PreparedLayer(tokens, channels, self.input_proj(embeddings).to(dtype))
 
 
 class JointMap(nn.Module):
@@ -155,9 +160,10 @@ class JointMap(nn.Module):
         s = self.gains()
         cross = (s[0, 1] * s[1, 0]).sqrt()
         in_u = self.kappa * torch.stack((torch.stack((s[0, 0], cross)), torch.stack((cross, s[1, 1]))))
-        drive = self.alpha * self.input_proj(embeddings.to(self.dtype)).to(self.state_dtype)
+        # In the dtype of the embeddings: noise on them, which is float32, would be lost in bfloat16.
+        drive = self.alpha * self.input_proj(embeddings).to(self.state_dtype)
         return PreparedMap(
-            layers=tuple(layer.prepare(embeddings, self.dtype) for layer in self.layers),
+            layers=tuple(layer(embeddings, self.dtype) for layer in self.layers),
             rotations=cayley(self.rotations).to(self.dtype),
             gains=in_u.to(self.dtype),
             root_eta=(s[0, 1] / s[1, 0]).sqrt().to(self.state_dtype),
@@ -182,8 +188,8 @@ class StableRecursionModel(RecursiveModel):
     """SRM. A supervision step applies the joint map H_cycles (L_cycles + 1) times, as often as TRM calls its stack.
 
     Gradients pass through the last L_cycles + 1 applications, as in TRM. Both states are kept; the readout is z_H's.
-    `H_layers` is ignored, `L_layers` is the depth of psi, `num_heads` the number of its channel groups, and the width of
-    its residual units that of a SwiGLU over 2 D channels.
+    `H_layers` is ignored, `L_layers` is the depth of psi, `num_heads` the number of its channel groups, and the width
+    of its residual units that of a SwiGLU over 2 D channels.
     """
 
     def __init__(self, config: ModelConfig, generator: torch.Generator) -> None:

@@ -1,7 +1,7 @@
 """Matrix products of SRM (`models/srm.py`) in closed form.
 
-Of three kinds: those of each application of the map; the input's, once per supervision step and row; and the preparation
-of the weights, once per supervision step however many rows there are.
+Of three kinds: those of each application of the map; the input's, once per supervision step and row; and the
+preparation of the weights, once per supervision step however many rows there are.
 """
 
 from models.config import ModelConfig
@@ -67,8 +67,8 @@ def srm_step_products(config: ModelConfig, batch_size: int, *, training: bool) -
 def srm_preparation_products(config: ModelConfig, *, training: bool) -> list[Product]:
     """Products in the preparation of the weights for one supervision step, whatever the number of rows.
 
-    The Gram matrices of the almost-orthogonal weights, two gradients of each, and the two products in the gradient of the
-    inverse behind the rotations. The inverse itself, of two D x D matrices, is no product.
+    The Gram matrices of the almost-orthogonal weights, two gradients of each, and the two products in the gradient of
+    the inverse behind the rotations. The inverse itself, of two D x D matrices, is no product.
     """
     layers, groups, length = config.L_layers, config.num_heads, config.total_len
     size, width = config.hidden_size, config.swiglu_width(2 * config.hidden_size)

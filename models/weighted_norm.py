@@ -1,8 +1,8 @@
 """A weighted norm of the recurrent state, and maps as they look in the coordinates in which it is the Euclidean one.
 
-|(h, l)|^2 = w_H |h|^2 + w_L |l|^2 per row, over tokens and channels. A map that contracts in this norm need not contract
-in the Euclidean one; the Lyapunov engine measures in the latter, so it is given the map in other coordinates. Exponents
-of infinite time are the same; those of T steps differ by at most ln(max(w) / min(w)) / (2 T).
+|(h, l)|^2 = w_H |h|^2 + w_L |l|^2 per row, over tokens and channels. A map that contracts in this norm need not
+contract in the Euclidean one; the Lyapunov engine measures in the latter, so it is given the map in other coordinates.
+Exponents of infinite time are the same; those of T steps differ by at most ln(max(w) / min(w)) / (2 T).
 """
 
 import math

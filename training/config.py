@@ -328,8 +328,8 @@ def config_to_dict(cfg: TrainConfig) -> dict[str, Any]:
 def config_hash(cfg: TrainConfig) -> str:
     """sha256 (hex) of the settings that decide what is computed; run control (`RUN_CONTROL`) is left out.
 
-    The objective of pretraining, which reads none of its settings, leaves no trace in it, nor do options of SRM where the
-    architecture is another.
+    The objective of pretraining, which reads none of its settings, leaves no trace in it, nor do the options of SRM
+    where the architecture is another.
     """
     kept = {key: value for key, value in config_to_dict(cfg).items() if key not in RUN_CONTROL}
     if cfg.objective.name == "act_streaming":

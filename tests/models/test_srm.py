@@ -240,7 +240,8 @@ def written_down(model: StableRecursionModel, embeddings: Tensor, state: Recurre
     """One application in the states' own coordinates, row by row and token by token, from the weights."""
     joint, config = model.joint_level, model.config
     logits = joint.gain_logits
-    s = [[GAIN_FLOOR + (1 - 2 * GAIN_FLOOR) * math.exp(v) / sum(map(math.exp, row)) for v in row] for row in logits.tolist()]
+    shares = [[math.exp(v) / sum(map(math.exp, row)) for v in row] for row in logits.tolist()]
+    s = [[GAIN_FLOOR + (1 - 2 * GAIN_FLOOR) * share for share in row] for row in shares]
     root_eta = math.sqrt(s[0][1] / s[1][0])
     identity = torch.eye(config.hidden_size, dtype=torch.float64)
     turns = [(identity - (m - m.T)) @ torch.linalg.inv(identity + (m - m.T)) for m in joint.rotations]
@@ -258,7 +259,8 @@ def written_down(model: StableRecursionModel, embeddings: Tensor, state: Recurre
             pairs = zip(layer.token_mixing, per_group, strict=True)
             y = torch.cat([orthogonalised(w) @ part for w, part in pairs], dim=1)
             P = orthogonalised(layer.channel_mixing)
-            y = torch.stack([v - 2 * P @ (P.T @ v + layer.input_proj.weight @ e).clamp(min=0) for v, e in zip(y, x)])
+            shift = x @ layer.input_proj.weight.T
+            y = torch.stack([v - 2 * P @ (P.T @ v + u).clamp(min=0) for v, u in zip(y, shift, strict=True)])
         a, c = y[:, : config.hidden_size], y[:, config.hidden_size :] / root_eta
         b = x @ joint.input_proj.weight.T
         b_H, b_L = b[:, : config.hidden_size], b[:, config.hidden_size :]

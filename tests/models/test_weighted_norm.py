@@ -31,7 +31,7 @@ def test_coordinates_and_back() -> None:
 
 
 def test_a_shear_grows_in_one_norm_and_shrinks_in_the_other() -> None:
-    """(h, l) -> (0.5 h + 1.5 l, 0.5 l): in the weights (1, 16) its singular values are those of [[.5, .375], [0, .5]]."""
+    """(h, l) -> (0.5 h + 1.5 l, 0.5 l): in the weights (1, 16) its singular values are of [[.5, .375], [0, .5]]."""
 
     def shear(z: RecurrentState) -> RecurrentState:
         return RecurrentState(0.5 * z.z_H + 1.5 * z.z_L, 0.5 * z.z_L)
@@ -39,7 +39,8 @@ def test_a_shear_grows_in_one_norm_and_shrinks_in_the_other() -> None:
     def growth(maps: list, start: RecurrentState, steps: int) -> torch.Tensor:
         return lyapunov_spectrum(maps, start, num_exponents=8, num_steps=steps).svd_exponents
 
-    plain, weighted = growth([shear], state(), 1), growth(in_metric([shear], WEIGHTS), to_metric(state(), WEIGHTS), 1)
+    plain = growth([shear], state(), 1)
+    weighted = growth(in_metric([shear], WEIGHTS), to_metric(state(), WEIGHTS), 1)
     for found, cross in ((plain, 1.5), (weighted, 0.375)):
         expected = torch.linalg.svdvals(torch.tensor([[0.5, cross], [0, 0.5]], dtype=torch.float64)).log()
         torch.testing.assert_close(found, expected.repeat_interleave(4).expand(3, 8), rtol=0, atol=1e-9)

@@ -1,4 +1,4 @@
-"""TRM, HRM and SRM as maps for the Lyapunov engine: the model's own steps, with derivatives that differences confirm."""
+"""TRM, HRM and SRM as maps for the engine: the model's own steps, with derivatives that differences confirm."""
 
 import pytest
 import torch
@@ -141,8 +141,9 @@ def test_exponents_have_a_gradient_in_the_weights(name: str) -> None:
 
     def loss() -> Tensor:
         # With the weights as they are now: SRM prepares them once per map.
+        advance = RecursionMaps(maps.model, maps.batch).sub_updates
         return differentiable_exponents(
-            RecursionMaps(maps.model, maps.batch).sub_updates, maps.initial_state, num_exponents=2, num_steps=2, qr_interval=3,
+            advance, maps.initial_state, num_exponents=2, num_steps=2, qr_interval=3,
             initial_tangents=tangents,
         ).mean_square()  # fmt: skip
 
