@@ -7,8 +7,9 @@ from typing import Any
 import torch
 
 DTYPES = {"float64": torch.float64, "float32": torch.float32, "bfloat16": torch.bfloat16}
-KINDS = ("trm", "hrm")
+KINDS = ("trm", "hrm", "srm")
 POSITION_ENCODINGS = ("rope", "learned", "none")
+KAPPA_RANGE = (0.85, 0.95)  # of SRM; less loses what is far away, more hardly contracts
 
 
 @dataclass(frozen=True)
@@ -16,13 +17,15 @@ class ModelConfig:
     """Shape and arithmetic of a recursive model. Field names are the official TRM/HRM ones.
 
     Args:
-        kind: `trm` (one shared stack) or `hrm` (separate H and L stacks).
+        kind: `trm` (one shared stack), `hrm` (separate H and L stacks) or `srm` (one contracting map of both states).
         seq_len: number of puzzle tokens S; the prefix of puzzle-embedding slots comes on top.
         puzzle_emb_ndim: width of a row of the puzzle table; 0 means no table and no prefix.
         puzzle_emb_len: number of prefix slots P; 0 means ceil(puzzle_emb_ndim / hidden_size).
         swiglu_multiple: the SwiGLU width is rounded up to a multiple of this (256 officially).
         dtype: dtype in which the layers compute. Parameters are float32 (float64 when dtype is float64).
-        state_dtype: dtype of z_H and z_L between sub-updates; None means dtype.
+        alpha: SRM: weight of the new state in an application, above 0 and at most 1.
+        kappa: SRM: bound of the joint gain, in `KAPPA_RANGE`.
+        state_dtype: dtype of z_H and z_L between sub-updates; None means dtype, for SRM at least float32.
         q_dtype: dtype of the halting values and their losses, float32 officially. Training runs in float64 use
             float64: the last bit of a float32 sigmoid depends on how a batch is cut into slices.
         no_ACT_continue: halt on q_halt > 0 and train no continue value; False trains it by Q-learning.
@@ -49,6 +52,8 @@ class ModelConfig:
     halt_max_steps: int = 16
     halt_exploration_prob: float = 0.1
     no_ACT_continue: bool = True
+    alpha: float = 0.5
+    kappa: float = 0.9
     dtype: torch.dtype = torch.float32
     state_dtype: torch.dtype | None = None
     q_dtype: torch.dtype = torch.float32
@@ -56,6 +61,8 @@ class ModelConfig:
     def __post_init__(self) -> None:
         if self.kind not in KINDS:
             raise ValueError(f"model kind {self.kind!r} is none of {', '.join(KINDS)}")
+        if self.kind == "srm":
+            self._check_srm()
         if not self.mlp_t and self.hidden_size % self.num_heads:
             raise ValueError(f"hidden_size {self.hidden_size} is not divisible by num_heads {self.num_heads}")
         if self.pos_encodings == "rope" and not self.mlp_t and (self.hidden_size // self.num_heads) % 2:
@@ -64,6 +71,20 @@ class ModelConfig:
             raise ValueError(
                 f"puzzle_emb_ndim {self.puzzle_emb_ndim} does not fit into puzzle_emb_len "
                 f"{self.puzzle_emb_len} slots of hidden_size {self.hidden_size}"
+            )
+
+    def _check_srm(self) -> None:
+        low, high = KAPPA_RANGE
+        if not 0 < self.alpha <= 1:
+            raise ValueError(f"alpha {self.alpha} is not above 0 and at most 1")
+        if not low <= self.kappa <= high:
+            raise ValueError(f"kappa {self.kappa} is not from {low} to {high}")
+        if self.mlp_t or self.pos_encodings == "rope":
+            raise ValueError("srm mixes tokens by matrices of its own: it takes no mlp_t and no rope")
+        if self.state_dtype == torch.bfloat16:
+            raise ValueError(
+                "srm keeps its states wide, as bfloat16 rounds by more than they contract: use state_dtype float32 or "
+                "float64"
             )
 
     @property
@@ -86,6 +107,8 @@ class ModelConfig:
     @property
     def carry_dtype(self) -> torch.dtype:
         """dtype of z_H and z_L."""
+        if self.state_dtype is None and self.kind == "srm":
+            return torch.promote_types(self.dtype, torch.float32)
         return self.state_dtype or self.dtype
 
     def swiglu_width(self, size: int) -> int:
@@ -103,6 +126,8 @@ class ModelConfig:
         merged: dict[str, Any] = {}
         if options.get("kind") == "hrm":
             merged |= {"puzzle_emb_len": 0, "no_ACT_continue": False}
+        elif options.get("kind") == "srm":
+            merged |= {"pos_encodings": "none"}
         fields = cls.__dataclass_fields__
         merged |= {key: value for key, value in options.items() if key in fields and value is not None}
         merged.pop("dtype", None)  # these two are no official options

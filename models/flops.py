@@ -3,43 +3,13 @@
 For honest comparisons of compute, and for the benchmark, whose floor is the time of these products alone.
 """
 
-from dataclasses import dataclass
-
 from models.config import ModelConfig
-
-
-@dataclass(frozen=True)
-class Product:
-    """`count` equal products of a step: `batch` pairs of matrices, (rows x inner) @ (inner x columns) each.
-
-    Args:
-        name: the parameter or the part of attention that it belongs to, and for gradients which one.
-        left_transposed: the left operand lies in memory as (inner, rows), a weight gradient's `g.T @ x` for one.
-        right_transposed: the right operand lies in memory as (columns, inner), as the weight of a linear map.
-    """
-
-    name: str
-    count: int
-    batch: int
-    rows: int
-    inner: int
-    columns: int
-    left_transposed: bool = False
-    right_transposed: bool = False
-
-    @property
-    def flops(self) -> int:
-        """Operations of all `count` products, a multiplication and an addition per term."""
-        return 2 * self.count * self.batch * self.rows * self.inner * self.columns
-
-    @property
-    def shape(self) -> tuple[int, int, int, int, bool, bool]:
-        """What its time depends on: equal for products that only differ in name or count."""
-        return self.batch, self.rows, self.inner, self.columns, self.left_transposed, self.right_transposed
+from models.products import Product, linear_products
+from models.srm_flops import srm_preparation_products, srm_step_flops, srm_step_products
 
 
 def block_forward_flops(config: ModelConfig) -> float:
-    """Forward operations of one block per token: 2 per weight, and 4 L D for attention over L tokens.
+    """Forward operations of one block of TRM or HRM per token: 2 per weight, and 4 L D for attention over L tokens.
 
     Token mixing multiplies (L x w) matrices for each of D channels: 2 * 3 * w * D per token, w its SwiGLU width.
     """
@@ -51,7 +21,7 @@ def block_forward_flops(config: ModelConfig) -> float:
 
 
 def block_passes(config: ModelConfig, *, training: bool) -> tuple[int, int]:
-    """How often a step passes through a block: forward, and backward (0 in evaluation).
+    """How often a step of TRM or HRM passes through a block: forward, and backward (0 in evaluation).
 
     Backward are the sub-updates that carry gradients: TRM's last H cycle, the last update of each of HRM's stacks.
     Q-learning adds a second forward for its target.
@@ -72,8 +42,10 @@ def step_flops(config: ModelConfig, *, training: bool) -> float:
     """Operations of one supervision step of one row (P+S tokens); embeddings and heads are left out.
 
     Training adds the backward pass (twice a forward) of the sub-updates that carry gradients, and for Q-learning
-    a second forward for the target.
+    a second forward for the target. What SRM does once for all rows of a step is in `preparation_products`.
     """
+    if config.kind == "srm":
+        return srm_step_flops(config, training=training)
     forward, backward = block_passes(config, training=training)
     return float(forward + 2 * backward) * block_forward_flops(config) * config.total_len
 
@@ -87,20 +59,22 @@ def step_products(config: ModelConfig, batch_size: int, *, training: bool) -> li
     the heads are in `head_products`. The gradient of attention is that of its two products; kernels that make
     the scores anew in the backward pass multiply once more.
     """
+    if config.kind == "srm":
+        return srm_step_products(config, batch_size, training=training)
     forward, backward = block_passes(config, training=training)
     tokens = batch_size * config.total_len
     size, width = config.hidden_size, config.swiglu_width(config.hidden_size)
     products = []
     if config.mlp_t:
         channels, mixed = batch_size * size, config.swiglu_width(config.total_len)
-        products += _linear("mlp_t.gate_up_proj", channels, config.total_len, 2 * mixed, forward, backward)
-        products += _linear("mlp_t.down_proj", channels, mixed, config.total_len, forward, backward)
+        products += linear_products("mlp_t.gate_up_proj", channels, config.total_len, 2 * mixed, forward, backward)
+        products += linear_products("mlp_t.down_proj", channels, mixed, config.total_len, forward, backward)
     else:
-        products += _linear("self_attn.qkv_proj", tokens, size, 3 * size, forward, backward)
+        products += linear_products("self_attn.qkv_proj", tokens, size, 3 * size, forward, backward)
         products += _attention(config, batch_size, forward, backward)
-        products += _linear("self_attn.o_proj", tokens, size, size, forward, backward)
-    products += _linear("mlp.gate_up_proj", tokens, size, 2 * width, forward, backward)
-    products += _linear("mlp.down_proj", tokens, width, size, forward, backward)
+        products += linear_products("self_attn.o_proj", tokens, size, size, forward, backward)
+    products += linear_products("mlp.gate_up_proj", tokens, size, 2 * width, forward, backward)
+    products += linear_products("mlp.down_proj", tokens, width, size, forward, backward)
     return products
 
 
@@ -112,26 +86,16 @@ def head_products(config: ModelConfig, batch_size: int, *, training: bool) -> li
     forward = 2 if training and not config.no_ACT_continue else 1
     backward = 1 if training else 0
     tokens, size = batch_size * config.total_len, config.hidden_size
-    logits = _linear("lm_head", tokens, size, config.vocab_size, forward, backward)
-    return logits + _linear("q_head", batch_size, size, 2, forward, backward)
+    logits = linear_products("lm_head", tokens, size, config.vocab_size, forward, backward)
+    return logits + linear_products("q_head", batch_size, size, 2, forward, backward)
 
 
-def total_flops(products: list[Product]) -> int:
-    """Operations of a list of products."""
-    return sum(product.flops for product in products)
+def preparation_products(config: ModelConfig, *, training: bool) -> list[Product]:
+    """The products that prepare the weights for one supervision step, whatever its number of rows; SRM only.
 
-
-def _linear(
-    name: str, rows: int, features_in: int, features_out: int, forward: int, backward: int
-) -> list[Product]:
-    """x @ W.T, and g @ W, g.T @ x for its gradients; W is stored as (out, in)."""
-    products = [Product(name, forward, 1, rows, features_in, features_out, right_transposed=True)]
-    if backward:
-        weight = Product(
-            f"{name} weight gradient", backward, 1, features_out, rows, features_in, left_transposed=True
-        )
-        products += [Product(f"{name} input gradient", backward, 1, rows, features_out, features_in), weight]
-    return products
+    In no floor and in no count of a row's operations; a counter sees them.
+    """
+    return srm_preparation_products(config, training=training) if config.kind == "srm" else []
 
 
 def _attention(config: ModelConfig, batch_size: int, forward: int, backward: int) -> list[Product]:

@@ -27,7 +27,7 @@ class SupervisionStep:
     """One supervision step as an ordered list of pure sub-updates.
 
     Args:
-        sub_updates: each replaces z_L or z_H by one call of a stack.
+        sub_updates: each replaces z_L or z_H by one call of a stack; SRM's replace both.
         grad_start: index of the first sub-update through which the training loss is back-propagated.
     """
 

@@ -1,4 +1,4 @@
-"""What HRM and TRM share: embeddings in, readout out, and a supervision step in between."""
+"""What HRM, TRM and SRM share: embeddings in, readout out, and a supervision step in between."""
 
 import torch
 import torch.nn.functional as F

@@ -5,11 +5,13 @@ import torch
 from models.config import ModelConfig
 from models.hrm import HierarchicalReasoningModel
 from models.recursive_model import RecursiveModel
+from models.srm import StableRecursionModel
 from models.trm import TinyRecursiveModel
 
 MODELS: dict[str, type[RecursiveModel]] = {
     "trm": TinyRecursiveModel,
     "hrm": HierarchicalReasoningModel,
+    "srm": StableRecursionModel,
 }
 
 

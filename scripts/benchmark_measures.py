@@ -13,7 +13,8 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from models.act import Batch, act_step, initial_carry
-from models.flops import Product, head_products, step_flops, step_products, total_flops
+from models.flops import head_products, preparation_products, step_flops, step_products
+from models.products import Product, total_flops
 from models.registry import count_parameters
 from scripts.benchmark_setup import DataShape, synthetic_run
 from scripts.benchmark_timing import Timing, floor_seconds, measure_products, seconds_of, timed
@@ -244,8 +245,8 @@ def _rates(run: Run, timing: Timing, floor: Record, *, training: bool, steps: in
 def count_flops(run: Run, step: Callable[[], object], *, training: bool) -> Record:
     """Operations of a step as torch counts them, and what makes them differ from the closed form.
 
-    `unexplained` is 0 where counter = step + heads + optimizer - attention + attention_counted, `attention` being the
-    closed form's share.
+    `unexplained` is 0 where counter = step + heads + preparation + optimizer - attention + attention_counted,
+    `attention` being the closed form's share.
     """
     optimizer = 0
     handles = []
@@ -269,21 +270,24 @@ def count_flops(run: Run, step: Callable[[], object], *, training: bool) -> Reco
     attention = sum(
         product.flops for product in products_of(run, training=training) if product.name.startswith("attention")
     )
-    # Batched products of another kind exist with token mixing only.
-    attention_counted = 0 if config.mlp_t else sum(
+    # Batched products of another kind exist where there is no attention.
+    attention_counted = 0 if config.mlp_t or config.kind == "srm" else sum(
         flops for operation, flops in counted.items() if _is_attention(str(operation))
     )
     step_total = int(batch_size * step_flops(config, training=training))
     heads = total_flops(head_products(config, batch_size, training=training))
+    slices = run.config.accumulation_slices if training else 1
+    preparation = slices * total_flops(preparation_products(config, training=training))
     total = counter.get_total_flops()
     return {
         "counter": total,
         "heads": heads,
+        "preparation": preparation,
         "optimizer": optimizer,
         "attention": attention,
         "attention_counted": attention_counted,
-        "unexplained": total - (step_total + heads + optimizer - attention + attention_counted),
-        "explanation": _explanation(attention, attention_counted, optimizer),
+        "unexplained": total - (step_total + heads + preparation + optimizer - attention + attention_counted),
+        "explanation": _explanation(attention, attention_counted, optimizer, preparation),
     }
 
 
@@ -291,8 +295,10 @@ def _is_attention(operation: str) -> bool:
     return "attention" in operation or operation.rsplit(".", 1)[-1] in ("bmm", "baddbmm")
 
 
-def _explanation(attention: int, counted: int, optimizer: int) -> str:
+def _explanation(attention: int, counted: int, optimizer: int, preparation: int) -> str:
     seen = ["the counter also sees the heads"]
+    if preparation:
+        seen.append("the preparation of the weights")
     if optimizer:
         seen.append("the optimizer's products")
     if counted > attention:

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from models.flops import Product
+from models.products import Product
 
 Shape = tuple[int, int, int, int, bool, bool]
 

@@ -98,6 +98,9 @@ def check_size(config: ModelConfig, weights: Batch) -> None:
     mixing = 3 * length * config.swiglu_width(length) if config.mlp_t else 4 * size * size
     depth = config.L_layers + (config.H_layers if config.kind == "hrm" else 0)
     needed = depth * (mixing + 3 * size * config.swiglu_width(size)) + 2 * config.vocab_size * size
+    if config.kind == "srm":
+        layer = config.num_heads * length * length + 3 * size * config.swiglu_width(2 * size)
+        needed = depth * layer + 2 * config.vocab_size * size
     needed += config.num_puzzle_identifiers * config.puzzle_emb_ndim
     held = sum(value.numel() for value in weights.values())
     if depth > len(weights) or needed > 2 * held or size != weights["H_init"].numel():

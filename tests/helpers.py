@@ -23,12 +23,13 @@ from training.metrics_log import read_metrics
 from training.start import train
 
 ROOT = Path(__file__).resolve().parents[1]
-ARCHITECTURES = ("trm_att", "trm_mlp", "hrm")
+ARCHITECTURES = ("trm_att", "trm_mlp", "hrm", "srm")
 
 _ARCH = {
     "trm_att": ["arch=trm", "arch.puzzle_emb_len=2"],
     "trm_mlp": ["arch=trm", "arch.mlp_t=True", "arch.pos_encodings=none", "arch.puzzle_emb_len=2"],
     "hrm": ["arch=hrm", "arch.H_layers=1"],
+    "srm": ["arch=srm", "arch.puzzle_emb_len=2"],
 }
 # Seconds on one core; nothing is switched off that a real run has on.
 _TINY = """
@@ -41,7 +42,7 @@ max_test_rows=8 checkpoint_interval=1000 log_interval=1
 
 
 def tiny_overrides(arch: str, data: Path | str | None = None, folder: Path | str | None = None) -> list[str]:
-    """Command line of a tiny run of `trm_att`, `trm_mlp` or `hrm`; later options win over these.
+    """Command line of a tiny run of one of `ARCHITECTURES`; later options win over these.
 
     With 64 train puzzles an epoch has 8 updates and the run 32, evaluated after each epoch.
     """

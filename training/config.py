@@ -64,6 +64,7 @@ ARCH_NAMES = {
     "hrm_v1": "hrm",
     "hrm.hrm_act_v1@HierarchicalReasoningModel_ACTV1": "hrm",
     "recursive_reasoning.hrm@HierarchicalReasoningModel_ACTV1": "hrm",
+    "srm": "srm",
 }
 LOSS_NAMES = {"act_loss": "act_loss", "losses@ACTLossHead": "act_loss"}
 
@@ -78,7 +79,11 @@ ARCH_DEFAULTS: dict[str, dict[str, Any]] = {
         "puzzle_emb_len": 0,
         "no_ACT_continue": False,
     },
+    "srm": {"pos_encodings": "none"},
 }
+
+# Read by SRM only; the other architectures leave them out of a run's identity, so that older runs go on.
+SRM_ONLY = ("alpha", "kappa")
 
 # How a run is started, stopped, placed and reported; none of it changes what is computed. (What is evaluated, and
 # how, decides which checkpoint is the best, and with early_stop_patience the end: another run by default.)
@@ -325,11 +330,14 @@ def config_to_dict(cfg: TrainConfig) -> dict[str, Any]:
 def config_hash(cfg: TrainConfig) -> str:
     """sha256 (hex) of the settings that decide what is computed; run control (`RUN_CONTROL`) is left out.
 
-    The objective of pretraining, which reads none of its settings, leaves no trace in it.
+    The objective of pretraining, which reads none of its settings, leaves no trace in it, nor do the options of SRM
+    where the architecture is another.
     """
     kept = {key: value for key, value in config_to_dict(cfg).items() if key not in RUN_CONTROL}
     if cfg.objective.name == "act_streaming":
         del kept["objective"]
+    if cfg.arch.name != "srm":
+        kept["arch"] = {key: value for key, value in kept["arch"].items() if key not in SRM_ONLY}
     canonical = json.dumps(kept, sort_keys=True, separators=(",", ":"), allow_nan=False, default=str)
     return hashlib.sha256(canonical.encode()).hexdigest()
 
@@ -349,7 +357,8 @@ def run_identity(cfg: TrainConfig) -> dict[str, Any]:
         identity |= {f"objective.{key}": value for key, value in plain["objective"].items()}
     for key, kind in schema_keys(ArchConfig).items():
         if not is_dataclass(kind):
-            identity[f"arch.{key}"] = _lookup(plain["arch"], key)
+            if cfg.arch.name == "srm" or key not in SRM_ONLY:
+                identity[f"arch.{key}"] = _lookup(plain["arch"], key)
     return identity
 
 

@@ -6,6 +6,7 @@ from collections.abc import Iterable
 from typing import Any
 
 from errors import UserError
+from models.config import KAPPA_RANGE
 from training.config_schema import ArchConfig, EvalConfig, ObjectiveConfig, TrainConfig
 
 LOSS_TYPES = ("stablemax_cross_entropy", "stablemax_cross_entropy_float32", "softmax_cross_entropy")
@@ -185,8 +186,22 @@ def _check_arch(arch: ArchConfig) -> None:
     if arch.puzzle_emb_len < slots:
         expected = f"at least {slots} slots of {width} for arch.puzzle_emb_ndim={arch.puzzle_emb_ndim}, or 0"
         _fail("arch.puzzle_emb_len", arch.puzzle_emb_len, expected)
+    if arch.name == "srm":
+        _check_srm(arch)
     if arch.name == "hrm":
         if arch.H_layers < 1:
             _fail("arch.H_layers", arch.H_layers, "at least 1 for hrm, whose z_H has a stack of its own")
         if arch.pos_encodings == "none" and not arch.mlp_t:
             _fail("arch.pos_encodings", "none", "rope or learned for hrm, whose attention needs positions")
+
+
+def _check_srm(arch: ArchConfig) -> None:
+    low, high = KAPPA_RANGE
+    if not 0 < arch.alpha <= 1:
+        _fail("arch.alpha", arch.alpha, "a number above 0 and at most 1")
+    if not low <= arch.kappa <= high:
+        _fail("arch.kappa", arch.kappa, f"a number from {low} to {high}")
+    if arch.pos_encodings == "rope":
+        _fail("arch.pos_encodings", "rope", "none or learned for srm, whose token matrices know positions")
+    if arch.mlp_t:
+        _fail("arch.mlp_t", True, "False for srm, which mixes tokens by matrices of its own")

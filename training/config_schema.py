@@ -19,9 +19,9 @@ class LossConfig:
 
 @dataclass
 class ArchConfig:
-    """Architecture. Defaults are TRM's; `training.config.ARCH_DEFAULTS` holds what differs for HRM."""
+    """Architecture. Defaults are TRM's; `training.config.ARCH_DEFAULTS` holds what differs for HRM and SRM."""
 
-    name: str = "trm"  # trm | hrm; the official class strings map to these
+    name: str = "trm"  # trm | hrm | srm; the official class strings map to these
     loss: LossConfig = field(default_factory=LossConfig)
     halt_exploration_prob: float = 0.1  # probability per row and step of a minimum number of steps
     halt_max_steps: int = 16  # supervision steps at most; evaluation takes all of them unless eval.* says otherwise
@@ -41,6 +41,8 @@ class ArchConfig:
     forward_dtype: str | None = None  # official name of TrainConfig.dtype; moved there, then null
     mlp_t: bool = False  # mix tokens by an MLP over the sequence axis instead of attention
     no_ACT_continue: bool = True  # halt on q_halt > 0, with no second forward pass for a continue target
+    alpha: float = 0.5  # srm: weight of the new state in an application of its map, above 0 and at most 1
+    kappa: float = 0.9  # srm: bound of the joint gain, 0.85 to 0.95; a map contracts by 1 - alpha + alpha * kappa
 
 
 @dataclass

@@ -58,7 +58,7 @@ class RecursionMaps:
 
     @property
     def sub_updates(self) -> list[SubUpdate]:
-        """The ordered maps of one supervision step, each of which replaces z_L or z_H."""
+        """The ordered maps of one supervision step, each of which replaces z_L or z_H (SRM: both)."""
         return list(self.step.sub_updates)
 
     @property

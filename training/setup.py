@@ -110,6 +110,8 @@ def model_config(
             halt_max_steps=arch.halt_max_steps,
             halt_exploration_prob=arch.halt_exploration_prob,
             no_ACT_continue=arch.no_ACT_continue,
+            alpha=arch.alpha,
+            kappa=arch.kappa,
             dtype=dtype,
             state_dtype=state_dtype,
             q_dtype=torch.float64 if dtype == torch.float64 else torch.float32,

@@ -12,6 +12,7 @@ ARCHITECTURES: dict[str, dict[str, Any]] = {
     "trm-att": {"kind": "trm", "puzzle_emb_len": 2},
     "trm-mlp": {"kind": "trm", "puzzle_emb_len": 2, "mlp_t": True, "pos_encodings": "none"},
     "hrm": {"kind": "hrm", "puzzle_emb_len": 0, "H_layers": 1, "no_ACT_continue": False},
+    "srm": {"kind": "srm", "puzzle_emb_len": 2, "pos_encodings": "none"},
 }
 
 Batch = dict[str, torch.Tensor]

@@ -66,7 +66,7 @@ def test_gradients_of_a_step_do_not_reach_the_step_before(model: RecursiveModel)
     force_q(model, -1, 0)
     batch = small_batch()
     carry, _ = act_step(model, initial_carry(model, batch), batch, training=True)
-    parameters = list(model.L_level.parameters())
+    parameters = [p for stack in model.stacks() for p in stack.parameters()]
     gradients = []
     for start in (carry, {key: leaf.clone() for key, leaf in carry.items()}):
         _, outputs = act_step(model, start, batch, training=True)

@@ -167,9 +167,12 @@ def test_float32_and_float64_take_the_plain_path() -> None:
     assert cpu_bfloat16.is_used_for(torch.zeros(1, dtype=torch.bfloat16))
 
 
-@pytest.mark.parametrize("name", ARCHITECTURES)
+@pytest.mark.parametrize("name", [name for name in ARCHITECTURES if name != "srm"])
 def test_forward_mode_is_refused_loudly(name: str) -> None:
-    """Tangents in bfloat16 are an error by contract, never a silent zero."""
+    """Tangents in bfloat16 are an error by contract, never a silent zero.
+
+    The map of SRM has none of the functions without a forward derivative, and a true tangent.
+    """
     model = small_model(name, dtype=torch.bfloat16)
     batch = small_batch()
     step = model.supervision_step(model.embed(batch["inputs"], batch["puzzle_identifiers"]))

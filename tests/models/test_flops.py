@@ -16,14 +16,16 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from models.act import act_step, initial_carry
 from models.config import ModelConfig
-from models.flops import Product, block_passes, head_products, step_flops, step_products, total_flops
+from models.flops import block_passes, head_products, preparation_products, step_flops, step_products
 from models.losses import act_loss
+from models.products import Product, total_flops
 from models.registry import build_model
 
 BATCH_SIZE = 3
 SMALL: dict[str, Any] = {
     "hidden_size": 32, "num_heads": 4, "puzzle_emb_ndim": 32, "puzzle_emb_len": 2, "swiglu_multiple": 16,
 }  # fmt: skip
+SRM: dict[str, Any] = SMALL | {"pos_encodings": "none"}
 CONFIGS = {
     "trm_mlp": ModelConfig("trm", 9, 7, 1, mlp_t=True, pos_encodings="none", H_cycles=2, L_cycles=3, **SMALL),
     "trm_att": ModelConfig("trm", 9, 7, 1, H_cycles=3, L_cycles=2, **SMALL),
@@ -33,6 +35,9 @@ CONFIGS = {
     "hrm": ModelConfig(
         "hrm", 9, 7, 1, H_cycles=2, L_cycles=2, H_layers=3, L_layers=2, no_ACT_continue=False, **SMALL
     ),
+    "srm": ModelConfig("srm", 9, 7, 1, H_cycles=2, L_cycles=3, **SRM),
+    "srm_wide": ModelConfig("srm", 9, 7, 1, H_cycles=3, L_cycles=1, expansion=0.5, **SRM),
+    "srm_continue": ModelConfig("srm", 9, 7, 1, H_cycles=1, L_cycles=2, no_ACT_continue=False, **SRM),
 }
 EVERY_CONFIG = pytest.mark.parametrize("config", CONFIGS.values(), ids=CONFIGS.keys())
 
@@ -61,8 +66,10 @@ def one_step(config: ModelConfig, *, training: bool) -> None:
 
 
 def every_product(config: ModelConfig, *, training: bool) -> list[Product]:
-    return step_products(config, BATCH_SIZE, training=training) + head_products(
-        config, BATCH_SIZE, training=training
+    return (
+        step_products(config, BATCH_SIZE, training=training)
+        + head_products(config, BATCH_SIZE, training=training)
+        + preparation_products(config, training=training)
     )
 
 
@@ -101,8 +108,8 @@ class ProductRecorder(TorchDispatchMode):
 def test_the_counter_sees_the_closed_form_and_the_heads(config: ModelConfig, training: bool) -> None:
     with FlopCounterMode(display=False) as counter, sdpa_kernel(SDPBackend.MATH):
         one_step(config, training=training)
-    heads = total_flops(head_products(config, BATCH_SIZE, training=training))
-    assert counter.get_total_flops() - heads == BATCH_SIZE * step_flops(config, training=training)
+    others = head_products(config, BATCH_SIZE, training=training) + preparation_products(config, training=training)
+    assert counter.get_total_flops() - total_flops(others) == BATCH_SIZE * step_flops(config, training=training)
 
 
 @EVERY_CONFIG
@@ -116,18 +123,18 @@ def test_the_listed_products_are_those_that_torch_is_asked_for(config: ModelConf
     assert recorder.seen == listed
 
 
-@pytest.mark.parametrize("name", ["trm_att", "trm_mlp", "hrm"])
+@pytest.mark.parametrize("name", ["trm_att", "trm_mlp", "hrm", "srm", "srm_wide"])
 def test_operands_of_the_linear_maps_lie_in_memory_as_listed(name: str) -> None:
     with ProductRecorder() as recorder:
         one_step(CONFIGS[name], training=True)
     listed: Counter[Any] = Counter()
     for product in every_product(CONFIGS[name], training=True):
-        if not product.name.startswith("attention"):
+        if product.batch == 1:
             listed[product.shape] += product.count
     assert recorder.layouts == listed
 
 
-@pytest.mark.parametrize("name", ["trm_att", "trm_mlp", "hrm"])
+@pytest.mark.parametrize("name", ["trm_att", "trm_mlp", "hrm", "srm"])
 def test_bfloat16_on_a_cpu_has_the_same_products(name: str) -> None:
     config = CONFIGS[name].with_dtype(torch.bfloat16)
     with FlopCounterMode(display=False) as counter:

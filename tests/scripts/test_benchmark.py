@@ -13,7 +13,8 @@ import pytest
 import torch
 
 from errors import UserError
-from models.flops import Product, step_products, total_flops
+from models.flops import step_products
+from models.products import Product, total_flops
 from scripts import benchmark, benchmark_growth, benchmark_measures, benchmark_timing
 from scripts.benchmark_measures import (
     count_flops,
@@ -94,6 +95,7 @@ def test_a_tiny_preset_runs_to_a_record_whose_keys_are_documented(
         ("smoke", {"dtype": "bfloat16"}, "the counter also sees the heads"),
         ("smoke", {"arch.mlp_t": "True", "arch.pos_encodings": "none"}, "the counter also sees the heads"),
         ("hrm_sudoku_17clue_cpu", {"arch.hidden_size": "16", "global_batch_size": "2"}, "fused attention"),
+        ("srm_sudoku_6x6_cpu", {"arch.hidden_size": "16", "accumulation_slices": "4"}, "preparation of the weights"),
     ],
 )
 def test_what_torch_counts_in_a_run_is_explained_to_the_last_operation(

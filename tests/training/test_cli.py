@@ -157,6 +157,7 @@ def test_yaml_and_schema_say_the_same() -> None:
     for name in ("hrm", "hrm_v1"):
         from_yaml = compose_config([f"arch={name}"], require_data=False)
         assert from_yaml == resolve({"arch": {"name": name, **ARCH_DEFAULTS["hrm"]}}, require_data=False)
+    assert compose_config(["arch=srm"], require_data=False) == resolve({"arch": {"name": "srm"}}, require_data=False)
 
 
 @pytest.mark.parametrize("name", EXPERIMENTS)
@@ -195,9 +196,9 @@ MISTAKES = [
     ("arhc=trm", "'arch'"),
     ("+experimnt=smoke", "'experiment'"),
     ("guards.mod=warn", "'guards.mode'"),
-    ("arch=foo", "hrm, hrm_v1, trm"),
-    ("+arch=foo", "hrm, hrm_v1, trm"),
-    ("arch=null", "hrm, hrm_v1, trm"),
+    ("arch=foo", "hrm, hrm_v1, srm, trm"),
+    ("+arch=foo", "hrm, hrm_v1, srm, trm"),
+    ("arch=null", "hrm, hrm_v1, srm, trm"),
     ("~arch", "arch"),
     ("+experiment=nope", "quickstart"),
     ("experiment=nope", "quickstart"),
@@ -227,7 +228,7 @@ MISTAKES = [
     ("-m --cfg job", "only one"),
     ("-m lr=interval(1,2)", ""),
     ("-m lr=range(a)", ""),
-    ("-m arch=trm,foo", "hrm, hrm_v1, trm"),
+    ("-m arch=trm,foo", "hrm, hrm_v1, srm, trm"),
     ("-m +run_name=x seed=1,2", "run_name"),
     ("hydra.run.dirr=x", "dirr"),
     ("hydra/launcher=nope", "nope"),

@@ -191,6 +191,33 @@ def test_the_same_settings_find_their_folder_and_others_do_not() -> None:
     assert len(names) == len(others) and base.run_name not in names
 
 
+def test_options_of_srm_tell_runs_of_srm_apart_and_no_others() -> None:
+    """Runs of other architectures keep the names that they had before there was one to read these."""
+    for name, differ in (("trm", False), ("hrm", False), ("srm", True)):
+        plain, other = ({**DATA, "arch": {"name": name, **change}} for change in ({}, {"alpha": 0.25, "kappa": 0.87}))
+        for identify in (config_hash, run_identity):
+            assert (identify(resolve(plain)) != identify(resolve(other))) == differ
+        assert ("arch.alpha" in run_identity(resolve(plain))) == differ
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"alpha": 0}, "arch.alpha': found 0.0, expected a number above 0 and at most 1"),
+        ({"alpha": 1.01}, "arch.alpha': found 1.01"),
+        ({"kappa": 0.84}, "arch.kappa': found 0.84, expected a number from 0.85 to 0.95"),
+        ({"kappa": 1.0}, "arch.kappa': found 1.0"),
+        ({"pos_encodings": "rope"}, "arch.pos_encodings': found 'rope', expected none or learned"),
+        ({"mlp_t": True}, "arch.mlp_t': found True, expected False"),
+        ({"hidden_size": 100}, "arch.hidden_size': found 100, expected a multiple of arch.num_heads=8"),
+        ({"L_layers": 0}, "arch.L_layers': found 0, expected at least 1"),
+    ],
+)
+def test_what_srm_cannot_be_is_refused(change: dict[str, Any], words: str) -> None:
+    message = refusal({"arch": {"name": "srm", **change}})
+    assert words in message and "\n" not in message
+
+
 def test_resolving_twice_changes_nothing() -> None:
     for raw in (DATA, OFFICIAL_TRM, OFFICIAL_HRM):
         cfg = resolve(raw)

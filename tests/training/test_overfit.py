@@ -19,6 +19,7 @@ POSITIONS = {
     "trm_att": ["arch.pos_encodings=learned"],
     "trm_mlp": [],
     "hrm": ["arch.pos_encodings=rope", "arch.rope_theta=10"],
+    "srm": [],
 }
 MOST_UPDATES = 1500
 

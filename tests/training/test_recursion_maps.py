@@ -1,4 +1,4 @@
-"""TRM and HRM as maps for the Lyapunov engine: the model's own steps, with derivatives that differences confirm."""
+"""TRM, HRM and SRM as maps for the engine: the model's own steps, with derivatives that differences confirm."""
 
 import pytest
 import torch
@@ -134,14 +134,16 @@ def test_the_whole_toolbox_takes_these_maps(name: str) -> None:
 def test_exponents_have_a_gradient_in_the_weights(name: str) -> None:
     """Through two steps, math attention and the QR, against differences along one direction of one weight matrix."""
     maps = make(name)
-    weight = next(value for key, value in maps.model.named_parameters() if key.startswith("L_level"))
+    weight = next(maps.model.stacks()[-1].parameters())
     generator = torch.Generator().manual_seed(0)
     tangents = torch.randn(2, maps.initial_state.z_H[0].numel() * 2, 2, generator=generator).double()
     change = torch.randn(weight.shape, generator=generator).double()
 
     def loss() -> Tensor:
+        # With the weights as they are now: SRM prepares them once per map.
+        advance = RecursionMaps(maps.model, maps.batch).sub_updates
         return differentiable_exponents(
-            maps.sub_updates, maps.initial_state, num_exponents=2, num_steps=2, qr_interval=3,
+            advance, maps.initial_state, num_exponents=2, num_steps=2, qr_interval=3,
             initial_tangents=tangents,
         ).mean_square()  # fmt: skip
 
