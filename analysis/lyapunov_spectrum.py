@@ -36,6 +36,8 @@ from dataset.safe_files import file_sha256
 from dataset.sudoku import boards_from_tokens, box_of_shape, missing_digits
 from errors import UserError, exit_on_user_error
 from models.losses import IGNORE_LABEL_ID
+from models.recursive_model import RecursiveModel
+from models.srm import StableRecursionModel
 from training.devices import resolve_device
 from training.provenance import result_origin
 from training.trained_model import Checkpoint, data_folder, open_checkpoint, restore_model
@@ -107,6 +109,7 @@ def measure(job: Job, settings: SpectrumSettings, options: argparse.Namespace) -
         "trained_steps": config.arch.halt_max_steps,
         "objective": config.objective.name,
         "train_seed": config.seed,
+        **bound_of(model),
         **settings.as_dict(),
     }
     store = SpectrumStore(job.folder, described)
@@ -139,6 +142,13 @@ def model_name(checkpoint: Checkpoint) -> str:
     return arch.name.split("_")[0].upper()
 
 
+def bound_of(model: RecursiveModel) -> dict[str, float]:
+    """What no exponent can exceed in a model's own norm; nothing for a model without."""
+    if not isinstance(model, StableRecursionModel):
+        return {}
+    return {"lambda_bound_per_step": model.contraction_bound().lambda_per_step}
+
+
 def check_options(options: argparse.Namespace) -> None:
     """Errors: `UserError` for numbers out of range."""
     least = {"num_exponents": 1, "num_puzzles": 1, "num_steps": 1, "qr_interval": 1, "batch_size": 1, "draws": 100}
@@ -167,6 +177,7 @@ def parser() -> argparse.ArgumentParser:
     add("--extended-steps", type=int, default=0, metavar="N",
         help="go on to step N with the leading tangent: transient or attractor (default 0: do not)")  # fmt: skip
     add("--qr-interval", type=int, default=1, metavar="M", help="sub-updates between two QRs (default 1)")
+    add("--norm", choices=("euclidean", "model"), default="euclidean", help="model: the one in which an SRM contracts")
     add("--replicate", action="store_true", help="measure twice, with other tangents: the estimator's variance")
     add("--dtype", choices=("float32", "float64"), default="float32")
     add("--seed", type=int, default=0, help="of tangents and bootstrap")
@@ -184,6 +195,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     settings = SpectrumSettings(
         num_exponents=options.num_exponents, num_steps=options.num_steps, qr_interval=options.qr_interval,
         dtype=options.dtype, seed=options.seed, extended_steps=options.extended_steps, replicate=options.replicate,
+        norm=options.norm,
     )  # fmt: skip
     start = time.perf_counter()
     try:

@@ -4,8 +4,9 @@ ACT is recorded but not applied: every puzzle takes the same number of supervisi
 kept. Labels only enter `exact`; every other number can be had without them.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -13,9 +14,12 @@ from torch import Tensor
 
 from dynamics.lyapunov import LyapunovResult, lyapunov_spectrum
 from dynamics.rollout import recurrence
+from errors import UserError
 from models.act import Batch
-from models.recursion import RecurrentState
+from models.recursion import RecurrentState, SubUpdate
 from models.recursive_model import RecursiveModel
+from models.srm import StableRecursionModel
+from models.weighted_norm import MetricWeights, from_metric, in_metric, to_metric
 from training.recursion_maps import RecursionMaps
 
 MAX_PERIOD = 8
@@ -35,6 +39,7 @@ class SpectrumSettings:
         extended_steps: N, further steps included; the trajectory goes on to step N with the leading tangent only.
             0 ends at T.
         replicate: measure again with other tangents, which shows the estimator's own variance.
+        norm: `euclidean`, or `model`: the weighted one in which a model contracts by construction (SRM).
     """
 
     num_exponents: int = 8
@@ -44,6 +49,7 @@ class SpectrumSettings:
     seed: int = 0
     extended_steps: int = 0
     replicate: bool = False
+    norm: str = "euclidean"
 
     def as_dict(self) -> dict[str, object]:
         return asdict(self)
@@ -130,7 +136,8 @@ def measure_batch(
     Errors: `UserError` for a model in lower precision; ValueError as `lyapunov_spectrum`.
     """
     maps = RecursionMaps(model, batch)
-    sub_updates = maps.sub_updates
+    coordinates = Coordinates(model, settings.norm)
+    sub_updates = coordinates.maps(maps.sub_updates)
     dtype = getattr(torch, settings.dtype)
     k, steps = settings.num_exponents, settings.num_steps
     state = maps.initial_state
@@ -139,12 +146,12 @@ def measure_batch(
     def spectrum(copy: int, on_step: Callable[[object], None] | None = None) -> LyapunovResult:
         start = tangents_of_rows(batch["row"], size, k, settings.seed, copy).to(state.z_H.device, dtype)
         return lyapunov_spectrum(
-            sub_updates, state, num_exponents=k, num_steps=steps, qr_interval=settings.qr_interval,
+            sub_updates, coordinates.enter(state), num_exponents=k, num_steps=steps, qr_interval=settings.qr_interval,
             initial_tangents=start, dtype=dtype, on_step=on_step,
         )  # fmt: skip
 
     trajectory = Trajectory(maps, state, violations)
-    result = spectrum(0, trajectory)
+    result = spectrum(0, lambda reached: trajectory(coordinates.leave(reached)))
     per_step = len(sub_updates) // settings.qr_interval
     growth = result.local_growth.unflatten(1, (steps, per_step))
     arrays = {
@@ -163,25 +170,48 @@ def measure_batch(
         arrays["replicate_step_growth"] = again.cpu().numpy()
     arrays |= trajectory.arrays()
     # Named for what it is of: the end of the measured steps, whether or not the trajectory goes on.
-    _, distances = recurrence(maps.step, result.final_state, 1, 0.0)
+    _, distances = recurrence(maps.step, coordinates.leave(result.final_state), 1, 0.0)
     arrays["residual"] = distances[:, 0].cpu().numpy()
     if settings.extended_steps:
-        arrays |= _extension(maps, result, settings, violations)
+        arrays |= _extension(maps, coordinates, result, settings, violations)
     return arrays
 
 
+class Coordinates:
+    """Where growth is measured: the state's own coordinates, or those of a model's own norm."""
+
+    def __init__(self, model: RecursiveModel, norm: str) -> None:
+        """Errors: `UserError` for a model without a norm of its own."""
+        self._weights: MetricWeights | None = None
+        if norm != "euclidean":
+            if not isinstance(model, StableRecursionModel):
+                raise UserError("--norm model: only a model that contracts by construction (arch=srm) has its own norm")
+            self._weights = model.metric_weights()
+
+    def maps(self, sub_updates: Sequence[SubUpdate]) -> list[SubUpdate]:
+        return list(sub_updates) if self._weights is None else in_metric(sub_updates, self._weights)
+
+    def enter(self, state: RecurrentState) -> RecurrentState:
+        return state if self._weights is None else to_metric(state, self._weights)
+
+    def leave(self, state: Any) -> RecurrentState:
+        return state if self._weights is None else from_metric(state, self._weights)
+
+
 def _extension(
-    maps: RecursionMaps, result: LyapunovResult, settings: SpectrumSettings, violations: CountViolations | None
+    maps: RecursionMaps, coordinates: Coordinates, result: LyapunovResult, settings: SpectrumSettings,
+    violations: CountViolations | None,
 ) -> Arrays:
     """From step T to step N with the leading tangent: where the trajectory ends up."""
-    trajectory = Trajectory(maps, result.final_state, violations)
+    trajectory = Trajectory(maps, coordinates.leave(result.final_state), violations)
     further = lyapunov_spectrum(
-        maps.sub_updates, result.final_state, num_exponents=1,
+        coordinates.maps(maps.sub_updates), result.final_state, num_exponents=1,
         num_steps=settings.extended_steps - settings.num_steps, qr_interval=settings.qr_interval,
-        initial_tangents=result.final_tangents[:, :, :1], dtype=result.dtype, on_step=trajectory,
+        initial_tangents=result.final_tangents[:, :, :1], dtype=result.dtype,
+        on_step=lambda reached: trajectory(coordinates.leave(reached)),
     )  # fmt: skip
     per_step = len(maps.sub_updates) // settings.qr_interval
-    _, distances = recurrence(maps.step, further.final_state, MAX_PERIOD, 0.0)
+    _, distances = recurrence(maps.step, coordinates.leave(further.final_state), MAX_PERIOD, 0.0)
     readings = trajectory.arrays()
     return {
         "extended_growth": further.local_growth[..., 0].unflatten(1, (-1, per_step)).sum(dim=2).cpu().numpy(),

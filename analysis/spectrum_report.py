@@ -61,6 +61,7 @@ def run_report(table: SpectrumTable, *, burn_in: int, draws: int, seed: int) -> 
         "lambda1_svd": _separation(table.arrays["svd_exponents"][:, 0], failed, options),
         "exponents": [_separation(exponents[:, i], failed, options) for i in range(table.num_exponents)],
         "top_mean": _separation(exponents.mean(axis=1), failed, options),
+        "lambda1_largest": float(table.arrays["step_growth"][..., 0].max()) if len(table) else None,
         "num_positive": positive_exponents(exponents, failed),
         "windows": {window.name: _window(table, window, options) for window in table.windows()},
         "estimator": _estimator(table, burn_in),

@@ -17,6 +17,7 @@ from dynamics.rollout import rollout
 from errors import UserError
 from models.act import Batch
 from models.recursive_model import RecursiveModel
+from models.srm import StableRecursionModel
 from tests.helpers import tiny_config
 from training.inference.stepwise import StepwiseInference
 from training.recursion_maps import RecursionMaps
@@ -30,7 +31,7 @@ def puzzles(sudoku6_folder: Path) -> PuzzleSet:
     return open_puzzle_set(sudoku6_folder, "test")
 
 
-@pytest.fixture(params=["trm_att", "trm_mlp", "hrm"])
+@pytest.fixture(params=["trm_att", "trm_mlp", "hrm", "srm"])
 def model(request: pytest.FixtureRequest, puzzles: PuzzleSet, tmp_path: Path) -> RecursiveModel:
     config = tiny_config(request.param, puzzles.root, tmp_path, ["dtype=float64", "arch.halt_max_steps=4"])
     made = build_network(config, puzzles.metadata, torch.device("cpu")).eval()
@@ -99,6 +100,27 @@ def test_extension_goes_on_where_the_measurement_ends(model: RecursiveModel, puz
     )
     growth = leading.local_growth[..., 0].reshape(2, 9, -1).sum(dim=2).numpy()
     np.testing.assert_allclose(extended["extended_growth"], growth[:, 4:], atol=1e-8)
+
+
+def test_srm_in_its_own_norm(puzzles: PuzzleSet, tmp_path: Path) -> None:
+    config = tiny_config("srm", puzzles.root, tmp_path, ["dtype=float64", "arch.halt_max_steps=4"])
+    model = build_network(config, puzzles.metadata, torch.device("cpu")).eval()
+    assert isinstance(model, StableRecursionModel)
+    with torch.no_grad():  # weights that make the two norms differ
+        for parameter in model.parameters():
+            parameter.add_(torch.randn(parameter.shape, generator=torch.Generator().manual_seed(1)), alpha=0.5)
+    batch = batch_of(puzzles, [1, 4])
+    own = SpectrumSettings(num_exponents=2, num_steps=4, dtype="float64", norm="model", extended_steps=6)
+    arrays, plain = measure_batch(model, batch, own), measure_batch(model, batch, SETTINGS)
+    bound = model.contraction_bound().lambda_per_step
+    assert (arrays["step_growth"][..., 0] <= bound + 1e-9).all() and (arrays["extended_growth"] <= bound + 1e-9).all()
+    for name in ("exact", "drift", "q_halt", "margin", "residual"):  # of the same states, whatever the coordinates
+        np.testing.assert_allclose(arrays[name], plain[name], rtol=1e-6, atol=1e-12)
+    other = build_network(
+        tiny_config("hrm", puzzles.root, tmp_path, ["dtype=float64"]), puzzles.metadata, torch.device("cpu")
+    )
+    with pytest.raises(UserError, match="arch=srm"):
+        measure_batch(other.eval(), batch, own)
 
 
 def test_tangents_depend_on_seed_row_and_copy_only() -> None:
