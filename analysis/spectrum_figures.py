@@ -10,6 +10,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from analysis.figure_files import BLUE, GREY, ORANGE, STYLE
+from analysis.long_rollouts import survival
 from analysis.spectrum_table import SpectrumTable, by_model
 
 Rows = list[dict[str, Any]]
@@ -118,4 +119,53 @@ def draw_spectrum(rows: Rows) -> Figure:
             axes.set_title(model, fontsize=10)
             axes.legend(fontsize=8)
         grid[0][0].set_ylabel(r"$\lambda_i$, nats per sub-update")
+    return figure
+
+
+def long_rollout_rows(tables: Sequence[SpectrumTable]) -> Rows:
+    """Per model, outcome at the end and step: puzzles that have not settled for good, over all runs that went on."""
+    rows: Rows = []
+    for model, group in by_model(tables).items():
+        longer = [table for table in group if "extended_drift" in table.arrays]
+        if not longer:
+            continue
+        drift = np.concatenate([_joined(table, "drift") for table in longer])
+        failed = ~np.concatenate([_joined(table, "exact") for table in longer])[:, -1]
+        for name, is_failed, _ in OUTCOMES:
+            own = drift[failed == is_failed]
+            if len(own):
+                found = survival(own)
+                rows += [
+                    {"model": model, "outcome": name, "n": found.total, "step": int(step), "unsettled": int(count)}
+                    for step, count in zip(found.steps, found.unsettled, strict=True)
+                ]
+    return rows
+
+
+def _joined(table: SpectrumTable, name: str) -> np.ndarray:
+    return np.concatenate([table.arrays[name], table.arrays[f"extended_{name}"]], axis=1)
+
+
+def draw_long_rollout(rows: Rows) -> Figure:
+    """A panel per model: share of trajectories that have not settled, step by step, logarithmic."""
+    models = list(dict.fromkeys(row["model"] for row in rows))
+    with matplotlib.rc_context(STYLE):
+        figure, grid = plt.subplots(
+            1, max(len(models), 1), figsize=(3.4 * max(len(models), 1) + 0.6, 3.1), squeeze=False,
+            constrained_layout=True, sharey=True,
+        )  # fmt: skip
+        for axes, model in zip(grid[0], models, strict=False):
+            for name, is_failed, color in OUTCOMES:
+                own = [row for row in rows if row["model"] == model and row["outcome"] == name]
+                if not own:
+                    continue
+                # On a logarithmic axis none is not there: the line ends.
+                shares = [row["unsettled"] / row["n"] if row["unsettled"] else np.nan for row in own]
+                axes.plot([row["step"] for row in own], shares, color=color, linestyle="--" if is_failed else "-",
+                          label=f"{name} (n = {own[0]['n']})")  # fmt: skip
+            axes.set_yscale("log")
+            axes.set_xlabel("supervision step")
+            axes.set_title(model, fontsize=10)
+            axes.legend(fontsize=8)
+        grid[0][0].set_ylabel("share not settled yet")
     return figure

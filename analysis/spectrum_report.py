@@ -17,7 +17,14 @@ from analysis.figure_files import make_folder, save_caption, save_csv, save_figu
 from analysis.long_rollouts import SETTLED_DRIFT, long_rollout_report
 from analysis.matched_failure import matched_auroc, permutation_test, quantile_strata
 from analysis.nested_models import nested_auroc, normal_scores
-from analysis.spectrum_figures import draw_lambda1, draw_spectrum, lambda1_rows, spectrum_rows
+from analysis.spectrum_figures import (
+    draw_lambda1,
+    draw_long_rollout,
+    draw_spectrum,
+    lambda1_rows,
+    long_rollout_rows,
+    spectrum_rows,
+)
 from analysis.spectrum_files import save_table
 from analysis.spectrum_over_runs import joint_report, paired_differences
 from analysis.spectrum_table import SpectrumTable, Window
@@ -168,12 +175,15 @@ def write_report(
 
 
 def save_figures(folder: Path, tables: Sequence[SpectrumTable], summary: Mapping[str, Any], burn_in: int) -> None:
-    """lambda1_success_failure and spectrum_shift: PNG, PDF, SVG, CSV, caption."""
+    """lambda1_success_failure, spectrum_shift; where rollouts went on, long_rollout: PNG, PDF, SVG, CSV, caption."""
     leading, spectrum = lambda1_rows(tables, burn_in), spectrum_rows(tables, burn_in)
     drawn = {
         "lambda1_success_failure": (leading, draw_lambda1(leading, auroc_notes(summary))),
         "spectrum_shift": (spectrum, draw_spectrum(spectrum)),
     }
+    longer = long_rollout_rows(tables)
+    if longer:
+        drawn["long_rollout"] = longer, draw_long_rollout(longer)
     for name, (rows, figure) in drawn.items():
         stem = folder / name
         save_figure(figure, stem)
@@ -204,6 +214,8 @@ def caption(name: str, tables: Sequence[SpectrumTable], summary: Mapping[str, An
         "each outcome normalised by itself; values outside the axis stand in the last bins; lines: medians).",
         "spectrum_shift": "Lyapunov spectrum of solved and failed puzzles: median (markers) and quartiles (bands) over "
         "puzzles of each exponent in QR order.",
+        "long_rollout": f"Share of trajectories that still move, by a relative change of at least {SETTLED_DRIFT:g} at "
+        "this step or later, of puzzles solved and failed at the end of the longer rollout.",
     }[name]
     lines = [
         f"{first} Success is read from the same trajectory, after {tables[0].num_steps} supervision steps; the first "

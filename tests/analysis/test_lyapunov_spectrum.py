@@ -46,7 +46,7 @@ def test_one_run(runs: list[Path], tmp_path: Path) -> None:
     assert only["lambda1"]["auroc"] == {
         "value": None, "low": None, "high": None, "reason": "all 10 puzzles failed"
     }  # fmt: skip
-    for name in ("lambda1_success_failure", "spectrum_shift"):
+    for name in ("lambda1_success_failure", "spectrum_shift", "long_rollout"):
         for suffix in ("png", "pdf", "svg", "csv", "txt"):
             assert (tmp_path / "a" / f"{name}.{suffix}").stat().st_size > 0
 
