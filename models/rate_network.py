@@ -10,6 +10,7 @@ Source: Engelken 2023 (arXiv:2312.17306), and the call in the README of github.c
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 import torch.nn.functional as F
@@ -63,14 +64,20 @@ class RateNetwork(nn.Module):
 
     def state_maps(self, inputs: Tensor) -> list[RateMap]:
         """x_{t-1} -> x_t for each of the T inputs (T, B, S); states (B, N)."""
-        return [lambda x, drive=drive: x.tanh() @ self.J.mT + drive for drive in self.drive(inputs).unbind()]
+        return [partial(self._next_state, drive) for drive in self.drive(inputs).unbind()]
 
     def rate_maps(self, inputs: Tensor) -> list[RateMap]:
         """The same for the rates h = phi(x): h_t = phi(J h_{t-1} + b + w_s s_t / S); its exponents are those of x.
 
         The form in which the source propagates tangents; over a finite window the two differ at its ends.
         """
-        return [lambda h, drive=drive: (h @ self.J.mT + drive).tanh() for drive in self.drive(inputs).unbind()]
+        return [partial(self._next_rate, drive) for drive in self.drive(inputs).unbind()]
+
+    def _next_state(self, drive: Tensor, x: Tensor) -> Tensor:
+        return x.tanh() @ self.J.mT + drive
+
+    def _next_rate(self, drive: Tensor, h: Tensor) -> Tensor:
+        return (h @ self.J.mT + drive).tanh()
 
 
 @dataclass(frozen=True)
