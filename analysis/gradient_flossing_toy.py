@@ -42,6 +42,7 @@ from analysis.run_curves import commit_of, distinct, machine_of
 from analysis.seed_pairs import INTERVAL
 from dataset.delayed_bits import first_scored
 from errors import UserError, exit_on_user_error
+from training.devices import keep_freed_memory
 from training.flag_parser import FlagParser
 from training.flossing_toy import Cell, NonFiniteToyError, ToySettings, planned_updates, run_cell
 from training.provenance import collect_provenance
@@ -245,6 +246,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     mine = part_of(cells, options.part)
     # One thread: matrices this small lose time in more, and a cell's bits do not depend on the machine's cores.
     torch.set_num_threads(1)
+    keep_freed_memory(torch.device("cpu"))
     folder = CellFolder(options.out, settings)
     elsewhere = [] if options.report else train_cells(folder, mine)
     if elsewhere:

@@ -50,7 +50,9 @@ class RateNetwork(nn.Module):
         b = 0.1 * torch.rand(num_units, generator=generator)
         w_r = torch.randn(1, num_units, generator=generator)
         x0 = torch.randn(batch_size, num_units, generator=generator).to(dtype)
-        J = gain * (torch.linalg.qr(J).Q if orthogonal else J)
+        # Rows in memory as all gradients have them: LAPACK's Q lies by columns, and the fused optimizers walk through
+        # weights and gradients by address.
+        J = gain * (torch.linalg.qr(J).Q.contiguous() if orthogonal else J)
         self.J, self.w_s, self.b, self.w_r = (nn.Parameter(leaf.to(dtype)) for leaf in (J, w_s, b, w_r))
         self.offset = nn.Parameter(torch.full((1,), OFFSET, dtype=dtype))
         with torch.no_grad():

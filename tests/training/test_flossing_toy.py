@@ -1,11 +1,13 @@
 """Cells of the flossing toy: the mechanism at a small size, arms that share what they should, the same bits again."""
 
+import copy
 from dataclasses import replace
 from typing import Any
 
 import pytest
 import torch
 
+from models.rate_network import task_pass
 from training.flossing_toy import (
     ARMS,
     Cell,
@@ -101,6 +103,25 @@ def test_a_cell_begun_again_gives_the_same_bits() -> None:
     first, second = run("pre_inter"), run("pre_inter")
     assert without_seconds(first) == without_seconds(second)
     assert without_seconds(run("pre_inter", seed=1)) != without_seconds(first)
+
+
+@pytest.mark.parametrize("arm", ["none", "orthogonal"])
+def test_updates_are_those_of_the_plain_optimizer(arm: str) -> None:
+    """Every weight moves along its own gradient (fused kernels go by address, not by index)."""
+    toy = ToyRun(SMALL, Cell("xor", 2, arm, 0))
+    plain = copy.deepcopy(toy.network)
+    optimizer = torch.optim.Adam(plain.parameters(), SMALL.lr, foreach=False, fused=False)
+    for epoch in range(1, 4):
+        batch = toy._bits("batch", epoch)
+        done = task_pass(plain, batch.inputs, batch.targets, batch.first)
+        assert done.gradients is not None
+        for name, gradient in done.gradients.items():
+            getattr(plain, name).grad = gradient * min(1.0, SMALL.clip / float(gradient.norm()))
+        optimizer.step()
+        toy._train(epoch)
+    for (name, ours), theirs in zip(toy.network.named_parameters(), plain.parameters(), strict=True):
+        torch.testing.assert_close(ours, theirs, rtol=1e-5, atol=1e-6, msg=name)
+        assert float((ours - getattr(ToyRun(SMALL, toy.cell).network, name)).detach().abs().max()) > 1e-4
 
 
 def test_each_array_is_clipped_on_its_own() -> None:
