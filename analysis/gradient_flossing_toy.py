@@ -18,6 +18,8 @@ Source: Engelken 2023 (arXiv:2312.17306), settings of github.com/RainerEngelken/
 """
 
 import argparse
+import hashlib
+import json
 import math
 import re
 import shlex
@@ -178,6 +180,7 @@ def report(out: Path, cells: Sequence[FinishedCell], missing: int, command: str)
         "missing_cells": missing,
         "seconds": sum(one.seconds for one in cells),
         "interval": INTERVAL,
+        "settings_sha256": hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest(),
         "settings": settings,
     } | summary(cells)
     lines = aligned(tables(cells), left=3)

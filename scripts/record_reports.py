@@ -1,8 +1,9 @@
 """Cells of a row of PROVENANCE.md from reports.
 
 Reports are what `evaluate.py` (evaluation_NAME.json), `scripts/benchmark.py --json`,
-`scripts/benchmark_trajectories.py --json`, `analysis/time_to_accuracy.py` (time_to_accuracy.json) and
-`analysis/peak_vs_final.py` (peak_vs_final.json) write; which of them a file is, its entries tell.
+`scripts/benchmark_trajectories.py --json`, `analysis/time_to_accuracy.py` (time_to_accuracy.json),
+`analysis/peak_vs_final.py` (peak_vs_final.json) and `analysis/gradient_flossing_toy.py` (flossing_toy.json) write;
+which of them a file is, its entries tell.
 """
 
 import math
@@ -12,7 +13,7 @@ from pathlib import Path
 import numpy as np
 
 from errors import UserError
-from scripts.record_comparisons import arms_over_seeds, trajectories
+from scripts.record_comparisons import arms_over_seeds, flossing_toy, trajectories
 from scripts.report_entries import (
     NOT_RECORDED,
     Entry,
@@ -48,9 +49,9 @@ def read_report(path: Path) -> Report:
         if all(name in report.values for name in names):
             return read(report)
     raise UserError(
-        f"--reports {path}: expected the JSON of evaluate.py, of a benchmark's --json, of analysis/time_to_accuracy.py "
-        f"or analysis/peak_vs_final.py, found {', '.join(list(report.values)[:5]) or 'nothing in it'}; a run's folder "
-        "is named with --runs"
+        f"--reports {path}: expected the JSON of evaluate.py, of a benchmark's --json, of analysis/time_to_accuracy.py, "
+        "analysis/peak_vs_final.py or analysis/gradient_flossing_toy.py, found "
+        f"{', '.join(list(report.values)[:5]) or 'nothing in it'}; a run's folder is named with --runs"
     )
 
 
@@ -207,4 +208,5 @@ _READERS: dict[tuple[str, ...], Callable[[Entry], Report]] = {
     ("environment", "results"): _benchmark,
     ("target", "metric", "runs"): _time_to_accuracy,
     ("arms", "differences", "signature"): arms_over_seeds,
+    ("toy", "claims", "accuracy"): flossing_toy,
 }

@@ -3,6 +3,7 @@
 import csv
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -15,6 +16,7 @@ from analysis import gradient_flossing_toy
 from analysis.flossing_cells import CellFolder, FinishedCell, all_cells
 from analysis.flossing_figures import LOOKS, NAMES
 from analysis.flossing_summary import accuracies, claims, flossing_effects
+from scripts.record_reports import read_report, report_cells
 from tests.helpers import ROOT, wait_until
 from training.flossing_toy import ARMS, Cell, ToySettings
 
@@ -53,6 +55,16 @@ def test_files_and_numbers(whole: Path) -> None:
     assert means["xor", 3, "pre"] == pytest.approx(sum(pair) / 2, abs=1e-15)
     spectra = list(csv.DictReader((whole / "flossing_spectra.csv").open()))
     assert len(spectra) == 2 * 2 * 10, "two seeds, before and after, ten ranks"
+
+
+def test_the_recorder_reads_the_report(whole: Path) -> None:
+    cells = report_cells([read_report(whole / "flossing_toy.json")])
+    report = json.loads((whole / "flossing_toy.json").read_text())
+    assert cells[0] == f"`{report['command']}`" and cells[4] == "0, 1; n=2" and cells[3] == "synthetic"
+    assert re.search(r"(holds|fails) \(condition\): log10 from ", cells[5])
+    (one,) = (each for each in report["accuracy"] if (each["delay"], each["arm"]) == (3, "pre"))
+    assert f"pre {100 * one['interval']['mean']:.2f} %" in cells[5].partition("xor, delay 3: ")[2]
+    assert cells[6].endswith(" s in 12 trainings")
 
 
 def test_the_same_command_makes_nothing_again(whole: Path) -> None:
