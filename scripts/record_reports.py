@@ -49,8 +49,8 @@ def read_report(path: Path) -> Report:
         if all(name in report.values for name in names):
             return read(report)
     raise UserError(
-        f"--reports {path}: expected the JSON of evaluate.py, of a benchmark's --json, of analysis/time_to_accuracy.py, "
-        "analysis/peak_vs_final.py or analysis/gradient_flossing_toy.py, found "
+        f"--reports {path}: expected the JSON of evaluate.py, of a benchmark's --json, of "
+        "analysis/time_to_accuracy.py, analysis/peak_vs_final.py or analysis/gradient_flossing_toy.py, found "
         f"{', '.join(list(report.values)[:5]) or 'nothing in it'}; a run's folder is named with --runs"
     )
 
