@@ -1,4 +1,6 @@
-"""Readers of reports that compare: arms over seeds (analysis/peak_vs_final.py), kinds of updates (K trajectories)."""
+"""Readers of reports that compare: arms over seeds (analysis/peak_vs_final.py), kinds of updates (K trajectories), arms
+of the flossing toy.
+"""
 
 from scripts.report_entries import (
     NOT_RECORDED,
@@ -78,3 +80,33 @@ def trajectories(report: Entry) -> Report:
     size, count = report.count("batch_size"), report.count("num_trajectories")
     result = f"{report.text('preset')} ({size} puzzles, K={count}): {'; '.join(texts)}"
     return measured_here(environment, result, [hardware_of(environment, "num_threads")])
+
+
+def flossing_toy(report: Entry) -> Report:
+    """The cells of flossing_toy.json: verdicts on the source's claims, then accuracies by task, delay and arm."""
+    texts = [f"{_verdict(claim)} ({claim.text('name')}): {claim.text('found')}" for claim in report.parts("claims")]
+    groups: dict[str, list[str]] = {}
+    for each in report.parts("accuracy"):
+        interval = each.part("interval")
+        low, high = (interval.optional(interval.signed, bound) for bound in ("low", "high"))
+        bounds = "" if low is None or high is None else f" [{100 * low:.1f}, {100 * high:.1f}]"
+        mean = f"{each.text('arm')} {100 * interval.number('mean'):.2f} %{bounds} (n={interval.count('n')})"
+        groups.setdefault(f"{each.text('task')}, delay {each.count('delay')}", []).append(mean)
+    texts += [f"{name}: {', '.join(arms)}" for name, arms in groups.items()]
+    missing = report.count("missing_cells")
+    short_of = f", {missing} more not run" if missing else ""
+    spent = f"{three_digits(report.number('seconds'))} s in {report.count('cells')} trainings{short_of}"
+    return Report(
+        commands=[report.text("command")],
+        config_hashes=[short(report.text("settings_sha256"))],
+        commits=report.words("commits"),
+        datasets=["synthetic"],
+        seeds=[str(seed) for seed in report.values.get("seeds") or [NOT_RECORDED]],
+        result="; ".join(texts),
+        hardware=[f"{'; '.join(report.words('machines'))}, {spent}"],
+    )
+
+
+def _verdict(claim: Entry) -> str:
+    holds = claim.optional(claim.flag, "holds")
+    return "open" if holds is None else "holds" if holds else "fails"

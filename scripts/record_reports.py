@@ -1,9 +1,10 @@
 """Cells of a row of PROVENANCE.md from reports.
 
 Reports are what `evaluate.py` (evaluation_NAME.json), `scripts/benchmark.py --json`,
-`scripts/benchmark_trajectories.py --json`, `scripts/benchmark_lyapunov.py --json`, `analysis/time_to_accuracy.py`
-(time_to_accuracy.json), `analysis/peak_vs_final.py` (peak_vs_final.json), `analysis/lyapunov_spectrum.py` and
-`analysis/q_head_vs_stability.py` (summary.json) write; which of them a file is, its entries tell.
+`scripts/benchmark_trajectories.py --json`, `scripts/benchmark_lyapunov.py --json` and scripts of `analysis/` write:
+`time_to_accuracy.py` (time_to_accuracy.json), `peak_vs_final.py` (peak_vs_final.json), `lyapunov_spectrum.py` and
+`q_head_vs_stability.py` (summary.json), `gradient_flossing_toy.py` (flossing_toy.json). Which of them a file is, its
+entries tell.
 """
 
 import math
@@ -13,7 +14,7 @@ from pathlib import Path
 import numpy as np
 
 from errors import UserError
-from scripts.record_comparisons import arms_over_seeds, trajectories
+from scripts.record_comparisons import arms_over_seeds, flossing_toy, trajectories
 from scripts.record_dynamics import cost, rollouts, spectra
 from scripts.report_entries import (
     NOT_RECORDED,
@@ -51,8 +52,7 @@ def read_report(path: Path) -> Report:
             return read(report)
     raise UserError(
         f"--reports {path}: expected the JSON of evaluate.py, of a benchmark's --json or of a script of analysis/, "
-        f"found {', '.join(list(report.values)[:5]) or 'nothing in it'}; a run's folder "
-        "is named with --runs"
+        f"found {', '.join(list(report.values)[:5]) or 'nothing in it'}; a run's folder is named with --runs"
     )
 
 
@@ -213,4 +213,5 @@ _READERS: dict[tuple[str, ...], Callable[[Entry], Report]] = {
     ("arms", "differences", "signature"): arms_over_seeds,
     ("runs", "models", "burn_in"): spectra,
     ("correlation_of_q_and_growth", "accuracy"): rollouts,
+    ("toy", "claims", "accuracy"): flossing_toy,
 }

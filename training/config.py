@@ -25,6 +25,7 @@ from training.config_schema import (
     ArchConfig,
     EvalConfig,
     EvaluateConfig,
+    FlossConfig,
     GuardConfig,
     LossConfig,
     ObjectiveConfig,
@@ -41,6 +42,7 @@ __all__ = [
     "ArchConfig",
     "EvalConfig",
     "EvaluateConfig",
+    "FlossConfig",
     "GuardConfig",
     "LossConfig",
     "ObjectiveConfig",
@@ -48,6 +50,7 @@ __all__ = [
     "WandbConfig",
     "config_hash",
     "config_to_dict",
+    "flosses",
     "load_config_file",
     "merge_into_schema",
     "nearest_key",
@@ -311,6 +314,10 @@ def _complete(cfg: TrainConfig) -> None:
     if cfg.objective.name != "act_streaming" and cfg.state_dtype == "auto" and cfg.dtype != "float64":
         # The baseline among these objectives too: what it is compared with must differ from it by the noise alone.
         cfg.state_dtype = "float32"
+    if flosses(cfg):
+        # Tangents are lost in bfloat16. What is compared with such a run must be asked for the same.
+        cfg.dtype = "float32" if cfg.dtype == "auto" else cfg.dtype
+        cfg.state_dtype = cfg.dtype if cfg.state_dtype == "auto" else cfg.state_dtype
     if cfg.project_name is None:
         folder = os.path.basename(os.path.normpath(cfg.data_paths[0])) if cfg.data_paths else "no-data"
         cfg.project_name = f"{folder.capitalize()}-ACT-torch"
@@ -327,17 +334,24 @@ def config_to_dict(cfg: TrainConfig) -> dict[str, Any]:
     return asdict(cfg)
 
 
+def flosses(cfg: TrainConfig) -> bool:
+    """Whether the run flosses at all: a weight of 0 is off."""
+    return cfg.floss.mode != "off" and cfg.floss.weight != 0
+
+
 def config_hash(cfg: TrainConfig) -> str:
     """sha256 (hex) of the settings that decide what is computed; run control (`RUN_CONTROL`) is left out.
 
-    The objective of pretraining, which reads none of its settings, leaves no trace in it, nor do the options of SRM
-    where the architecture is another.
+    The objective of pretraining, which reads none of its settings, leaves no trace in it, nor do flossing that is off
+    and the options of SRM where the architecture is another.
     """
     kept = {key: value for key, value in config_to_dict(cfg).items() if key not in RUN_CONTROL}
     if cfg.objective.name == "act_streaming":
         del kept["objective"]
     if cfg.arch.name != "srm":
         kept["arch"] = {key: value for key, value in kept["arch"].items() if key not in SRM_ONLY}
+    if not flosses(cfg):
+        del kept["floss"]
     canonical = json.dumps(kept, sort_keys=True, separators=(",", ":"), allow_nan=False, default=str)
     return hashlib.sha256(canonical.encode()).hexdigest()
 
@@ -355,6 +369,8 @@ def run_identity(cfg: TrainConfig) -> dict[str, Any]:
         identity["epochs"] = cfg.epochs
     if cfg.objective.name != "act_streaming":
         identity |= {f"objective.{key}": value for key, value in plain["objective"].items()}
+    if flosses(cfg):
+        identity |= {f"floss.{key}": value for key, value in plain["floss"].items()}
     for key, kind in schema_keys(ArchConfig).items():
         if not is_dataclass(kind):
             if cfg.arch.name == "srm" or key not in SRM_ONLY:

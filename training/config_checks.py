@@ -7,7 +7,7 @@ from typing import Any
 
 from errors import UserError
 from models.config import KAPPA_RANGE
-from training.config_schema import ArchConfig, EvalConfig, ObjectiveConfig, TrainConfig
+from training.config_schema import ArchConfig, EvalConfig, FlossConfig, ObjectiveConfig, TrainConfig
 
 LOSS_TYPES = ("stablemax_cross_entropy", "stablemax_cross_entropy_float32", "softmax_cross_entropy")
 POS_ENCODINGS = ("rope", "learned", "none")
@@ -23,22 +23,26 @@ SITES = ("z_H", "z_L", "both")
 PERTURBED = (*SITES, "input", "weights")  # in training; the last two are controls
 NOISE_SAMPLINGS = ("fixed", "loguniform", "mixture")
 MASK_NORMALIZERS = ("trajectory", "valid_steps")
+FLOSS_MODES = ("off", "pre", "inter", "pre_inter")
+FLOSS_UNITS = ("step", "sub_update")
+FLOSS_PLACES = ("all", "late", "failed")
 
 _AT_LEAST_ONE = (
     "arch.halt_max_steps arch.H_cycles arch.L_cycles arch.L_layers arch.hidden_size arch.num_heads "
     "arch.swiglu_multiple global_batch_size epochs eval_interval max_steps checkpoint_interval keep_last "
     "archive_keep accumulation_slices threads eval_batch_size max_test_rows fast_eval_interval force_full_eval_every "
     "early_stop_patience log_interval eval.max_steps eval.vote "
-    "objective.num_trajectories"
+    "objective.num_trajectories floss.k floss.window floss.qr_interval floss.rows floss.every"
 ).split()
 _NOT_NEGATIVE = (
     "arch.H_layers arch.puzzle_emb_ndim arch.puzzle_emb_len lr lr_warmup_steps weight_decay "
     "puzzle_emb_weight_decay puzzle_emb_lr min_eval_interval validation_size fast_eval_delta "
     "status_interval_seconds guards.after_updates objective.sigma objective.sigma_min objective.sigma_max "
-    "objective.clean_warmup_steps objective.sigma_ramp_steps"
+    "objective.clean_warmup_steps objective.sigma_ramp_steps floss.weight floss.warmup floss.pre_steps"
 ).split()
 _POSITIVE = (
-    "arch.expansion arch.rope_theta arch.rms_norm_eps max_hours grad_clip_norm collective_timeout_seconds"
+    "arch.expansion arch.rope_theta arch.rms_norm_eps max_hours grad_clip_norm collective_timeout_seconds "
+    "floss.clip"
 ).split()
 _RATES = "lr puzzle_emb_lr weight_decay puzzle_emb_weight_decay".split()
 MAX_RATE = 1e30  # larger ones overflow float32 inside the optimizers
@@ -101,7 +105,7 @@ def check_eval(settings: EvalConfig) -> None:
 
 def check_ranges(cfg: TrainConfig) -> None:
     """Refuse a single value out of its range, before anything is derived from it."""
-    for key in _AT_LEAST_ONE + _NOT_NEGATIVE + _POSITIVE + _FRACTION + _BELOW_ONE:
+    for key in [*_AT_LEAST_ONE, *_NOT_NEGATIVE, *_POSITIVE, *_FRACTION, *_BELOW_ONE, "floss.target"]:
         _check_number(key, _value(cfg, key))
     if not 0 <= cfg.seed < 2**63:
         _fail("seed", cfg.seed, "an integer from 0 to 2^63 - 1")
@@ -130,6 +134,9 @@ def check_ranges(cfg: TrainConfig) -> None:
     _one_of(cfg, "objective.perturb", PERTURBED)
     _one_of(cfg, "objective.noise_sampling", NOISE_SAMPLINGS)
     _one_of(cfg, "objective.mask_normalize", MASK_NORMALIZERS)
+    _one_of(cfg, "floss.mode", FLOSS_MODES)
+    _one_of(cfg, "floss.unit", FLOSS_UNITS)
+    _one_of(cfg, "floss.where", FLOSS_PLACES)
     if not re.fullmatch(r"auto|cpu|mps|cuda(:[0-9]{1,3})?", cfg.device):
         _fail("device", cfg.device, "one of: auto, cpu, mps, cuda, cuda:N")
     for entry in cfg.evaluators:
@@ -143,6 +150,8 @@ def check_resolved(cfg: TrainConfig, *, require_data: bool) -> None:
     """Refuse combinations that cannot run."""
     _check_arch(cfg.arch)
     _check_objective(cfg.objective)
+    if cfg.floss.mode != "off":
+        _check_floss(cfg, cfg.floss)
     epochs, interval, batch = cfg.epochs, cfg.eval_interval, cfg.global_batch_size
     if interval is not None and epochs % interval:
         fits = math.gcd(epochs, interval)
@@ -172,6 +181,23 @@ def _check_objective(objective: ObjectiveConfig) -> None:
         _fail("objective.sigma_min", objective.sigma_min, expected)
     if objective.noise_sampling == "loguniform" and objective.sigma_min == 0:
         _fail("objective.sigma_min", 0.0, "a number above 0, as loguniform takes its logarithm")
+
+
+def _check_floss(cfg: TrainConfig, floss: FlossConfig) -> None:
+    arch = cfg.arch
+    if cfg.freeze_weights:
+        _fail("floss.mode", floss.mode, "off: freeze_weights=True trains no weight")
+    for key in ("dtype", "state_dtype"):
+        if _value(cfg, key) == "bfloat16":
+            _fail(key, "bfloat16", "float32 or float64 with floss.mode, as bfloat16 loses tangents")
+    updates = arch.H_cycles * (arch.L_cycles + 1)
+    maps = floss.window * (updates if floss.unit == "step" else 1)
+    if maps % floss.qr_interval:
+        _fail("floss.qr_interval", floss.qr_interval, f"a divisor of the window's {maps} sub-updates")
+    steps = floss.warmup + -(-maps // updates)
+    if steps > arch.halt_max_steps:
+        expected = f"at most {arch.halt_max_steps} supervision steps (arch.halt_max_steps) with floss.warmup"
+        _fail("floss.window", f"{floss.window} {floss.unit}s, with the warm-up {steps} steps", expected)
 
 
 def _check_arch(arch: ArchConfig) -> None:

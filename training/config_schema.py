@@ -128,6 +128,25 @@ class ObjectiveConfig:
 
 
 @dataclass
+class FlossConfig:
+    """Gradient flossing: Lyapunov exponents of the model's inference are pushed towards a target. Off = no trace."""
+
+    mode: str = "off"  # | pre (before training) | inter (during it) | pre_inter
+    weight: float = 1.0  # of its gradient in an update; 0 = off
+    k: int = 4  # exponents per puzzle
+    target: float = 0.0  # nats per unit
+    unit: str = "step"  # | sub_update: what exponents and window are counted in
+    window: int = 1  # units over which exponents are measured, with a graph
+    warmup: int = 1  # supervision steps before the window in which tangents align, without a graph
+    qr_interval: int = 1  # sub-updates between two QRs
+    where: str = "all"  # anywhere from the start | late (the last steps) | failed (late, rows not solved at the end)
+    rows: int | None = 8  # the first so many slots of the batch; null = all
+    every: int = 1  # inter: at every so many-th update, beside the task's loss
+    pre_steps: int = 100  # pre: first updates, which floss and do nothing else
+    clip: float | None = 1.0  # norm to which its gradient is clipped, before the weight
+
+
+@dataclass
 class WandbConfig:
     """Weights & Biases. No key here on purpose: wandb reads it from its own environment."""
 
@@ -142,6 +161,7 @@ class TrainConfig:
 
     arch: ArchConfig = field(default_factory=ArchConfig)
     objective: ObjectiveConfig = field(default_factory=ObjectiveConfig)
+    floss: FlossConfig = field(default_factory=FlossConfig)
 
     # -- data
     data_paths: list[str] = field(default_factory=list)  # dataset folders

@@ -40,10 +40,13 @@ class RecursionMaps:
     Args:
         model: in float32 or float64, not compiled; the weights as they are now (after an update make new maps).
         batch: `inputs` (B, S), `puzzle_identifiers` (B,) and, for `read`, `labels` (B, S); on the model's device.
+        puzzle_rows: of the puzzle table, as the model's method of that name gives them; None gathers them.
     Errors: `UserError` for a model or states in lower precision.
     """
 
-    def __init__(self, model: RecursiveModel, batch: dict[str, Tensor]) -> None:
+    def __init__(
+        self, model: RecursiveModel, batch: dict[str, Tensor], puzzle_rows: Tensor | None = None
+    ) -> None:
         config = model.config
         for name, dtype in (("layers", config.dtype), ("states", config.carry_dtype)):
             if dtype not in _DTYPES:
@@ -53,7 +56,7 @@ class RecursionMaps:
                 )
         self.model = model
         self.batch = batch
-        embeddings = model.embed(batch["inputs"], batch["puzzle_identifiers"])
+        embeddings = model.embed(batch["inputs"], batch["puzzle_identifiers"], puzzle_rows)
         self.step: SupervisionStep = model.supervision_step(embeddings)
 
     @property

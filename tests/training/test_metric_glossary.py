@@ -10,6 +10,7 @@ from training.metrics_log import read_metrics
 
 BOOKKEEPING = {"step", "event", "time"}
 GRID = "eval.sigma_grid=[0,0.01]"
+FLOSS = ["floss.mode=inter", "floss.k=2", "floss.rows=2"]
 SECTIONS = {
     "`train/": [""],
     "`eval/robust/": ["eval/robust/0/", "eval/robust/0.01/"],
@@ -35,7 +36,7 @@ def documented() -> set[str]:
 def test_every_written_key_is_defined_and_every_defined_key_written(
     arch: str, sudoku6_folder: Path, tmp_path: Path
 ) -> None:
-    options = ["max_steps=4", "fast_eval_interval=2", "grad_clip_norm=0.01", "force_full_eval_every=1", GRID]
+    options = ["max_steps=4", "fast_eval_interval=2", "grad_clip_norm=0.01", "force_full_eval_every=1", GRID, *FLOSS]
     assert train_here(arch, sudoku6_folder, tmp_path / "run", options) == "done"
     written = {key for line in read_metrics(tmp_path / "run" / "metrics.jsonl") for key in line}
     expected = documented()

@@ -10,6 +10,20 @@ from models.act import Batch, Carry
 from models.recursive_model import RecursiveModel
 
 
+@dataclass(frozen=True)
+class Apart:
+    """A loss whose gradient is kept apart from the others until the update, with a normalizer of its own.
+
+    There it is summed over outputs of this name and over processes, divided by their normalizers, measured
+    (`train/<name>/grad_norm`), clipped to norm `clip` (None: not), and `weight` times it is added to the update's.
+    The puzzle table gets nothing of it. Every process must yield such an output where one does.
+    """
+
+    name: str
+    weight: float = 1.0
+    clip: float | None = None
+
+
 @dataclass
 class Output:
     """What one back-propagation needs. The loop calls backward on `loss_sum` as it comes.
@@ -21,6 +35,7 @@ class Output:
         extra_passes: likewise those computed beside them without a gradient (targets, look-ahead).
         metric_sums: sums over rows (`count`, `accuracy`, `lm_loss`, ...), not differentiated.
         ends_update: the optimizer steps after this output.
+        apart: how its gradient is kept apart; None: it is part of the update's own.
     """
 
     loss_sum: Tensor
@@ -29,6 +44,7 @@ class Output:
     extra_passes: int = 0
     metric_sums: dict[str, Tensor] = field(default_factory=dict)
     ends_update: bool = True
+    apart: Apart | None = None
 
 
 @dataclass(frozen=True)

@@ -1,14 +1,18 @@
-"""From the settings `objective` to an objective: the one place, for every training script."""
+"""From the settings `objective` and `floss` to an objective: the one place, for every training script."""
 
-from training.config import TrainConfig
+from training.config import TrainConfig, flosses
 from training.objectives.act_streaming import ACTStreaming
 from training.objectives.base import Objective
+from training.objectives.flossing import Flossing
 from training.objectives.trajectory_perturbation import ROLLOUTS
 
 
 def build_objective(config: TrainConfig) -> Objective:
-    """The objective that `config.objective` names."""
+    """The objective that `config.objective` names, with flossing around it where `config.floss` is on."""
     loss_type, slices = config.arch.loss.loss_type, config.accumulation_slices
+    objective: Objective
     if config.objective.name == "act_streaming":
-        return ACTStreaming(loss_type, slices)
-    return ROLLOUTS[config.objective.rollout](config.objective, loss_type, slices)
+        objective = ACTStreaming(loss_type, slices)
+    else:
+        objective = ROLLOUTS[config.objective.rollout](config.objective, loss_type, slices)
+    return Flossing(objective, config.floss) if flosses(config) else objective
