@@ -33,20 +33,26 @@ def lambda1_rows(tables: Sequence[SpectrumTable], burn_in: int) -> Rows:
     return rows
 
 
+def _panels(number: int, *, sharey: bool = False) -> tuple[Figure, Any]:
+    """One panel beside the other; an empty one where there is nothing to draw."""
+    number = max(number, 1)
+    figure, grid = plt.subplots(
+        1, number, figsize=(3.4 * number + 0.6, 3.3), squeeze=False, constrained_layout=True, sharey=sharey
+    )
+    return figure, grid[0]
+
+
 def draw_lambda1(rows: Rows, notes: dict[str, str] | None = None) -> Figure:
     """A panel per model: histograms of lambda_1 with medians; `notes` by model stand above the panel."""
     models = list(dict.fromkeys(row["model"] for row in rows))
     with matplotlib.rc_context(STYLE):
-        figure, grid = plt.subplots(
-            1, max(len(models), 1), figsize=(3.4 * max(len(models), 1) + 0.6, 3.3), squeeze=False,
-            constrained_layout=True,
-        )  # fmt: skip
-        for axes, model in zip(grid[0], models, strict=False):
+        figure, panels = _panels(len(models))
+        for axes, model in zip(panels, models, strict=False):
             own = [row for row in rows if row["model"] == model]
             _lambda1_panel(axes, own)
             axes.set_title(f"{model}\n{(notes or {}).get(model, '')}".strip(), fontsize=10)
-        grid[0][0].set_ylabel("share of puzzles per bin")
-        handles, labels = grid[0][0].get_legend_handles_labels()
+        panels[0].set_ylabel("share of puzzles per bin")
+        handles, labels = panels[0].get_legend_handles_labels()
         figure.legend(handles, labels, loc="outside lower center", ncols=4, fontsize=9)
     return figure
 
@@ -98,11 +104,8 @@ def draw_spectrum(rows: Rows) -> Figure:
     """A panel per model: median and quartiles of each exponent, solved and failed."""
     models = list(dict.fromkeys(row["model"] for row in rows))
     with matplotlib.rc_context(STYLE):
-        figure, grid = plt.subplots(
-            1, max(len(models), 1), figsize=(3.4 * max(len(models), 1) + 0.6, 3.3), squeeze=False,
-            constrained_layout=True,
-        )  # fmt: skip
-        for axes, model in zip(grid[0], models, strict=False):
+        figure, panels = _panels(len(models))
+        for axes, model in zip(panels, models, strict=False):
             for name, is_failed, color in OUTCOMES:
                 own = [row for row in rows if row["model"] == model and row["outcome"] == name]
                 if not own:
@@ -118,7 +121,7 @@ def draw_spectrum(rows: Rows) -> Figure:
             axes.set_xlabel("index $i$")
             axes.set_title(model, fontsize=10)
             axes.legend(fontsize=8)
-        grid[0][0].set_ylabel(r"$\lambda_i$, nats per sub-update")
+        panels[0].set_ylabel(r"$\lambda_i$, nats per sub-update")
     return figure
 
 
@@ -150,11 +153,8 @@ def draw_long_rollout(rows: Rows) -> Figure:
     """A panel per model: share of trajectories that have not settled, step by step, logarithmic."""
     models = list(dict.fromkeys(row["model"] for row in rows))
     with matplotlib.rc_context(STYLE):
-        figure, grid = plt.subplots(
-            1, max(len(models), 1), figsize=(3.4 * max(len(models), 1) + 0.6, 3.1), squeeze=False,
-            constrained_layout=True, sharey=True,
-        )  # fmt: skip
-        for axes, model in zip(grid[0], models, strict=False):
+        figure, panels = _panels(len(models), sharey=True)
+        for axes, model in zip(panels, models, strict=False):
             for name, is_failed, color in OUTCOMES:
                 own = [row for row in rows if row["model"] == model and row["outcome"] == name]
                 if not own:
@@ -167,5 +167,5 @@ def draw_long_rollout(rows: Rows) -> Figure:
             axes.set_xlabel("supervision step")
             axes.set_title(model, fontsize=10)
             axes.legend(fontsize=8)
-        grid[0][0].set_ylabel("share not settled yet")
+        panels[0].set_ylabel("share not settled yet")
     return figure
