@@ -141,7 +141,7 @@ _OF_PUZZLES = (
     "arch", "objective", "eval", "guards", "data_paths", "data_paths_test", "data_path", "evaluators", "augment",
     "puzzle_emb_lr", "puzzle_emb_weight_decay", "freeze_weights", "eval_batch_size", "eval_save_outputs",
     "fast_validation_size", "validation_size", "max_test_rows", "fast_eval_delta", "force_full_eval_every",
-    "state_dtype", "eval_interval",
+    "state_dtype",
 )  # fmt: skip
 # Of `collatz.*`: how a run is judged. (The sizes of the samples do shape the data, which leave their orbits out.)
 _JUDGES = ("eval_csv", "eval_interval", "quick_eval_interval")
