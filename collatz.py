@@ -1,16 +1,32 @@
-"""A Lyapunov function V for Collatz orbits: closed forms and their evaluation. --help explains functions and flags."""
+"""A Lyapunov function V for Collatz orbits: trained, judged, beside closed forms. --help explains modes and flags."""
 
 import sys
 from collections.abc import Sequence
 
-from errors import exit_on_user_error
-from training.collatz_baselines import run_closed_forms
-from training.collatz_flags import read_flags
+from errors import UserError, exit_on_user_error
+from training.collatz_baselines import ClosedFormRun, run_closed_forms
+from training.collatz_checkpoint import evaluate_checkpoint
+from training.collatz_flags import CheckpointRun, read_flags
+from training.collatz_plan import plan_lines
+from training.collatz_train_flags import in_flags
+from training.start import train
 
 
 @exit_on_user_error
 def main(argv: Sequence[str] | None = None) -> None:
-    run_closed_forms(read_flags(sys.argv[1:] if argv is None else argv))
+    asked = read_flags(sys.argv[1:] if argv is None else argv)
+    if isinstance(asked, ClosedFormRun):
+        run_closed_forms(asked)
+    elif isinstance(asked, CheckpointRun):
+        evaluate_checkpoint(asked)
+    else:
+        try:
+            if asked.dry_run:
+                print("\n".join(plan_lines(asked.config)))
+            else:
+                train(asked.config)
+        except UserError as error:
+            raise in_flags(error) from error
 
 
 if __name__ == "__main__":

@@ -17,6 +17,10 @@ from dataset.collatz_map import Orbit
 
 # Numbers of one block: at lookahead 100 the states of a block of 256 bits are about 20 MB.
 BLOCK = 1 << 13
+# Residues modulo 3, 9, 27 and 81 are read off that modulo 81.
+MODULUS = 81
+# 2^-k modulo 243, whose powers of 2 repeat after 162.
+_HALVINGS = np.array([pow(2, -k, 3 * MODULUS) for k in range(2 * MODULUS)], np.int64)
 
 
 @dataclass(frozen=True)
@@ -25,12 +29,13 @@ class Windows:
 
     Attributes:
         logs: (B, L+2) float64, ln T^j(n). ranks: (B, L+2) integers in the order of the exact states of the same row,
-        equal where states are equal. valuations: (B, L+1), k_1 to k_(L+1).
+        equal where states are equal. valuations: (B, L+1), k_1 to k_(L+1). residues: (B,) integers, n modulo `MODULUS`.
     """
 
     logs: np.ndarray
     ranks: np.ndarray
     valuations: np.ndarray
+    residues: np.ndarray
 
     def __len__(self) -> int:
         return len(self.logs)
@@ -46,7 +51,7 @@ class Windows:
 
     def cut(self, part: slice) -> "Windows":
         """Some of the rows."""
-        return Windows(self.logs[part], self.ranks[part], self.valuations[part])
+        return Windows(self.logs[part], self.ranks[part], self.valuations[part], self.residues[part])
 
 
 def windows_of(numbers: Sequence[int], lookahead: int) -> Iterator[Windows]:
@@ -55,7 +60,7 @@ def windows_of(numbers: Sequence[int], lookahead: int) -> Iterator[Windows]:
         limbs = collatz_limbs.to_limbs(numbers[start : start + BLOCK])
         states, valuations = collatz_limbs.trajectory(limbs, lookahead + 1)
         logs = np.stack([collatz_limbs.logarithms(state) for state in states], axis=1)
-        yield Windows(logs, _ranks(states), valuations.T)
+        yield Windows(logs, _ranks(states), valuations.T, collatz_limbs.remainders(limbs, MODULUS))
 
 
 def orbit_windows(orbit: Orbit, lookahead: int) -> Windows:
@@ -65,15 +70,25 @@ def orbit_windows(orbit: Orbit, lookahead: int) -> Windows:
     place = {state: rank for rank, state in enumerate(sorted(set(states)))}
     ranks = np.array([place[state] for state in states], np.int64)
     logs = np.array([math.log(state) for state in states])
+    residues = np.array([state % MODULUS for state in orbit.states[:-1]], np.int64)
     if orbit.steps == 0:
-        return Windows(
-            np.empty((0, lookahead + 2)), np.empty((0, lookahead + 2), np.int64), np.empty((0, lookahead + 1), np.int32)
-        )
+        none = np.empty((0, lookahead + 2), np.int64)
+        return Windows(none.astype(np.float64), none, np.empty((0, lookahead + 1), np.int32), residues)
     return Windows(
         sliding_window_view(logs, lookahead + 2),
         sliding_window_view(ranks, lookahead + 2),
         sliding_window_view(valuations, lookahead + 1),
+        residues,
     )
+
+
+def next_residues(residues: np.ndarray, valuations: np.ndarray) -> np.ndarray:
+    """T(n) modulo `MODULUS` of n modulo it and k = v2(3n + 1): integers of one shape in, int64 out.
+
+    3n + 1 is known even modulo 3 `MODULUS`, where 2 can be divided by.
+    """
+    modulus = 3 * MODULUS
+    return (3 * residues.astype(np.int64) + 1) * _HALVINGS[valuations % len(_HALVINGS)] % modulus % MODULUS
 
 
 def lookahead_valuations(numbers: np.ndarray, lookahead: int) -> np.ndarray:

@@ -1,11 +1,15 @@
 """What HRM, TRM and SRM share: embeddings in, readout out, and a supervision step in between."""
 
+from dataclasses import replace
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from models.config import ModelConfig
+from models.flops import step_flops
 from models.layers import CastedEmbedding, CastedLinear, CosSin, rotary_table, truncated_normal_
+from models.network import Network
 from models.puzzle_embedding import SparsePuzzleEmbedding
 from models.recursion import RecurrentState, SupervisionStep
 
@@ -13,7 +17,7 @@ from models.recursion import RecurrentState, SupervisionStep
 LEARNED_POSITION_SCALE = 0.707106781
 
 
-class RecursiveModel(nn.Module):
+class RecursiveModel(Network):
     """Base of all recursive reasoning models; a subclass owns the stacks and says in which order they act.
 
     Parameters and buffers carry the official names without prefix (`embed_tokens.embedding_weight`,
@@ -47,6 +51,17 @@ class RecursiveModel(nn.Module):
             self.q_head.weight.zero_()
             self.q_head.bias.fill_(-5.0)
         self._rotary: dict[tuple[torch.dtype, torch.device], CosSin] = {}
+
+    @property
+    def compute_dtype(self) -> torch.dtype:
+        return self.config.dtype
+
+    def trained_flops(self) -> float:
+        """Of a supervision step of one row, without a second pass for a target."""
+        return step_flops(replace(self.config, no_ACT_continue=True), training=True)
+
+    def extra_flops(self) -> float:
+        return step_flops(self.config, training=False)
 
     def cos_sin(self) -> CosSin | None:
         """The rotary table for the current device, made once per device and dtype; None without rope."""

@@ -111,7 +111,10 @@ def test_the_same_command_writes_the_same_report(eval_csv: Path, tmp_path: Path)
 
 
 BAD = {
-    "no mode": ([], "nothing to do without --closed-forms"),
+    "training flag": (["--closed-forms", "--epochs", "3"], "--epochs has no meaning for --closed-forms; leave it out"),
+    "judging flag": (["--epochs", "3", "--json", "o.json"], "--json has no meaning for a training run; give it with"),
+    "both": (["--closed-forms", "--evaluate", "a.pt"], "--closed-forms and --evaluate: give one of them"),
+    "no checkpoint": (["--evaluate", "none/best.pt"], "none/best.pt"),
     "unknown": (["--closed-forms", "--lokahead", "3"], "unrecognized arguments: --lokahead 3"),
     "shortened": (["--closed-forms", "--look", "3"], "unrecognized arguments: --look 3"),
     "lookahead 0": (["--closed-forms", "--lookahead", "0"], "'0' is not a whole number from 1 to 1000"),

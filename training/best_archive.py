@@ -125,7 +125,7 @@ def _fill(run: Run, building: Path) -> None:
         write_atomically(building / "git_diff.patch", lambda file: file.writelines([text.encode()]))
     description = {
         "step": best.step,
-        "metric": "eval/validation/exact_accuracy",
+        "metric": run.headline,
         "value": best.value,
         "numerator": best.numerator,
         "denominator": best.denominator,

@@ -39,7 +39,7 @@ class ClosedFormRun:
 
 def run_closed_forms(run: ClosedFormRun) -> None:
     """Judge, print the table, write the report. Errors: `UserError` for files that cannot be read or written."""
-    _check_report_path(run)
+    check_report_path(run.json, run.eval_csv)
     report = closed_form_report(run)
     print(format_table(report))
     if run.json is not None:
@@ -63,9 +63,6 @@ def closed_form_report(run: ClosedFormRun) -> dict[str, Any]:
 
         judged = judge_rows(CLOSED_FORMS, rows, run.lookahead, shown)
     orbits = judge_orbits(CLOSED_FORMS, run.starts, run.lookahead)
-    session = collect_provenance({})
-    names = ("started_utc", "argv", "versions", "platform", "cpu", "num_threads")
-    environment = {name: session[name] for name in names}
     return {
         "schema_version": SCHEMA_VERSION,
         "lookahead": run.lookahead,
@@ -75,13 +72,22 @@ def closed_form_report(run: ClosedFormRun) -> dict[str, Any]:
             "steps": sum(orbit.steps for orbit in orbits[CLOSED_FORMS[0].name].values()),
             "violations": {name: _total(counts) for name, counts in orbits.items()},
         },
-        "environment": environment | {"commit": session["git"]["commit"], "dirty": session["git"]["dirty"]},
+        "environment": environment(),
         **{
             form.name: judged[form.name]
             | {"orbits": {str(start): asdict(count) for start, count in orbits[form.name].items()}}
             for form in CLOSED_FORMS
         },
     }
+
+
+def environment() -> dict[str, Any]:
+    """What made a report: command, versions, machine, commit."""
+    session = collect_provenance({})
+    names = ("started_utc", "argv", "versions", "platform", "cpu", "num_threads")
+    return {name: session[name] for name in names} | {
+        "commit": session["git"]["commit"], "dirty": session["git"]["dirty"]
+    }  # fmt: skip
 
 
 def format_table(report: dict[str, Any]) -> str:
@@ -115,13 +121,13 @@ def format_table(report: dict[str, Any]) -> str:
     ])  # fmt: skip
 
 
-def _check_report_path(run: ClosedFormRun) -> None:
-    path = run.json
+def check_report_path(path: Path | None, eval_csv: Path | None) -> None:
+    """Refuse a report that could not be written or would replace the evaluation file. Errors: `UserError`."""
     if path is None:
         return
     if path.is_dir() or not path.absolute().parent.is_dir():
         raise UserError(f"--json {path}: expected a file in a folder that exists")
-    if run.eval_csv is not None and path.exists() and run.eval_csv.exists() and path.samefile(run.eval_csv):
+    if eval_csv is not None and path.exists() and eval_csv.exists() and path.samefile(eval_csv):
         raise UserError(f"--json {path} is the file of --eval-csv and would be overwritten; name another")
 
 

@@ -20,9 +20,11 @@ from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from errors import UserError
+from training.collatz_checks import check_collatz
 from training.config_checks import check_ranges, check_resolved, shown
 from training.config_schema import (
     ArchConfig,
+    CollatzConfig,
     EvalConfig,
     EvaluateConfig,
     FlossConfig,
@@ -40,6 +42,7 @@ __all__ = [
     "ARCH_NAMES",
     "LOSS_NAMES",
     "ArchConfig",
+    "CollatzConfig",
     "EvalConfig",
     "EvaluateConfig",
     "FlossConfig",
@@ -143,8 +146,17 @@ IDENTITY = (
     "state_dtype",
 )
 
-_TRUTH_WORDS = ("true", "false", "yes", "no", "on", "off", "y", "n", "1", "0")
+# Sections and settings that a Collatz run does not read.
+_OF_PUZZLES = (
+    "arch", "objective", "floss", "eval", "guards", "data_paths", "data_paths_test", "data_path", "evaluators", "augment",
+    "puzzle_emb_lr", "puzzle_emb_weight_decay", "freeze_weights", "eval_batch_size", "eval_save_outputs",
+    "fast_validation_size", "validation_size", "max_test_rows", "fast_eval_delta", "force_full_eval_every",
+    "state_dtype",
+)  # fmt: skip
+# Of `collatz.*`: how a run is judged. (The sizes of the samples do shape the data, which leave their orbits out.)
+_JUDGES = ("eval_csv", "eval_interval", "quick_eval_interval")
 
+_TRUTH_WORDS = ("true", "false", "yes", "no", "on", "off", "y", "n", "1", "0")
 
 
 def nearest_key(key: str, valid: Iterable[str]) -> str:
@@ -283,8 +295,11 @@ def resolve(raw: Mapping[str, Any], *, require_data: bool = True) -> TrainConfig
     cfg: TrainConfig = merge_into_schema(plain, TrainConfig)
     _move_aliases(cfg)
     check_ranges(cfg)
+    is_collatz = cfg.collatz.preset is not None
+    if is_collatz:
+        check_collatz(cfg)
     _complete(cfg)
-    check_resolved(cfg, require_data=require_data)
+    check_resolved(cfg, require_data=require_data and not is_collatz)
     return cfg
 
 
@@ -320,18 +335,22 @@ def _complete(cfg: TrainConfig) -> None:
         cfg.state_dtype = cfg.dtype if cfg.state_dtype == "auto" else cfg.state_dtype
     if cfg.project_name is None:
         folder = os.path.basename(os.path.normpath(cfg.data_paths[0])) if cfg.data_paths else "no-data"
+        folder = folder if cfg.collatz.preset is None else "Collatz"
         cfg.project_name = f"{folder.capitalize()}-ACT-torch"
     if cfg.run_name is None:
         # Other starting weights make another run, though not other settings.
         start = f"{config_hash(cfg)}{cfg.init_from or ''}".encode("utf-8", "surrogateescape")
-        cfg.run_name = f"{cfg.arch.name}-{hashlib.sha256(start).hexdigest()[:8]}"
+        kind = cfg.arch.name if cfg.collatz.preset is None else f"collatz-{cfg.collatz.preset}"
+        cfg.run_name = f"{kind}-{hashlib.sha256(start).hexdigest()[:8]}"
     if cfg.checkpoint_path is None:
         cfg.checkpoint_path = str(Path("checkpoints") / cfg.project_name / cfg.run_name)
 
 
 def config_to_dict(cfg: TrainConfig) -> dict[str, Any]:
-    """The config as nested plain containers (what `all_config.yaml` holds)."""
-    return asdict(cfg)
+    """The config as nested plain containers (what `all_config.yaml` holds), without what the run does not read."""
+    plain = asdict(cfg)
+    unread = _OF_PUZZLES if cfg.collatz.preset is not None else ("collatz",)
+    return {key: value for key, value in plain.items() if key not in unread}
 
 
 def flosses(cfg: TrainConfig) -> bool:
@@ -347,11 +366,11 @@ def config_hash(cfg: TrainConfig) -> str:
     """
     kept = {key: value for key, value in config_to_dict(cfg).items() if key not in RUN_CONTROL}
     if cfg.objective.name == "act_streaming":
-        del kept["objective"]
-    if cfg.arch.name != "srm":
+        kept.pop("objective", None)
+    if "arch" in kept and cfg.arch.name != "srm":
         kept["arch"] = {key: value for key, value in kept["arch"].items() if key not in SRM_ONLY}
     if not flosses(cfg):
-        del kept["floss"]
+        kept.pop("floss", None)
     canonical = json.dumps(kept, sort_keys=True, separators=(",", ":"), allow_nan=False, default=str)
     return hashlib.sha256(canonical.encode()).hexdigest()
 
@@ -363,10 +382,12 @@ def run_identity(cfg: TrainConfig) -> dict[str, Any]:
     learning rate can be made longer.
     """
     plain = config_to_dict(cfg)
-    identity = {key: plain[key] for key in IDENTITY}
+    identity = {key: plain[key] for key in IDENTITY if key in plain}
     identity["data_paths"] = [os.path.normpath(path) for path in cfg.data_paths]
     if cfg.lr_min_ratio != 1.0:
         identity["epochs"] = cfg.epochs
+    if cfg.collatz.preset is not None:
+        return identity | {f"collatz.{key}": value for key, value in plain["collatz"].items() if key not in _JUDGES}
     if cfg.objective.name != "act_streaming":
         identity |= {f"objective.{key}": value for key, value in plain["objective"].items()}
     if flosses(cfg):

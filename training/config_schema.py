@@ -147,6 +147,54 @@ class FlossConfig:
 
 
 @dataclass
+class CollatzConfig:
+    """A function V(n) that is to decrease along Collatz orbits; read by nothing else. `epochs` are updates then."""
+
+    preset: str | None = None  # faithful (the source experiment) | orbit; null = no Collatz run
+    lookahead: int = 10  # valuations that V sees
+    layers: list[int] = field(default_factory=lambda: [128, 128, 128])  # hidden widths
+
+    # -- loss
+    margin: float = 0.05  # by which V is to decrease
+    growth_weight: float = 10.0  # of a step with T(n) > n, as a multiple of another step's
+    decay_weight: float = 1.0  # of every step
+    use_t4: bool = False  # V(T^4 n) below V(n) too, with half the weight
+    use_t8: bool = False  # V(T^8 n) with a fifth
+    target_type: str = "fixed"  # | adaptive: the drift coefficient of the anchor is learned
+    decay_start: int = 1000  # updates with the full anchor
+    decay_len: int = 5000  # updates over which it falls to a thousandth
+    min_anchor: float = 0.0  # share of the anchor that does not fall
+    tau_start: float = 0.1  # of preset orbit: width of the sigmoid in nats, at the start and at the end
+    tau_end: float = 0.005
+
+    # -- data of preset faithful
+    hard_ratio: float = 0.25  # share of the batch from the orbits of hard seeds
+    max_bits: int = 128
+    curriculum: bool = False  # the hard seeds join one after the other
+    start_seeds: int = 30  # those there from the start
+    ramp_len: int = 25000  # updates until all have joined
+    empty_pool: str = "reserved-seed"  # | random: what stands in for the pool while it is empty
+    mine_negatives: bool = False  # numbers on which V decreases least join the pool
+    mine_interval: int = 5000  # updates
+    mine_count: int = 50
+    mine_start_epoch: int = 0
+    # -- data of preset orbit
+    segment_steps: int = 32  # steps of one row of the batch
+    fewest_bits: int = 200  # of the starts
+    most_bits: int = 256
+    # -- of both
+    decontaminate: bool = False  # steps on test orbits are not trained on
+    legacy_lr_plateau: bool = False  # the rate is halved when single losses set no record, as in the source
+
+    # -- evaluation
+    eval_csv: str | None = None  # of dataset/build_collatz_eval.py
+    eval_interval: int = 5000  # updates between full evaluations
+    quick_eval_interval: int = 1000  # updates between quick ones
+    test_starts: int = 200  # orbits of the on-orbit sample, never trained on
+    validation_starts: int = 40  # likewise of the sample that chooses the best checkpoint
+
+
+@dataclass
 class WandbConfig:
     """Weights & Biases. No key here on purpose: wandb reads it from its own environment."""
 
@@ -162,6 +210,7 @@ class TrainConfig:
     arch: ArchConfig = field(default_factory=ArchConfig)
     objective: ObjectiveConfig = field(default_factory=ObjectiveConfig)
     floss: FlossConfig = field(default_factory=FlossConfig)
+    collatz: CollatzConfig = field(default_factory=CollatzConfig)
 
     # -- data
     data_paths: list[str] = field(default_factory=list)  # dataset folders

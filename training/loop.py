@@ -20,7 +20,6 @@ from training.checkpoint import CheckpointWriteError, keep_last, save_latest, sa
 from training.interrupt import InterruptHandler
 from training.reports import Reports
 from training.run import Run, full_state
-from training.scoring import Scoring
 from training.update import NonFiniteError, UpdateReport, reads_late, require_finite, settle, train_on_batch
 
 
@@ -39,7 +38,7 @@ class Loop:
     def __init__(self, run: Run, reports: Reports | None) -> None:
         self.run = run
         self.reports = reports
-        self.scoring = Scoring(run, reports)
+        self.scoring = run.scoring(run, reports)
         self.deadline = None
         if run.config.max_hours is not None:
             self.deadline = time.monotonic() + 3600 * run.config.max_hours

@@ -106,7 +106,7 @@ class Reports:
             "next_fast_eval_step": next_fast,
             "best": None
             if best is None
-            else {"metric": "eval/validation/exact_accuracy", "value": best.value, "step": best.step},
+            else {"metric": run.headline, "value": best.value, "step": best.step},
         }
 
     def summary(self, run: Run, results: dict[str, Any]) -> None:
@@ -121,7 +121,7 @@ class Reports:
             "best": None
             if best is None
             else {
-                "metric": "eval/validation/exact_accuracy",
+                "metric": run.headline,
                 "value": best.value,
                 "step": best.step,
                 "numerator": best.numerator,

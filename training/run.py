@@ -1,22 +1,21 @@
 """A run: all its parts in one place, and how they become one full state and come back from it."""
 
 import sys
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field, replace
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 
-from dataset.puzzle_source import PuzzleSource
 from errors import UserError
-from models.flops import step_flops
-from models.recursive_model import RecursiveModel
+from models.network import Network
 from training.config import TrainConfig, run_identity
 from training.distributed import World
 from training.ema import EMA
 from training.hooks.base import Hook
 from training.inference.base import Inference
+from training.inference.official import OfficialInference
 from training.initial_weights import InitialWeights
 from training.objectives.base import Objective
 from training.optim import SparseSignSGD
@@ -29,6 +28,20 @@ from training.validation import ValidationRecord
 START = {"iteration": 0, "batch": 0, "cursor": 0}
 
 
+class Scores(Protocol):
+    """Evaluates a run. What it keeps between evaluations belongs into the run's `validation`."""
+
+    def validate(self, *, last: bool) -> bool:
+        """What is due at this step; in full when it is the run's last. True when the step is the new best."""
+        ...
+
+    def final_results(self) -> dict[str, Any]:
+        """Numbers of the end, for `summary.json`."""
+        ...
+
+    def print_summary(self, results: dict[str, Any]) -> None: ...
+
+
 @dataclass
 class Run:
     """Everything the loop works with. `step` counts updates; `position` is the next batch's."""
@@ -37,15 +50,17 @@ class Run:
     world: World
     device: torch.device
     folder: RunFolder
-    model: RecursiveModel
-    ema: EMA[RecursiveModel] | None
+    model: Any  # models.network.Network; with a richer interface for those who know which
+    ema: EMA[Any] | None
     dense: torch.optim.Optimizer | None
     sparse: SparseSignSGD | None
     objective: Objective
-    inference: Inference
-    source: PuzzleSource
-    evaluation_rows: list[EvalRows]
+    source: Any  # dataset.source.Source, likewise
     planned_updates: int
+    scoring: Callable[["Run", Any], Scores]  # of the run and its reports, None except on rank 0
+    inference: Inference = field(default_factory=OfficialInference)  # of runs on puzzles, as are the next
+    evaluation_rows: list[EvalRows] = field(default_factory=list)
+    headline: str = "eval/validation/exact_accuracy"  # what chooses the best checkpoint
     hooks: list[Hook] = field(default_factory=list)
     validation: ValidationRecord = field(default_factory=ValidationRecord)
     step: int = 0
@@ -59,7 +74,7 @@ class Run:
     state_file: Path | None = None  # the full state it went on from
 
     @property
-    def evaluated_model(self) -> RecursiveModel:
+    def evaluated_model(self) -> Any:
         """The weights that evaluation uses and weight files hold: the EMA's where there is one."""
         return self.ema.model if self.ema is not None else self.model
 
@@ -68,12 +83,11 @@ class Run:
         """What training has cost so far, under the names of `metrics.jsonl`.
 
         `train/seconds`: of this process, over all sessions, without evaluation and saving. `train/samples`: supervision
-        steps trained, of rows. `train/flops`: the closed form of `models.flops` for them and for what was computed
+        steps trained, of rows. `train/flops`: the closed form of the network for them and for what was computed
         beside them.
         """
-        config = self.model.config
-        trained = step_flops(replace(config, no_ACT_continue=True), training=True)
-        extra = step_flops(config, training=False)
+        network: Network = self.model
+        trained, extra = network.trained_flops(), network.extra_flops()
         return {
             "train/seconds": self.train_seconds,
             "train/samples": self.samples_seen,
@@ -98,7 +112,7 @@ class Run:
         settings.pop("data_paths", None)  # the fingerprint knows the data, wherever the folder lies
         return {
             "settings": settings,
-            "computes_in": str(self.model.config.dtype).removeprefix("torch."),
+            "computes_in": str(self.model.compute_dtype).removeprefix("torch."),
             "objective": self.objective.name,
             "hooks": [hook.name for hook in self.hooks],
             "data": self.source.fingerprint(),
@@ -198,9 +212,11 @@ def _take_over(run: Run, state: dict[str, Any]) -> None:
     run.validation.load_state_dict(state["validation"])
     run.step, run.position = state["step"], dict(state["position"])
     run.samples_seen, run.clip_events = state["samples_seen"], state["clip_events"]
-    # States that do not tell are of ACT streaming, whose only extra passes are the targets of Q-learning.
-    targets = 0 if run.model.config.no_ACT_continue else run.samples_seen
-    run.extra_passes = state.get("extra_passes", targets)
+    if "extra_passes" in state:
+        run.extra_passes = state["extra_passes"]
+    else:
+        # States that do not tell are of ACT streaming, whose only extra passes are the targets of Q-learning.
+        run.extra_passes = 0 if run.config.arch.no_ACT_continue else run.samples_seen
     run.train_seconds = state["train_seconds"]
     run.metric_sums = dict(state["metric_sums"])
     run.initial = _initial_weights(state.get("initial"))

@@ -11,6 +11,7 @@ import torch
 from errors import UserError
 from training.atomic_file import sweep_temporaries
 from training.checkpoint import load_newest, load_state
+from training.collatz_setup import build_collatz_run
 from training.config import EvalConfig, TrainConfig, load_config_file
 from training.devices import keep_freed_memory, resolve_device
 from training.distributed import LostProcessError, World, start_world
@@ -24,6 +25,7 @@ from training.objectives.choose import build_objective
 from training.optim import assert_ownership
 from training.run import Run, restore
 from training.run_folder import RunFolder, decide_start
+from training.scoring import Scoring
 from training.seeding import seed_everything
 from training.setup import (
     build_network,
@@ -37,6 +39,7 @@ from training.strict_json import JsonError, read_json_object
 from training.validation import ValidationRecord
 
 ObjectiveFactory = Callable[[TrainConfig], Objective]
+Builder = Callable[[TrainConfig, World], Run]
 
 
 def act_objective(config: TrainConfig) -> Objective:
@@ -107,6 +110,7 @@ def build_run(config: TrainConfig, world: World, objective: Objective) -> Run:
         inference=build_inference(config.eval, [rows.puzzle_set for rows in evaluation_rows], config.seed),
         source=source,
         evaluation_rows=evaluation_rows,
+        scoring=Scoring,
         planned_updates=planned_updates(config, source),
         validation=ValidationRecord(
             delta=config.fast_eval_delta,
@@ -114,6 +118,13 @@ def build_run(config: TrainConfig, world: World, objective: Objective) -> Run:
             patience=config.early_stop_patience,
         ),
     )
+
+
+def choose_builder(config: TrainConfig, objective_factory: ObjectiveFactory = build_objective) -> Builder:
+    """What makes the parts of a run of this kind: the one place that tells puzzles from Collatz orbits."""
+    if config.collatz.preset is not None:
+        return build_collatz_run
+    return lambda config, world: build_run(config, world, objective_factory(config))
 
 
 def place(run: Run) -> None:
@@ -219,7 +230,7 @@ def train_in(world: World, config: TrainConfig, objective_factory: ObjectiveFact
     with world.together():
         check_processes(config, world)
         check_evaluation(config)
-        run = build_run(config, world, objective_factory(config))
+        run = choose_builder(config, objective_factory)(config, world)
         # A start that lies elsewhere is read before there is a folder: when it is refused, nothing is left behind.
         starts_elsewhere = not run.folder.states
         if starts_elsewhere:

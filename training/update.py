@@ -51,7 +51,7 @@ def reads_late(run: Run) -> bool:
     On CUDA the host runs ahead of the device; reading at once would stop it at every update. A value that is not finite
     is then noticed one update late: nothing of it has been saved by then either, since boundaries settle first.
     """
-    return run.device.type == "cuda"
+    return run.device.type == "cuda" and not any(hook.reads_losses for hook in run.hooks)
 
 
 def train_on_batch(run: Run, batch: Batch, *, stop_requested: bool) -> list[UpdateReport]:
@@ -141,6 +141,8 @@ def _update(run: Run, outputs: list[Output], apart: ApartGradients, stop_request
     config = run.config
     schedule = (config.lr_warmup_steps, run.planned_updates, config.lr_min_ratio)
     report.lr = learning_rate(step, config.lr, *schedule)
+    for hook in run.hooks:
+        report.lr = hook.learning_rate(step, report.lr)
     if run.dense is not None:
         for group in run.dense.param_groups:
             group["lr"] = report.lr
@@ -173,6 +175,8 @@ def settle(run: Run, report: UpdateReport) -> None:
     run.clip_events += report.clipped
     run.samples_seen += int(sums.pop(_TRAINED))
     run.extra_passes += int(sums.pop(_EXTRA))
+    for hook in run.hooks:
+        hook.settled(report.step, sums["loss"] / sums["normalizer"])
     for name, value in sums.items():
         run.metric_sums[name] = run.metric_sums.get(name, 0.0) + value
 

@@ -140,7 +140,7 @@ def test_values_by_plain_python(form: ClosedForm) -> None:
 
 def test_a_margin_of_almost_nothing_is_a_violation() -> None:
     logs = np.array([[5.0, 5.0 - 9e-7, 3.0]])
-    windows = Windows(logs, np.array([[2, 1, 0]]), np.array([[1, 1]]))
+    windows = Windows(logs, np.array([[2, 1, 0]]), np.array([[1, 1]]), np.array([5]))
     assert 0 < margins(Anchor(0.0, "flat"), windows)[0] < 1e-6
     assert Anchor(0.0, "flat").violations(windows).tolist() == [True]
     assert LogN().violations(windows).tolist() == [False], "that is decided on the integers"

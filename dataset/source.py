@@ -1,0 +1,38 @@
+"""The source seam: where the loop's batches come from."""
+
+from typing import Any, Protocol
+
+from torch import Tensor
+
+Position = dict[str, int]
+
+
+class Source(Protocol):
+    """Global batches by position.
+
+    A batch is a pure function of (seed, position), unless a source is given feedback from the network; then what it
+    has made of it is its state. `total_groups` x `mean_examples` rows are an epoch, `epochs_per_iteration` epochs an
+    iteration; a position counts iterations under that name.
+    """
+
+    epochs_per_iteration: int
+
+    @property
+    def total_groups(self) -> int: ...
+
+    @property
+    def mean_examples(self) -> float: ...
+
+    def next(self, position: Position) -> tuple[dict[str, Tensor], Position]:
+        """The batch at `position`, its leaves' first axis the slot, and the position of the one after it."""
+        ...
+
+    def state_dict(self) -> dict[str, Any]:
+        """What a resumed run needs beside the position; plain values and tensors."""
+        ...
+
+    def load_state_dict(self, state: dict[str, Any]) -> None: ...
+
+    def fingerprint(self) -> dict[str, Any]:
+        """What must be equal for a saved position to mean the same batches."""
+        ...

@@ -1,0 +1,44 @@
+"""The source's learning-rate schedule: halved whenever the loss of a single mini-batch has found no new minimum."""
+
+from typing import Any
+
+import torch
+from torch.optim.lr_scheduler import ReduceLROnPlateau
+
+from training.hooks.base import Hook
+
+FACTOR, PATIENCE = 0.5, 2000
+
+
+class LossPlateau(Hook):
+    """ReduceLROnPlateau stepped on every mini-batch loss. The rate of update s follows from the losses before it.
+
+    A noisy loss sets a record early by chance and rarely again, so that the rate collapses: to lr / 2^16 for lr = 1e-3,
+    below which torch changes nothing any more.
+    """
+
+    name = "loss_plateau"
+    reads_losses = True
+
+    def __init__(self, lr: float) -> None:
+        # A parameter that nobody trains: the scheduler wants an optimizer to set a rate on.
+        self._holder = torch.optim.SGD([torch.zeros(1)], lr)
+        self._scheduler = ReduceLROnPlateau(self._holder, factor=FACTOR, patience=PATIENCE)
+
+    def learning_rate(self, step: int, scheduled: float) -> float:
+        return float(self._holder.param_groups[0]["lr"])
+
+    def settled(self, step: int, loss: float) -> None:
+        self._scheduler.step(loss)
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"lr": self.learning_rate(0, 0.0), **self._scheduler.state_dict()}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Errors: `ValueError` for other entries than `state_dict` gives."""
+        own = self.state_dict()
+        if state.keys() != own.keys() or any(type(state[key]) is not type(own[key]) for key in own):
+            raise ValueError(f"hook {self.name}: its entries are not those it saves")
+        rest = dict(state)
+        self._holder.param_groups[0]["lr"] = rest.pop("lr")
+        self._scheduler.load_state_dict(rest)
