@@ -148,8 +148,8 @@ IDENTITY = (
 
 # Sections and settings that a Collatz run does not read.
 _OF_PUZZLES = (
-    "arch", "objective", "floss", "eval", "guards", "data_paths", "data_paths_test", "data_path", "evaluators", "augment",
-    "puzzle_emb_lr", "puzzle_emb_weight_decay", "freeze_weights", "eval_batch_size", "eval_save_outputs",
+    "arch", "objective", "floss", "eval", "guards", "data_paths", "data_paths_test", "data_path", "evaluators",
+    "augment", "puzzle_emb_lr", "puzzle_emb_weight_decay", "freeze_weights", "eval_batch_size", "eval_save_outputs",
     "fast_validation_size", "validation_size", "max_test_rows", "fast_eval_delta", "force_full_eval_every",
     "state_dtype",
 )  # fmt: skip
