@@ -1,19 +1,11 @@
-"""Arms of Collatz runs against the first arm and against the closed forms, seed by seed, with t intervals over seeds."""
+"""Arms of Collatz runs against the first arm and against the closed forms, seed by seed, with t intervals."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from analysis.collatz_runs import (
-    BY_NAME,
-    METRICS,
-    MOMENTS,
-    CollatzArm,
-    CollatzRun,
-    Metric,
-    size_metrics,
-    word_metrics,
-)
+from analysis.collatz_arms import CollatzArm, reports_by_lookahead
+from analysis.collatz_runs import BY_NAME, METRICS, MOMENTS, CollatzRun, Metric, size_metrics, word_metrics
 from analysis.seed_pairs import MeanInterval, mean_interval
 from models.collatz_closed_forms import CLOSED_FORMS
 from training.collatz_report import verdict
@@ -113,11 +105,10 @@ def run_verdicts(run: CollatzRun) -> dict[str, str]:
     }
 
 
-def describe(interval: MeanInterval, metric: Metric, *, signed: bool = True) -> str:
-    """`-0.52 points, 95 % t interval -0.80 to -0.24, 5 seeds`; violations where the metric counts them."""
-    sign = "+" if signed else ""
-    form, unit = (f"{sign}.3f", "points") if metric.scale == 100 else (f"{sign}.1f", "violations")
-    mean = f"{metric.scale * interval.mean:{form}} {unit}"
+def describe(interval: MeanInterval, metric: Metric) -> str:
+    """`-0.520 points, 95 % t interval -0.800 to -0.240, 5 seeds`, or violations where the metric counts them."""
+    form = "+.1f" if metric.unit == "violations" else "+.3f"
+    mean = f"{metric.scale * interval.mean:{form}} {metric.unit}"
     if interval.bounds is None:
         return f"{mean}, {'one seed' if interval.n == 1 else f'the same on {interval.n} seeds'}: no interval"
     low, high = (metric.scale * bound for bound in interval.bounds)
@@ -170,15 +161,14 @@ def _last(run: CollatzRun, key: str) -> float | None:
 
 def closed_records(arms: Sequence[CollatzArm]) -> dict[str, dict[str, Any]]:
     """By lookahead: the closed forms in every metric, and the bounds, on the steps that the runs were judged on."""
-    found: dict[str, dict[str, Any]] = {}
-    for arm in arms:
-        report = arm.runs[0].report
-        found.setdefault(str(arm.lookahead), {
+    return {
+        str(lookahead): {
             "bounds": report["bounds"],
             "functions": {
                 name: {metric.name: metric.read(report[name]) for metric in all_metrics(arms)}
                 | {f"orbit_{start}": count["violations"] for start, count in report[name]["orbits"].items()}
                 for name in CLOSED_NAMES
             },
-        })  # fmt: skip
-    return found
+        }
+        for lookahead, report in reports_by_lookahead(arms).items()
+    }

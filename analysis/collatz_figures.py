@@ -10,9 +10,10 @@ import matplotlib.ticker
 import numpy as np
 from matplotlib.figure import Figure
 
+from analysis.collatz_arms import CollatzArm, reports_by_lookahead
 from analysis.collatz_margins import OrbitMargins
 from analysis.collatz_orbit_facts import SOURCE_VIOLATIONS
-from analysis.collatz_runs import BY_NAME, CollatzArm
+from analysis.collatz_runs import BY_NAME
 from analysis.figure_files import BLUE, GREEN, GREY, ORANGE, PURPLE, RED, STYLE
 from analysis.seed_pairs import mean_interval
 from dataset.collatz_map import TEST_STARTS, orbit
@@ -79,11 +80,13 @@ def draw_margins(functions: Mapping[str, OrbitMargins]) -> Figure:
                           markeredgewidth=1.6, transform=axes.get_xaxis_transform(), zorder=5)  # fmt: skip
                 counts.append(f"{name} {int(bad.sum())}")
             axes.axhline(0, color="black", linewidth=0.7)
-            axes.set_yscale("symlog", linthresh=0.01, linscale=0.6)
-            axes.yaxis.set_major_locator(matplotlib.ticker.SymmetricalLogLocator(base=10, linthresh=0.01))
+            axes.set_yscale("symlog", linthresh=0.01, linscale=1.0)
+            axes.yaxis.set_major_locator(matplotlib.ticker.FixedLocator([-100, -1, -0.01, 0, 0.01, 1, 100]))
+            axes.yaxis.set_minor_locator(matplotlib.ticker.NullLocator())
+            axes.yaxis.set_major_formatter(matplotlib.ticker.FuncFormatter(lambda value, _: f"{value:g}"))
             axes.set_xlim(-1, path.steps)
             axes.set_title(f"{start}: {path.steps} steps; violated: {', '.join(counts)}", loc="left", fontsize=9)
-        panels[len(panels) // 2].set_ylabel("margin V(n) − V(T(n)), nats of ln n")
+        figure.supylabel("margin V(n) - V(T(n)), nats of ln n", fontsize=10)
         panels[-1].set_xlabel("step j of the orbit")
         for name, colour in colours.items():
             panels[0].plot([], [], color=colour, marker="x", label=name)
@@ -95,7 +98,7 @@ def draw_margins(functions: Mapping[str, OrbitMargins]) -> Figure:
 
 
 def lookahead_rows(arms: Sequence[CollatzArm], largest: int) -> list[dict[str, Any]]:
-    """Every point of the figure: theory and closed forms at lookaheads 1 to `largest`, measured functions, runs, arms."""
+    """Every point of the figure: theory and closed forms at lookaheads 1 to `largest`, what was measured, arms."""
     rows: list[dict[str, Any]] = []
     for lookahead in range(1, largest + 1):
         bounds = bounds_at(lookahead)
@@ -104,16 +107,14 @@ def lookahead_rows(arms: Sequence[CollatzArm], largest: int) -> list[dict[str, A
             rows.append({"panel": "rate", "kind": "theory", "name": name, "lookahead": lookahead, "value": value})
         for name, counts in judge_orbits(_FORMS, TEST_STARTS, lookahead).items():
             total = sum(count.violations for count in counts.values())
-            rows.append({"panel": "orbits", "kind": "closed form", "name": name, "lookahead": lookahead, "value": total})
-    judged: set[int] = set()
+            rows.append({"panel": "orbits", "kind": "closed form", "name": name, "lookahead": lookahead,
+                         "value": total})  # fmt: skip
+    for lookahead, report in reports_by_lookahead(arms).items():
+        for name in DRAWN:
+            low, high = report[name]["on_orbit"]["rate_interval"]
+            rows.append({"panel": "rate", "kind": "closed form", "name": name, "lookahead": lookahead,
+                         "value": report[name]["on_orbit"]["rate"], "low": low, "high": high})  # fmt: skip
     for arm in arms:
-        report = arm.runs[0].report
-        if arm.lookahead not in judged:
-            judged.add(arm.lookahead)
-            for name in DRAWN:
-                low, high = report[name]["on_orbit"]["rate_interval"]
-                rows.append({"panel": "rate", "kind": "closed form", "name": name, "lookahead": arm.lookahead,
-                             "value": report[name]["on_orbit"]["rate"], "low": low, "high": high})  # fmt: skip
         for panel, metric in (("rate", BY_NAME["on_orbit"]), ("orbits", BY_NAME["orbits"])):
             values = arm.values(metric, "best")
             assert values is not None
@@ -183,7 +184,7 @@ def draw_lookahead(arms: Sequence[CollatzArm], rows: Sequence[Mapping[str, Any]]
 
 def _shifts(arms: Sequence[CollatzArm]) -> dict[str, float]:
     """Arms of one lookahead stand side by side."""
-    found = {}
+    found: dict[str, float] = {}
     for lookahead in {arm.lookahead for arm in arms}:
         own = [arm.label for arm in arms if arm.lookahead == lookahead]
         step = min(0.7, 6 / len(own))
@@ -193,11 +194,11 @@ def _shifts(arms: Sequence[CollatzArm]) -> dict[str, float]:
 
 # -- training curves
 
-PANELS = (
-    ("train/loss", "training loss", True),
-    ("eval/validation/violations", "violated validation steps", True),
-    ("train/lr", "learning rate", True),
-)
+PANELS = {
+    "train/loss": "training loss",
+    "eval/validation/violations": "violated validation steps",
+    "train/lr": "learning rate",
+}
 
 
 def training_rows(arms: Sequence[CollatzArm]) -> list[dict[str, Any]]:
@@ -206,7 +207,7 @@ def training_rows(arms: Sequence[CollatzArm]) -> list[dict[str, Any]]:
     for arm in arms:
         for run in arm.runs:
             counts = dict(run.curve("eval/validation/count"))
-            for key, _, _ in PANELS:
+            for key in PANELS:
                 points: Sequence[tuple[float, float]] = run.curve(key)
                 if key.startswith("train/"):
                     points = binned(points)
@@ -233,7 +234,7 @@ def draw_training(arms: Sequence[CollatzArm], rows: Sequence[Mapping[str, Any]])
     looks = looks_of(arms)
     with matplotlib.rc_context(STYLE):
         figure, panels = plt.subplots(len(PANELS), 1, figsize=(8.5, 9), sharex=True, constrained_layout=True)
-        for axes, (key, label, logarithmic) in zip(panels, PANELS, strict=True):
+        for axes, (key, label) in zip(panels, PANELS.items(), strict=True):
             own = [row for row in rows if row["panel"] == key]
             for arm in arms:
                 colour, line, _ = looks[arm.label]
@@ -241,11 +242,12 @@ def draw_training(arms: Sequence[CollatzArm], rows: Sequence[Mapping[str, Any]])
                     mine = [row for row in own if row["arm"] == arm.label and row["seed"] == run.seed]
                     axes.plot([row["step"] for row in mine], [row["value"] for row in mine], color=colour,
                               linestyle=line, linewidth=0.9, alpha=0.8)  # fmt: skip
-            if logarithmic and any(row["value"] > 0 for row in own):
+            above = [row["value"] for row in own if row["value"] > 0]
+            # Within a decade a logarithmic axis has hardly a number on it.
+            if above and max(above) > 10 * min(above):
                 axes.set_yscale("log")
             axes.set_ylabel(label)
         panels[1].yaxis.set_major_formatter(matplotlib.ticker.FuncFormatter(lambda value, _: f"{100 * value:g} %"))
-        panels[1].yaxis.set_minor_formatter(matplotlib.ticker.NullFormatter())
         panels[-1].set_xlabel("updates")
         panels[-1].set_xlim(left=0)
         for arm in arms:

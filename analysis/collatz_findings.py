@@ -1,9 +1,10 @@
 """The source's findings, line by line, as Collatz runs here confirm them, refute them, or leave them open.
 
 A finding compares arms that differ in nothing but what it speaks of, on the seeds that both have, by their final
-weights. Its measures are each confirmed or refuted when the 95 % t interval over seeds lies on one side of 0, and open
-otherwise, as with a single seed. The finding is confirmed when all its measures are; refuted when one is and none is
-confirmed (of a claim with several parts: when one part is); open otherwise.
+weights. Each of its measures is confirmed or refuted when the 95 % t interval over seeds lies on one side of 0, and
+open otherwise, as with a single seed. The finding is confirmed when all its measures on several seeds are; refuted when
+one is and none is confirmed; open otherwise. Of a claim with several parts all measures count, and one refuted part
+refutes.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -12,16 +13,19 @@ from pathlib import Path
 
 import numpy as np
 
+from analysis.collatz_arms import CollatzArm
+from analysis.collatz_claims import CLAIMS, RATE, Claim, IsPair, Settings, changes
 from analysis.collatz_comparisons import best_closed_form, describe
 from analysis.collatz_margins import OrbitMargins
-from analysis.collatz_runs import BY_NAME, CollatzArm, CollatzRun, Metric
+from analysis.collatz_runs import BY_NAME, CollatzRun, Metric
 from analysis.seed_pairs import MeanInterval, mean_interval
 
 HARD_STARTS = (703, 26623, 626331)  # those that no run of the source solves
 PLATEAU = 0.1  # change of the second half of a run, relative, below which nothing is gained
 COLLAPSED = 1e-2  # of the first rate
 _POINTS, _COUNT = BY_NAME["on_orbit"], BY_NAME["orbits"]
-_NATS = Metric("worst_margin", "nats of ln n", 1, lambda entry: None)
+_NATS = Metric("worst_margin", "worst margin", 1, lambda entry: None, unit="nats")
+_CHANGE = Metric("second_half", "change", 100, lambda entry: None, unit="%")
 
 
 @dataclass(frozen=True)
@@ -33,6 +37,11 @@ class Measure:
     text: str
     interval: MeanInterval | None
     verdict: str
+
+    @property
+    def is_single(self) -> bool:
+        """Of a single seed, which decides nothing."""
+        return self.interval is not None and self.interval.n == 1
 
 
 @dataclass(frozen=True)
@@ -48,82 +57,14 @@ class Finding:
     @property
     def verdict(self) -> str:
         """confirmed, refuted, open, or not run."""
-        found = {each.verdict for each in self.measures}
-        if not found:
+        found = {each.verdict for each in self.measures if self.parts or not each.is_single} or {"open"}
+        if not self.measures:
             return "not run"
         if found == {"confirmed"}:
             return "confirmed"
         if "refuted" in found and (self.parts or "confirmed" not in found):
             return "refuted"
         return "open"
-
-
-@dataclass(frozen=True)
-class Claim:
-    """A finding on pairs of arms. worse: whether it says that the second of a pair is worse, or else better.
-
-    keys: the settings in which a pair may differ. is_pair: of (first, second), given that they differ in these only.
-    """
-
-    name: str
-    claim: str
-    source: str
-    keys: frozenset[str]
-    is_pair: Callable[[Mapping[str, object], Mapping[str, object]], bool]
-    worse: bool
-    metrics: tuple[str, ...] = ("orbits", "pass", "on_orbit")
-
-
-Settings = Mapping[str, object]
-_MINING = frozenset(f"collatz.mine_{name}" for name in ("negatives", "interval", "count", "start_epoch"))
-
-
-def _changes(key: str, before: object, after: object) -> Callable[[Settings, Settings], bool]:
-    return lambda first, second: first[key] == before and second[key] == after
-
-
-def _gentler(first: Settings, second: Settings) -> bool:
-    return bool(
-        first["collatz.mine_negatives"] and second["collatz.mine_negatives"]
-        and _number(second, "collatz.mine_count") <= _number(first, "collatz.mine_count")
-        and _number(second, "collatz.mine_interval") >= _number(first, "collatz.mine_interval")
-        and _number(second, "collatz.mine_start_epoch") >= _number(first, "collatz.mine_start_epoch")
-    )  # fmt: skip
-
-
-def _number(settings: Settings, key: str) -> float:
-    value = settings[key]
-    assert isinstance(value, int | float)
-    return value
-
-
-def _weights(settings: Settings) -> int:
-    widths = settings["collatz.layers"]
-    assert isinstance(widths, list)
-    return int(sum(a * b for a, b in zip(widths, [*widths[1:], 1], strict=True)))
-
-
-_LOOKAHEAD = frozenset({"collatz.lookahead"})
-_RATE = frozenset({"collatz.legacy_lr_plateau", "lr_min_ratio"})
-CLAIMS = (
-    Claim("mining", "mining hurts", "runs 3 and 5: 80 and 64 violations of 429, 95.68 and 97.22 % passed", _MINING,
-          _changes("collatz.mine_negatives", False, True), worse=True),
-    Claim("gentler_mining", "mining fewer numbers, less often or later hurts less", "an idea to try", _MINING,
-          _gentler, worse=False),
-    Claim("lookahead", "a longer lookahead helps", "runs 5 and 6, lookahead 10 and 20: 64 and 58 violations", _LOOKAHEAD,
-          lambda first, second: _number(first, "collatz.lookahead") < _number(second, "collatz.lookahead"), worse=False),
-    Claim("ramp", "a faster curriculum helps", "runs 2 and 3, ramp 100,000 and 50,000: 87 and 80 violations",
-          frozenset({"collatz.ramp_len"}),
-          lambda first, second: _number(first, "collatz.ramp_len") > _number(second, "collatz.ramp_len"), worse=False),
-    Claim("adaptive", "an adaptive target helps", "an idea to try", frozenset({"collatz.target_type"}),
-          _changes("collatz.target_type", "fixed", "adaptive"), worse=False),
-    Claim("smaller", "a smaller network helps", "an idea to try: the present one may overfit",
-          frozenset({"collatz.layers"}), lambda first, second: _weights(first) > _weights(second), worse=False),
-    Claim("test_orbits", "the five orbits come out better because they are trained on",
-          "not the source's: 49 training seeds share most states of four of the five", frozenset(
-              {"collatz.decontaminate", "collatz.empty_pool"}),
-          _changes("collatz.decontaminate", False, True), worse=True, metrics=("orbits",)),
-)  # fmt: skip
 
 
 def findings(arms: Sequence[CollatzArm], margins: Mapping[Path, OrbitMargins]) -> list[Finding]:
@@ -146,7 +87,7 @@ def findings(arms: Sequence[CollatzArm], margins: Mapping[Path, OrbitMargins]) -
 
 
 def pairs(
-    arms: Sequence[CollatzArm], keys: frozenset[str], is_pair: Callable[[Settings, Settings], bool]
+    arms: Sequence[CollatzArm], keys: frozenset[str], is_pair: IsPair
 ) -> list[tuple[CollatzArm, CollatzArm]]:
     """(first, second) arms that differ in `keys` only and are a pair; with the curve of updates alike."""
     return [
@@ -166,11 +107,15 @@ def _of_pairs(claim: Claim, arms: Sequence[CollatzArm]) -> Finding:
     measures = []
     for first, second in pairs(arms, claim.keys, claim.is_pair):
         for metric in (BY_NAME[name] for name in claim.metrics):
-            values = _by_seed(first, second, lambda run, metric=metric: metric.read(run.entries["final"]))
+            values = _by_seed(first, second, _final(metric))
             if values:
                 rises_when_true = claim.worse == metric.less_is_better
                 measures.append(_measure(metric.header, second, first, values, metric, rises_when_true))
     return Finding(claim.name, claim.claim, claim.source, measures)
+
+
+def _final(metric: Metric) -> Callable[[CollatzRun], float | None]:
+    return lambda run: metric.read(run.entries["final"])
 
 
 def _by_seed(
@@ -187,8 +132,8 @@ def _measure(
     what: str, arm: CollatzArm, baseline: CollatzArm, values: list[float], metric: Metric, rises_when_true: bool
 ) -> Measure:
     interval = mean_interval(values)
-    text = describe(interval, metric).replace("violations", "nats") if metric is _NATS else describe(interval, metric)
-    return Measure(what, f"{arm.label} minus {baseline.label}", text, interval, side(interval, rises_when_true))
+    between = f"{arm.label} minus {baseline.label}"
+    return Measure(what, between, describe(interval, metric), interval, side(interval, rises_when_true))
 
 
 def side(interval: MeanInterval, rises_when_true: bool) -> str:
@@ -211,14 +156,14 @@ def _t4(arms: Sequence[CollatzArm], margins: Mapping[Path, OrbitMargins]) -> Fin
         return float(np.mean([own.worst(start) or 0.0 for start in HARD_STARTS]))
 
     measures = []
-    for first, second in pairs(arms, frozenset({"collatz.use_t4"}), _changes("collatz.use_t4", False, True)):
-        values = _by_seed(first, second, lambda run: _COUNT.read(run.entries["final"]))
+    for first, second in pairs(arms, frozenset({"collatz.use_t4"}), changes("collatz.use_t4", False, True)):
+        values = _by_seed(first, second, _final(_COUNT))
         measures.append(_measure("five orbits, fewer violations", second, first, values, _COUNT, False))
         values = _by_seed(first, second, worst)
         if values:
             what = "worst margin, mean over 703, 26623, 626331, on the scale of ln n: worse"
             measures.append(_measure(what, second, first, values, _NATS, False))
-    return Finding("t4", "T4 gives fewer violations and worse margins", "runs 3 and 4: 80 and 73 violations; worst "
+    return Finding("t4", "T4 gives fewer violations and worse margins", "source, runs 3 and 4: 80 and 73 violations; worst "
                    "margin of 626331 -0.66 and -1.22 (of a V without fixed scale)", measures, parts=True)  # fmt: skip
 
 
@@ -248,16 +193,15 @@ def _plateau(arms: Sequence[CollatzArm]) -> Finding:
         if arm.runs[0].preset != "faithful" or not known or len(known) < len(changes):
             continue
         interval = mean_interval(known)
-        text = describe(interval, _POINTS).replace("points", "%")
         verdict = "open"
         if interval.bounds is not None:
             low, high = interval.bounds
             inside, outside = -PLATEAU < low and high < PLATEAU, high < -PLATEAU or low > PLATEAU
             verdict = "confirmed" if inside else "refuted" if outside else "open"
-        measures.append(Measure("violated validation states, second half against half-way", arm.label, text, interval,
-                                verdict))  # fmt: skip
+        measures.append(Measure("violated validation states, second half against half-way", arm.label,
+                                describe(interval, _CHANGE), interval, verdict))  # fmt: skip
     return Finding("plateau", f"the second half of a run changes its violations by less than {100 * PLATEAU:.0f} %",
-                   "all runs: nothing gained from update 50,000 to 100,000", measures)  # fmt: skip
+                   "source, all runs: nothing gained from update 50,000 to 100,000", measures)  # fmt: skip
 
 
 def _second_half(run: CollatzRun) -> float | None:
@@ -284,7 +228,7 @@ def _collapse(arms: Sequence[CollatzArm]) -> Finding:
             words += "at update " + ", ".join("never" if step is None else str(step) for step in when)
             verdict = "confirmed" if fallen else "refuted" if all(end > COLLAPSED for end in ends) else "open"
             measures.append(Measure("the rate collapses", arm.label, words, None, verdict))
-    claim = Claim("", "", "", _RATE, _changes("collatz.legacy_lr_plateau", True, False), worse=False)
+    claim = Claim("", "", "", RATE, changes("collatz.legacy_lr_plateau", True, False), worse=False)
     measures += _of_pairs(claim, arms).measures
     return Finding("collapse", "the plateau is a collapse of the learning rate",
                    "not the source's, which blames exhausted seeds; its rate halves when single losses set no record",
@@ -295,19 +239,19 @@ def _growth_is_easy(arms: Sequence[CollatzArm]) -> Finding:
     growth, decay = BY_NAME["growth_pass"], BY_NAME["decay_pass"]
     measures = []
     for arm in arms:
-        both = arm.values(growth, "final"), arm.values(decay, "final")
-        if arm.runs[0].preset == "faithful" and both[0] is not None and both[1] is not None:
-            interval = mean_interval([one - other for one, other in zip(*both, strict=True)])
+        passed, others = arm.values(growth, "final"), arm.values(decay, "final")
+        if arm.runs[0].preset == "faithful" and passed is not None and others is not None:
+            interval = mean_interval([one - other for one, other in zip(passed, others, strict=True)])
             measures.append(Measure("passed growth steps minus passed decay steps", arm.label,
                                     describe(interval, growth), interval, side(interval, True)))  # fmt: skip
-    return Finding("growth_is_easy", "growth steps fail less than decay steps", "all runs: 98.5 to 99.8 % of growth steps "
-                   "passed, 92 to 96 % of decay steps", measures)  # fmt: skip
+    return Finding("growth_is_easy", "growth steps fail less than decay steps", "source, runs 2 to 6: 98.5 to 99.8 % of growth "
+                   "steps passed, which leaves 92 to 96 % of decay steps", measures)  # fmt: skip
 
 
 def finding_lines(found: Sequence[Finding]) -> list[str]:
     """For people: verdict and claim, then what decides it."""
     lines = []
     for each in found:
-        lines.append(f"{each.verdict}: {each.claim} (source: {each.source})")
+        lines.append(f"{each.verdict}: {each.claim} ({each.source})")
         lines += [f"  {one.verdict}: {one.what}, {one.between}: {one.text}" for one in each.measures]
     return lines

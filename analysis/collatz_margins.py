@@ -19,8 +19,8 @@ from training.weights import check_weights
 class OrbitMargins:
     """V along the five orbits.
 
-    Attributes: margins: by start, V(n) - V(T(n)) of each step. violated: by start, bool of each step. slope: dV / d ln n,
-    by least squares over all states; V has no fixed scale, so that margins of two networks compare only over it.
+    Attributes: margins: by start, V(n) - V(T(n)) of each step. violated: by start, bool of each step. slope: dV / d ln
+    n, by least squares over all states; V has no fixed scale, so that margins of two networks compare only over it.
     """
 
     margins: dict[int, np.ndarray]

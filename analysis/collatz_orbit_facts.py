@@ -1,4 +1,4 @@
-"""Exact facts about single orbits: lengths, maxima under both maps, how many windows rise, what was trained on, records."""
+"""Exact facts about single orbits: lengths, maxima of both maps, windows that rise, what was trained on, records."""
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -12,8 +12,8 @@ from dataset.collatz_windows import orbit_windows
 from dataset.collatz_words import advance
 from models.collatz_closed_forms import Average
 
-# The source's table of its five trajectories: terms of the orbit, maximum, ratio, and the violations of its runs 5
-# (lookahead 10) and 6 (lookahead 20). Source: PROGRESS.md of the learned-Lyapunov experiment, "Hard Seeds Analysis".
+# The source's table of its five trajectories (terms of the orbit, maximum, ratio), and the violations of its runs 5
+# (lookahead 10) and 6 (lookahead 20). Source: log of the learned-Lyapunov experiment, "Hard Seeds Analysis" and runs.
 SOURCE_TABLE: dict[int, tuple[int, int, float]] = {
     111: (25, 3_077, 27.7),
     27: (42, 9_232, 114.0),
@@ -26,9 +26,9 @@ SOURCE_VIOLATIONS: dict[int, dict[int, int]] = {
     20: {111: 0, 27: 0, 703: 8, 26623: 18, 626331: 32},
 }
 CORRECTION = (
-    "The source's table has the maximum 9,232 for 27, which is of the full map, beside the ratio 114.0, which is of the "
-    "odd-only map; the odd-only maximum is 3,077, and 9,232 / 27 would be 341.9. All its other entries are odd-only. Its "
-    "lengths count the terms of an orbit, one more than its steps: 626331 has 190 terms and 189 steps."
+    "The source's table has the maximum 9,232 for 27, which is of the full map, beside the ratio 114.0, which is of "
+    "the odd-only map; the odd-only maximum is 3,077, and 9,232 / 27 would be 341.9. All its other entries are "
+    "odd-only. Its lengths count the terms of an orbit, one more than its steps: 626331 has 190 terms and 189 steps."
 )
 
 

@@ -1,4 +1,4 @@
-"""Questions about Collatz orbits that need no training: which steps must fail, which orbits are hard, what L = 30 gives.
+"""Questions about Collatz orbits that need no training: which steps fail, which orbits are hard, what L = 30 gives.
 
     python analysis/collatz_orbits.py --out DIR
 
@@ -127,8 +127,8 @@ def orbit_table(facts: Sequence[OrbitFacts], longer: dict[int, int | None]) -> l
 def closed_form_table(rows: Sequence[dict[str, Any]]) -> list[str]:
     """One line for each function at one lookahead."""
     first = rows[0]
-    header = [f"L = {first['lookahead']}", f"on-orbit /{first['steps']:,}", "95 %", "of growth steps",
-              "of decay steps", f"orbits /{first['orbit_steps']}", "each", f"fresh /{first['fresh_steps']}"]  # fmt: skip
+    header = [f"L = {first['lookahead']}", f"on-orbit /{first['steps']:,}", "95 %", "of growth steps", "of decay steps",
+              f"orbits /{first['orbit_steps']}", "each", f"fresh /{first['fresh_steps']}"]  # fmt: skip
     lines = [header]
     for row in rows:
         each = "/".join(str(row[f"orbit_{start}"]) for start in TEST_STARTS)
@@ -185,9 +185,9 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--lookaheads", type=_lookaheads, default=list(LOOKAHEADS), metavar="L,L,...",
                         help="default 10,20,30")  # fmt: skip
     parser.add_argument("--starts", type=int, default=100, metavar="N",
-                        help=f"orbits of {ORBIT_BITS}-bit starts in the on-orbit sample (default %(default)s)")  # fmt: skip
+                        help=f"orbits of {ORBIT_BITS}-bit starts in the sample (default %(default)s)")  # fmt: skip
     parser.add_argument("--small", type=int, default=MOST_LOOKAHEAD, metavar="L",
-                        help=f"largest lookahead of the exact search, 1 to {MOST_LOOKAHEAD} (default %(default)s)")  # fmt: skip
+                        help="largest lookahead of the exact search (default and most %(default)s)")  # fmt: skip
     options = parser.parse_args(argv)
     if not 1 <= options.starts <= 100_000:
         raise UserError(f"--starts {options.starts}: expected 1 to 100,000")
@@ -204,12 +204,12 @@ def main(argv: Sequence[str] | None = None) -> None:
     rows = [closed_form_rows(each, states) for each in tqdm(options.lookaheads, disable=None, leave=False)]
     optima = small_optima(options.small)
     table = [
-        "Orbits. rise L: states with T^(L+1)(n) >= n. trained on: states on orbits of the source's hard seeds. as long: "
-        f"odd numbers up to the start with at least as many steps; of all odd starts below {RECORDS_BELOW:,}",
+        "Orbits. rise L: states with T^(L+1)(n) >= n. trained on: states on orbits of the source's seeds. as long:",
+        f"odd numbers up to the start with at least as many steps, of starts below {RECORDS_BELOW:,}; record: no other",
         *orbit_table(facts, longer), CORRECTION, "",
         *(line for part in rows for line in [*closed_form_table(part), ""]),
-        "The best V = alpha ln n + G(k_1..k_L) there is, in percent of all steps, valuations from 3 on seen as one: at "
-        "equal weights (violated growth steps: fewest to most that it takes), and with growth steps weighing ten times as much",
+        "The best V = alpha ln n + G(k_1..k_L) there is, in percent of all steps, valuations from 3 on seen as one: at",
+        "equal weights (from the fewest to the most violated growth steps that are as good), and growth steps 10:1",
         *small_table(optima),
     ]  # fmt: skip
     print("\n".join(table))

@@ -2,11 +2,11 @@
 
     python analysis/collatz_report.py RUN [RUN ...] --out DIR
 
-RUN: folders of finished runs of collatz.py. Runs that differ in nothing but the seed are one arm; the first arm named is
-the baseline. Every number is a mean over seeds with its 95 % Student t interval; differences are paired by seed.
-Validation states choose the best weights; they are in no number of the tables. Of the closed forms, V_avg, V_min,
-V_max, V_tmin and V_tmax are judged on the same steps at the same lookahead, and a run that does not beat the best of
-them says so.
+RUN: folders of finished runs of collatz.py. Runs that differ in nothing but the seed are one arm; the first arm named
+is the baseline. Numbers are means over seeds with their 95 % Student t intervals; differences are paired by seed.
+Validation states choose the best weights and are in no other number. The closed forms, V_avg, V_min, V_max, V_tmin and
+V_tmax among them, are judged on the same steps at the same lookahead; a run that does not beat the best of them says
+so, with the bound below which no function of ln n and the window comes beside it.
 
 Writes to DIR collatz_report.txt, .csv (a line for each run and moment) and .json, and three figures as .png and .svg,
 with their numbers as .csv and .json and a caption as .txt: collatz_margins (along the five orbits), collatz_lookahead
@@ -26,6 +26,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 import matplotlib.pyplot as plt
 from matplotlib.figure import Figure
 
+from analysis.collatz_arms import CollatzArm, collatz_arms
 from analysis.collatz_comparisons import (
     against_closed,
     arm_records,
@@ -53,7 +54,7 @@ from analysis.collatz_report_tables import (
     peak_and_final_table,
     words_table,
 )
-from analysis.collatz_runs import CollatzArm, CollatzRun, collatz_arms, read_collatz_run
+from analysis.collatz_runs import CollatzRun, read_collatz_run
 from analysis.figure_files import make_folder, save_caption, save_csv, save_figure, save_json
 from analysis.run_curves import commit_of, distinct, machine_of, refuse_twice
 from analysis.seed_pairs import INTERVAL
@@ -82,7 +83,7 @@ def origin(runs: Sequence[CollatzRun], command: str) -> dict[str, Any]:
         "seeds": sorted({run.seed for run in runs if run.seed is not None}),
         "n_runs": len(runs),
         "n_on_orbit": first["on_orbit"]["states"],
-        "n_rows": runs[0].entries["final"]["rows"],
+        "n_rows": next((run.rows for run in runs if run.rows is not None), None),
         "n_orbit_steps": sum(count["steps"] for count in runs[0].entries["final"]["orbits"].values()),
         "n_fresh_steps": sum(count["steps"] for count in runs[0].entries["final"]["fresh"].values()),
         "interval": INTERVAL.replace("puzzles", "numbers"),
@@ -156,24 +157,24 @@ def main(argv: Sequence[str] | None = None) -> None:
     save_picture(
         draw_margins(functions), folder / "collatz_margins", margin_rows(functions),
         f"Margins V(n) - V(T(n)) along the five orbits, over the slope dV / d ln n. Learned: {best.name} (seed "
-        f"{best.seed}), the run whose best weights pass most validation states. Crosses, and strokes at the foot of the "
-        "panel: violated steps. Grey: ln T^j(n). The scale is linear within 0.01 and logarithmic beyond.", made,
+        f"{best.seed}), the run whose best weights pass most validation states. Crosses, and strokes at the foot of "
+        "the panel: violated steps. Grey: ln T^j(n). The scale is linear within 0.01 and logarithmic beyond.", made,
     )  # fmt: skip
     points = lookahead_rows(arms, max([_LOOKED_AHEAD, *(arm.lookahead for arm in arms)]))
     save_picture(
         draw_lookahead(arms, points), folder / "collatz_lookahead", points,
         "Violations against the lookahead. Left: share of on-orbit steps; lines: theory on uniform residues "
-        "(models/collatz_bounds.py), short bars: closed forms on the steps that the runs are judged on. Right: along the "
-        "five orbits; lines: closed forms at every lookahead, stars: the source's runs 5 and 6. Large markers: mean of an "
-        f"arm's best weights, small ones: its runs, number of seeds in brackets. Vertical lines: {made['interval']}. "
-        "Arms of one lookahead stand side by side.", made,
+        "(models/collatz_bounds.py), short bars: closed forms on the steps that the runs are judged on. Right: along "
+        "the five orbits; lines: closed forms at every lookahead, stars: the source's runs 5 and 6. Large markers: "
+        "mean of an arm's best weights, small ones: its runs, number of seeds in brackets. Vertical lines: "
+        f"{made['interval']}. Arms of one lookahead stand side by side.", made,
     )  # fmt: skip
     curves = training_rows(arms)
     save_picture(
         draw_training(arms, curves), folder / "collatz_training", curves,
-        "Training, a thin line for each run, a colour and line for each arm. Above: loss, means over stretches of updates; "
-        "losses of arms with different lookaheads, targets or weights are not comparable. Middle: share of violated "
-        "on-orbit validation steps, which choose the best weights. Below: learning rate.", made,
+        "Training, a thin line for each run, a colour and line for each arm. Above: loss, means over stretches of "
+        "updates; losses of arms with different lookaheads, targets or weights are not comparable. Middle: share of "
+        "violated on-orbit validation steps, which choose the best weights. Below: learning rate.", made,
     )  # fmt: skip
     print(f"written: {folder / 'collatz_report.txt'} (also .csv .json), {folder / 'collatz_margins.png'}, "
           "collatz_lookahead.png, collatz_training.png (also .svg .csv .json .txt)")  # fmt: skip

@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from typing import Any
 
+from analysis.collatz_arms import CollatzArm, reports_by_lookahead
 from analysis.collatz_comparisons import (
     CLOSED_NAMES,
     AgainstClosed,
@@ -11,7 +12,7 @@ from analysis.collatz_comparisons import (
     describe,
 )
 from analysis.collatz_orbit_facts import CORRECTION, SOURCE_TABLE, SOURCE_VIOLATIONS, orbit_facts
-from analysis.collatz_runs import BY_NAME, METRICS, MOMENTS, CollatzArm, Metric, size_metrics, word_metrics
+from analysis.collatz_runs import BY_NAME, METRICS, MOMENTS, Metric, size_metrics, word_metrics
 from analysis.seed_pairs import mean_interval
 from dataset.collatz_map import TEST_STARTS
 from training.summary_table import aligned
@@ -24,24 +25,24 @@ def comparison_table(arms: Sequence[CollatzArm]) -> list[str]:
     headers = [f"{metric.header} /{totals[metric.name]:,}" if metric.name in totals else metric.header
                for metric in METRICS]  # fmt: skip
     sample = arms[0].runs[0].report["samples"]["on_orbit"]
+    file_rows = next((run.rows for arm in arms for run in arm.runs if run.rows is not None), None)
     lines = [
         f"mean [95 % t interval over seeds]; on-orbit: {sample['states']:,} steps of {sample['starts']} orbits from "
-        f"{sample['bits']}-bit starts; file: pass % of {entry['rows'] or 'no'} rows, by weight, on growth and decay steps"
+        f"{sample['bits']}-bit starts; file: pass % of {file_rows or 'no'} rows, by weight, on growth and decay steps"
     ]
     rows = [["", "weights", "n", *headers, "each"]]
     for arm in arms:
         for moment in MOMENTS:
             cells = [_cell(arm, metric, moment) for metric in METRICS]
             rows.append([arm.label, moment, str(len(arm.runs)), *cells, _each_orbit(arm, moment)])
-    for lookahead in dict.fromkeys(arm.lookahead for arm in arms):
-        report = next(arm for arm in arms if arm.lookahead == lookahead).runs[0].report
+    for lookahead, report in reports_by_lookahead(arms).items():
         for name in CLOSED_NAMES:
             each = "/".join(str(count["violations"]) for count in report[name]["orbits"].values())
             cells = [metric.shown(metric.read(report[name])) for metric in METRICS]
             rows.append([f"{name} L{lookahead}", "closed form", "", *cells, each])
     lines += aligned(rows, left=2)
-    for lookahead in dict.fromkeys(arm.lookahead for arm in arms):
-        bounds = next(arm for arm in arms if arm.lookahead == lookahead).runs[0].report["bounds"]
+    for lookahead, report in reports_by_lookahead(arms).items():
+        bounds = report["bounds"]
         lines.append(
             f"in theory at lookahead {lookahead}: V_avg {100 * bounds['rate_V_avg']:.4g} %, V_min and V_max "
             f"{100 * bounds['rate_V_min']:.4g} % violations; no function of ln n and the window below "
@@ -96,8 +97,7 @@ def words_table(arms: Sequence[CollatzArm]) -> list[str]:
         means = [arm.values(metric, "best") for metric in metrics]
         rows.append([arm.label, *("-" if each is None else metric.shown(sum(each) / len(each))
                                   for metric, each in zip(metrics, means, strict=True))])  # fmt: skip
-    for lookahead in dict.fromkeys(arm.lookahead for arm in arms):
-        report = next(arm for arm in arms if arm.lookahead == lookahead).runs[0].report
+    for lookahead, report in reports_by_lookahead(arms).items():
         rows += [[f"{name} L{lookahead}", *(metric.shown(metric.read(report[name])) for metric in metrics)]
                  for name in CLOSED_NAMES]  # fmt: skip
     return aligned(rows, left=1)
@@ -120,7 +120,7 @@ def difference_lines(arms: Sequence[CollatzArm], found: Sequence[ArmDifference])
 
 
 def peak_and_final_table(arms: Sequence[CollatzArm]) -> list[str]:
-    """A line for each run: the validation share that chose its best weights, then best and final on what chose nothing."""
+    """A line for each run: the validation share that chose its best weights, best and final on what chose nothing."""
     rows = [["run", "arm", "seed", "validation pass %, best", "@ update", "on-orbit viol. %, best", "final",
              "five orbits, best", "final", "updates", "seconds"]]  # fmt: skip
     on_orbit, orbits = BY_NAME["on_orbit"], BY_NAME["orbits"]

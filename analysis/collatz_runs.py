@@ -1,7 +1,7 @@
-"""Finished Collatz runs as the report reads them: what was measured of their best and final weights, arms over seeds."""
+"""Finished Collatz runs as the report reads them: what was measured of their best and final weights."""
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,13 +11,10 @@ from errors import UserError
 from models.collatz_closed_forms import CLOSED_FORMS
 from training.collatz_scoring import REPORT
 from training.metrics_log import read_metrics
-from training.provenance import config_hash
 from training.run_folder import RunFolder
 from training.strict_json import JsonError, read_json_object
 
 MOMENTS = ("best", "final")
-# Decided on integers: on the same steps they count the same on every machine.
-_EXACT = ("V_avg", "V_min", "V_max")
 
 Entry = Mapping[str, Any]
 
@@ -26,7 +23,7 @@ Entry = Mapping[str, Any]
 class Metric:
     """A number of a function's entry in evaluation.json; None where it was not measured.
 
-    scale: 100 for shares, shown in percent. less_is_better: of violations, not of passes.
+    scale: 100 for shares, shown in percent. less_is_better: of violations, not of passes. unit: of a difference.
     """
 
     name: str
@@ -34,6 +31,7 @@ class Metric:
     scale: float
     read: Callable[[Entry], float | None]
     less_is_better: bool = True
+    unit: str = "points"
 
     def shown(self, value: float | None, form: str = "") -> str:
         """The value in the unit of the header; a dash for None."""
@@ -75,12 +73,10 @@ METRICS = (
     Metric("growth_weighted_pass", "gr.wtd", 100, _share("growth_weighted_pass"), False),
     Metric("decay_pass", "decay", 100, _decay_pass, False),
     Metric("free_pass", "n%3!=0", 100, _share("free_pass"), False),
-    Metric("orbits", "five orbits", 1, _along("orbits")),
-    Metric("fresh", "fresh orbits", 1, _along("fresh")),
+    Metric("orbits", "five orbits", 1, _along("orbits"), unit="violations"),
+    Metric("fresh", "fresh orbits", 1, _along("fresh"), unit="violations"),
 )
 BY_NAME = {metric.name: metric for metric in METRICS}
-# Counts and shares of counts: equal on every machine for functions that are decided on integers.
-_COUNTED = ("on_orbit", "pass", "orbits", "fresh")
 
 
 def size_metrics(entry: Entry) -> list[Metric]:
@@ -131,37 +127,16 @@ class CollatzRun:
     def lookahead(self) -> int:
         return int(self.report["lookahead"])
 
+    @property
+    def rows(self) -> int | None:
+        """Rows of the evaluation file it was judged on."""
+        rows = self.report["V_final"]["rows"]
+        return None if rows is None else int(rows)
+
     def curve(self, key: str) -> list[tuple[int, float]]:
         """(updates, value) wherever the log has `key`; of two lines of one update the later counts."""
         found = {point.step: point.values[key] for point in self.log if key in point.values}
         return sorted(found.items())
-
-
-@dataclass(frozen=True)
-class CollatzArm:
-    """Runs that differ in nothing but the seed."""
-
-    label: str
-    settings_sha256: str
-    runs: list[CollatzRun]
-
-    @property
-    def by_seed(self) -> dict[int | None, CollatzRun]:
-        return {run.seed: run for run in self.runs}
-
-    @property
-    def lookahead(self) -> int:
-        return self.runs[0].lookahead
-
-    @property
-    def settings(self) -> dict[str, Any]:
-        return self.runs[0].settings
-
-    def values(self, metric: Metric, moment: str) -> list[float] | None:
-        """Of each run; None where one was not measured."""
-        values = [metric.read(run.entries[moment]) for run in self.runs]
-        known = [value for value in values if value is not None]
-        return known if len(known) == len(values) else None
 
 
 def read_collatz_run(folder: Path) -> CollatzRun:
@@ -193,8 +168,8 @@ def read_collatz_run(folder: Path) -> CollatzRun:
         entries, steps = _judged(report, summary, config["collatz"])
     except (AttributeError, KeyError, TypeError, ValueError, IndexError, OverflowError, ZeroDivisionError) as error:
         raise UserError(
-            f"{evaluation} is no evaluation of this run ({type(error).__name__}: {error}): run its command again, which "
-            "judges the weights anew"
+            f"{evaluation} is no evaluation of this run ({type(error).__name__}: {error}): name another run, or train "
+            "this one anew"
         ) from error
     return CollatzRun(
         folder, seed, _settings(config) | {"updates": updates}, provenance, summary, report, entries, steps,
@@ -245,93 +220,3 @@ def _object(path: Path) -> dict[str, Any]:
         return read_json_object(path)
     except JsonError as error:
         raise UserError(f"{path}: {error}") from error
-
-
-def collatz_arms(runs: Sequence[CollatzRun]) -> list[CollatzArm]:
-    """Arms in the order in which their first runs are named.
-
-    Errors: `UserError` when an arm has a seed twice, or when runs were judged on different states or files.
-    """
-    _refuse_other_samples(runs)
-    groups: dict[str, list[CollatzRun]] = {}
-    for run in runs:
-        groups.setdefault(config_hash(run.settings), []).append(run)
-    labels = arm_labels([members[0].settings for members in groups.values()])
-    for members in groups.values():
-        seen: dict[int | None, CollatzRun] = {}
-        for run in members:
-            if run.seed in seen:
-                raise UserError(f"{run.folder} repeats seed {run.seed} of {seen[run.seed].folder} with the same settings: "
-                                "name one of them")  # fmt: skip
-            seen[run.seed] = run
-    return [
-        CollatzArm(label, digest, members)
-        for label, (digest, members) in zip(labels, groups.items(), strict=True)
-    ]
-
-
-def _refuse_other_samples(runs: Sequence[CollatzRun]) -> None:
-    first = runs[0]
-    for run in runs[1:]:
-        for what, option in (("on_orbit", "--test-starts"), ("sizes", None), ("adversarial", None)):
-            ours, theirs = run.report["samples"].get(what), first.report["samples"].get(what)
-            if ours != theirs:
-                mend = f"give all runs the same {option}" if option else "run both with the same version"
-                raise UserError(f"{run.folder} and {first.folder} were judged on other states ({what}: {ours}, {theirs}): "
-                                f"{mend}")  # fmt: skip
-        if run.entries["final"]["rows"] != first.entries["final"]["rows"]:
-            raise UserError(f"{run.folder} and {first.folder} were judged on evaluation files of "
-                            f"{run.entries['final']['rows']} and {first.entries['final']['rows']} rows: give all runs the "
-                            "same --eval-csv")  # fmt: skip
-        if run.entries["final"]["orbits"].keys() != first.entries["final"]["orbits"].keys():
-            raise UserError(f"{run.folder} and {first.folder} were judged along other orbits: run both with the same "
-                            "version")  # fmt: skip
-    by_lookahead: dict[int, CollatzRun] = {}
-    for run in runs:
-        twin = by_lookahead.setdefault(run.lookahead, run)
-        for name in _EXACT:
-            ours, theirs = ([BY_NAME[what].read(each.report[name]) for what in _COUNTED] for each in (run, twin))
-            if ours != theirs:
-                raise UserError(f"{run.folder} and {twin.folder} count other violations of {name}, so they were judged on "
-                                "other numbers: give all runs the same --eval-csv and --test-starts")  # fmt: skip
-
-
-# How a setting that an arm does not share with the first of its preset is named; others as key=value.
-_WORDS: dict[str, Callable[[Any], str]] = {
-    "collatz.mine_negatives": lambda value: "mining" if value else "no mining",
-    "collatz.mine_interval": lambda value: f"mined every {value}",
-    "collatz.mine_count": lambda value: f"{value} mined",
-    "collatz.mine_start_epoch": lambda value: f"mining from {value} on",
-    "collatz.use_t4": lambda value: "T4" if value else "no T4",
-    "collatz.use_t8": lambda value: "T8" if value else "no T8",
-    "collatz.ramp_len": lambda value: f"ramp {value}",
-    "collatz.target_type": lambda value: f"{value} target",
-    "collatz.layers": lambda value: f"layers {','.join(map(str, value))}",
-    "collatz.legacy_lr_plateau": lambda value: "rate that collapses" if value else "rate that does not collapse",
-    "collatz.decontaminate": lambda value: "test orbits kept out" if value else "trained on test orbits",
-    "collatz.empty_pool": lambda value: f"empty pool {value}",
-    "lr_min_ratio": lambda value: "constant rate" if value == 1 else "cosine",
-    "updates": lambda value: f"{value} updates",
-}
-_ONLY_IF_MINING = {"collatz.mine_interval", "collatz.mine_count", "collatz.mine_start_epoch"}
-_SAID = {"collatz.lookahead", "collatz.preset", "epochs", "min_eval_interval"}  # in the label anyway, or by `updates`
-
-
-def arm_labels(settings: Sequence[Mapping[str, Any]]) -> list[str]:
-    """`faithful L10 mining`: preset, lookahead, and what differs from the first arm of the preset. No two are alike."""
-    first: dict[str, Mapping[str, Any]] = {}
-    labels = []
-    for own in settings:
-        base = first.setdefault(own["collatz.preset"], own)
-        words = [str(own["collatz.preset"]), f"L{own['collatz.lookahead']}"]
-        for key in dict.fromkeys([*own, *base]):
-            value = own.get(key)
-            if value == base.get(key) or key in _SAID or (key in _ONLY_IF_MINING and not own.get("collatz.mine_negatives")):
-                continue
-            words.append(_WORDS[key](value) if key in _WORDS else f"{key.removeprefix('collatz.')}={value}")
-        text = " ".join([*words[:2], ", ".join(words[2:])]).strip()
-        labels.append(text if len(text) <= 80 else f"{text[:76]}...")
-    return [
-        label if labels.count(label) == 1 else f"{label} {config_hash(own)[:6]}"
-        for own, label in zip(settings, labels, strict=True)
-    ]

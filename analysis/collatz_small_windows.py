@@ -1,4 +1,4 @@
-"""The best V = alpha ln n + G(k_1..k_L) there is at a small lookahead, by exact search, growth steps weighing more or not.
+"""The best V = alpha ln n + G(k_1..k_L) there is at a small lookahead, by exact search, growth steps weighing more.
 
 A step whose window is u = (k_1..k_m), m = L + 1, changes V by alpha ln 2 (log2 3 - k_1) + G(k_2..k_m) - G(k_1..k_L),
 for large n. Windows are edges of a graph on the G's arguments, and some G makes V fall on every step but those in a set
@@ -26,8 +26,8 @@ class BestWindows:
     """The least weighted rate of violations at one lookahead, and where a V that attains it violates.
 
     Attributes: growth_weight, of growth steps, decay steps weighing 1. growth and decay: probabilities that a step is a
-    growth (decay) step and violated. forced_growth: 2^-(L+1), the part of `growth` that no V can avoid. cycles: how many
-    rising cycles were looked at.
+    growth (decay) step and violated. forced_growth: 2^-(L+1), the part of `growth` that no V can avoid. cycles: how
+    many rising cycles were looked at.
     """
 
     lookahead: int
@@ -118,14 +118,15 @@ class _Graph:
             heights, arrivals = np.where(grown, best, heights), np.where(grown, by, arrivals)
             if not grown.any():
                 return []
-        found = {tuple(sorted(cycle)): cycle for start in np.flatnonzero(grown) for cycle in [self._back(start, arrivals)]}
-        return list(found.values())
+        cycles = [self._back(int(start), arrivals) for start in np.flatnonzero(grown)]
+        return list({tuple(sorted(cycle)): cycle for cycle in cycles}.values())
 
     def _back(self, node: int, arrivals: np.ndarray) -> list[int]:
         """The cycle that following arrivals backwards from a node leads into."""
         for _ in range(self.nodes):
             node = self.tails[arrivals[node]]
-        cycle, place = [], node
+        cycle: list[int] = []
+        place = node
         while not cycle or place != node:
             cycle.append(int(arrivals[place]))
             place = self.tails[arrivals[place]]

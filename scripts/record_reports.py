@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 
 from errors import UserError
+from scripts.record_collatz import COLLATZ_READERS
 from scripts.record_comparisons import arms_over_seeds, trajectories
 from scripts.report_entries import (
     NOT_RECORDED,
@@ -207,4 +208,5 @@ _READERS: dict[tuple[str, ...], Callable[[Entry], Report]] = {
     ("environment", "results"): _benchmark,
     ("target", "metric", "runs"): _time_to_accuracy,
     ("arms", "differences", "signature"): arms_over_seeds,
+    **COLLATZ_READERS,
 }
