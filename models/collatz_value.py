@@ -1,4 +1,4 @@
-"""Networks V(n) that see n and the valuations of its next L steps: the source's, and one that chooses among the states.
+"""Networks V(n) that see n and the valuations of its next L steps: the source's, and one of the window's heights.
 
 Both take windows: `logs` (..., J) float64, S_0..S_L of which the first is read by both and all L + 1 by the second,
 `residues` (...,) integers, n modulo 81, and `valuations` (..., L) integers, k_1..k_L. They give V (...,) in float64.
@@ -96,39 +96,53 @@ def lookahead_features(log_n: Tensor, residues: Tensor, valuations: Tensor, dtyp
     return torch.cat([torch.stack(columns, dim=-1).to(dtype), clipped], dim=-1)
 
 
-class SelectionValue(CollatzValue):
-    """V = sum_j w_j (S_j + j/1000), w a softmax over the window's states: it chooses, softly, one state to look at.
+class WindowValue(CollatzValue):
+    """V = mean of S_0..S_L + MLP(window): it starts as V_avg, since the MLP's last layer starts at zero.
 
-    All closed forms of the table but the anchors are such choices. The scores are those of V_tmin at c = 1.2,
-    sharpened, plus what an MLP sees in the window; its last layer starts at zero, so that the network starts as that
-    closed form. n modulo 3^a is not seen. V cannot be rescaled, which a saturating loss would otherwise pay for.
+    The MLP sees the heights S_j - S_0, the valuations, what V_min, V_max, V_tmin and V_tmax would say of the window and
+    which state the last two choose, and a number that tells small n from large ones. n modulo 3^a is not seen.
     """
 
     needs_window_logs = True
-    TILT = 1.2
-    LIFT = 1e-3
+    SCALE = 4.0  # of heights, in nats
+    LARGEST_SIZE = 10.0
 
     def __init__(self, lookahead: int, layers: Sequence[int], seed: int) -> None:
-        super().__init__(lookahead, layers, 2 * lookahead, lookahead + 1, 0.1, seed)
+        super().__init__(lookahead, layers, 2 * lookahead + 7, 1, 0.1, seed)
         with torch.no_grad():
             for parameter in self.layers[-1].parameters():
                 parameter.zero_()
-        self.log_sharpness = nn.Parameter(torch.tensor(math.log(20.0)))
         self.register_buffer("places", torch.arange(lookahead + 1.0), persistent=False)
 
     def forward(self, logs: Tensor, residues: Tensor, valuations: Tensor) -> Tensor:
-        dtype, places = self.compute_dtype, self.get_buffer("places")
-        relative = (logs - logs[..., :1]).to(dtype)
-        clipped = valuations.clamp(max=LARGEST_VALUATION).to(dtype) / 4
-        slope = (relative[..., -1:] / self.lookahead).clamp(min=0)
-        tilted = relative - self.TILT * slope * places
-        scores = self._stack(torch.cat([relative[..., 1:] / 4, clipped], dim=-1))
-        weights = torch.softmax(scores - self.log_sharpness.exp() * tilted, dim=-1)
+        heights = (logs - logs[..., :1]).to(self.compute_dtype)
+        correction = self._stack(self.features(logs[..., 0], heights, valuations))[..., 0]
         # ln n in float64: in float32 two large ones differ by more than many margins.
-        return logs[..., 0] + (weights * (relative + self.LIFT * places)).sum(dim=-1).double()
+        return logs[..., 0] + (heights.mean(dim=-1) + correction).double()
+
+    def features(self, log_n: Tensor, heights: Tensor, valuations: Tensor) -> Tensor:
+        """(..., 2 L + 7): heights and valuations, four closed forms, two places, the size of n."""
+        places = self.get_buffer("places").to(heights.dtype)
+        rise = (heights[..., -1:] / self.lookahead).clamp(min=0) * places
+        lowest = (heights - 1.2 * rise).argmin(dim=-1, keepdim=True)
+        highest = (heights - rise).argmax(dim=-1, keepdim=True)
+        forms = [
+            heights.amin(dim=-1, keepdim=True), heights.amax(dim=-1, keepdim=True),
+            heights.gather(-1, lowest), heights.gather(-1, highest),
+        ]  # fmt: skip
+        size = self.LARGEST_SIZE * torch.exp(-log_n.to(heights.dtype) / self.SCALE)
+        return torch.cat(
+            [
+                torch.cat([heights[..., 1:], *forms], dim=-1) / self.SCALE,
+                valuations.clamp(max=LARGEST_VALUATION).to(heights.dtype) / self.SCALE,
+                torch.cat([lowest, highest], dim=-1).to(heights.dtype) / self.lookahead,
+                size[..., None],
+            ],
+            dim=-1,
+        )
 
 
 NETWORKS: dict[str, Callable[[int, Sequence[int], int], CollatzValue]] = {
     "faithful": LookaheadValue,
-    "orbit": SelectionValue,
+    "orbit": WindowValue,
 }

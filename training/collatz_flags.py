@@ -25,7 +25,7 @@ violation. A sample without violations proves nothing about all n.
     python dataset/build_collatz_eval.py --rows 50000 --seed 42 --output-csv collatz_eval_50k.csv
     python collatz.py --epochs 30000 --layers 256,128,64 --curriculum --ramp-len 15000 --start-seeds 0 --lookahead 20 \\
       --eval-csv collatz_eval_50k.csv --output-dir runs/faithful
-    python collatz.py --preset orbit --epochs 20000 --lookahead 20 --eval-csv collatz_eval_50k.csv
+    python collatz.py --preset orbit --lookahead 20 --eval-csv collatz_eval_50k.csv
     python collatz.py --evaluate runs/faithful/best.pt --eval-csv collatz_eval_50k.csv --json best.json
     python collatz.py --closed-forms --lookahead 20 --eval-csv collatz_eval_50k.csv --json closed_forms.json
     python collatz.py --closed-forms --lookahead 20 --orbits 27,703,8400511 --json orbits.json
@@ -38,7 +38,7 @@ presets
   faithful  the source experiment, its defects included as switches: --empty-pool, --legacy-lr-plateau,
             --decontaminate; one epoch is one update
   orbit     segments of orbits from starts of 200 bits and more, a saturating loss that weighs all steps alike, a
-            network that chooses among the states of the window, cosine rate, average of weights
+            network that corrects V_avg by what it sees in the window, cosine rate, average of weights
 evaluation
   quick: the orbit of 27, and 1,000 random numbers of the training distribution. full: an on-orbit sample that chooses
   the best checkpoint, the orbits of 111, 27, 703, 26623 and 626331, the evaluation file. At the end, and by --evaluate,

@@ -112,7 +112,7 @@ class CollatzConfig:
     decay_len: int = 5000  # updates over which it falls to a thousandth
     min_anchor: float = 0.0  # share of the anchor that does not fall
     tau_start: float = 0.1  # of preset orbit: width of the sigmoid in nats, at the start and at the end
-    tau_end: float = 0.02
+    tau_end: float = 0.005
 
     # -- data of preset faithful
     hard_ratio: float = 0.25  # share of the batch from the orbits of hard seeds

@@ -9,13 +9,13 @@ import torch
 
 from dataset.collatz_map import orbit, syracuse
 from dataset.collatz_windows import Windows, orbit_windows, windows_of
-from models.collatz_closed_forms import TiltedMinimum
-from models.collatz_value import CollatzValue, LookaheadValue, SelectionValue, lookahead_features
+from models.collatz_closed_forms import Average, Maximum, Minimum, TiltedMaximum, TiltedMinimum
+from models.collatz_value import CollatzValue, LookaheadValue, WindowValue, lookahead_features
 from tests.dataset.collatz_numbers import EDGES, naive_steps
 from training.collatz_judge import NetworkJudge
 
 SOURCE_LAYERS = [2048, 1024, 1024, 512, 512, 512, 256, 128, 64]
-BOTH: list[Any] = [LookaheadValue, SelectionValue]
+BOTH: list[Any] = [LookaheadValue, WindowValue]
 
 
 def values(network: CollatzValue, numbers: list[int]) -> torch.Tensor:
@@ -37,7 +37,7 @@ def test_parameters_of_the_source(lookahead: int, count: int) -> None:
 
 
 def test_the_better_network_is_small() -> None:
-    network = SelectionValue(20, [256, 256], 0)
+    network = WindowValue(20, [256, 256], 0)
     assert sum(parameter.numel() for parameter in network.parameters()) <= 300_000
 
 
@@ -78,7 +78,7 @@ def test_v_sees_its_window_only(kind: Any) -> None:
     assert all(naive_steps(other, 6)[1] == ks for other in others)
     assert len({naive_steps(other, 7)[1][6] for other in others}) > 1
     found = values(network, [number, *others])
-    if kind is SelectionValue:
+    if kind is WindowValue:
         # Relative heights of states this large are the same to the last bits.
         relative = found - torch.tensor([math.log(n) for n in (number, *others)], dtype=torch.float64)
         assert (relative - relative[0]).abs().max() < 1e-12
@@ -88,17 +88,32 @@ def test_v_sees_its_window_only(kind: Any) -> None:
     assert (different[0] - different[1]).abs() > 1e-6
 
 
-def test_selection_starts_as_its_closed_form() -> None:
-    """As sharp as can be, and with the closed form's lift: V_tmin at c = 1.2, where no two states tie."""
-    network = SelectionValue(20, [16], 0).double()
-    network.LIFT = 1e-3
-    with torch.no_grad():
-        network.log_sharpness.fill_(math.log(1e7))
-    numbers = [2**127 - 25, *(state for state in orbit(2**80 + 27).states if state > 2**60)]
-    assert len(numbers) > 40
+def test_the_better_network_starts_as_v_avg() -> None:
+    network = WindowValue(20, [16], 0).double()
+    numbers = [2**127 - 25, *orbit(2**80 + 27).states[:200]]
     logs = np.array([[math.log(state) for state in naive_steps(n, 20)[0]] for n in numbers])
-    expected = TiltedMinimum(1.2).values(logs, np.zeros((len(numbers), 20)))
-    assert np.abs(values(network, numbers).numpy() - expected).max() < 1e-6
+    expected = Average().values(logs, np.zeros((len(numbers), 20)))
+    assert np.abs(values(network, numbers).numpy() - expected).max() < 1e-12
+
+
+def test_the_better_network_sees_what_the_closed_forms_say() -> None:
+    """The columns after the heights, against the closed forms themselves; lifts apart, which they add."""
+    network = WindowValue(20, [16], 0).double()
+    numbers = [*orbit(2**80 + 27).states[:60], *orbit(27).states]
+    walked = [naive_steps(number, 20) for number in numbers]
+    logs = np.array([[math.log(state) for state in states] for states, _ in walked])
+    ks = np.array([valuations for _, valuations in walked])
+    heights = torch.from_numpy(logs - logs[:, :1])
+    found = network.features(torch.from_numpy(logs[:, 0]), heights, torch.from_numpy(ks)).numpy()
+    assert found.shape == (len(numbers), 47)
+    assert np.array_equal(found[:, 24:44], np.minimum(ks, 10) / 4)
+    assert np.abs(found[:, :20] * 4 - (logs - logs[:, :1])[:, 1:]).max() < 1e-12
+    forms: list[Any] = [Minimum(), Maximum(), TiltedMinimum(1.2), TiltedMaximum(1.0)]
+    for column, form in enumerate(forms, 20):
+        difference = form.values(logs, ks) - logs[:, 0] - 4 * found[:, column]
+        far = logs[:, 0] > 3  # where no two states are equal
+        assert (np.abs(difference) < 0.021)[far].all(), form.name
+    assert found[:, 46] == pytest.approx(10 * np.array(numbers, float) ** -0.25)
 
 
 @pytest.mark.parametrize("kind", BOTH)

@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from models.collatz_value import LookaheadValue, SelectionValue
+from models.collatz_value import LookaheadValue, WindowValue
 from training.collatz_train_flags import to_config
 from training.config import CollatzConfig
 from training.objectives.base import Output, UpdateContext
@@ -155,7 +155,7 @@ def segments() -> dict[str, Tensor]:
 @pytest.mark.parametrize("use_t4", [False, True])
 def test_the_saturating_loss_state_by_state(use_t4: bool) -> None:
     settings = CollatzConfig(preset="orbit", lookahead=4, margin=0.02, growth_weight=3.0, use_t4=use_t4)
-    network, batch = SelectionValue(4, [8], 0).double(), segments()
+    network, batch = WindowValue(4, [8], 0).double(), segments()
     with torch.no_grad():
         for parameter in network.parameters():
             parameter.add_(0.2 * torch.randn(parameter.shape, generator=torch.Generator().manual_seed(1)))

@@ -40,8 +40,8 @@ from training.config import config_to_dict, load_config_file, resolve
 from training.metrics_log import read_metrics
 
 SLEEP = "RRS_TEST_SLEEP_IN_SAVE"
-TINY = """--layers 16,8 --lookahead 4 --batch-size 32 --epochs 24 --eval-interval 12 --quick-eval-interval 6 --log-interval 1
-    --checkpoint-interval 2 --test-starts 2 --validation-starts 1 --device cpu --threads 1""".split()
+TINY = """--layers 16,8 --lookahead 4 --batch-size 32 --epochs 24 --eval-interval 12 --quick-eval-interval 6
+    --log-interval 1 --checkpoint-interval 2 --test-starts 2 --validation-starts 1 --device cpu --threads 1""".split()
 MINING = [*TINY, *"--curriculum --ramp-len 490 --start-seeds 0 --mine-negatives --mine-interval 5 --use-t4".split()]
 ORBIT = ["--preset", "orbit", *TINY, "--batch-size", "4", "--segment-steps", "8"]
 KINDS = {"faithful": MINING, "orbit": ORBIT}
@@ -120,7 +120,7 @@ def test_the_run_folder_is_that_of_every_run(whole: Any) -> None:
     config = load_config_file(folder / "all_config.yaml")
     assert config.collatz.preset == kind and config.collatz.lookahead == 4 and config.collatz.layers == [16, 8]
     text = (folder / "all_config.yaml").read_text()
-    assert not re.search("^(arch|objective|eval|data_paths|puzzle_emb_lr):", text, re.M), "what is not read is not listed"
+    assert not re.search("^(arch|objective|eval|data_paths|puzzle_emb_lr):", text, re.M), "not read, not listed"
     provenance = read(folder / "provenance.json")
     assert provenance["datasets"]["data"].startswith("collatz") and provenance["seeds"] == {"seed": 0}
     best = summary["best"]
