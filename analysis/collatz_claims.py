@@ -62,8 +62,8 @@ def _weights(settings: Settings) -> int:
 _LOOKAHEAD = frozenset({"collatz.lookahead"})
 RATE = frozenset({"collatz.legacy_lr_plateau", "lr_min_ratio"})
 CLAIMS = (
-    Claim("mining", "mining hurts", "source, runs 3 and 5: 80 and 64 violations of 429, 95.68 and 97.22 % passed", _MINING,
-          changes("collatz.mine_negatives", False, True), worse=True),
+    Claim("mining", "mining hurts", "source, runs 3 and 5: 80 and 64 violations of 429, 95.68 and 97.22 % passed",
+          _MINING, changes("collatz.mine_negatives", False, True), worse=True),
     Claim("gentler_mining", "mining fewer numbers, less often or later hurts less", "the source's idea to try", _MINING,
           _gentler, worse=False),
     Claim("lookahead", "a longer lookahead helps", "source, runs 5 and 6, lookahead 10 and 20: 64 and 58 violations",

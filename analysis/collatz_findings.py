@@ -163,8 +163,9 @@ def _t4(arms: Sequence[CollatzArm], margins: Mapping[Path, OrbitMargins]) -> Fin
         if values:
             what = "worst margin, mean over 703, 26623, 626331, on the scale of ln n: worse"
             measures.append(_measure(what, second, first, values, _NATS, False))
-    return Finding("t4", "T4 gives fewer violations and worse margins", "source, runs 3 and 4: 80 and 73 violations; worst "
-                   "margin of 626331 -0.66 and -1.22 (of a V without fixed scale)", measures, parts=True)  # fmt: skip
+    return Finding("t4", "T4 gives fewer violations and worse margins", "source, runs 3 and 4: 80 and 73 "
+                   "violations; worst margin of 626331 -0.66 and -1.22 (of a V without fixed scale)", measures,
+                   parts=True)  # fmt: skip
 
 
 def _beyond_closed_forms(arms: Sequence[CollatzArm]) -> Finding:
@@ -244,8 +245,8 @@ def _growth_is_easy(arms: Sequence[CollatzArm]) -> Finding:
             interval = mean_interval([one - other for one, other in zip(passed, others, strict=True)])
             measures.append(Measure("passed growth steps minus passed decay steps", arm.label,
                                     describe(interval, growth), interval, side(interval, True)))  # fmt: skip
-    return Finding("growth_is_easy", "growth steps fail less than decay steps", "source, runs 2 to 6: 98.5 to 99.8 % of growth "
-                   "steps passed, which leaves 92 to 96 % of decay steps", measures)  # fmt: skip
+    return Finding("growth_is_easy", "growth steps fail less than decay steps", "source, runs 2 to 6: 98.5 to "
+                   "99.8 % of growth steps passed, which leaves 92 to 96 % of decay steps", measures)  # fmt: skip
 
 
 def finding_lines(found: Sequence[Finding]) -> list[str]:

@@ -26,8 +26,9 @@ class BestWindows:
     """The least weighted rate of violations at one lookahead, and where a V that attains it violates.
 
     Attributes: growth_weight, of growth steps, decay steps weighing 1. growth and decay: probabilities that a step is a
-    growth (decay) step and violated. forced_growth: 2^-(L+1), the part of `growth` that no V can avoid. cycles: how
-    many rising cycles were looked at.
+    growth (decay) step and violated. forced_growth: 2^-(L+1), the part of `growth` that no V can avoid: a step of the
+    window (1, ..., 1) leads to that window again, so that G cancels and ln n rises. violated: the set of windows
+    (k_1..k_(L+1)). cycles: how many rising cycles were looked at.
     """
 
     lookahead: int
@@ -35,6 +36,7 @@ class BestWindows:
     growth: float
     decay: float
     forced_growth: float
+    violated: tuple[tuple[int, ...], ...]
     cycles: int
 
     @property
@@ -65,7 +67,7 @@ def best_windows(lookahead: int, growth_weight: float, *, prefer_growth: bool = 
         chosen = _smallest_cover(costs, cycles)
     return BestWindows(
         lookahead, growth_weight, float(chances[chosen & growth].sum()), float(chances[chosen & ~growth].sum()),
-        2.0 ** -(lookahead + 1), len(cycles),
+        2.0 ** -(lookahead + 1), tuple(windows[place] for place in np.flatnonzero(chosen)), len(cycles),
     )  # fmt: skip
 
 

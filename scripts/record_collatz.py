@@ -1,4 +1,4 @@
-"""Readers of what is measured about Collatz functions: runs compared, functions judged, orbits, exact steps a second."""
+"""Readers of what is measured about Collatz functions: runs compared, functions judged, orbits, steps a second."""
 
 from collections.abc import Callable, Iterator
 
@@ -46,7 +46,7 @@ def runs_compared(report: Entry) -> Report:
         config_hashes=[short(arm.text("settings_sha256")) for arm in arms],
         commits=report.words("commits"),
         datasets=[_drawn(report)],
-        seeds=[str(seed) for seed in report.values.get("seeds") or [NOT_RECORDED]],
+        seeds=[str(seed) for seed in _listed(report, "seeds")] or [NOT_RECORDED],
         result="; ".join(texts),
         hardware=[f"{'; '.join(report.words('machines'))}{spent}"],
     )
@@ -72,8 +72,13 @@ def _arm(arm: Entry, report: Entry) -> str:
         ]
         if found:
             parts.append(f"{words} {', '.join(found)}{of}")
-    number = len(arm.values.get("seeds") or [])
+    number = len(_listed(arm, "seeds"))
     return f"{arm.text('label')} (n={number} seed{'' if number == 1 else 's'}): {'; '.join(parts)}"
+
+
+def _listed(entry: Entry, name: str) -> list[object]:
+    value = entry.values.get(name)
+    return value if isinstance(value, list) else []
 
 
 def _mean(found: Entry, scale: int) -> str:
@@ -123,7 +128,8 @@ def _function(entry: Entry) -> str:
     if entry.values.get("rows") is not None:
         parts.append(f"{_violated(entry, 'rows')} of the file")
         shares = [("weighted_pass", "weighted"), ("growth_pass", "growth"), ("growth_weighted_pass", "gr.wtd")]
-        passed = [f"{word} {100 * entry.number(key):.2f} %" for key, word in shares if entry.values.get(key) is not None]
+        known = [(key, word) for key, word in shares if entry.values.get(key) is not None]
+        passed = [f"{word} {100 * entry.number(key):.2f} %" for key, word in known]
         parts += [f"passed: {', '.join(passed)}"] if passed else []
     if "on_orbit" in entry.values:
         parts.append(f"on-orbit {_violated(entry.part('on_orbit'), 'steps')}")
@@ -157,8 +163,8 @@ def orbits_looked_at(report: Entry) -> Report:
             f"{row.count(f'{kind}_violations')}/{row.count(f'{kind}_steps')} {kind}" for kind in ("growth", "decay")
         )
         texts.append(
-            f"L={row.count('lookahead')} {row.text('function')}: on-orbit {_violated(row, 'steps')} ({growth}, {decay}), "
-            f"orbits {row.count('orbit_violations')}/{row.count('orbit_steps')}, "
+            f"L={row.count('lookahead')} {row.text('function')}: on-orbit {_violated(row, 'steps')} "
+            f"({growth}, {decay}), orbits {row.count('orbit_violations')}/{row.count('orbit_steps')}, "
             f"fresh {row.count('fresh_violations')}/{row.count('fresh_steps')}"
         )
     for best in report.parts("small_windows"):
