@@ -100,4 +100,7 @@ def glide(number: int) -> int:
 
 def expansion_weight(number: int, full_max: int) -> float:
     """log10(max(1, max / n)) + 1: how much a row weighs in the weighted rates."""
-    return math.log10(max(1.0, full_max / number)) + 1
+    try:
+        return math.log10(max(1.0, full_max / number)) + 1
+    except OverflowError:  # the ratio is no float any more, its logarithm is
+        return math.log10(full_max) - math.log10(number) + 1

@@ -3,8 +3,8 @@
 Reports are what `evaluate.py` (evaluation_NAME.json), `scripts/benchmark.py --json`,
 `scripts/benchmark_trajectories.py --json`, `scripts/benchmark_lyapunov.py --json` and scripts of `analysis/` write:
 `time_to_accuracy.py` (time_to_accuracy.json), `peak_vs_final.py` (peak_vs_final.json), `lyapunov_spectrum.py` and
-`q_head_vs_stability.py` (summary.json), `gradient_flossing_toy.py` (flossing_toy.json). Which of them a file is, its
-entries tell.
+`q_head_vs_stability.py` (summary.json), `gradient_flossing_toy.py` (flossing_toy.json), `collatz_report.py` and
+`collatz_orbits.py`; and `collatz.py --json`. Which of them a file is, its entries tell.
 """
 
 import math
@@ -14,6 +14,7 @@ from pathlib import Path
 import numpy as np
 
 from errors import UserError
+from scripts.record_collatz import COLLATZ_READERS
 from scripts.record_comparisons import arms_over_seeds, flossing_toy, trajectories
 from scripts.record_dynamics import cost, rollouts, spectra
 from scripts.report_entries import (
@@ -214,4 +215,5 @@ _READERS: dict[tuple[str, ...], Callable[[Entry], Report]] = {
     ("runs", "models", "burn_in"): spectra,
     ("correlation_of_q_and_growth", "accuracy"): rollouts,
     ("toy", "claims", "accuracy"): flossing_toy,
+    **COLLATZ_READERS,
 }

@@ -1,6 +1,5 @@
 """Ranges and combinations of the settings of a Collatz run. A failure is one line, as in `config_checks`."""
 
-import math
 from typing import Any
 
 from dataset.collatz_hard_pool import TRAINING_SEEDS
@@ -34,7 +33,7 @@ def check_collatz(cfg: TrainConfig) -> None:
             _fail(key, getattr(settings, key), f"one of: {', '.join(names)}")
     for key in _AT_LEAST_ONE + _NOT_NEGATIVE + _ABOVE_ZERO + _FRACTION:
         value = getattr(settings, key)
-        if not math.isfinite(value) or value >= 2**63:
+        if not -(2**63) < value < 2**63:  # nor is NaN, and a huge integer is no float
             _fail(key, value, "a finite number below 2^63")
         if key in _AT_LEAST_ONE and value < 1:
             _fail(key, value, "at least 1")

@@ -146,7 +146,7 @@ def to_config(given: Mapping[str, Any]) -> tuple[TrainConfig, bool]:
     state = flags.pop("resume_state", None)
     if state is not None:
         path = Path(os.path.expanduser(state))
-        if not path.is_file():
+        if not os.path.isfile(path):  # of a name that is too long, too
             raise UserError(f"--resume-state {state}: there is no such file; name a state such as RUN/latest_state.pt")
         run |= {"resume": str(path), "checkpoint_path": str(path.parent)}
     if "eval_csv" in flags:

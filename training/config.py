@@ -298,6 +298,9 @@ def resolve(raw: Mapping[str, Any], *, require_data: bool = True) -> TrainConfig
     is_collatz = cfg.collatz.preset is not None
     if is_collatz:
         check_collatz(cfg)
+    elif cfg.collatz != CollatzConfig():
+        changed = [key for key, value in asdict(cfg.collatz).items() if value != asdict(CollatzConfig())[key]]
+        raise UserError(f"option 'collatz.{changed[0]}' is read by Collatz runs only: start one with python collatz.py")
     _complete(cfg)
     check_resolved(cfg, require_data=require_data and not is_collatz)
     return cfg

@@ -1,6 +1,7 @@
 """All targets, by name."""
 
 from tests.fuzz.engine import Target
+from tests.fuzz.targets.collatz import CollatzCsv, CollatzFlags
 from tests.fuzz.targets.command_lines import BuilderCommands, HydraCommands, KeyValues
 from tests.fuzz.targets.configs import Configs
 from tests.fuzz.targets.dataset_folder import DatasetFolder
@@ -27,4 +28,6 @@ def all_targets() -> list[Target]:
         KeyValues(),
         BuilderCommands(),
         HydraCommands(),
+        CollatzCsv(),
+        CollatzFlags(),
     ]
