@@ -74,6 +74,7 @@ def test_weights() -> None:
     assert 27 * 10 ** (expansion_weight(27, 9232) - 1) == pytest.approx(9232)
     assert expansion_weight(5, 5000) == 4.0 and expansion_weight(7, 7) == 1.0
     assert expansion_weight(2**1100 + 1, 2**1100 + 1) == 1.0, "far beyond the range of a float"
+    assert expansion_weight(3, 3 * 10**5000) == pytest.approx(5001), "and so is the ratio"
 
 
 @pytest.mark.parametrize("number", [0, -1, -3, 2, 2**80])

@@ -9,6 +9,7 @@ import pytest
 
 import collatz as script
 from dataset.build_collatz_eval import main as build_eval
+from errors import UserError
 from scripts.grid_file import GRIDS, read_grid
 from tests.helpers import ROOT
 from training.collatz_flags import CheckpointRun, TrainingRun, build_parser, read_flags
@@ -159,9 +160,9 @@ def test_runs_on_puzzles_do_not_know_of_it() -> None:
     """Their folders, states and settings stay as they were."""
     config = resolve({"data_paths": ["d"]})
     assert "collatz" not in config_to_dict(config) and not [k for k in run_identity(config) if "collatz" in k]
-    unread = resolve({"data_paths": ["d"], "collatz": {"lookahead": 30}})
-    assert config_hash(unread) == config_hash(config)
     assert config.collatz == CollatzConfig()
+    with pytest.raises(UserError, match="'collatz.lookahead' is read by Collatz runs only"):
+        resolve({"data_paths": ["d"], "collatz": {"lookahead": 30}})
 
 
 def test_schedules() -> None:
@@ -201,6 +202,8 @@ BAD = {
     "segments": ("--preset orbit --segment-steps 2", "--segment-steps: found 2, expected at least 4"),
     "starts": ("--preset orbit --fewest-bits 300", "--fewest-bits: found 300, expected 8 to --most-bits 256"),
     "two rates": ("--legacy-lr-plateau --lr-schedule cosine", "both set the rate: give one of them"),
+    "long name": (f"--resume-state {'x' * 5000}", "there is no such file"),
+    "huge count": (f"--mine-interval 1{'0' * 400}", "expected a finite number below 2^63"),
     "no state": ("--resume-state none.pt", "--resume-state none.pt: there is no such file"),
     "no file": ("--eval-csv none.csv", "none.csv: no such file; make one with: python dataset/build_collatz_eval.py"),
     "mps": ("--device mps", "--device: found 'mps', which has no float64"),
