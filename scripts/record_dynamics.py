@@ -74,6 +74,22 @@ def _network(joint: Entry, name: str, runs: list[Entry]) -> str:
     added = [run.part("beyond_baselines").part("nested").part("without_rules").part("difference") for run in runs]
     additions = ", ".join(_estimate(own, signed=True) for own in added)
     parts.append(f"lambda_1 adds to all but the rules, by run: {additions}")
+    tables = [run.part("settled_by_correct") for run in runs]
+    settled, failures = (
+        sum(own.count(name) for own in tables for name in names)
+        for names in (("settled_failed",), ("settled_failed", "unsettled_failed"))
+    )
+    parts.append(f"{settled}/{failures} failures settled")
+    longer = [run.part("long_rollout") for run in runs if run.values.get("long_rollout") is not None]
+    if longer:
+        ends = [own.part("kinds_at_end").part("failed") for own in longer]
+        kinds = ", ".join(f"{sum(own.count(kind) for own in ends)} {kind}" for kind in ends[0].values if kind != "n")
+        parts.append(f"failures after {longer[0].count('num_steps')} steps: {kinds}")
+    settings = [run.part("settings") for run in runs]
+    if all("lambda_bound_per_step" in own.values for own in settings):
+        largest = max(run.signed("lambda1_largest") for run in runs)
+        bound = max(own.signed("lambda_bound_per_step") for own in settings)
+        parts.append(f"largest exponent of any step {largest:.4f}, bound {bound:.4f} nats per step")
     return f"{name}: {'; '.join(parts)}"
 
 

@@ -16,6 +16,7 @@ def test_spectra_of_several_networks(tmp_path: Path) -> None:
               table("d", "TRM-att", 0, objective="multi", shift=0.05)]  # fmt: skip
     for each in tables:
         each.settings.update({"num_exponents": 3, "dtype": "float64", "data_sha256": "d" * 64})
+    tables[2].settings["lambda_bound_per_step"] = 9.0
     summary = write(tmp_path, tables)
     report = read_report(tmp_path / "summary.json")
     assert report.seeds == ["0", "1", "2", "0"] and report.commits == ["c0ffee"]
@@ -28,6 +29,8 @@ def test_spectra_of_several_networks(tmp_path: Path) -> None:
     hrm = next(run for run in summary["runs"] if run["model"] == "HRM")
     newcombe = hrm["lambda1"]["auroc_newcombe"]
     assert f"Newcombe [{newcombe['low']:.3f}, {newcombe['high']:.3f}]" in report.result
+    assert f"largest exponent of any step {hrm['lambda1_largest']:.4f}, bound 9.0000" in report.result
+    assert report.result.count("largest exponent") == 1 and "0/28 failures settled" in report.result
     (difference,) = (each for each in summary["differences"] if each["quantity"] == "lambda1_median_failed")
     assert f"lambda1_median_failed: {difference['values'][0]:+.4f} no interval, n=1 seeds" in report.result
 
