@@ -130,18 +130,33 @@ def email(sources: Sources, made: Sequence[str]) -> str:
 
 
 def _finding(sources: Sources) -> str:
-    clauses = []
+    clauses, free = [], []
     for own in (each for each in leading(sources) if each["plain"]):
         m = own["sub_updates_per_step"]
         if own["auroc"]["value"] is None:
             clauses.append(f"of {own['model']} we have one outcome only")
             continue
+        free.append(f"{own['model']} {_free(own)}")
         clauses.append(
             f"{own['model']}: median {interval(own['median_solved'], scale=1 / m)} nats per sub-update when solved and "
             f"{interval(own['median_failed'], scale=1 / m)} when failed, AUROC {interval(own['auroc'])} "
             f"({own['solved']} of {own['of']} solved, {count(own['runs'], 'run')})"
         )
-    return f"The leading exponent differs between solved and failed puzzles as follows (Fig. 1). {'; '.join(clauses)}."
+    found = f"The leading exponent of solved and of failed puzzles (Fig. 1): {'; '.join(clauses)}."
+    if free:
+        found += (
+            " Beside it stand signs that cost nothing, late drift and the answer's margin, and what the exponent adds "
+            "to "
+            f"all such signs that do not know the rules, by run: {'; '.join(free)}."
+        )
+    return found
+
+
+def _free(own: Numbers) -> str:
+    added = [each["value"] for each in own["beyond"] if each["value"] is not None]
+    words = ", ".join(f"{value:+.3f}" for value in added) if added else "undefined"
+    drift, margin = (interval(own["baselines"][name]) for name in ("late_drift", "minus_logit_margin"))
+    return f"AUROC {drift} and {margin}, adds {words}"
 
 
 def _spectrum_finding(sources: Sources) -> str:
