@@ -196,3 +196,35 @@ def test_the_norm_annihilates_one_direction_per_token() -> None:
     # With eps = 1e-5 the directions keep a factor of about eps instead of 0.
     gap = found.exponents[:, 34] - found.exponents[:, 35]
     assert (gap > 4).all() and (found.exponents[:, 35:] < -6).all()
+
+
+def test_two_states_of_three_tokens_lose_six_of_24_directions() -> None:
+    """With an exact norm one direction per token and state is gone for good, and flagged: the rank is 18."""
+    mix = [normal(12, 12, seed=seed) for seed in (11, 12)]
+
+    def norm(x: Tensor) -> Tensor:
+        tokens = x.unflatten(1, (3, 4))
+        return (tokens / tokens.square().mean(dim=2, keepdim=True).sqrt()).flatten(1)
+
+    def update_L(state: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
+        z_H, z_L = state
+        return z_H, norm(z_L + torch.tanh((z_L + z_H) @ mix[0]))
+
+    def update_H(state: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
+        z_H, z_L = state
+        return norm(z_H + torch.tanh((z_L + z_H) @ mix[1])), z_L
+
+    start = (normal(1, 12, seed=13), normal(1, 12, seed=14))
+
+    def step(flat: Tensor) -> Tensor:
+        return torch.cat(update_H(update_L(flat[None].split(12, dim=1))), dim=1)[0]  # type: ignore[arg-type]
+
+    jacobian = torch.autograd.functional.jacobian(step, torch.cat(start, dim=1)[0])
+    assert int(torch.linalg.matrix_rank(jacobian, rtol=1e-10)) == 18
+    found = lyapunov_spectrum(
+        [update_L, update_H], start, num_exponents=24, num_steps=3, qr_interval=2,
+        generator=torch.Generator().manual_seed(0),
+    )  # fmt: skip
+    lost = found.flags["rank_lost"][0] | found.flags["zero_growth"][0]
+    assert int(lost.sum()) == 6 and not bool(lost[:18].any())
+    assert (found.exponents[0, 18:] < -8).all() and (found.exponents[0, :18] > -4).all()
