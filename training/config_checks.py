@@ -212,6 +212,11 @@ def _check_arch(arch: ArchConfig) -> None:
     if arch.puzzle_emb_len < slots:
         expected = f"at least {slots} slots of {width} for arch.puzzle_emb_ndim={arch.puzzle_emb_ndim}, or 0"
         _fail("arch.puzzle_emb_len", arch.puzzle_emb_len, expected)
+    low, high = KAPPA_RANGE
+    if not 0 < arch.alpha <= 1:  # of no meaning for others, and NaN is none there either
+        _fail("arch.alpha", arch.alpha, "a number above 0 and at most 1")
+    if not low <= arch.kappa <= high:
+        _fail("arch.kappa", arch.kappa, f"a number from {low} to {high}")
     if arch.name == "srm":
         _check_srm(arch)
     if arch.name == "hrm":
@@ -222,11 +227,6 @@ def _check_arch(arch: ArchConfig) -> None:
 
 
 def _check_srm(arch: ArchConfig) -> None:
-    low, high = KAPPA_RANGE
-    if not 0 < arch.alpha <= 1:
-        _fail("arch.alpha", arch.alpha, "a number above 0 and at most 1")
-    if not low <= arch.kappa <= high:
-        _fail("arch.kappa", arch.kappa, f"a number from {low} to {high}")
     if arch.pos_encodings == "rope":
         _fail("arch.pos_encodings", "rope", "none or learned for srm, whose token matrices know positions")
     if arch.mlp_t:

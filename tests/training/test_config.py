@@ -284,6 +284,7 @@ def test_unknown_keys_name_the_nearest(raw: dict[Any, Any], named: str) -> None:
         {"lr": None},
         {"lr": [1]},
         {"lr": float("nan")},
+        {"arch": {"alpha": float("nan")}},
         {"lr": float("inf")},
         {"lr": -1e-3},
         {"lr": "???"},
