@@ -13,6 +13,7 @@ import pytest
 
 import training.atomic_file
 import training.loop
+import training.scoring
 from errors import UserError
 from tests.helpers import (
     PretrainServer,
@@ -155,13 +156,13 @@ def test_a_best_that_could_not_be_written_is_no_best(
 ) -> None:
     """best.pt, best_state.pt and the record agree, whatever the disk refused."""
     values = iter([0.1, 0.3, 0.2])
-    original = training.loop.Scoring._score
+    original = training.scoring.Scoring._score
 
     def score(self: Any, rows_of: Any, model: Any, name: str, *more: Any) -> dict[str, float]:
         result = original(self, rows_of, model, name, *more)
         return result | {"exact_accuracy": next(values)} if name != "test" else result
 
-    monkeypatch.setattr(training.loop.Scoring, "_score", score)
+    monkeypatch.setattr(training.scoring.Scoring, "_score", score)
     at_update(
         monkeypatch,
         {
