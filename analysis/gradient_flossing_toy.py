@@ -58,7 +58,7 @@ _FLAGS = {
     "transient": "of these, steps before exponents are measured", "qr_interval": "steps between orthonormalisations",
     "floss_updates": "flossing updates of one episode", "inter_every": "epochs between episodes during training",
     "inter_episodes": "episodes during training", "lr": "learning rate of both", "clip": "norm to which each array of "
-    "the task's gradient is clipped", "floss_clip": "likewise of flossing (default: none, as in the source)",
+    "the task's gradient is clipped", "floss_clip": "likewise of flossing; 0: none, as in the source",
     "block": "epochs of one point of the learning curve", "eval_batches": "batches of the final accuracy",
     "measured_sequences": "sequences that spectra are measured on",
     "stop_accuracy": "end training once so accurate for --patience points (default: never)",
@@ -105,7 +105,7 @@ def settings_of(options: argparse.Namespace) -> ToySettings:
     settings = ToySettings(**{name: getattr(options, name) for name in _FLAGS})
     for name in _FLAGS:
         value = getattr(settings, name)
-        may_be_zero = name in ("transient", "inter_episodes")
+        may_be_zero = name in ("transient", "inter_episodes", "floss_clip")
         if value is not None and not (0 < value < math.inf or (may_be_zero and value == 0)):
             expected = "0 or more" if may_be_zero else "a number above 0"
             raise UserError(f"--{name.replace('_', '-')}: found {value}, expected {expected}")
