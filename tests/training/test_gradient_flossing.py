@@ -89,7 +89,7 @@ def test_loss_and_metrics(name: str, settings: FlossConfig) -> None:
 
 
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32], ids=str)
-@pytest.mark.parametrize("name", SMALL)
+@pytest.mark.parametrize("name", [name for name in SMALL if name != "srm"])  # its derivative jumps at kinks
 def test_gradient_against_differences(name: str, dtype: torch.dtype) -> None:
     """Along a random direction of each weight that moves the map. The window starts at z0, which is a constant."""
     settings = replace(BASE, warmup=0, where="all", k=2)
