@@ -89,11 +89,23 @@ def test_loss_and_metrics(name: str, settings: FlossConfig) -> None:
 
 
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32], ids=str)
-@pytest.mark.parametrize("name", [name for name in SMALL if name != "srm"])  # its derivative jumps at kinks
+@pytest.mark.parametrize("name", SMALL)
 def test_gradient_against_differences(name: str, dtype: torch.dtype) -> None:
-    """Along a random direction of each weight that moves the map. The window starts at z0, which is a constant."""
+    """Along a random direction of each weight that moves the map. The window starts at z0, which is a constant.
+
+    The map of SRM is linear in pieces. Its derivative, and so the loss, jumps where the state crosses from one piece to
+    another: the difference must not reach so far. It does not see what only shifts the state. And its first weights are
+    orthonormal, where the absolute products by which they are scaled have a kink: a start beside it is taken.
+    """
     settings = replace(BASE, warmup=0, where="all", k=2)
     model, batch = small_model(name), small_batch(2)
+    in_pieces = name == "srm"
+    if in_pieces:
+        draws = torch.Generator().manual_seed(9)
+        with torch.no_grad():
+            for key, weight in model.named_parameters():
+                if key.endswith("mixing"):
+                    weight += 0.05 * torch.randn(weight.shape, generator=draws, dtype=torch.float64)
     step = next(number for number in range(50) if choose_window(settings, 6, 4, 7, number).begin == 0)
 
     def loss(of: Any) -> Tensor:
@@ -104,8 +116,7 @@ def test_gradient_against_differences(name: str, dtype: torch.dtype) -> None:
     parameters = {key: p for key, p in trained.named_parameters() if "level" in key or "embed_tokens" in key}
     assert len(parameters) >= 4
     found = dict(zip(parameters, torch.autograd.grad(loss(trained), list(parameters.values())), strict=True))
-    h = 2e-5
-    moved: list[bool] = []
+    h = 5e-8 if in_pieces else 2e-5
     for key, weight in model.named_parameters():
         if key not in parameters:
             continue
@@ -120,9 +131,8 @@ def test_gradient_against_differences(name: str, dtype: torch.dtype) -> None:
         expected = (8 * (at[1] - at[-1]) - (at[2] - at[-2])) / (12 * h)
         tolerance = {"rtol": 1e-6, "atol": 1e-7} if dtype == torch.float64 else {"rtol": 5e-3, "atol": 5e-3}
         torch.testing.assert_close((found[key].double() * change).sum(), expected, **tolerance)
-        moved.append(abs(float(expected)) > 1e-5)
-    # The map of SRM is linear in pieces: what only shifts the state leaves its derivative as it is.
-    assert sum(moved) >= 2 if name == "srm" else all(moved)
+        shifts = in_pieces and key.endswith(("embedding_weight", "input_proj.weight"))
+        assert expected == 0 if shifts else abs(float(expected)) > 1e-5
 
 
 def test_the_heads_and_the_table_get_nothing() -> None:
