@@ -153,8 +153,8 @@ _OF_PUZZLES = (
     "fast_validation_size", "validation_size", "max_test_rows", "fast_eval_delta", "force_full_eval_every",
     "state_dtype",
 )  # fmt: skip
-# Of `collatz.*`: how a run is judged. (The sizes of the samples do shape the data, which leave their orbits out.)
-_JUDGES = ("eval_csv", "eval_interval", "quick_eval_interval")
+# How a run is judged. (The sizes of the samples do shape the data, which leave their orbits out.)
+_JUDGES = ("collatz.eval_csv", "collatz.eval_interval", "collatz.quick_eval_interval")
 
 _TRUTH_WORDS = ("true", "false", "yes", "no", "on", "off", "y", "n", "1", "0")
 
@@ -361,19 +361,26 @@ def flosses(cfg: TrainConfig) -> bool:
     return cfg.floss.mode != "off" and cfg.floss.weight != 0
 
 
-def config_hash(cfg: TrainConfig) -> str:
-    """sha256 (hex) of the settings that decide what is computed; run control (`RUN_CONTROL`) is left out.
+def _deciding(cfg: TrainConfig) -> dict[str, Any]:
+    """`config_to_dict` without what decides nothing: what is new leaves no trace in runs that do not use it.
 
-    The objective of pretraining, which reads none of its settings, leaves no trace in it, nor do flossing that is off
-    and the options of SRM where the architecture is another.
+    That is the objective of pretraining, which reads none of its settings, flossing that is off, and the options of SRM
+    where the architecture is another.
     """
-    kept = {key: value for key, value in config_to_dict(cfg).items() if key not in RUN_CONTROL}
+    plain = config_to_dict(cfg)
     if cfg.objective.name == "act_streaming":
-        kept.pop("objective", None)
-    if "arch" in kept and cfg.arch.name != "srm":
-        kept["arch"] = {key: value for key, value in kept["arch"].items() if key not in SRM_ONLY}
+        plain.pop("objective", None)
     if not flosses(cfg):
-        kept.pop("floss", None)
+        plain.pop("floss", None)
+    if cfg.arch.name != "srm":
+        for key in SRM_ONLY:
+            plain.get("arch", {}).pop(key, None)
+    return plain
+
+
+def config_hash(cfg: TrainConfig) -> str:
+    """sha256 (hex) of the settings that decide what is computed; run control (`RUN_CONTROL`) is left out."""
+    kept = {key: value for key, value in _deciding(cfg).items() if key not in RUN_CONTROL}
     canonical = json.dumps(kept, sort_keys=True, separators=(",", ":"), allow_nan=False, default=str)
     return hashlib.sha256(canonical.encode()).hexdigest()
 
@@ -384,21 +391,18 @@ def run_identity(cfg: TrainConfig) -> dict[str, Any]:
     `epochs` is among them only where it shapes the learning rate (a cosine), so that a run with a constant
     learning rate can be made longer.
     """
-    plain = config_to_dict(cfg)
+    plain = _deciding(cfg)
     identity = {key: plain[key] for key in IDENTITY if key in plain}
     identity["data_paths"] = [os.path.normpath(path) for path in cfg.data_paths]
     if cfg.lr_min_ratio != 1.0:
         identity["epochs"] = cfg.epochs
-    if cfg.collatz.preset is not None:
-        return identity | {f"collatz.{key}": value for key, value in plain["collatz"].items() if key not in _JUDGES}
-    if cfg.objective.name != "act_streaming":
-        identity |= {f"objective.{key}": value for key, value in plain["objective"].items()}
-    if flosses(cfg):
-        identity |= {f"floss.{key}": value for key, value in plain["floss"].items()}
+    for section in ("collatz", "objective", "floss"):
+        own = {f"{section}.{key}": value for key, value in plain.get(section, {}).items()}
+        identity |= {key: value for key, value in own.items() if key not in _JUDGES}
     for key, kind in schema_keys(ArchConfig).items():
-        if not is_dataclass(kind):
-            if cfg.arch.name == "srm" or key not in SRM_ONLY:
-                identity[f"arch.{key}"] = _lookup(plain["arch"], key)
+        found = _lookup(plain.get("arch", {}), key)
+        if not is_dataclass(kind) and found is not _ABSENT:
+            identity[f"arch.{key}"] = found
     return identity
 
 
