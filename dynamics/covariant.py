@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from dynamics.propagation import TangentFlow
+from dynamics.propagation import TangentFlow, check_counts
 from dynamics.rollout import Advance, as_maps
 
 
@@ -79,14 +79,12 @@ def covariant_vectors(
         direction (singular R).
     """
     num_maps = len(as_maps(advance))
-    for name, value, least in (
+    check_counts((
         ("num_steps", num_steps, 1),
         ("forward_steps", forward_steps, 0),
         ("backward_steps", backward_steps, 0),
         ("qr_interval", qr_interval, 1),
-    ):
-        if value < least:
-            raise ValueError(f"{name}={value}, expected at least {least}")
+    ))  # fmt: skip
     if num_steps * num_maps % qr_interval or backward_steps * num_maps % qr_interval:
         raise ValueError(
             f"qr_interval={qr_interval} does not divide the {num_steps * num_maps} maps of the window and the "

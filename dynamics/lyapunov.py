@@ -5,7 +5,6 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from numbers import Integral
 from typing import Any
 
 import torch
@@ -13,7 +12,7 @@ from torch import Tensor
 
 from dynamics.graded_product import GradedProduct
 from dynamics.orthonormal import Factorisation
-from dynamics.propagation import TangentFlow
+from dynamics.propagation import TangentFlow, check_counts
 from dynamics.rollout import Advance, as_maps
 
 # ln of the condition of the scaled rows from which a singular value may be off by more than about 1e-4.
@@ -160,9 +159,7 @@ def _check_counts(
         ("tangent_warmup_steps", warmup, 0),
         ("qr_interval", qr_interval, 1),
     )
-    for name, value, least in counts:
-        if isinstance(value, bool) or not isinstance(value, Integral) or value < least:
-            raise ValueError(f"{name}={value!r}, expected an integer of at least {least}")
+    check_counts(counts)
     total = num_steps * num_maps
     if total % qr_interval:
         raise ValueError(

@@ -1,6 +1,7 @@
 """A state and its orthonormal tangents, advanced together map by map."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
+from numbers import Integral
 
 import torch
 from torch import Tensor
@@ -21,6 +22,13 @@ def draw_tangents(
     device = layout.device if generator is None else generator.device
     shape = (layout.batch_size, layout.size, num_exponents)
     return torch.randn(shape, dtype=layout.dtype, device=device, generator=generator)
+
+
+def check_counts(counts: Iterable[tuple[str, int, int]]) -> None:
+    """Refuse a (name, value, least) whose value is no integer of at least so much. Errors: ValueError."""
+    for name, value, least in counts:
+        if isinstance(value, bool) or not isinstance(value, Integral) or value < least:
+            raise ValueError(f"{name}={value!r}, expected an integer of at least {least}")
 
 
 class TangentFlow:
