@@ -88,6 +88,20 @@ def describe_environment(configs: Iterable[TrainConfig]) -> Record:
     }
 
 
+def start_of_record(
+    config: TrainConfig, overrides: dict[str, str], options: argparse.Namespace, schema_version: int
+) -> Record:
+    """What the record of a benchmark of one preset begins with."""
+    return {
+        "schema_version": schema_version,
+        "environment": describe_environment([config]),
+        "preset": options.preset,
+        "overrides": overrides,
+        "batch_size": config.global_batch_size,
+        "repeats": options.repeats,
+    }
+
+
 def table_row(record: Record) -> list[str]:
     """One line of the table, in the order of `COLUMNS`."""
     training, evaluation = record["training"], record["evaluation"]

@@ -33,7 +33,7 @@ from dynamics.propagation import TangentFlow
 from dynamics.tangents import exact_arithmetic, push_tangents
 from errors import UserError, exit_on_user_error
 from models.flops import step_products
-from scripts.benchmark import add_setup_options, describe_environment, read_overrides
+from scripts.benchmark import add_setup_options, read_overrides, start_of_record
 from scripts.benchmark_record import check_json_target, save_record
 from scripts.benchmark_setup import DataShape, compose_preset, data_shape, synthetic_run
 from scripts.benchmark_timing import Timing, floor_seconds, measure_products, seconds_of
@@ -240,16 +240,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     shape = data_shape(config, options.preset, options.shape)
     result = measure(config, shape, options.num_exponents, options.repeats)
     print(format_table(result))
-    record = {
-        "schema_version": SCHEMA_VERSION,
-        "environment": describe_environment([config]),
-        "preset": options.preset,
-        "overrides": overrides,
-        "batch_size": config.global_batch_size,
-        "repeats": options.repeats,
-        "result": result,
-        "growth": None,
-    }
+    record = start_of_record(config, overrides, options, SCHEMA_VERSION) | {"result": result, "growth": None}
     if options.growth:
         record["growth"] = growth = measure_growth(config, shape, options.num_exponents, options.repeats)
         stem = make_folder(options.output_dir) / "lyapunov_cost"

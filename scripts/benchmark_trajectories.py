@@ -27,7 +27,7 @@ from tqdm import tqdm
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from errors import UserError, exit_on_user_error
-from scripts.benchmark import add_setup_options, describe_environment, read_overrides
+from scripts.benchmark import add_setup_options, read_overrides, start_of_record
 from scripts.benchmark_measures import WARM_UP_STEPS, training_step, updates_per_sample
 from scripts.benchmark_record import check_json_target, save_record
 from scripts.benchmark_setup import DataShape, compose_preset, data_shape, synthetic_run
@@ -181,15 +181,9 @@ def main(argv: Sequence[str] | None = None) -> None:
     times = measure_times(config, shape, count, options.repeats, halting=options.halting)
     results = {name: record | {"peak_memory": memory[name]} for name, record in times.items()}
     print(format_table(results))
-    record = {
-        "schema_version": SCHEMA_VERSION,
-        "environment": describe_environment([config]),
-        "preset": options.preset,
-        "overrides": overrides,
-        "batch_size": config.global_batch_size,
+    record = start_of_record(config, overrides, options, SCHEMA_VERSION) | {
         "num_trajectories": count,
         "halting": options.halting,
-        "repeats": options.repeats,
         "results": results,
     }
     save_record(options.json, record)
