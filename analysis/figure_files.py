@@ -14,7 +14,7 @@ matplotlib.use("Agg")
 from matplotlib.figure import Figure
 
 from errors import UserError
-from training.atomic_file import write_atomically
+from training.atomic_file import write_bytes_atomically
 
 # After Okabe and Ito (2008), green and red darkened: they differ in lightness too, and are read as text.
 BLUE, ORANGE, GREEN, RED, PURPLE, GREY = "#0072B2", "#E69F00", "#007F5F", "#B3261E", "#CC79A7", "#7F7F7F"
@@ -84,11 +84,7 @@ def make_folder(folder: Path) -> Path:
 
 def _write(path: Path, data: bytes) -> Path:
     try:
-        write_atomically(path, lambda file: _all(file, data), durable=False)
+        write_bytes_atomically(path, data, durable=False)
     except OSError as error:
         raise UserError(f"{path} cannot be written: {error.strerror or error}; name another --output-dir") from error
     return path
-
-
-def _all(file: Any, data: bytes) -> None:
-    file.write(data)

@@ -24,10 +24,11 @@ from typing import Any
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 import numpy as np
+import torch
 from tqdm import tqdm
 
-from analysis.spectrum_files import SpectrumStore, part_blocks
-from analysis.spectrum_measurement import Arrays, CountViolations, SpectrumSettings, measure_batch
+from analysis.spectrum_files import Arrays, SpectrumStore, part_blocks
+from analysis.spectrum_measurement import CountViolations, SpectrumSettings, measure_batch
 from analysis.spectrum_report import write_report
 from analysis.spectrum_table import SpectrumTable
 from dataset.eval_batches import EvalBatches, test_rows
@@ -35,14 +36,17 @@ from dataset.puzzle_folder import PuzzleSet, fingerprint, open_puzzle_set
 from dataset.safe_files import file_sha256
 from dataset.sudoku import boards_from_tokens, box_of_shape, missing_digits
 from errors import UserError, exit_on_user_error
+from models.act import Batch
 from models.losses import IGNORE_LABEL_ID
 from models.recursive_model import RecursiveModel
 from models.srm import StableRecursionModel
 from training.devices import resolve_device
 from training.provenance import result_origin
+from training.recursion_maps import RecursionMaps
 from training.trained_model import Checkpoint, data_folder, open_checkpoint, restore_model
 
 BLANK_TOKEN = 1
+CPU = torch.device("cpu")
 
 
 @dataclass(frozen=True)
@@ -72,12 +76,18 @@ def violations_of(puzzle_set: PuzzleSet) -> CountViolations | None:
     return lambda answers: missing_digits(boards_from_tokens(answers), box)
 
 
+def one_batch(puzzle_set: PuzzleSet, rows: np.ndarray, device: torch.device = CPU) -> Batch:
+    """These rows as a batch, none of padding."""
+    (batch,) = EvalBatches(puzzle_set, rows, len(rows))
+    return {key: leaf.to(device) for key, leaf in batch.items()}
+
+
 def chosen_rows(puzzle_set: PuzzleSet, validation_size: int, count: int) -> np.ndarray:
     """The first `count` test rows that have something to answer."""
     rows = test_rows(puzzle_set, validation_size)
     chosen: list[int] = []
     for block in part_blocks(rows, 4096):
-        batch = next(iter(EvalBatches(puzzle_set, block, len(block))))
+        batch = one_batch(puzzle_set, block)
         chosen += block[(batch["labels"] != IGNORE_LABEL_ID).any(dim=1).numpy()].tolist()
         if len(chosen) >= count:
             break
@@ -96,9 +106,7 @@ def measure(job: Job, settings: SpectrumSettings, options: argparse.Namespace) -
     rows = chosen_rows(puzzle_set, config.validation_size, options.num_puzzles)
     device = resolve_device(config.device)
     model = restore_model(job.checkpoint, puzzle_set.metadata, device)
-    first = next(iter(EvalBatches(puzzle_set, rows[:1], 1)))
-    step = model.supervision_step(model.embed(first["inputs"].to(device), first["puzzle_identifiers"].to(device)))
-    sub_updates = len(step.sub_updates)
+    sub_updates = len(RecursionMaps(model, one_batch(puzzle_set, rows[:1], device)).sub_updates)
     if sub_updates % settings.qr_interval:
         raise UserError(f"--qr-interval {settings.qr_interval} does not divide the {sub_updates} sub-updates of a step")
     described: dict[str, Any] = {
@@ -119,9 +127,9 @@ def measure(job: Job, settings: SpectrumSettings, options: argparse.Namespace) -
     # Not in their number: what is known already.
     progress = tqdm(left, desc=f"spectra of {job.label}", unit="batch", disable=None, smoothing=0)
     for block in progress:
-        batch = next(iter(EvalBatches(puzzle_set, block, len(block))))
-        arrays = measure_batch(model, {key: leaf.to(device) for key, leaf in batch.items()}, settings, violations)
-        store.add(arrays | difficulty(puzzle_set, block, batch["inputs"].numpy()))
+        batch = one_batch(puzzle_set, block, device)
+        arrays = measure_batch(model, batch, settings, violations)
+        store.add(arrays | difficulty(puzzle_set, block, batch["inputs"].cpu().numpy()))
     return SpectrumTable(job.label, store.finish(rows), described)
 
 

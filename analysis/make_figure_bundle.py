@@ -13,9 +13,8 @@ import re
 import sys
 from collections.abc import Sequence
 from datetime import date
-from functools import partial
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
@@ -28,7 +27,7 @@ from analysis.figure_files import make_folder, save_caption, save_csv, save_figu
 from analysis.spectrum_figures import draw_lambda1, draw_spectrum, lambda1_rows, spectrum_rows
 from analysis.spectrum_report import auroc_notes
 from errors import UserError, exit_on_user_error
-from training.atomic_file import write_atomically
+from training.atomic_file import write_bytes_atomically
 
 _MISSING = {
     FIG1: "no result of analysis/lyapunov_spectrum.py among --runs",
@@ -95,12 +94,8 @@ def copy_figure(drawn: Drawn, name: str, figures: Path) -> None:
             data = source.read_bytes()
         except OSError as error:
             raise UserError(f"{source} cannot be read ({error.strerror or error}): run its analysis again") from error
-        write_atomically(figures / source.name, partial(_write_all, data=data))
+        write_bytes_atomically(figures / source.name, data)
     save_json(drawn.numbers, figures / f"{name}.json")
-
-
-def _write_all(file: BinaryIO, data: bytes) -> None:
-    file.write(data)
 
 
 def make_bundle(sources: Sources, out: Path) -> list[str]:

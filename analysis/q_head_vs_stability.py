@@ -18,7 +18,7 @@ import shutil
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
@@ -32,7 +32,7 @@ from dataset.puzzle_folder import fingerprint
 from errors import UserError, exit_on_user_error
 from models.flops import step_flops
 from models.recursive_model import RecursiveModel
-from training.atomic_file import write_atomically
+from training.atomic_file import write_bytes_atomically
 from training.config import EvaluateConfig
 from training.config_checks import check_eval
 from training.devices import resolve_device, resolve_dtype
@@ -179,11 +179,8 @@ def read_table(path: Path) -> tuple[RolloutTable, dict[str, Any]]:
 
 
 def _write(path: Path, data: bytes) -> None:
-    def fill(file: BinaryIO) -> None:
-        file.write(data)
-
     try:
-        write_atomically(path, fill)
+        write_bytes_atomically(path, data)
     except OSError as error:
         raise UserError(f"{path} cannot be written: {error.strerror or error}; free some space, or name another --out; "
                         "the same command then goes on") from error

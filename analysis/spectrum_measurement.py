@@ -12,6 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from analysis.spectrum_files import Arrays
 from dynamics.lyapunov import LyapunovResult, lyapunov_spectrum
 from dynamics.rollout import recurrence
 from errors import UserError
@@ -23,7 +24,6 @@ from models.weighted_norm import MetricWeights, from_metric, in_metric, to_metri
 from training.recursion_maps import RecursionMaps
 
 MAX_PERIOD = 8
-Arrays = dict[str, np.ndarray]
 # (B, S) answers and inputs -> (B,) number of broken rules, for a task that has rules.
 CountViolations = Callable[[np.ndarray], np.ndarray]
 

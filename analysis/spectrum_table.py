@@ -7,7 +7,8 @@ from typing import Any
 
 import numpy as np
 
-Arrays = dict[str, np.ndarray]
+from analysis.spectrum_files import Arrays
+
 LATE_STEPS = 4
 PLAIN_OBJECTIVE = "act_streaming"
 

@@ -8,11 +8,12 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import pytest
 import torch
 from hydra.core.override_parser.overrides_parser import OverridesParser
 
@@ -293,3 +294,16 @@ def temporaries(folder: Path) -> list[Path]:
 
 if __name__ == "__main__" and sys.argv[1:] == ["serve"]:
     serve()
+
+
+def refused_line(
+    capsys: pytest.CaptureFixture[str], main: Callable[[list[str]], object], words: Iterable[object]
+) -> str:
+    """The one line with which a script refuses its arguments, exit code 2."""
+    capsys.readouterr()
+    with pytest.raises(SystemExit) as leaving:
+        main([str(word) for word in words])
+    assert leaving.value.code == 2
+    lines = capsys.readouterr().err.splitlines()
+    assert len(lines) == 1 and lines[0].startswith("error: "), lines
+    return lines[0]

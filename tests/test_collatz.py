@@ -14,6 +14,7 @@ from dataset.collatz_map import TEST_STARTS, orbit
 from dataset.safe_files import file_sha256
 from models.collatz_bounds import bounds_at
 from models.collatz_closed_forms import CLOSED_FORMS
+from tests.helpers import refused_line
 from training import collatz_baselines
 from training.collatz_flags import MOST_DIGITS
 
@@ -38,13 +39,7 @@ def run(*words: object) -> None:
 
 
 def refused(capsys: pytest.CaptureFixture[str], *words: object) -> str:
-    capsys.readouterr()
-    with pytest.raises(SystemExit) as leaving:
-        script.main(list(map(str, words)))
-    assert leaving.value.code == 2
-    lines = capsys.readouterr().err.splitlines()
-    assert len(lines) == 1 and lines[0].startswith("error: ")
-    return lines[0]
+    return refused_line(capsys, script.main, words)
 
 
 def read(path: Path) -> dict[str, Any]:

@@ -80,10 +80,15 @@ def write_atomically(path: Path, fill: Callable[[BinaryIO], None], *, durable: b
         raise
 
 
+def write_bytes_atomically(path: Path, data: bytes, *, durable: bool = True) -> None:
+    """Replace `path` by these bytes. Errors: `OSError`."""
+    write_atomically(path, lambda file: file.writelines([data]), durable=durable)
+
+
 def write_json_atomically(path: Path, value: Any, *, durable: bool = True) -> None:
     """Replace `path` by `value` as strict JSON. Errors: `ValueError` for NaN or infinity, `OSError`."""
     text = json.dumps(value, allow_nan=False, indent=2, ensure_ascii=False) + "\n"
-    write_atomically(path, lambda file: _write_all(file, text.encode()), durable=durable)
+    write_bytes_atomically(path, text.encode(), durable=durable)
 
 
 def link_or_copy(source: Path, target: Path) -> None:
@@ -121,7 +126,3 @@ def sweep_temporaries(folder: Path) -> list[Path]:
                 path.unlink(missing_ok=True)
                 removed.append(path)
     return removed
-
-
-def _write_all(file: BinaryIO, data: bytes) -> None:
-    file.write(data)

@@ -18,7 +18,13 @@ from collections import deque
 from pathlib import Path
 from typing import Any
 
-from training.atomic_file import fsync_folder, link_or_copy, write_atomically, write_json_atomically
+from training.atomic_file import (
+    fsync_folder,
+    link_or_copy,
+    write_atomically,
+    write_bytes_atomically,
+    write_json_atomically,
+)
 from training.checkpoint import save_weights
 from training.config import config_hash
 from training.metrics_log import read_metrics
@@ -122,7 +128,7 @@ def _fill(run: Run, building: Path) -> None:
     git = _git(folder.provenance)
     if git.get("diff"):
         text = str(git["diff"])
-        write_atomically(building / "git_diff.patch", lambda file: file.writelines([text.encode()]))
+        write_bytes_atomically(building / "git_diff.patch", text.encode())
     description = {
         "step": best.step,
         "metric": run.headline,

@@ -42,12 +42,18 @@ def run_closed_forms(run: ClosedFormRun) -> None:
     check_report_path(run.json, run.eval_csv)
     report = closed_form_report(run)
     print(format_table(report))
-    if run.json is not None:
-        try:
-            write_json_atomically(run.json, report)
-        except (OSError, ValueError) as error:
-            raise UserError(f"--json {run.json} cannot be written: {error}") from error
-        print(f"written: {run.json}")
+    save_report(run.json, report)
+
+
+def save_report(path: Path | None, report: dict[str, Any]) -> None:
+    """Write what `--json` asked for, if it did. Errors: `UserError` when the disk refuses."""
+    if path is None:
+        return
+    try:
+        write_json_atomically(path, report)
+    except (OSError, ValueError) as error:
+        raise UserError(f"--json {path} cannot be written: {error}") from error
+    print(f"written: {path}")
 
 
 def closed_form_report(run: ClosedFormRun) -> dict[str, Any]:

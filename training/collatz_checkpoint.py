@@ -6,8 +6,7 @@ from typing import Any
 from dataset.collatz_eval_file import read_eval_file
 from dataset.safe_files import file_sha256
 from errors import UserError
-from training.atomic_file import write_json_atomically
-from training.collatz_baselines import check_report_path, environment
+from training.collatz_baselines import check_report_path, environment, save_report
 from training.collatz_flags import CheckpointRun
 from training.collatz_judge import NetworkJudge
 from training.collatz_report import SCHEMA_VERSION, full_report, report_table
@@ -21,12 +20,7 @@ def evaluate_checkpoint(asked: CheckpointRun) -> None:
     check_report_path(asked.json, asked.eval_csv)
     report, name = checkpoint_report(asked)
     print(report_table(report, [name]))
-    if asked.json is not None:
-        try:
-            write_json_atomically(asked.json, report)
-        except (OSError, ValueError) as error:
-            raise UserError(f"--json {asked.json} cannot be written: {error}") from error
-        print(f"written: {asked.json}")
+    save_report(asked.json, report)
 
 
 def checkpoint_report(asked: CheckpointRun) -> tuple[dict[str, Any], str]:

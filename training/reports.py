@@ -8,7 +8,7 @@ from omegaconf import OmegaConf
 
 from errors import UserError
 from models.registry import count_parameters
-from training.atomic_file import write_atomically, write_json_atomically
+from training.atomic_file import write_bytes_atomically, write_json_atomically
 from training.config import config_hash, config_to_dict
 from training.metrics_log import MetricsLog
 from training.provenance import ProvenanceFile, collect_provenance
@@ -29,7 +29,7 @@ class Reports:
         plain = config_to_dict(config)
         text = OmegaConf.to_yaml(OmegaConf.create(plain))
         try:
-            write_atomically(run.folder.all_config, lambda file: file.writelines([text.encode()]))
+            write_bytes_atomically(run.folder.all_config, text.encode())
         except OSError as error:
             raise UserError(
                 f"{run.folder.all_config} cannot be written: {error.strerror or error}; free some space, or name "

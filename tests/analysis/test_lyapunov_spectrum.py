@@ -9,7 +9,7 @@ import pytest
 
 from analysis import lyapunov_spectrum
 from analysis.spectrum_files import read_arrays
-from tests.helpers import train_here
+from tests.helpers import refused_line, train_here
 
 OPTIONS = ["--num-puzzles", "10", "--num-steps", "4", "--num-exponents", "3", "--batch-size", "4", "--draws", "200",
            "--extended-steps", "8", "--replicate", "--device", "cpu"]  # fmt: skip
@@ -86,10 +86,8 @@ def test_two_runs(runs: list[Path], tmp_path: Path) -> None:
 def test_refusals(
     runs: list[Path], tmp_path: Path, capsys: pytest.CaptureFixture[str], options: list[str], says: str
 ) -> None:
-    with pytest.raises(SystemExit) as caught:
-        run(runs[:1], tmp_path / "x", *options)
-    error = capsys.readouterr().err
-    assert caught.value.code == 2 and says in error and error.count("\n") == 1
+    words = ["--checkpoint", runs[0], "--out", tmp_path / "x", *OPTIONS, *options]
+    assert says in refused_line(capsys, lyapunov_spectrum.main, words)
 
 
 def test_two_runs_of_one_name_are_refused(

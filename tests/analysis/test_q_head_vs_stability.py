@@ -24,7 +24,7 @@ from analysis.q_head_figure import (
     summarise,
 )
 from errors import UserError
-from tests.helpers import train_here
+from tests.helpers import refused_line, train_here
 from training.rollout_table import RolloutTable, npz_bytes, read_rollouts
 
 KINDS = ("png", "svg", "csv", "txt")
@@ -198,11 +198,8 @@ def test_evaluate_makes_the_same_rollouts(run: Path, whole: Path, tmp_path: Path
 
 
 def refused(words: Sequence[str], says: str, capsys: pytest.CaptureFixture[str]) -> None:
-    capsys.readouterr()
-    with pytest.raises(SystemExit) as caught:
-        q_head_vs_stability.main(list(words))
-    error = capsys.readouterr().err
-    assert caught.value.code == 2 and error.startswith("error: ") and error.count("\n") == 1 and says in error, error
+    line = refused_line(capsys, q_head_vs_stability.main, words)
+    assert says in line
 
 
 BAD = {

@@ -11,7 +11,7 @@ import collatz as script
 from dataset.build_collatz_eval import main as build_eval
 from errors import UserError
 from scripts.grid_file import GRIDS, read_grid
-from tests.helpers import ROOT
+from tests.helpers import ROOT, refused_line
 from training.collatz_flags import CheckpointRun, TrainingRun, build_parser, read_flags
 from training.collatz_train_flags import PRESET_SETTINGS, to_config
 from training.config import CollatzConfig, config_hash, config_to_dict, resolve, run_identity
@@ -60,13 +60,7 @@ def asked(*words: object) -> TrainingRun:
 
 
 def refused(capsys: pytest.CaptureFixture[str], *words: object) -> str:
-    capsys.readouterr()
-    with pytest.raises(SystemExit) as leaving:
-        script.main(list(map(str, words)))
-    assert leaving.value.code == 2
-    lines = capsys.readouterr().err.splitlines()
-    assert len(lines) == 1 and lines[0].startswith("error: "), lines
-    return lines[0]
+    return refused_line(capsys, script.main, words)
 
 
 @pytest.mark.parametrize(("command", "expected"), SOURCE.values(), ids=SOURCE.keys())
