@@ -5,6 +5,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from analysis.spectrum_files import FILE_NAME, read_arrays, settings_of
 from analysis.spectrum_table import PLAIN_OBJECTIVE, SpectrumTable
 from errors import UserError
@@ -82,7 +84,7 @@ def _spectra(folder: Path) -> Spectra | None:
     tables = {}
     for path in paths:
         arrays = read_arrays(path)
-        label = path.parent.name if len(paths) > 1 or path.parent != folder else str(runs[0]["label"])
+        label = str(runs[0]["label"]) if path.parent == folder else path.parent.name
         tables[label] = SpectrumTable(label, arrays, settings_of(path, arrays))
     missing = [run["label"] for run in runs if run["label"] not in tables]
     if missing:
@@ -95,8 +97,7 @@ def _rows_of(table: SpectrumTable, run: dict[str, Any]) -> SpectrumTable:
     count = run["n"] + run["dropped_not_finite"]
     if len(table) < count:
         raise UserError(f"{table.label}: {len(table)} puzzles in {FILE_NAME}, {count} in {SUMMARY}: measure again")
-    mask = [i < count for i in range(len(table))]
-    return table.where(mask)  # type: ignore[arg-type]
+    return table.where(np.arange(len(table)) < count)
 
 
 def _json(path: Path) -> dict[str, Any]:

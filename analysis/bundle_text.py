@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from analysis.bundle_sources import FIG3, FIG4, Sources
+from analysis.spectrum_over_runs import lambda1_estimate
 from training.evaluation import wilson_interval
 
 FIG1 = "Fig1_lambda1_success_failure_HRM_TRM"
@@ -24,12 +25,7 @@ def leading(sources: Sources) -> list[dict[str, Any]]:
     for spectra in sources.spectra:
         for model, joint in spectra.summary["models"].items():
             runs = [run for run in spectra.summary["runs"] if run["model"] == model]
-            several = len(runs) > 1
-
-            def estimate(name: str, runs: Any = runs, joint: Any = joint, several: bool = several) -> Numbers:
-                own: Numbers = joint["lambda1"][name]["mean"] if several else runs[0]["lambda1"][name]
-                return own
-
+            names = ("auroc", "median_solved", "median_failed", "median_difference")
             found.append({
                 "model": model,
                 "plain": spectra.plain,
@@ -38,12 +34,9 @@ def leading(sources: Sources) -> list[dict[str, Any]]:
                 "solved": sum(run["exact_accuracy"]["numerator"] for run in runs),
                 "of": sum(run["exact_accuracy"]["denominator"] for run in runs),
                 "sub_updates_per_step": joint["sub_updates_per_step"],
-                "auroc": estimate("auroc"),
-                "median_solved": estimate("median_solved"),
-                "median_failed": estimate("median_failed"),
-                "median_difference": estimate("median_difference"),
+                **{name: lambda1_estimate(spectra.summary, model, name) for name in names},
                 "baselines": {
-                    name: (own["mean"] if several else runs[0]["baselines"][name]["auroc"])
+                    name: (own["mean"] if len(runs) > 1 else runs[0]["baselines"][name]["auroc"])
                     for name, own in joint["baselines"].items()
                 },
                 "num_positive": {name: own["mean"] for name, own in joint["num_positive"].items()},

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from analysis.spectrum_files import Arrays
 from dynamics.lyapunov import LyapunovResult, lyapunov_spectrum
-from dynamics.rollout import recurrence
+from dynamics.rollout import recurrence, residual
 from errors import UserError
 from models.act import Batch
 from models.recursion import RecurrentState, SubUpdate
@@ -170,8 +170,7 @@ def measure_batch(
         arrays["replicate_step_growth"] = again.cpu().numpy()
     arrays |= trajectory.arrays()
     # Named for what it is of: the end of the measured steps, whether or not the trajectory goes on.
-    _, distances = recurrence(maps.step, coordinates.leave(result.final_state), 1, 0.0)
-    arrays["residual"] = distances[:, 0].cpu().numpy()
+    arrays["residual"] = residual(maps.step, coordinates.leave(result.final_state)).cpu().numpy()
     if settings.extended_steps:
         arrays |= _extension(maps, coordinates, result, settings, violations)
     return arrays

@@ -1,6 +1,6 @@
 """Lyapunov spectra of several runs: of one network together, and of one network trained in two ways seed by seed."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
 
@@ -19,6 +19,15 @@ DRAWS_OVER_RUNS = 2000
 def joint_report(tables: Sequence[SpectrumTable], *, burn_in: int, seed: int) -> dict[str, Any]:
     """Per model over its runs: AUROC and medians of lambda_1, exponents by outcome, with what runs vary by."""
     return {model: _over_runs(group, burn_in, seed) for model, group in by_model(tables).items()}
+
+
+def lambda1_estimate(summary: Mapping[str, Any], model: str, name: str) -> Mapping[str, Any]:
+    """`auroc` or a median of a `summary.json`: over the runs of a model where there are several, else its one run's."""
+    runs = [run for run in summary["runs"] if run["model"] == model]
+    found: Mapping[str, Any] = (
+        summary["models"][model]["lambda1"][name]["mean"] if len(runs) > 1 else runs[0]["lambda1"][name]
+    )
+    return found
 
 
 def _over_runs(group: Sequence[SpectrumTable], burn_in: int, seed: int) -> dict[str, Any]:

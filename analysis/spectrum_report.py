@@ -26,7 +26,7 @@ from analysis.spectrum_figures import (
     spectrum_rows,
 )
 from analysis.spectrum_files import save_table
-from analysis.spectrum_over_runs import joint_report, paired_differences
+from analysis.spectrum_over_runs import joint_report, lambda1_estimate, paired_differences
 from analysis.spectrum_table import SpectrumTable, Window
 from training.evaluation_report import rate
 
@@ -196,14 +196,13 @@ def auroc_notes(summary: Mapping[str, Any]) -> dict[str, str]:
     """By model: `AUROC 0.98 [0.96, 0.99]`, over runs where there are several."""
     notes = {}
     for model, found in summary["models"].items():
-        own = [run for run in summary["runs"] if run["model"] == model]
-        several = len(own) > 1
-        estimate = found["lambda1"]["auroc"]["mean"] if several else own[0]["lambda1"]["auroc"]
+        number = len(found["runs"])
+        estimate = lambda1_estimate(summary, model, "auroc")
         if estimate["value"] is None:
             notes[model] = "one outcome only"
             continue
         interval = "" if estimate["low"] is None else f" [{estimate['low']:.2f}, {estimate['high']:.2f}]"
-        notes[model] = f"AUROC {estimate['value']:.2f}{interval}" + (f", {len(own)} runs" if several else "")
+        notes[model] = f"AUROC {estimate['value']:.2f}{interval}" + (f", {number} runs" if number > 1 else "")
     return notes
 
 
