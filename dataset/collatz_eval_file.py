@@ -8,6 +8,7 @@ Source: recipe and columns of the evaluation set of the learned-Lyapunov experim
 fa1df3eaab6b73523788c1289ff78bb6).
 """
 
+import hashlib
 import random
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -32,11 +33,12 @@ _WEIGHT_TOLERANCE = 6e-5
 
 @dataclass(frozen=True)
 class EvalRows:
-    """What an evaluation needs of the file: N numbers, (N,) bool growth, (N,) float64 weights."""
+    """What an evaluation needs of the file: N numbers, (N,) bool growth, (N,) float64 weights; and its SHA-256."""
 
     numbers: list[int]
     is_growth: np.ndarray
     weights: np.ndarray
+    sha256: str
 
     def __len__(self) -> int:
         return len(self.numbers)
@@ -68,8 +70,9 @@ def read_eval_file(path: Path) -> EvalRows:
     Not checked: sigma_n and max_n themselves, which would take all orbits. Lines may end with LF or CR LF.
     Errors: `UserError` naming file, row (1 is the first below the header) and line.
     """
+    content = read_bytes(path, MAX_BYTES, _MEND)
     try:
-        text = read_bytes(path, MAX_BYTES, _MEND).decode("ascii")
+        text = content.decode("ascii")
     except UnicodeDecodeError as error:
         refuse(path, f"is no CSV of numbers (byte {error.start} is not ASCII)", _MEND)
     lines = text.split("\n")
@@ -92,7 +95,7 @@ def read_eval_file(path: Path) -> EvalRows:
         numbers[number] = row
         growth.append(is_growth)
         weights.append(weight)
-    return EvalRows(list(numbers), np.array(growth), np.array(weights))
+    return EvalRows(list(numbers), np.array(growth), np.array(weights), hashlib.sha256(content).hexdigest())
 
 
 def _read_row(line: str) -> tuple[int, bool, float]:

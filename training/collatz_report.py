@@ -32,8 +32,9 @@ from training.evaluation import wilson_interval
 from training.summary_table import aligned
 
 SCHEMA_VERSION = 1
-# Seeds of the on-orbit samples. They are the same in all runs, so that all are judged on the same states.
-TEST_SEED, VALIDATION_SEED, SIZE_SEED = 1, 2, 3
+# Seeds of the on-orbit samples. They are the same in all runs, so that all are judged on the same states. The test
+# sample was seen by no run while presets were being chosen: those looked at seed 1's.
+TEST_SEED, VALIDATION_SEED, SIZE_SEED = 20261125, 2, 3
 NUMBERS_OF_A_SIZE = 4000
 NO_RATES = tuple(rates(*np.zeros((4, 0), bool)))
 HEADLINE = "on_orbit"

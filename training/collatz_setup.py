@@ -144,6 +144,7 @@ def build_collatz_run(config: TrainConfig, world: World) -> Run:
         planned_updates=config.epochs,
         scoring=partial(CollatzScoring, rows=rows),
         headline=CollatzScoring.headline,
+        judged_on={} if rows is None else {"eval_csv": {"sha256": rows.sha256, "rows": len(rows)}},
         hooks=hooks,
         validation=ValidationRecord(patience=config.early_stop_patience),
     )

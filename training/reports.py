@@ -39,7 +39,7 @@ class Reports:
         session = collect_provenance(
             plain,
             start_step=run.step,
-            datasets=run.source.fingerprint(),
+            datasets=run.source.fingerprint() | run.judged_on,
             seeds={"seed": config.seed},
             device=run.device,
             world_size=run.world.size,

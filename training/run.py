@@ -61,6 +61,7 @@ class Run:
     inference: Inference = field(default_factory=OfficialInference)  # of runs on puzzles, as are the next
     evaluation_rows: list[EvalRows] = field(default_factory=list)
     headline: str = "eval/validation/exact_accuracy"  # what chooses the best checkpoint
+    judged_on: dict[str, Any] = field(default_factory=dict)  # fingerprint of evaluation data beside the source's
     hooks: list[Hook] = field(default_factory=list)
     validation: ValidationRecord = field(default_factory=ValidationRecord)
     step: int = 0

@@ -140,7 +140,7 @@ def test_rates_by_hand() -> None:
 
 def test_rows_in_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
     numbers = [number for number in range(3, 2003, 2)]
-    rows = EvalRows(numbers, np.array([n % 4 == 3 for n in numbers]), np.linspace(1, 2, len(numbers)))
+    rows = EvalRows(numbers, np.array([n % 4 == 3 for n in numbers]), np.linspace(1, 2, len(numbers)), "")
     whole = judge_rows(CLOSED_FORMS, rows, 8)
     monkeypatch.setattr("dataset.collatz_windows.BLOCK", 37)
     assert judge_rows(CLOSED_FORMS, rows, 8) == whole
@@ -171,7 +171,7 @@ def test_rates_on_random_numbers_are_those_of_theory() -> None:
     """Random 200-bit numbers have the rates of theory, within 4.5 standard deviations."""
     random, count, lookahead = Random(9), 20_000, 20
     numbers = [random.getrandbits(200) | 1 for _ in range(count)]
-    rows = EvalRows(numbers, np.zeros(count, bool), np.ones(count))
+    rows = EvalRows(numbers, np.zeros(count, bool), np.ones(count), "")
     found, bounds = judge_rows(CLOSED_FORMS, rows, lookahead), bounds_at(lookahead)
     theory = {"V_avg": bounds.rate_V_avg, "V_min": bounds.rate_V_min, "V_max": bounds.rate_V_min, "ln_n": 0.5}
     for name, rate in theory.items():

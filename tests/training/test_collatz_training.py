@@ -10,6 +10,7 @@ import sys
 import time
 import traceback
 from collections.abc import Iterator
+from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
@@ -106,7 +107,7 @@ def whole(request: pytest.FixtureRequest, eval_csv: Path, tmp_path_factory: pyte
     yield request.param, folder
 
 
-def test_the_run_folder_is_that_of_every_run(whole: Any) -> None:
+def test_the_run_folder_is_that_of_every_run(whole: Any, eval_csv: Path) -> None:
     kind, folder = whole
     names = {path.name for path in folder.iterdir()}
     assert names >= {
@@ -123,6 +124,7 @@ def test_the_run_folder_is_that_of_every_run(whole: Any) -> None:
     assert not re.search("^(arch|objective|eval|data_paths|puzzle_emb_lr):", text, re.M), "not read, not listed"
     provenance = read(folder / "provenance.json")
     assert provenance["datasets"]["data"].startswith("collatz") and provenance["seeds"] == {"seed": 0}
+    assert provenance["datasets"]["eval_csv"] == {"sha256": sha256(eval_csv.read_bytes()).hexdigest(), "rows": 300}
     best = summary["best"]
     assert best["value"] == pytest.approx(best["numerator"] / best["denominator"], rel=1e-12)
     assert summary["test"].keys() == {"final", "best"}
