@@ -2,6 +2,7 @@
 
 import contextlib
 import datetime
+import importlib
 import os
 import re
 import sys
@@ -169,6 +170,10 @@ def start_world(device_type: str, timeout_seconds: float) -> World:
     local_rank = int(os.environ.get("LOCAL_RANK", "0"))
     if device_type == "cuda":
         torch.cuda.set_device(local_rank)
+    # Its functions have the group that exists at their import as a default argument. Imported later, as torch.compile's
+    # parts do, they keep the group and its threads alive beyond `close`; one that then lets go of a tensor while the
+    # interpreter ends aborts the process, and the exit code is lost.
+    importlib.import_module("torch.distributed.nn.functional")
     backend = "nccl" if device_type == "cuda" else "gloo"
     timeout = datetime.timedelta(seconds=timeout_seconds)
     world = World(int(os.environ["RANK"]), size, local_rank)

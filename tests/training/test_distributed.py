@@ -1,7 +1,10 @@
 """Several processes: the same update as one process makes, exact resume between them, faults on one of them."""
 
 import contextlib
+import os
 import shutil
+import subprocess
+import sys
 import time
 from pathlib import Path
 
@@ -10,6 +13,7 @@ import torch
 
 from tests.helpers import (
     ARCHITECTURES,
+    ROOT,
     PretrainServer,
     assert_same_state,
     differences,
@@ -288,3 +292,24 @@ def test_an_error_in_the_middle_ends_the_other_at_once(data: str, tmp_path: Path
     assert waiting.error == "LostProcessError", waiting
     with contextlib.suppress(FileNotFoundError):
         assert read_state(tmp_path)["step"] == 2
+
+
+_LEAVING = """
+import weakref
+import torch.distributed as dist
+from training.distributed import start_world
+world = start_world("cpu", 60)
+group = weakref.ref(dist.group.WORLD)
+import torch._dynamo  # as a run's first optimizer step does
+world.close()
+print(group() is None)
+"""
+
+
+def test_the_group_is_gone_when_it_is_closed() -> None:
+    """With its threads: one that lets go of a tensor while the interpreter ends would abort the process."""
+    processes = [
+        subprocess.Popen([sys.executable, "-c", _LEAVING], cwd=ROOT, env=os.environ | env, stdout=subprocess.PIPE)
+        for env in rank_environments()
+    ]
+    assert [process.communicate(timeout=120)[0] for process in processes] == [b"True\n"] * 2
