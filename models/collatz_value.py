@@ -1,4 +1,4 @@
-"""Networks V(n) that see n and the valuations of its next L steps: the source's, and one of the window's heights.
+"""Networks V(n) that see n and the valuations of its next L steps: the source's, and one that chooses a state of them.
 
 Both take windows: `logs` (..., J) float64, S_0..S_L of which the first is read by both and all L + 1 by the second,
 `residues` (...,) integers, n modulo 81, and `valuations` (..., L) integers, k_1..k_L. They give V (...,) in float64.
@@ -96,53 +96,72 @@ def lookahead_features(log_n: Tensor, residues: Tensor, valuations: Tensor, dtyp
     return torch.cat([torch.stack(columns, dim=-1).to(dtype), clipped], dim=-1)
 
 
-class WindowValue(CollatzValue):
-    """V = mean of S_0..S_L + MLP(window): it starts as V_avg, since the MLP's last layer starts at zero.
+class SelectionValue(CollatzValue):
+    """V = sum_j p_j (S_j + 0.02 j + d_j): a state of the window is chosen, softly, and V is its height.
 
-    The MLP sees the heights S_j - S_0, the valuations, what V_min, V_max, V_tmin and V_tmax would say of the window and
-    which state the last two choose, and a number that tells small n from large ones. n modulo 3^a is not seen.
+    p = softmax(30 t + 5 s) over the places 0..L, where t is the height above the chord from S_0 to S_L (above S_0 when
+    the window falls). An MLP that all places share gives s and d; its last layer starts at zero, so that V starts as a
+    soft V_tmax. As long as the same state stays chosen V falls by the lift of a place, whatever the window does; a
+    violation is a change of mind, and where to change it is what is learned. n modulo 3^a is not seen.
     """
 
     needs_window_logs = True
+    FEATURES = 13
     SCALE = 4.0  # of heights, in nats
     LARGEST_SIZE = 10.0
+    LIFT, SHARPNESS, GAIN = 0.02, 30.0, 5.0
 
     def __init__(self, lookahead: int, layers: Sequence[int], seed: int) -> None:
-        super().__init__(lookahead, layers, 2 * lookahead + 7, 1, 0.1, seed)
+        super().__init__(lookahead, layers, self.FEATURES, 2, 0.1, seed)
         with torch.no_grad():
             for parameter in self.layers[-1].parameters():
                 parameter.zero_()
         self.register_buffer("places", torch.arange(lookahead + 1.0), persistent=False)
 
+    def extra_flops(self) -> float:
+        """Of one number: those of the MLP at each place."""
+        return (self.lookahead + 1) * super().extra_flops()
+
     def forward(self, logs: Tensor, residues: Tensor, valuations: Tensor) -> Tensor:
         heights = (logs - logs[..., :1]).to(self.compute_dtype)
-        correction = self._stack(self.features(logs[..., 0], heights, valuations))[..., 0]
+        score, shift = self._stack(self.features(logs[..., 0], heights, valuations)).unbind(dim=-1)
+        chosen = (self.SHARPNESS * self._tilted(heights) + self.GAIN * score).softmax(dim=-1)
+        height = (chosen * (heights + self.LIFT * self._places(heights) + shift)).sum(dim=-1)
         # ln n in float64: in float32 two large ones differ by more than many margins.
-        return logs[..., 0] + (heights.mean(dim=-1) + correction).double()
+        return logs[..., 0] + height.double()
+
+    def _places(self, heights: Tensor) -> Tensor:
+        return self.get_buffer("places").to(heights.dtype)
+
+    def _tilted(self, heights: Tensor) -> Tensor:
+        return heights - (heights[..., -1:] / self.lookahead).clamp(min=0) * self._places(heights)
 
     def features(self, log_n: Tensor, heights: Tensor, valuations: Tensor) -> Tensor:
-        """(..., 2 L + 7): heights and valuations, four closed forms, two places, the size of n."""
-        places = self.get_buffer("places").to(heights.dtype)
-        rise = (heights[..., -1:] / self.lookahead).clamp(min=0) * places
-        lowest = (heights - 1.2 * rise).argmin(dim=-1, keepdim=True)
-        highest = (heights - rise).argmax(dim=-1, keepdim=True)
-        forms = [
-            heights.amin(dim=-1, keepdim=True), heights.amax(dim=-1, keepdim=True),
-            heights.gather(-1, lowest), heights.gather(-1, highest),
+        """(..., L + 1, 13), of each place.
+
+        Its height above n, above the last state, above the chord, and that less the largest; lowest and highest of the
+        states from it on, and of those up to it, above it; slope of the window; the place; the valuations that lead to
+        it and away from it, 0 where the window ends; the size of n, which tells small from large ones.
+        """
+        tilted = self._tilted(heights)
+        relative = [
+            heights, heights - heights[..., -1:], tilted, tilted - tilted.amax(dim=-1, keepdim=True),
+            heights.flip(-1).cummin(dim=-1).values.flip(-1) - heights,
+            heights.flip(-1).cummax(dim=-1).values.flip(-1) - heights,
+            heights.cummin(dim=-1).values - heights, heights.cummax(dim=-1).values - heights,
         ]  # fmt: skip
+        halvings = valuations.clamp(max=LARGEST_VALUATION).to(heights.dtype) / self.SCALE
         size = self.LARGEST_SIZE * torch.exp(-log_n.to(heights.dtype) / self.SCALE)
-        return torch.cat(
-            [
-                torch.cat([heights[..., 1:], *forms], dim=-1) / self.SCALE,
-                valuations.clamp(max=LARGEST_VALUATION).to(heights.dtype) / self.SCALE,
-                torch.cat([lowest, highest], dim=-1).to(heights.dtype) / self.lookahead,
-                size[..., None],
-            ],
-            dim=-1,
-        )
+        columns = [
+            *(column / self.SCALE for column in relative),
+            (self.SCALE / self.lookahead * heights[..., -1:]).expand_as(heights),
+            (self._places(heights) / self.lookahead).expand_as(heights),
+            F.pad(halvings, (1, 0)), F.pad(halvings, (0, 1)), size[..., None].expand_as(heights),
+        ]  # fmt: skip
+        return torch.stack(columns, dim=-1)
 
 
 NETWORKS: dict[str, Callable[[int, Sequence[int], int], CollatzValue]] = {
     "faithful": LookaheadValue,
-    "orbit": WindowValue,
+    "orbit": SelectionValue,
 }

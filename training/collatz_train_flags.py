@@ -25,12 +25,12 @@ PRESET_SETTINGS: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
     ),
     "orbit": (
         {
-            "epochs": 60000, "global_batch_size": 32, "optimizer": "adamw", "lr": 3e-3, "lr_warmup_steps": 200,
+            "epochs": 20000, "global_batch_size": 32, "optimizer": "adamw", "lr": 3e-3, "lr_warmup_steps": 200,
             "beta1": 0.9, "beta2": 0.99, "weight_decay": 0.01, "grad_clip_norm": 1.0, "ema": True, "ema_rate": 0.999,
             "lr_min_ratio": 0.0,
         },
         {
-            "lookahead": 20, "layers": [256, 256], "growth_weight": 1.0, "margin": 0.01, "decontaminate": True,
+            "lookahead": 20, "layers": [64, 64], "growth_weight": 1.0, "margin": 0.005, "decontaminate": True,
         },
     ),
 }  # fmt: skip
@@ -59,17 +59,18 @@ def add_training_flags(parser: argparse.ArgumentParser) -> None:
 
     model = parser.add_argument_group("training: network and loss")
     model.add_argument("--preset", choices=PRESETS, help="default faithful; see below")
-    model.add_argument("--layers", type=_layers, metavar="W,W,...", help="hidden widths (128,128,128; orbit 256,256)")
+    model.add_argument("--layers", type=_layers, metavar="W,W,...", help="hidden widths (128,128,128; orbit 64,64)")
     model.add_argument("--target-type", choices=TARGET_TYPES, help="of the anchor ln n + beta drift: beta 0.35, or "
                        "learned")  # fmt: skip
     model.add_argument("--use-t4", action="store_true", help="V(T^4 n) must be below V(n) too")
     model.add_argument("--use-t8", action="store_true", help="V(T^8 n) likewise")
-    model.add_argument("--margin", type=float, metavar="M", help="by which V is to decrease (0.05; orbit 0.01)")
+    model.add_argument("--margin", type=float, metavar="M", help="by which V is to decrease (0.05; orbit 0.005)")
     model.add_argument("--growth-weight", type=float, metavar="W", help="of steps with T(n) > n (10; orbit 1)")
     model.add_argument("--decay-start", type=int, metavar="N", help="updates with the full anchor (1000)")
     model.add_argument("--decay-len", type=int, metavar="N", help="updates over which it falls (5000)")
     model.add_argument("--min-anchor", type=float, metavar="A", help="share of it that stays (0)")
-    model.add_argument("--tau-start", type=float, metavar="T", help=f"width of orbit's loss ({default.tau_start})")
+    model.add_argument("--tau-start", type=float, metavar="T", help="excess at which orbit's loss is one half, in nats "
+                       f"({default.tau_start})")  # fmt: skip
     model.add_argument("--tau-end", type=float, metavar="T", help=f"the same at the end ({default.tau_end})")
 
     data = parser.add_argument_group("training: data")
@@ -91,7 +92,7 @@ def add_training_flags(parser: argparse.ArgumentParser) -> None:
     data.add_argument("--most-bits", type=int, metavar="B", help=f"of orbit's starts ({default.most_bits})")
 
     train = parser.add_argument_group("training: updates")
-    train.add_argument("--epochs", type=int, metavar="N", help="updates (20001; orbit 60000)")
+    train.add_argument("--epochs", type=int, metavar="N", help="updates (20001; orbit 20000)")
     train.add_argument("--batch-size", type=int, metavar="B", help="numbers (1024), of orbit segments (32)")
     train.add_argument("--lr", type=float, help="(1e-3; orbit 3e-3)")
     train.add_argument("--lr-schedule", choices=SCHEDULES, help="constant, or half a cosine down to 0 (orbit)")

@@ -164,8 +164,8 @@ class CollatzConfig:
     decay_start: int = 1000  # updates with the full anchor
     decay_len: int = 5000  # updates over which it falls to a thousandth
     min_anchor: float = 0.0  # share of the anchor that does not fall
-    tau_start: float = 0.1  # of preset orbit: width of the sigmoid in nats, at the start and at the end
-    tau_end: float = 0.005
+    tau_start: float = 0.2  # of preset orbit: where its loss is half a violation, in nats; at the start and at the end
+    tau_end: float = 0.01
 
     # -- data of preset faithful
     hard_ratio: float = 0.25  # share of the batch from the orbits of hard seeds

@@ -9,13 +9,13 @@ import torch
 
 from dataset.collatz_map import orbit, syracuse
 from dataset.collatz_windows import Windows, orbit_windows, windows_of
-from models.collatz_closed_forms import Average, Maximum, Minimum, TiltedMaximum, TiltedMinimum
-from models.collatz_value import CollatzValue, LookaheadValue, WindowValue, lookahead_features
+from models.collatz_closed_forms import TiltedMaximum
+from models.collatz_value import CollatzValue, LookaheadValue, SelectionValue, lookahead_features
 from tests.dataset.collatz_numbers import EDGES, naive_steps
 from training.collatz_judge import NetworkJudge
 
 SOURCE_LAYERS = [2048, 1024, 1024, 512, 512, 512, 256, 128, 64]
-BOTH: list[Any] = [LookaheadValue, WindowValue]
+BOTH: list[Any] = [LookaheadValue, SelectionValue]
 
 
 def values(network: CollatzValue, numbers: list[int]) -> torch.Tensor:
@@ -37,7 +37,7 @@ def test_parameters_of_the_source(lookahead: int, count: int) -> None:
 
 
 def test_the_better_network_is_small() -> None:
-    network = WindowValue(20, [256, 256], 0)
+    network = SelectionValue(20, [128, 128], 0)
     assert sum(parameter.numel() for parameter in network.parameters()) <= 300_000
 
 
@@ -78,7 +78,7 @@ def test_v_sees_its_window_only(kind: Any) -> None:
     assert all(naive_steps(other, 6)[1] == ks for other in others)
     assert len({naive_steps(other, 7)[1][6] for other in others}) > 1
     found = values(network, [number, *others])
-    if kind is WindowValue:
+    if kind is SelectionValue:
         # Relative heights of states this large are the same to the last bits.
         relative = found - torch.tensor([math.log(n) for n in (number, *others)], dtype=torch.float64)
         assert (relative - relative[0]).abs().max() < 1e-12
@@ -88,32 +88,51 @@ def test_v_sees_its_window_only(kind: Any) -> None:
     assert (different[0] - different[1]).abs() > 1e-6
 
 
-def test_the_better_network_starts_as_v_avg() -> None:
-    network = WindowValue(20, [16], 0).double()
+def windows_along(numbers: list[int], lookahead: int) -> tuple[np.ndarray, np.ndarray]:
+    """Logarithms (N, L + 1) and valuations (N, L), from Python integers alone."""
+    walked = [naive_steps(number, lookahead) for number in numbers]
+    return np.array([[math.log(state) for state in states] for states, _ in walked]), np.array([ks for _, ks in walked])
+
+
+def test_the_better_network_starts_as_a_soft_v_tmax(monkeypatch: pytest.MonkeyPatch) -> None:
+    network = SelectionValue(20, [16], 0).double()
     numbers = [2**127 - 25, *orbit(2**80 + 27).states[:200]]
-    logs = np.array([[math.log(state) for state in naive_steps(n, 20)[0]] for n in numbers])
-    expected = Average().values(logs, np.zeros((len(numbers), 20)))
-    assert np.abs(values(network, numbers).numpy() - expected).max() < 1e-12
+    logs, _ = windows_along(numbers, 20)
+    chord = np.maximum(0.0, (logs[:, -1:] - logs[:, :1]) / 20) * np.arange(21)
+    tilted = logs - logs[:, :1] - chord
+    weights = np.exp(30 * tilted) / np.exp(30 * tilted).sum(axis=1, keepdims=True)
+    soft = (weights * (logs + 0.02 * np.arange(21))).sum(axis=1)
+    assert values(network, numbers).numpy() == pytest.approx(soft, abs=1e-12)
+    monkeypatch.setattr(SelectionValue, "SHARPNESS", 1e8)
+    place = tilted.argmax(axis=1)
+    # Both ends of a rising window lie on its chord.
+    inside = np.sort(tilted, axis=1)[:, -2:] @ [-1, 1] > 1e-6
+    assert inside.sum() > 100
+    hard = TiltedMaximum(1.0).values(logs, np.zeros((len(numbers), 20))) + (0.02 - 1e-3) * place
+    assert values(network, numbers).numpy()[inside] == pytest.approx(hard[inside], abs=1e-9)
 
 
-def test_the_better_network_sees_what_the_closed_forms_say() -> None:
-    """The columns after the heights, against the closed forms themselves; lifts apart, which they add."""
-    network = WindowValue(20, [16], 0).double()
-    numbers = [*orbit(2**80 + 27).states[:60], *orbit(27).states]
-    walked = [naive_steps(number, 20) for number in numbers]
-    logs = np.array([[math.log(state) for state in states] for states, _ in walked])
-    ks = np.array([valuations for _, valuations in walked])
-    heights = torch.from_numpy(logs - logs[:, :1])
-    found = network.features(torch.from_numpy(logs[:, 0]), heights, torch.from_numpy(ks)).numpy()
-    assert found.shape == (len(numbers), 47)
-    assert np.array_equal(found[:, 24:44], np.minimum(ks, 10) / 4)
-    assert np.abs(found[:, :20] * 4 - (logs - logs[:, :1])[:, 1:]).max() < 1e-12
-    forms: list[Any] = [Minimum(), Maximum(), TiltedMinimum(1.2), TiltedMaximum(1.0)]
-    for column, form in enumerate(forms, 20):
-        difference = form.values(logs, ks) - logs[:, 0] - 4 * found[:, column]
-        far = logs[:, 0] > 3  # where no two states are equal
-        assert (np.abs(difference) < 0.021)[far].all(), form.name
-    assert found[:, 46] == pytest.approx(10 * np.array(numbers, float) ** -0.25)
+def test_what_the_better_network_sees_of_a_place() -> None:
+    """Column by column, place by place, in plain Python."""
+    network = SelectionValue(9, [16], 0).double()
+    numbers = [*orbit(2**80 + 27).states[:40], *orbit(27).states]
+    logs, ks = windows_along(numbers, 9)
+    heights = logs - logs[:, :1]
+    found = network.features(*map(torch.from_numpy, (logs[:, 0], heights, ks))).numpy()
+    assert found.shape == (len(numbers), 10, 13)
+    for row, (h, k) in enumerate(zip(heights.tolist(), ks.tolist(), strict=True)):
+        slope = max(0.0, h[9] / 9)
+        above = [height - slope * place for place, height in enumerate(h)]
+        for place in range(10):
+            expected = [
+                h[place] / 4, (h[place] - h[9]) / 4, above[place] / 4, (above[place] - max(above)) / 4,
+                (min(h[place:]) - h[place]) / 4, (max(h[place:]) - h[place]) / 4,
+                (min(h[: place + 1]) - h[place]) / 4, (max(h[: place + 1]) - h[place]) / 4,
+                4 * h[9] / 9, place / 9,
+                min(k[place - 1], 10) / 4 if place else 0, min(k[place], 10) / 4 if place < 9 else 0,
+                10 * numbers[row] ** -0.25,
+            ]  # fmt: skip
+            assert found[row, place] == pytest.approx(expected, abs=1e-12), (numbers[row], place)
 
 
 @pytest.mark.parametrize("kind", BOTH)
@@ -132,6 +151,7 @@ def test_closed_form_of_the_operations() -> None:
     network = LookaheadValue(10, [256, 128, 64], 0)
     assert network.extra_flops() == 2 * (16 * 256 + 256 * 128 + 128 * 64 + 64)
     assert network.trained_flops() == 3 * network.extra_flops()
+    assert SelectionValue(20, [64, 32], 0).extra_flops() == 21 * 2 * (13 * 64 + 64 * 32 + 32 * 2)
 
 
 @pytest.mark.parametrize("kind", BOTH)

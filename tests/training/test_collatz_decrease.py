@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from models.collatz_value import LookaheadValue, WindowValue
+from models.collatz_value import LookaheadValue, SelectionValue
 from training.collatz_train_flags import to_config
 from training.config import CollatzConfig
 from training.objectives.base import Output, UpdateContext
@@ -155,7 +155,7 @@ def segments() -> dict[str, Tensor]:
 @pytest.mark.parametrize("use_t4", [False, True])
 def test_the_saturating_loss_state_by_state(use_t4: bool) -> None:
     settings = CollatzConfig(preset="orbit", lookahead=4, margin=0.02, growth_weight=3.0, use_t4=use_t4)
-    network, batch = WindowValue(4, [8], 0).double(), segments()
+    network, batch = SelectionValue(4, [8], 0).double(), segments()
     with torch.no_grad():
         for parameter in network.parameters():
             parameter.add_(0.2 * torch.randn(parameter.shape, generator=torch.Generator().manual_seed(1)))
@@ -172,11 +172,13 @@ def test_the_saturating_loss_state_by_state(use_t4: bool) -> None:
         for j in range(8):
             weight = 3.0 if batch["valuations"][row, j] == 1 else 1.0
             if batch["kept"][row, j]:
-                expected += weight / (1 + math.exp(-(0.02 - (value[j] - value[j + 1])) / tau))
+                excess = max(0.0, 0.02 - (value[j] - value[j + 1]))
+                expected += weight * excess / (excess + tau)
                 violations += value[j] - value[j + 1] < 1e-6
         for j in range(5 if use_t4 else 0):
             if batch["kept"][row, j : j + 4].all():
-                expected += 0.5 / (1 + math.exp(-(0.02 - (value[j] - value[j + 4])) / tau))
+                excess = max(0.0, 0.02 - (value[j] - value[j + 4]))
+                expected += 0.5 * excess / (excess + tau)
     assert float(output.loss_sum) == pytest.approx(expected, rel=1e-9)
     assert output.normalizer == 16 and int(output.metric_sums["count"]) == 15
     assert int(output.metric_sums["violations"]) == violations and output.trained_steps == 18

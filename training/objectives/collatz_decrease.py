@@ -103,11 +103,13 @@ class HingeDecrease(_Stateless):
 
 
 class SaturatingDecrease(_Stateless):
-    """Mean over steps of sigmoid((m - (V(n) - V(Tn))) / tau): nearly the share of violations, all steps weighing alike.
+    """Mean over steps of r / (r + tau), r = relu(m - (V(n) - V(Tn))): nearly the share of violations.
 
     tau falls geometrically from `tau_start` to `tau_end` over the planned updates. Each row of the batch is a segment
     of consecutive states, evaluated once each; margins of 4 steps, where asked for, are differences of the same values.
-    Differs from a hinge: a step that cannot be satisfied has no gradient, and does not cost the others theirs.
+    Differs from a hinge: a step that is far from being satisfied has little gradient, and does not cost the others
+    theirs. Differs from a sigmoid of the margin: a step that is satisfied has none, and is not made more so at the
+    cost of others.
     """
 
     name = "collatz_saturating"
@@ -121,6 +123,10 @@ class SaturatingDecrease(_Stateless):
         progress = min(1.0, step / max(1, self.planned_updates))
         return float(settings.tau_start * (settings.tau_end / settings.tau_start) ** progress)
 
+    def _saturating(self, margins: Tensor, tau: float) -> Tensor:
+        excess = torch.relu(self.settings.margin - margins)
+        return excess / (excess + tau)
+
     def outputs(self, model: Any, batch: Batch, context: UpdateContext) -> Iterator[Output]:
         network, settings = cast(CollatzValue, model), self.settings
         kept = batch["kept"]
@@ -129,11 +135,11 @@ class SaturatingDecrease(_Stateless):
         margins, tau = values[:, :-1] - values[:, 1:], self.tau(context.step)
         growth = batch["valuations"][:, :steps] == 1
         weights = torch.where(growth, settings.growth_weight, 1.0) * settings.decay_weight * kept
-        loss = (weights * torch.sigmoid((settings.margin - margins) / tau)).sum()
+        loss = (weights * self._saturating(margins, tau)).sum()
         for ahead, weight in further_states(settings):
             longer = values[:, :-ahead] - values[:, ahead:]
             apart = kept.unfold(1, ahead, 1).all(dim=-1)
-            loss = loss + weight * (apart * torch.sigmoid((settings.margin - longer) / tau)).sum()
+            loss = loss + weight * (apart * self._saturating(longer, tau)).sum()
         yield Output(
             loss,
             float(kept.numel()),
