@@ -247,7 +247,7 @@ def test_evaluate_asks_for_what_was_given() -> None:
     assert found == CheckpointRun(Path("a/best.pt"), None, Path("e.csv"), Path("o.json"), (27, 31), "cpu")
 
 
-@pytest.mark.parametrize(("name", "runs"), [("collatz_faithful", 30), ("collatz_orbit", 6)])
+@pytest.mark.parametrize(("name", "runs"), [("collatz_faithful", 30), ("collatz_orbit", 9)])
 def test_grids_are_runs_of_this_script(name: str, runs: int) -> None:
     """Every command parses, no two do the same, and the confirmatory arms have five seeds."""
     grid = read_grid(GRIDS / f"{name}.yaml")
