@@ -78,7 +78,7 @@ def make_folder(folder: Path) -> Path:
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise UserError(f"--output-dir {folder} cannot be made: {error.strerror or error}") from error
+        raise UserError(f"{folder} cannot be made a folder: {error.strerror or error}; name another") from error
     return folder
 
 
@@ -86,5 +86,5 @@ def _write(path: Path, data: bytes) -> Path:
     try:
         write_bytes_atomically(path, data, durable=False)
     except OSError as error:
-        raise UserError(f"{path} cannot be written: {error.strerror or error}; name another --output-dir") from error
+        raise UserError(f"{path} cannot be written: {error.strerror or error}; name another folder") from error
     return path

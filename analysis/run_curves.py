@@ -118,7 +118,8 @@ def number_or_none(value: Any) -> float | None:
 def machine_of(record: Mapping[str, Any]) -> str:
     """What a provenance record says of the hardware: `1× AMD EPYC (2 threads)`."""
     unit = record.get("gpu") or record.get("cpu") or "unknown hardware"
-    return f"{record.get('world_size') or 1}× {unit} ({record.get('num_threads', 'unknown')} threads)"
+    number = record.get("num_threads", "unknown")
+    return f"{record.get('world_size') or 1}× {unit} ({number} thread{'' if number == 1 else 's'})"
 
 
 def commit_of(record: Mapping[str, Any]) -> str:
