@@ -6,7 +6,8 @@
 `words` is the 64-bit path, `limbs` the path for any size, at several bit lengths of the start; `python` are the
 Python integers both are checked against. `windows` makes lookahead windows (states in order, logarithms, valuations)
 of 128-bit numbers, `labels` whole orbits of the evaluation file's numbers. A rate counts true odd steps n -> T(n); a
-sample of the results is compared with Python's before anything is timed.
+sample of the results is compared with Python's before anything is timed. Loaders: what a batch of training costs
+beside the forward and backward pass it is made for, at the sizes of the grids.
 """
 
 import argparse
@@ -31,9 +32,13 @@ from dataset.collatz_windows import windows_of
 from errors import UserError, exit_on_user_error
 from scripts.benchmark_record import check_json_target, save_record
 from scripts.benchmark_timing import Timing, timed
+from training.collatz_setup import build_objective, build_source, build_value
+from training.collatz_train_flags import to_config
+from training.objectives.base import UpdateContext
 from training.provenance import collect_provenance
+from training.run import START
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 SEED = 0
 STEPS = 20
 ROWS = {"words": 1 << 18, "limbs": 1 << 16, "python": 1 << 12, "windows": 1 << 14, "labels": 1 << 13}
@@ -41,6 +46,14 @@ ROWS = {"words": 1 << 18, "limbs": 1 << 16, "python": 1 << 12, "windows": 1 << 1
 # 64 bits do not, and go by limbs.
 GOALS = {"words, 48 bits": 200e6, "limbs, 64 bits": 200e6, "limbs, 128 bits": 20e6}
 _CHECKED = 64
+
+# Batches of a timed call: several blocks of both sources, which prepare some at once.
+BATCHES = 64
+LOADERS: dict[str, dict[str, Any]] = {
+    "faithful, lookahead 10": {"layers": [256, 128, 64], "lookahead": 10},
+    "faithful, lookahead 20": {"layers": [256, 128, 64], "lookahead": 20},
+    "orbit, lookahead 20": {"preset": "orbit"},
+}
 
 Case = tuple[str, int, int, Callable[[], object]]
 
@@ -118,6 +131,49 @@ def measure(repeats: int, scale: float) -> list[dict[str, Any]]:
     return records
 
 
+def measure_loaders(repeats: int, batches: int = BATCHES) -> list[dict[str, Any]]:
+    """One record for each of `LOADERS`: seconds of a batch, and of the forward and backward pass over one."""
+    device = torch.device("cpu")
+    records = []
+    for name, flags in LOADERS.items():
+        config, _ = to_config(flags)
+        source, network, objective = build_source(config), build_value(config, device), build_objective(config)
+        position = dict(START)
+
+        def load(source: Any = source, position: dict[str, int] = position) -> None:
+            for _ in range(batches):
+                _, after_it = source.next(position)
+                position.update(after_it)
+
+        batch, _ = build_source(config).next(dict(START))
+        rows = config.global_batch_size
+        context = UpdateContext(step=0, seed=SEED, slots=slice(0, rows), num_slots=rows)
+
+        def update(
+            network: Any = network, objective: Any = objective, batch: Any = batch, context: UpdateContext = context
+        ) -> None:
+            for output in objective.outputs(network, batch, context):
+                output.loss_sum.backward()
+            network.zero_grad()
+
+        timed(update, 1, device)
+        loading, updating = timed(load, repeats, device).divided_by(batches), timed(update, repeats, device)
+        records.append({
+            "name": name, "rows": rows, "load_seconds": asdict(loading),
+            "update_seconds": asdict(updating), "share": loading.median / (loading.median + updating.median),
+        })  # fmt: skip
+    return records
+
+
+def format_loaders(records: Sequence[dict[str, Any]]) -> str:
+    """One line for each loader."""
+    return "\n".join(
+        f"batch of {each['name']}: {1e3 * each['load_seconds']['median']:.2f} ms, "
+        f"{100 * each['share']:.0f} % of it and its update ({1e3 * each['update_seconds']['median']:.1f} ms)"
+        for each in records
+    )
+
+
 def format_table(records: Sequence[dict[str, Any]]) -> str:
     """One line for each case; quartiles of the rate come from those of the time."""
     lines = [f"{'':34}{'rows':>8}{'M steps/s':>11}{'quartiles':>18}{'goal':>7}"]
@@ -147,10 +203,15 @@ def main(argv: Sequence[str] | None = None) -> int:
     names = ("started_utc", "argv", "versions", "platform", "cpu", "cpu_count", "num_threads")
     records = measure(options.repeats, options.scale)
     print(format_table(records))
+    loaders = measure_loaders(options.repeats, max(1, round(options.scale * BATCHES)))
+    print(format_loaders(loaders))
     environment = {name: session[name] for name in names} | {
         "commit": session["git"]["commit"], "dirty": session["git"]["dirty"], "seed": SEED,
     }  # fmt: skip
-    save_record(options.json, {"schema_version": SCHEMA_VERSION, "environment": environment, "rates": records})
+    save_record(
+        options.json,
+        {"schema_version": SCHEMA_VERSION, "environment": environment, "rates": records, "loaders": loaders},
+    )
     slow = [each["name"] for each in records if each["goal"] is not None and each["steps_per_second"] < each["goal"]]
     if slow and options.goals:
         print(f"below their goal: {'; '.join(slow)}", file=sys.stderr)

@@ -198,6 +198,12 @@ def steps_a_second(report: Entry) -> Report:
             f"{each.text('name')} {each.number('steps_per_second') / 1e6:.1f} M steps/s [quartiles {q1:.1f}-{q3:.1f}, "
             f"n={seconds.count('count')}]{asked}"
         )
+    for each in report.parts("loaders"):
+        milliseconds = [1e3 * each.part(f"{part}_seconds").number("median") for part in ("load", "update")]
+        texts.append(
+            f"batch of {each.text('name')} {milliseconds[0]:.2f} ms, {100 * each.number('share'):.0f} % of it and its "
+            f"update ({milliseconds[1]:.1f} ms)"
+        )
     return measured_here(environment, "; ".join(texts), [hardware_of(environment, "num_threads")])
 
 

@@ -8,7 +8,7 @@ import pytest
 
 from dataset import collatz_limbs
 from scripts import benchmark_collatz
-from scripts.benchmark_collatz import GOALS, STEPS, cases, format_table, main
+from scripts.benchmark_collatz import GOALS, LOADERS, STEPS, cases, format_loaders, format_table, main
 
 TINY = ["--repeats", "2", "--scale", "0.001"]
 
@@ -36,7 +36,15 @@ def test_the_record(tmp_path: Path, no_seconds: None, capsys: pytest.CaptureFixt
         assert each["goal"] == GOALS.get(each["name"])
     words = rates["words, 48 bits"]
     assert words["steps"] == STEPS * words["rows"] and words["rows"] == 262
-    assert format_table(record["rates"]) + "\n" == capsys.readouterr().out
+    loaders = {each["name"]: each for each in record["loaders"]}
+    assert loaders.keys() == LOADERS.keys()
+    for each in loaders.values():
+        # The clock gives half a second to the update, and to one batch: a scale of 0.001 leaves one a call.
+        assert each["update_seconds"]["median"] == each["load_seconds"]["median"] == 0.5 and each["share"] == 0.5
+    assert loaders["orbit, lookahead 20"]["rows"] == 32 and loaders["faithful, lookahead 10"]["rows"] == 1024
+    printed = capsys.readouterr().out
+    assert printed == format_table(record["rates"]) + "\n" + format_loaders(record["loaders"]) + "\n"
+    assert "batch of orbit, lookahead 20: 500.00 ms, 50 % of it and its update (500.0 ms)" in printed
 
 
 def test_goals(no_seconds: None, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:

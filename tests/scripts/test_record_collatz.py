@@ -66,6 +66,8 @@ SPEED: dict[str, Any] = {
                "seconds": {"median": 0.00625, "q1": 0.005, "q3": 0.008, "count": 7}},
               {"name": "python", "rows": 10, "steps": 20, "steps_per_second": 4e6, "goal": None,
                "seconds": {"median": 5e-6, "q1": 5e-6, "q3": 5e-6, "count": 7}}],
+    "loaders": [{"name": "orbit", "rows": 32, "load_seconds": {"median": 0.002}, "update_seconds": {"median": 0.018},
+                 "share": 0.1}],
 }  # fmt: skip
 LOOKED_AT: dict[str, Any] = {
     "schema_version": 1, "command": "python analysis/collatz_orbits.py --out o", "environment": ENVIRONMENT,
@@ -132,7 +134,7 @@ def test_speed_and_orbits(read: Callable[..., Report]) -> None:
     report = read(SPEED)
     assert report.result == (
         "words, 48 bits 320.0 M steps/s [quartiles 250.0-400.0, n=7], goal 200; python 4.0 M steps/s [quartiles 4.0-"
-        "4.0, n=7]"
+        "4.0, n=7]; batch of orbit 2.00 ms, 10 % of it and its update (18.0 ms)"
     )
     assert report.datasets == ["synthetic"] and report.commands == ["python scripts/benchmark_collatz.py"]
     assert read(LOOKED_AT).result.split("; ") == [
@@ -186,5 +188,5 @@ def test_the_scripts_own_files(tmp_path: Path) -> None:
         assert f"; {form.name}: " in report.result and f"= {written[form.name]['violations']}/300 [" in report.result
     assert report.datasets == [file_sha256(tmp_path / "e.csv")[:12]] and "orbits 255/429" in report.result
     benchmark_collatz.main(["--repeats", "2", "--scale", "0.001", "--json", str(tmp_path / "s.json")])
-    rates = json.loads((tmp_path / "s.json").read_text())["rates"]
-    assert all(each["name"] in read_report(tmp_path / "s.json").result for each in rates)
+    made = json.loads((tmp_path / "s.json").read_text())
+    assert all(each["name"] in read_report(tmp_path / "s.json").result for each in [*made["rates"], *made["loaders"]])
