@@ -113,6 +113,7 @@ _WORDS: dict[str, Callable[[Any], str]] = {
     "collatz.target_type": lambda value: f"{value} target",
     "collatz.layers": lambda value: f"layers {','.join(map(str, value))}",
     "collatz.legacy_lr_plateau": lambda value: "rate that collapses" if value else "rate that does not collapse",
+    "collatz.growth_weight": lambda value: f"growth weight {value:g}",
     "collatz.decontaminate": lambda value: "test orbits kept out" if value else "trained on test orbits",
     "collatz.empty_pool": lambda value: f"empty pool {value}",
     "lr_min_ratio": lambda value: "constant rate" if value == 1 else "cosine",
