@@ -47,7 +47,8 @@ ROWS = {"words": 1 << 18, "limbs": 1 << 16, "python": 1 << 12, "windows": 1 << 1
 GOALS = {"words, 48 bits": 200e6, "limbs, 64 bits": 200e6, "limbs, 128 bits": 20e6}
 _CHECKED = 64
 
-# Batches of a timed call: several blocks of both sources, which prepare some at once.
+# Batches of a timed call: whole blocks of both sources, which prepare 8 and 64 at once. A smaller --scale cuts blocks,
+# and what it says of loaders is not their mean.
 BATCHES = 64
 LOADERS: dict[str, dict[str, Any]] = {
     "faithful, lookahead 10": {"layers": [256, 128, 64], "lookahead": 10},
@@ -131,38 +132,32 @@ def measure(repeats: int, scale: float) -> list[dict[str, Any]]:
     return records
 
 
-def measure_loaders(repeats: int, batches: int = BATCHES) -> list[dict[str, Any]]:
-    """One record for each of `LOADERS`: seconds of a batch, and of the forward and backward pass over one."""
+def measure_loader(name: str, flags: dict[str, Any], repeats: int, batches: int) -> dict[str, Any]:
+    """Seconds of a batch, and of the forward and backward pass over one."""
     device = torch.device("cpu")
-    records = []
-    for name, flags in LOADERS.items():
-        config, _ = to_config(flags)
-        source, network, objective = build_source(config), build_value(config, device), build_objective(config)
-        position = dict(START)
+    config, _ = to_config(flags)
+    source, objective = build_source(config), build_objective(config)
+    network: Any = build_value(config, device)  # objectives are typed for recursive models
+    batch, position = source.next(dict(START))
+    rows = config.global_batch_size
+    context = UpdateContext(step=0, seed=SEED, slots=slice(0, rows), num_slots=rows)
 
-        def load(source: Any = source, position: dict[str, int] = position) -> None:
-            for _ in range(batches):
-                _, after_it = source.next(position)
-                position.update(after_it)
+    def load() -> None:
+        nonlocal position
+        for _ in range(batches):
+            _, position = source.next(position)
 
-        batch, _ = build_source(config).next(dict(START))
-        rows = config.global_batch_size
-        context = UpdateContext(step=0, seed=SEED, slots=slice(0, rows), num_slots=rows)
+    def update() -> None:
+        for output in objective.outputs(network, batch, context):
+            output.loss_sum.backward()
+        network.zero_grad()
 
-        def update(
-            network: Any = network, objective: Any = objective, batch: Any = batch, context: UpdateContext = context
-        ) -> None:
-            for output in objective.outputs(network, batch, context):
-                output.loss_sum.backward()
-            network.zero_grad()
-
-        timed(update, 1, device)
-        loading, updating = timed(load, repeats, device).divided_by(batches), timed(update, repeats, device)
-        records.append({
-            "name": name, "rows": rows, "load_seconds": asdict(loading),
-            "update_seconds": asdict(updating), "share": loading.median / (loading.median + updating.median),
-        })  # fmt: skip
-    return records
+    timed(update, 1, device)
+    loading, updating = timed(load, repeats, device).divided_by(batches), timed(update, repeats, device)
+    return {
+        "name": name, "rows": rows, "load_seconds": asdict(loading), "update_seconds": asdict(updating),
+        "share": loading.median / (loading.median + updating.median),
+    }  # fmt: skip
 
 
 def format_loaders(records: Sequence[dict[str, Any]]) -> str:
@@ -203,7 +198,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     names = ("started_utc", "argv", "versions", "platform", "cpu", "cpu_count", "num_threads")
     records = measure(options.repeats, options.scale)
     print(format_table(records))
-    loaders = measure_loaders(options.repeats, max(1, round(options.scale * BATCHES)))
+    batches = max(1, round(options.scale * BATCHES))
+    loaders = [measure_loader(name, flags, options.repeats, batches) for name, flags in LOADERS.items()]
     print(format_loaders(loaders))
     environment = {name: session[name] for name in names} | {
         "commit": session["git"]["commit"], "dirty": session["git"]["dirty"], "seed": SEED,

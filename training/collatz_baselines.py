@@ -15,7 +15,6 @@ from tqdm import tqdm
 
 from dataset.collatz_eval_file import read_eval_file
 from dataset.collatz_windows import BLOCK, Windows
-from dataset.safe_files import file_sha256
 from errors import UserError
 from models.collatz_bounds import Bounds, bounds_at
 from models.collatz_closed_forms import CLOSED_FORMS
@@ -58,10 +57,11 @@ def save_report(path: Path | None, report: dict[str, Any]) -> None:
 
 def closed_form_report(run: ClosedFormRun) -> dict[str, Any]:
     """The report, ready for JSON. Errors: `UserError` for an evaluation file that cannot be used."""
-    if run.eval_csv is None:
-        judged: dict[str, dict[str, Any]] = {form.name: dict.fromkeys(_RATES) for form in CLOSED_FORMS}
-    else:
+    judged: dict[str, dict[str, Any]] = {form.name: dict.fromkeys(_RATES) for form in CLOSED_FORMS}
+    file = None
+    if run.eval_csv is not None:
         rows = read_eval_file(run.eval_csv)
+        file = {"file": run.eval_csv.name, "sha256": rows.sha256}
 
         def shown(blocks: Iterable[Windows]) -> Iterable[Windows]:
             total = math.ceil(len(rows) / BLOCK)
@@ -73,7 +73,7 @@ def closed_form_report(run: ClosedFormRun) -> dict[str, Any]:
         "schema_version": SCHEMA_VERSION,
         "lookahead": run.lookahead,
         "bounds": bounds_at(run.lookahead).as_dict(),
-        "eval_csv": None if run.eval_csv is None else {"file": run.eval_csv.name, "sha256": file_sha256(run.eval_csv)},
+        "eval_csv": file,
         "orbits_total": {
             "steps": sum(orbit.steps for orbit in orbits[CLOSED_FORMS[0].name].values()),
             "violations": {name: _total(counts) for name, counts in orbits.items()},

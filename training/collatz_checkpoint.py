@@ -1,6 +1,5 @@
 """`collatz.py --evaluate`: judge the weights of a run beside the closed forms."""
 
-from pathlib import Path
 from typing import Any
 
 from dataset.collatz_eval_file import read_eval_file
@@ -37,7 +36,10 @@ def checkpoint_report(asked: CheckpointRun) -> tuple[dict[str, Any], str]:
     network = build_value(config, choose_device(config))
     check_weights(network.state_dict(), checkpoint.weights, source=checkpoint.path)
     network.load_state_dict(checkpoint.weights)
-    rows = None if asked.eval_csv is None else read_eval_file(Path(asked.eval_csv))
+    rows = file = None
+    if asked.eval_csv is not None:
+        rows = read_eval_file(asked.eval_csv)
+        file = {"file": asked.eval_csv.name, "sha256": rows.sha256}
     name = f"V_{checkpoint.name}"
     report = full_report(
         [NetworkJudge.float64(name, network)],
@@ -54,9 +56,7 @@ def checkpoint_report(asked: CheckpointRun) -> tuple[dict[str, Any], str]:
             "layers": list(settings.layers), "seed": config.seed, "function": name,
             "num_params": sum(parameter.numel() for parameter in network.parameters()),
         },
-        "eval_csv": None if asked.eval_csv is None else {
-            "file": asked.eval_csv.name, "sha256": file_sha256(asked.eval_csv)
-        },
+        "eval_csv": file,
         "environment": environment(),
     }  # fmt: skip
     return head | report, name
