@@ -106,8 +106,10 @@ def _read_report(path: Path, name: str) -> list[StepCurve]:
     found = [result for result in results if result.get("per_step")]
     chosen = [result for result in found if result.get("rows") == "test"] or found
     if not chosen:
-        raise UserError(f"{path} holds no accuracy after each step (per_step): evaluate again without "
-                        "eval.adaptive_halt=True and eval.vote=N, which keep the last answers only")
+        raise UserError(
+            f"{path} holds no accuracy after each step (per_step): evaluate again without "
+            "eval.adaptive_halt=True and eval.vote=N, which keep the last answers only"
+        )
     curves = []
     for result in chosen:
         try:
@@ -246,13 +248,19 @@ def caption(curves: Sequence[StepCurve], command: str) -> str:
     ]
     for curve in curves:
         best = max(curve.points, key=lambda point: point.exact_accuracy)
-        lines.append(f"{curve.name}: n = {curve.points[-1].count} {curve.rows} rows of {curve.data}, "
-                     f"{curve.num_steps} steps evaluated{_conditions(curve)}.")
-        lines.append("  Exact: " + "; ".join(
-            f"{words} {point.step}: {point.exact_count} of {point.count} = {point.exact_accuracy:.1%} "
-            f"(95 % {point.low:.1%} to {point.high:.1%})"
-            for words, point in (("step", curve.points[0]), ("best step", best), ("last step", curve.points[-1]))
-        ) + ".")
+        lines.append(
+            f"{curve.name}: n = {curve.points[-1].count} {curve.rows} rows of {curve.data}, "
+            f"{curve.num_steps} steps evaluated{_conditions(curve)}."
+        )
+        lines.append(
+            "  Exact: "
+            + "; ".join(
+                f"{words} {point.step}: {point.exact_count} of {point.count} = {point.exact_accuracy:.1%} "
+                f"(95 % {point.low:.1%} to {point.high:.1%})"
+                for words, point in (("step", curve.points[0]), ("best step", best), ("last step", curve.points[-1]))
+            )
+            + "."
+        )
     lines.append("The best step is chosen on the rows it is reported on; the interval is of one model on other rows.")
     lines.append(f"Figure: {command}")
     return "\n".join(lines)
@@ -277,9 +285,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     figure = draw(curves)
     paths = save_figure(figure, stem)
     plt.close(figure)
-    table = [
-        {"curve": curve.name, "rows": curve.rows, **asdict(point)} for curve in curves for point in curve.points
-    ]
+    table = [{"curve": curve.name, "rows": curve.rows, **asdict(point)} for curve in curves for point in curve.points]
     save_csv(table, stem.with_suffix(".csv"))
     save_json({"curves": [asdict(curve) for curve in curves]}, stem.with_suffix(".json"))
     command = f"python analysis/accuracy_vs_steps.py {' '.join(map(str, options.reports))}"

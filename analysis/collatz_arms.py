@@ -58,10 +58,7 @@ def collatz_arms(runs: Sequence[CollatzRun]) -> list[CollatzArm]:
                 raise UserError(f"{run.folder} repeats seed {run.seed} of {seen[run.seed].folder} with the same "
                                 "settings: name one of them")  # fmt: skip
             seen[run.seed] = run
-    return [
-        CollatzArm(label, digest, members)
-        for label, (digest, members) in zip(labels, groups.items(), strict=True)
-    ]
+    return [CollatzArm(label, digest, members) for label, (digest, members) in zip(labels, groups.items(), strict=True)]
 
 
 def _refuse_other_samples(runs: Sequence[CollatzRun]) -> None:

@@ -86,9 +86,7 @@ def findings(arms: Sequence[CollatzArm], margins: Mapping[Path, OrbitMargins]) -
     ]
 
 
-def pairs(
-    arms: Sequence[CollatzArm], keys: frozenset[str], is_pair: IsPair
-) -> list[tuple[CollatzArm, CollatzArm]]:
+def pairs(arms: Sequence[CollatzArm], keys: frozenset[str], is_pair: IsPair) -> list[tuple[CollatzArm, CollatzArm]]:
     """(first, second) arms that differ in `keys` only and are a pair; with the curve of updates alike."""
     return [
         (first, second)
@@ -118,9 +116,7 @@ def _final(metric: Metric) -> Callable[[CollatzRun], float | None]:
     return lambda run: metric.read(run.entries["final"])
 
 
-def _by_seed(
-    first: CollatzArm, second: CollatzArm, read: Callable[[CollatzRun], float | None]
-) -> list[float]:
+def _by_seed(first: CollatzArm, second: CollatzArm, read: Callable[[CollatzRun], float | None]) -> list[float]:
     """second minus first on common seeds; empty where one of them has no value."""
     seeds = [seed for seed in second.by_seed if seed in first.by_seed]
     found = [(read(second.by_seed[seed]), read(first.by_seed[seed])) for seed in seeds]

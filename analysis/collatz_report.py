@@ -102,9 +102,7 @@ def source_lines(made: dict[str, Any]) -> list[str]:
     ]
 
 
-def save_picture(
-    figure: Figure, stem: Path, rows: Sequence[dict[str, Any]], words: str, made: dict[str, Any]
-) -> None:
+def save_picture(figure: Figure, stem: Path, rows: Sequence[dict[str, Any]], words: str, made: dict[str, Any]) -> None:
     """The picture, its numbers and its caption."""
     save_figure(figure, stem, ("png", "svg"))
     plt.close(figure)

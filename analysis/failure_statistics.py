@@ -90,9 +90,9 @@ def separation(scores: np.ndarray, failed: np.ndarray, *, draws: int = DRAWS, se
         draws=draws,
         seed=seed,
         auroc=estimate(area, areas, reason or single),
-        auroc_newcombe=Estimate(None, reason=reason) if area is None else Estimate(
-            area, *newcombe_interval(area, int(failed.sum()), int((~failed).sum()))
-        ),
+        auroc_newcombe=Estimate(None, reason=reason)
+        if area is None
+        else Estimate(area, *newcombe_interval(area, int(failed.sum()), int((~failed).sum()))),
         cliffs_delta=estimate(None if area is None else 2 * area - 1, 2 * areas - 1, reason or single),
         median_solved=estimate(solved_median, of_solved, single_median[0]),
         median_failed=estimate(failed_median, of_failed, single_median[1]),

@@ -118,8 +118,10 @@ def read_finished(folder: Path) -> FinishedRun:
         for moment, found in tested.items():
             exact = rows.exact.get(moment)
             if exact is None or (int(exact.sum()), len(exact)) != (found.solved, found.count):
-                raise UserError(f"{path} does not hold the {found.solved} of {found.count} rows that {names.summary} "
-                                f"counts for the {moment} weights: remove it to go on without McNemar's test")
+                raise UserError(
+                    f"{path} does not hold the {found.solved} of {found.count} rows that {names.summary} "
+                    f"counts for the {moment} weights: remove it to go on without McNemar's test"
+                )
     tested = {moment: _with_perturbed(found, folder, moment) for moment, found in tested.items()}
     return FinishedRun(curve, updates, tested, costs, rows)
 
@@ -136,8 +138,10 @@ def _with_perturbed(found: Tested, folder: Path, moment: str) -> Tested:
     except (JsonError, KeyError, IndexError, TypeError, ValueError) as error:
         raise UserError(f"{path} is no evaluation of test rows ({error}): make it again with evaluate.py") from error
     if len(results) != 1 or counted != (found.solved, found.count):
-        raise UserError(f"{path} counts {counted[0]} of {counted[1]} test rows, the run {found.solved} of "
-                        f"{found.count}: make it again with evaluate.py")
+        raise UserError(
+            f"{path} counts {counted[0]} of {counted[1]} test rows, the run {found.solved} of "
+            f"{found.count}: make it again with evaluate.py"
+        )
     return replace(found, perturbed=_perturbed(results[0], path, moment))
 
 
@@ -188,8 +192,10 @@ def arms_of(runs: Sequence[FinishedRun]) -> list[Arm]:
         seeds: dict[int | None, str] = {}
         for run in members:
             if run.curve.seed in seeds:
-                raise UserError(f"{run.curve.folder} repeats seed {run.curve.seed} of {seeds[run.curve.seed]} with the "
-                                "same settings: name one of them")
+                raise UserError(
+                    f"{run.curve.folder} repeats seed {run.curve.seed} of {seeds[run.curve.seed]} with the "
+                    "same settings: name one of them"
+                )
             seeds[run.curve.seed] = run.name
         arch = {key: value for key, value in members[0].settings.items() if key.startswith("arch.")}
         arms.append(Arm(label, digest, config_hash(arch), members))

@@ -47,13 +47,10 @@ class FinishedCell:
         return None
 
 
-def all_cells(
-    tasks: Sequence[str], delays: Sequence[int], arms: Sequence[str], seeds: Sequence[int]
-) -> list[Cell]:
+def all_cells(tasks: Sequence[str], delays: Sequence[int], arms: Sequence[str], seeds: Sequence[int]) -> list[Cell]:
     """Seed by seed, so that an interrupted comparison has whole seeds; within one the short delays first."""
     return [
-        Cell(task, delay, arm, seed)
-        for seed, delay, task, arm in itertools.product(seeds, sorted(delays), tasks, arms)
+        Cell(task, delay, arm, seed) for seed, delay, task, arm in itertools.product(seeds, sorted(delays), tasks, arms)
     ]
 
 
@@ -98,8 +95,10 @@ class CellFolder:
         try:
             write_json_atomically(self.file(cell), found)
         except OSError as error:
-            raise UserError(f"{self.file(cell)} cannot be written: {error.strerror or error}; once the disk accepts "
-                            "it, the same command goes on with this cell") from error
+            raise UserError(
+                f"{self.file(cell)} cannot be written: {error.strerror or error}; once the disk accepts "
+                "it, the same command goes on with this cell"
+            ) from error
 
     def read(self, cell: Cell) -> FinishedCell | None:
         """What was found; None where the cell is not finished. Errors: `UserError` for a file of other settings."""
@@ -118,8 +117,10 @@ class CellFolder:
         theirs = found["settings"] if isinstance(found["settings"], dict) else {}
         changed = [f"{key} {theirs.get(key)} -> {value}" for key, value in ours.items() if theirs.get(key) != value]
         if changed:
-            raise UserError(f"{path} was made with other settings ({', '.join(changed)}): name another --out, or give "
-                            "the flags that it was made with")
+            raise UserError(
+                f"{path} was made with other settings ({', '.join(changed)}): name another --out, or give "
+                "the flags that it was made with"
+            )
         return FinishedCell(cell, found)
 
 

@@ -127,8 +127,10 @@ def claims(cells: Sequence[FinishedCell]) -> list[Claim]:
 
 
 def _spectrum_claim(effects: Sequence[FlossingEffect]) -> Claim:
-    words = (f"(a) flossing divides its loss by at least {LOSS_RATIO}, |lambda_1| < {LAMBDA_1}, the last exponent "
-             f"> {LAMBDA_LAST}, on every seed")
+    words = (
+        f"(a) flossing divides its loss by at least {LOSS_RATIO}, |lambda_1| < {LAMBDA_1}, the last exponent "
+        f"> {LAMBDA_LAST}, on every seed"
+    )
     if not effects:
         return Claim("spectrum", words, None, "no cell was flossed before training")
     last = max(effects[0].exponents)
@@ -144,8 +146,10 @@ def _spectrum_claim(effects: Sequence[FlossingEffect]) -> Claim:
 
 
 def _condition_claim(effects: Sequence[FlossingEffect]) -> Claim:
-    words = (f"(b) the condition number of d x_T / d x_0 on the subspace of the tangents falls by at least "
-             f"{CONDITION_ORDERS} orders of magnitude, on every seed")
+    words = (
+        f"(b) the condition number of d x_T / d x_0 on the subspace of the tangents falls by at least "
+        f"{CONDITION_ORDERS} orders of magnitude, on every seed"
+    )
     if not effects:
         return Claim("condition", words, None, "no cell was flossed before training")
     before, after = zip(*(one.log10_condition for one in effects), strict=True)
@@ -156,8 +160,10 @@ def _condition_claim(effects: Sequence[FlossingEffect]) -> Claim:
 
 def _speed_claim(task: str, table: Sequence[Speed]) -> Claim:
     delay = min(one.delay for one in table)
-    words = (f"(c) {task}, delay {delay}: flossed before training, {SOLVED:.0%} is reached in at most "
-             f"{EPOCHS_RATIO:g} of the baseline's epochs, on every seed")
+    words = (
+        f"(c) {task}, delay {delay}: flossed before training, {SOLVED:.0%} is reached in at most "
+        f"{EPOCHS_RATIO:g} of the baseline's epochs, on every seed"
+    )
     by_arm = {one.arm: dict(zip(one.seeds, one.epochs, strict=True)) for one in table if one.delay == delay}
     pairs = [(by_arm["pre"][seed], by_arm["none"][seed]) for seed in by_arm.get("pre", {})
              if seed in by_arm.get("none", {})]  # fmt: skip
@@ -176,9 +182,7 @@ def _order_claim(task: str, table: Sequence[Accuracy]) -> Claim:
     arms = ("pre_inter", "pre", "none")
     if any((arm, delay) not in means for arm in arms for delay in delays):
         return Claim(f"order, {task}", words, None, "needs the arms pre_inter, pre and none at every delay")
-    holds = all(
-        means["pre_inter", delay] >= means["pre", delay] >= means["none", delay] for delay in delays
-    )
+    holds = all(means["pre_inter", delay] >= means["pre", delay] >= means["none", delay] for delay in delays)
     listed = "; ".join(f"delay {d}: " + ", ".join(f"{100 * means[arm, d]:.1f} %" for arm in arms) for d in delays)
     return Claim(f"order, {task}", words, holds, listed)
 

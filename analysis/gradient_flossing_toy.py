@@ -110,8 +110,9 @@ def settings_of(options: argparse.Namespace) -> ToySettings:
             expected = "0 or more" if may_be_zero else "a number above 0"
             raise UserError(f"--{name.replace('_', '-')}: found {value}, expected {expected}")
     if settings.num_exponents > settings.num_units:
-        raise UserError(f"--num-exponents: found {settings.num_exponents}, expected at most --num-units "
-                        f"{settings.num_units}")
+        raise UserError(
+            f"--num-exponents: found {settings.num_exponents}, expected at most --num-units {settings.num_units}"
+        )
     if settings.transient >= settings.window:
         raise UserError(f"--transient: found {settings.transient}, expected less than --window {settings.window}")
     return settings
@@ -125,8 +126,10 @@ def chosen_cells(options: argparse.Namespace, settings: ToySettings) -> list[Cel
     for task in tasks:
         needed = first_scored(task, max(delays))
         if needed >= settings.num_steps:
-            raise UserError(f"--delays: {task} with {max(delays)} scores nothing in {settings.num_steps} steps; use "
-                            f"--num-steps {2 * needed}")
+            raise UserError(
+                f"--delays: {task} with {max(delays)} scores nothing in {settings.num_steps} steps; use "
+                f"--num-steps {2 * needed}"
+            )
     return all_cells(tasks, delays, arms, seeds)
 
 

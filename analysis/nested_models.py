@@ -44,8 +44,15 @@ class NestedAuroc:
 
 
 def nested_auroc(
-    baselines: np.ndarray, score: np.ndarray, failed: np.ndarray, *, folds: int = 5, repeats: int = 5, l2: float = L2,
-    draws: int = 2000, seed: int = 0,
+    baselines: np.ndarray,
+    score: np.ndarray,
+    failed: np.ndarray,
+    *,
+    folds: int = 5,
+    repeats: int = 5,
+    l2: float = L2,
+    draws: int = 2000,
+    seed: int = 0,
 ) -> NestedAuroc:
     """Cross-validated AUROC of baselines -> failure and of baselines and score -> failure, on the same folds.
 
@@ -77,8 +84,10 @@ def nested_auroc(
     columns = np.column_stack([baselines, score])
     infinite = int((~np.isfinite(columns)).any(axis=1).sum())
     if infinite:
-        raise ValueError(f"{infinite} of {len(score)} puzzles have a value that is not finite: drop them first, or "
-                         "pass normal_scores of the columns if it is infinite")
+        raise ValueError(
+            f"{infinite} of {len(score)} puzzles have a value that is not finite: drop them first, or "
+            "pass normal_scores of the columns if it is infinite"
+        )
     smaller = min(int(failed.sum()), int((~failed).sum()))
     reason = missing_class(failed)
     if not reason and smaller < 2:

@@ -147,7 +147,10 @@ def run_records(arms: Sequence[Arm]) -> list[dict[str, Any]]:
     for arm in arms:
         for run in arm.runs:
             row: dict[str, Any] = {
-                "run": run.name, "arm": arm.label, "settings_sha256": arm.settings_sha256, "seed": run.curve.seed
+                "run": run.name,
+                "arm": arm.label,
+                "settings_sha256": arm.settings_sha256,
+                "seed": run.curve.seed,
             }
             for moment in MOMENTS:
                 found = run.tested.get(moment)
@@ -213,7 +216,11 @@ def draw(arms: Sequence[Arm], differences: Sequence[Difference]) -> Figure:
     looks = {arm.label: look for arm, look in zip(arms, itertools.cycle(zip(_COLOURS, _MARKERS, strict=True)))}
     with matplotlib.rc_context(STYLE):
         figure, panels = plt.subplots(
-            len(networks), 3, figsize=(12, 3.6 * len(networks)), squeeze=False, width_ratios=(5, 4, 4),
+            len(networks),
+            3,
+            figsize=(12, 3.6 * len(networks)),
+            squeeze=False,
+            width_ratios=(5, 4, 4),
             constrained_layout=True,
         )
         for network, (curves, tests, gaps) in zip(networks, panels, strict=True):
@@ -222,9 +229,7 @@ def draw(arms: Sequence[Arm], differences: Sequence[Difference]) -> Figure:
             curves.set_title(own[0].label.split()[0], loc="left", fontsize=10)
             _draw_tests(tests, own, looks)
             labels = [arm.label for arm in own]
-            _draw_differences(
-                gaps, [each for each in differences if each.arm in labels and each.start == CLEAN], looks
-            )
+            _draw_differences(gaps, [each for each in differences if each.arm in labels and each.start == CLEAN], looks)
         for arm in arms:
             colour, marker = looks[arm.label]
             cost = f"{_number(arm.spent('flops'), '.3g')} FLOPs, {_number(arm.spent('seconds'), ',.0f')} s"
@@ -243,8 +248,13 @@ def _draw_curves(axes: Any, arms: Sequence[Arm], looks: Mapping[str, tuple[str, 
             best = run.tested["best"].step
             chosen = [point for point in points if point.step == best]
             axes.plot(
-                [p.step for p in chosen], [p.value for p in chosen], marker, color=colour, markersize=5,
-                markeredgecolor="white", zorder=5,
+                [p.step for p in chosen],
+                [p.value for p in chosen],
+                marker,
+                color=colour,
+                markersize=5,
+                markeredgecolor="white",
+                zorder=5,
             )
     axes.set_xlim(left=0)
     axes.set_xlabel("updates")
@@ -363,8 +373,10 @@ def main(argv: Sequence[str] | None = None) -> None:
     plt.close(figure)
     points = plotted(arms, differences)
     save_csv(points, folder / f"{FIGURE}.csv")
-    save_json({key: value for key, value in everything.items() if key != "runs"} | {"points": points},
-              folder / f"{FIGURE}.json")
+    save_json(
+        {key: value for key, value in everything.items() if key != "runs"} | {"points": points},
+        folder / f"{FIGURE}.json",
+    )
     save_caption(caption(arms, differences, command), folder / f"{FIGURE}.txt")
     print(f"written: {folder / 'peak_vs_final.txt'} (also .csv .json), {paths[0]} (also .svg .csv .json .txt)")
 

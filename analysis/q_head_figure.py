@@ -62,8 +62,10 @@ def summarise(table: RolloutTable, settings: Mapping[str, Any], draws: int) -> d
     """
     probe, flops = settings.get("stability"), settings.get("step_flops")
     if not len(table.sizes) or not isinstance(probe, Mapping) or not isinstance(flops, int | float):
-        raise UserError("the rollouts were made without probes of their stability: make them with eval.stability_sizes "
-                        "of at least one size")
+        raise UserError(
+            "the rollouts were made without probes of their stability: make them with eval.stability_sizes "
+            "of at least one size"
+        )
     exact = table.exact[..., -1]
     q, margin = (np.nan_to_num(part[..., -1], nan=-np.inf) for part in (table.q, table.margin))
     growth = np.nan_to_num(table.growth[:, :, -1], nan=np.inf)
@@ -174,18 +176,33 @@ def _draw_rollouts(axes: Any, data: FigureData) -> None:
     axes.set_xlabel("growth of small perturbations (less stable →),\nstandardised within its puzzle")
     axes.set_ylabel("Q of the rollout,\nstandardised within its puzzle")
     if not len(data.points):
-        axes.text(0.5, 0.5, "no puzzle is solved by some rollouts\nand missed by others, or Q or growth is constant",
-                  transform=axes.transAxes, ha="center", va="center", color=GREY)
+        axes.text(
+            0.5,
+            0.5,
+            "no puzzle is solved by some rollouts\nand missed by others, or Q or growth is constant",
+            transform=axes.transAxes,
+            ha="center",
+            va="center",
+            color=GREY,
+        )
         return
     exact = data.points[:, 2] > 0.5
     for kind, colour, marker, words in ((~exact, RED, "x", "wrong"), (exact, BLUE, "o", "right")):
         axes.scatter(
-            data.points[kind, 0], data.points[kind, 1], s=9, marker=marker, color=colour, alpha=0.35, linewidths=0.8,
+            data.points[kind, 0],
+            data.points[kind, 1],
+            s=9,
+            marker=marker,
+            color=colour,
+            alpha=0.35,
+            linewidths=0.8,
             label=f"{words} rollout",
         )
     axes.plot(data.bins[:, 0], data.bins[:, 1], color="black", marker="o", markersize=4, label="mean of each tenth")
-    lines = [f"{words}: {_written(data.summary['correlation_of_q_and_growth'][0][name])}"
-             for name, words in (("within", "rank correlation within puzzles"), ("pooled", "pooled, all puzzles"))]
+    lines = [
+        f"{words}: {_written(data.summary['correlation_of_q_and_growth'][0][name])}"
+        for name, words in (("within", "rank correlation within puzzles"), ("pooled", "pooled, all puzzles"))
+    ]
     axes.set_title("\n".join(lines), loc="left", fontsize=9)
     axes.legend(fontsize=9, loc="best")
 
@@ -197,8 +214,15 @@ def _draw_accuracies(axes: Any, curves: Sequence[Mapping[str, Any]]) -> None:
         if not own:
             continue
         passes = [curve["forward_passes"] for curve in own]
-        axes.plot(passes, [curve["value"] for curve in own], color=colour, marker=marker, markersize=4.5,
-                  linestyle=line, label=words)
+        axes.plot(
+            passes,
+            [curve["value"] for curve in own],
+            color=colour,
+            marker=marker,
+            markersize=4.5,
+            linestyle=line,
+            label=words,
+        )
         if name in ("q", "stability"):
             low, high = ([curve[end] for curve in own] for end in ("low", "high"))
             axes.fill_between(passes, low, high, color=colour, alpha=0.12, linewidth=0)
@@ -206,8 +230,16 @@ def _draw_accuracies(axes: Any, curves: Sequence[Mapping[str, Any]]) -> None:
         own = [curve for curve in curves if curve["selector"] == "q" and curve["steps"] == steps]
         passes = [curve["forward_passes"] for curve in own]
         axes.plot(passes, [curve["value"] for curve in own], color=BLUE, linewidth=0.8, alpha=0.7)
-        axes.annotate(f"{steps}", (passes[0], own[0]["value"]), xytext=(-4, 0), textcoords="offset points", ha="right",
-                      va="center", fontsize=8, color=BLUE)
+        axes.annotate(
+            f"{steps}",
+            (passes[0], own[0]["value"]),
+            xytext=(-4, 0),
+            textcoords="offset points",
+            ha="right",
+            va="center",
+            fontsize=8,
+            color=BLUE,
+        )
     axes.set_xscale("log", base=2)
     axes.xaxis.set_major_formatter(matplotlib.ticker.StrMethodFormatter("{x:,.0f}"))
     axes.xaxis.set_minor_locator(matplotlib.ticker.NullLocator())
@@ -241,9 +273,11 @@ def caption(data: FigureData, command: str) -> str:
             f"{_written(each['within_given_margin'])}; pooled over rollouts of all puzzles {_written(each['pooled'])}, "
             f"of these puzzles {_written(each['pooled_mixed'])}."
         )
-    lines.append("  Share of pairs of a right and a wrong rollout of one puzzle that are ranked rightly: " + ", ".join(
-        f"{name} {_written(found, '.2f')}" for name, found in summary["auroc_within_mixed"].items()
-    ) + ".")
+    lines.append(
+        "  Share of pairs of a right and a wrong rollout of one puzzle that are ranked rightly: "
+        + ", ".join(f"{name} {_written(found, '.2f')}" for name, found in summary["auroc_within_mixed"].items())
+        + "."
+    )
     lines.append(
         "Right: exact accuracy of the chosen answer with 1, 2, 4, ... rollouts; mean over all sets of so many of the "
         "rollouts, for the majority over groups that follow one another. Bands: 95 % interval over puzzles. Thin lines:"

@@ -72,8 +72,14 @@ def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     made.add_argument("--batch-size", type=int, default=64, metavar="B", help="puzzles at a time (%(default)s)")
     made.add_argument("--noise-seed", type=int, default=0, metavar="S", help="(default: %(default)s)")
     made.add_argument("--clean-first", action="store_true", help="the first rollout has no noise")
-    made.add_argument("--stability-sizes", type=float, nargs="+", default=[1e-3, 1e-4, 1e-2], metavar="D0",
-                      help="probes, parts of the state's norm; the first is drawn and selects (1e-3 1e-4 1e-2)")
+    made.add_argument(
+        "--stability-sizes",
+        type=float,
+        nargs="+",
+        default=[1e-3, 1e-4, 1e-2],
+        metavar="D0",
+        help="probes, parts of the state's norm; the first is drawn and selects (1e-3 1e-4 1e-2)",
+    )
     made.add_argument("--stability-steps", type=int, default=4, metavar="M", help="of a probe (default: %(default)s)")
     made.add_argument("--stability-directions", type=int, default=2, metavar="K", help="(default: %(default)s)")
     made.add_argument("--data-path", metavar="DIR", help="dataset folder (default: the run's)")
@@ -182,8 +188,10 @@ def _write(path: Path, data: bytes) -> None:
     try:
         write_bytes_atomically(path, data)
     except OSError as error:
-        raise UserError(f"{path} cannot be written: {error.strerror or error}; free some space, or name another --out; "
-                        "the same command then goes on") from error
+        raise UserError(
+            f"{path} cannot be written: {error.strerror or error}; free some space, or name another --out; "
+            "the same command then goes on"
+        ) from error
 
 
 @exit_on_user_error

@@ -69,9 +69,7 @@ def read_run(folder: Path, metric: str, axis: str) -> RunCurve:
         step = record["step"]
         points[step] = Point(step, x, value, None if rows is None else int(rows))
     if not points:
-        raise UserError(
-            f"{names.metrics} holds no {metric}; it holds {', '.join(sorted(logged)) or 'no accuracy yet'}"
-        )
+        raise UserError(f"{names.metrics} holds no {metric}; it holds {', '.join(sorted(logged)) or 'no accuracy yet'}")
     config, seeds = provenance.get("config"), provenance.get("seeds")
     if not isinstance(config, Mapping) or not isinstance(seeds, Mapping):
         raise UserError(f"{names.provenance} holds no config and seeds: name the checkpoint_path of a run")

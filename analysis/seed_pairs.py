@@ -122,8 +122,10 @@ def _mcnemar(one: FinishedRun, other: FinishedRun, moment: str) -> McNemar | Non
     if same and one.rows is not None and other.rows is not None:
         same = one.rows.puzzle == other.rows.puzzle
     if not same:
-        raise UserError(f"{one.curve.folder} and {other.curve.folder} were tested on other puzzles: a pair needs the "
-                        "same data_paths_test, validation_size and max_test_rows")
+        raise UserError(
+            f"{one.curve.folder} and {other.curve.folder} were tested on other puzzles: a pair needs the "
+            "same data_paths_test, validation_size and max_test_rows"
+        )
     if one.rows is None or other.rows is None:
         return None
     return mcnemar(one.rows.exact[moment], other.rows.exact[moment])

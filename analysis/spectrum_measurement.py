@@ -103,9 +103,7 @@ class Trajectory:
 
     def arrays(self) -> Arrays:
         """Every reading as (B, steps)."""
-        return {
-            name: torch.stack([step[name] for step in self.steps], dim=1).numpy() for name in self.steps[0]
-        }
+        return {name: torch.stack([step[name] for step in self.steps], dim=1).numpy() for name in self.steps[0]}
 
     def answer_period(self) -> np.ndarray:
         """(B,) smallest p <= 8 after which the last answer had been given before; 0 where none."""
@@ -198,7 +196,10 @@ class Coordinates:
 
 
 def _extension(
-    maps: RecursionMaps, coordinates: Coordinates, result: LyapunovResult, settings: SpectrumSettings,
+    maps: RecursionMaps,
+    coordinates: Coordinates,
+    result: LyapunovResult,
+    settings: SpectrumSettings,
     violations: CountViolations | None,
 ) -> Arrays:
     """From step T to step N with the leading tangent: where the trajectory ends up."""

@@ -96,9 +96,7 @@ def _separation(scores: np.ndarray, failed: np.ndarray, options: Mapping[str, in
 
 
 def _scaled(estimate: dict[str, Any], factor: float) -> dict[str, Any]:
-    return {
-        name: value * factor if isinstance(value, float) else value for name, value in estimate.items()
-    }
+    return {name: value * factor if isinstance(value, float) else value for name, value in estimate.items()}
 
 
 def _window(table: SpectrumTable, window: Window, options: Mapping[str, int]) -> dict[str, Any]:
@@ -140,7 +138,9 @@ def _beyond(table: SpectrumTable, leading: np.ndarray, options: Mapping[str, int
             | asdict(
                 nested_auroc(
                     normal_scores(np.column_stack([baselines[column] for column in columns])),
-                    normal_scores(leading), failed, **options,
+                    normal_scores(leading),
+                    failed,
+                    **options,
                 )  # fmt: skip
             )
             for name, columns in sets.items()

@@ -130,8 +130,16 @@ def draw_board(axes: Any, digits: np.ndarray, box: Box, *, givens: np.ndarray, r
             axes.add_patch(Rectangle((column, row), 1, 1, color=LIGHT_GREEN if fine else LIGHT_RED, linewidth=0))
         color = "black" if given and fine else GREEN if fine else RED
         text = str(digit) if digit else ("" if right is None else "·")
-        axes.text(column + 0.5, row + 0.53, text, ha="center", va="center", color=color,
-                  fontsize=11 if n <= 6 else 8, fontweight="bold" if given else "normal")
+        axes.text(
+            column + 0.5,
+            row + 0.53,
+            text,
+            ha="center",
+            va="center",
+            color=color,
+            fontsize=11 if n <= 6 else 8,
+            fontweight="bold" if given else "normal",
+        )
     for line in range(n + 1):
         axes.plot([0, n], [line, line], color="black", linewidth=1.6 if line % rows == 0 else 0.4)
         axes.plot([line, line], [0, n], color="black", linewidth=1.6 if line % columns == 0 else 0.4)
@@ -143,8 +151,11 @@ def draw(traces: Sequence[Trace], box: Box) -> Figure:
     cell = 1.55 if side(box) <= 6 else 1.85
     with matplotlib.rc_context({**STYLE, "axes.grid": False}):
         figure, grid = plt.subplots(
-            len(traces), 1 + len(steps), figsize=(cell * (1 + len(steps)), (cell + 0.5) * len(traces)),
-            squeeze=False, constrained_layout=True,
+            len(traces),
+            1 + len(steps),
+            figsize=(cell * (1 + len(steps)), (cell + 0.5) * len(traces)),
+            squeeze=False,
+            constrained_layout=True,
         )
         for axes_row, trace in zip(grid, traces, strict=True):
             givens = trace.puzzle > 0
@@ -209,8 +220,10 @@ def main(argv: Sequence[str] | None = None) -> None:
     path = save_figure(figure, stem, formats=("png",))[0]
     plt.close(figure)
     solved = sum(trace.solved for trace in traces)
-    save_json({"checkpoint": checkpoint.path.name, "traces": [as_record(trace) for trace in chosen]},
-              stem.with_suffix(".json"))
+    save_json(
+        {"checkpoint": checkpoint.path.name, "traces": [as_record(trace) for trace in chosen]},
+        stem.with_suffix(".json"),
+    )
     save_caption(
         f"Answers of {checkpoint.path} after its supervision steps. Black: given; green: right; red: wrong. halt: "
         "the model's own probability that its answer is right (it stops there when asked to). Rating: guesses a "

@@ -163,7 +163,10 @@ def records(groups: Sequence[Group]) -> list[dict[str, Any]]:
     rows = []
     for group, run, crossing in _each(groups):
         row: dict[str, Any] = {
-            "run": run.folder.name, "group": group.label, "settings_sha256": group.settings_sha256, "seed": run.seed
+            "run": run.folder.name,
+            "group": group.label,
+            "settings_sha256": group.settings_sha256,
+            "seed": run.seed,
         }
         for name, point in (("first", crossing.first), ("stays", crossing.stays), ("last", run.points[-1])):
             values = asdict(point) if point is not None else dict.fromkeys(("step", "x", "value", "rows"))
@@ -275,8 +278,13 @@ def main(argv: Sequence[str] | None = None) -> None:
     command = f"python analysis/time_to_accuracy.py {shlex.join(typed)}"
     described = [
         {
-            "label": group.label, "settings_sha256": group.settings_sha256, "runs": len(group.runs),
-            "reached": group.reached, "median": group.median, "low": group.low, "high": group.high,
+            "label": group.label,
+            "settings_sha256": group.settings_sha256,
+            "runs": len(group.runs),
+            "reached": group.reached,
+            "median": group.median,
+            "low": group.low,
+            "high": group.high,
         }
         for group in groups
     ]

@@ -63,10 +63,18 @@ def read_curves(folder: Path) -> Curves:
             if record.get(f"{kind}/count"):
                 exact, count = int(record[f"{kind}/exact_count"]), int(record[f"{kind}/count"])
                 low, high = wilson_interval(exact, count)
-                validation.append({
-                    "step": step, "rows": kind.split("/")[1], "exact_accuracy": exact / count, "low": low,
-                    "high": high, "exact_count": exact, "count": count, "accuracy": record[f"{kind}/accuracy"],
-                })
+                validation.append(
+                    {
+                        "step": step,
+                        "rows": kind.split("/")[1],
+                        "exact_accuracy": exact / count,
+                        "low": low,
+                        "high": high,
+                        "exact_count": exact,
+                        "count": count,
+                        "accuracy": record[f"{kind}/accuracy"],
+                    }
+                )
                 break
         if record.get("train/lm_loss") is not None:
             names = ("lm_loss", "accuracy", "exact_accuracy")
@@ -126,8 +134,16 @@ def _draw_accuracies(axes: Any, curves: Curves) -> None:
     best = curves.summary.get("best")
     if best and best.get("denominator"):
         axes.plot(
-            best["step"], best["value"], marker="*", markersize=14, color=RED, linestyle="none", zorder=5,
-            markeredgecolor="white", clip_on=False, label=f"best: {best['value']:.1%} at update {best['step']}",
+            best["step"],
+            best["value"],
+            marker="*",
+            markersize=14,
+            color=RED,
+            linestyle="none",
+            zorder=5,
+            markeredgecolor="white",
+            clip_on=False,
+            label=f"best: {best['value']:.1%} at update {best['step']}",
         )
     axes.legend(loc="best", fontsize=9)
 
@@ -140,8 +156,11 @@ def best_baseline(summary: dict[str, Any]) -> tuple[str, float] | None:
         "constant": "one digit everywhere",
         "copy_givens": "givens copied, rest guessed",
     }
-    found = {name: item["accuracy"] for name, item in (summary.get("baselines") or {}).items()
-             if isinstance(item, dict) and "accuracy" in item}
+    found = {
+        name: item["accuracy"]
+        for name, item in (summary.get("baselines") or {}).items()
+        if isinstance(item, dict) and "accuracy" in item
+    }
     if not found:
         return None
     name = max(found, key=lambda key: found[key])
@@ -161,9 +180,11 @@ def caption(folder: Path, curves: Curves, command: str) -> str:
     ]
     counts = sorted({row["count"] for row in curves.validation})
     if counts:
-        lines.append(f"n = {' or '.join(map(str, counts))} validation puzzles per point, one run "
-                     f"(seed {(record.get('seeds') or {}).get('seed', 'unknown')}).")
-    for which, part in ((curves.summary.get("test") or {}).items()):
+        lines.append(
+            f"n = {' or '.join(map(str, counts))} validation puzzles per point, one run "
+            f"(seed {(record.get('seeds') or {}).get('seed', 'unknown')})."
+        )
+    for which, part in (curves.summary.get("test") or {}).items():
         if part.get("denominator"):
             low, high = wilson_interval(part["numerator"], part["denominator"])
             lines.append(

@@ -32,9 +32,7 @@ class _Parser(argparse.ArgumentParser):
 
 def parser() -> argparse.ArgumentParser:
     """The command line. A mistake raises `UserError`."""
-    options = _Parser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
-    )
+    options = _Parser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False)
     options.add_argument("--rows", type=_rows, default=50_000, metavar="N", help="numbers (default 50000)")
     options.add_argument("--seed", type=_seed, default=42, metavar="S", help="of the draws (default 42)")
     options.add_argument("--output-csv", type=Path, required=True, metavar="FILE", help="where to write")

@@ -78,9 +78,7 @@ def _natural(text: str) -> int:
 
 def parser() -> argparse.ArgumentParser:
     """The command line; names and defaults of the official options are the official ones."""
-    options = _Parser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
-    )
+    options = _Parser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False)
     add = options.add_argument
     add("--output-dir", metavar="DIR", help="default data/sudoku-extreme-full, or named after the source")
     add("--overwrite", action="store_true", help="replace a data set that is already there")
@@ -161,9 +159,7 @@ def main(argv: list[str] | None = None) -> None:
 
 def _check_combination(args: argparse.Namespace) -> None:
     sources = [
-        name
-        for name in ("--generate", "--input-dir", "--input-file")
-        if getattr(args, name[2:].replace("-", "_"))
+        name for name in ("--generate", "--input-dir", "--input-file") if getattr(args, name[2:].replace("-", "_"))
     ]
     if len(sources) > 1:
         raise UserError(f"{sources[0]} and {sources[1]} name two sources; give one of them")
@@ -221,9 +217,7 @@ def _collect(args: argparse.Namespace) -> tuple[Collected, list[Path]]:
             raise UserError("generated puzzles carry no published rating; leave --rating out")
         return collect_generated(args.generate, num_clues=args.num_clues, **common), []
     else:
-        train, test = (
-            published_files(Path(args.input_dir)) if args.input_dir else fetch_published(args.source_repo)
-        )
+        train, test = published_files(Path(args.input_dir)) if args.input_dir else fetch_published(args.source_repo)
         train_files, test_files = [train], [test]
     collected = collect_published(train_files, test_files, rating=args.rating or "published", **common)
     return collected, [*train_files, *test_files]

@@ -54,9 +54,7 @@ def _check_place(target: Path, overwrite: bool) -> None:
     if not entries:
         return
     if not overwrite:
-        raise UserError(
-            f"{target}: exists and is not empty; give another --output-dir, or --overwrite to replace it"
-        )
+        raise UserError(f"{target}: exists and is not empty; give another --output-dir, or --overwrite to replace it")
     finished = any((target / split / "dataset.json").is_file() for split in ("train", "test"))
     strangers = [
         entry.name

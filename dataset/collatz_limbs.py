@@ -27,9 +27,7 @@ def to_limbs(numbers: Sequence[int]) -> np.ndarray:
         raise ValueError("a negative number among those to be cut into limbs")
     longest = max((int(number).bit_length() for number in numbers), default=1)
     mask = 2**LIMB_BITS - 1
-    rows = [
-        [int(number) >> shift & mask for number in numbers] for shift in range(0, max(longest, 1), LIMB_BITS)
-    ]
+    rows = [[int(number) >> shift & mask for number in numbers] for shift in range(0, max(longest, 1), LIMB_BITS)]
     return np.array(rows, np.uint64).reshape(len(rows), len(numbers))
 
 

@@ -66,14 +66,10 @@ class PairSource:
     epochs_per_iteration = 1
     mean_examples = 1.0
 
-    def __init__(
-        self, settings: PairSettings, seed: int, kept_out: KeptOut, feedback: Feedback | None = None
-    ) -> None:
+    def __init__(self, settings: PairSettings, seed: int, kept_out: KeptOut, feedback: Feedback | None = None) -> None:
         self.settings, self.seed, self.feedback = settings, seed, feedback
         self._kept_out = kept_out
-        self.pool = HardPool(
-            kept_out, decontaminate=settings.decontaminate, successors=settings.states - 1
-        )
+        self.pool = HardPool(kept_out, decontaminate=settings.decontaminate, successors=settings.states - 1)
         self._ready: dict[int, Batch] = {}
         self._mined_at: int | None = None
         self.overlap = self.drawn = 0

@@ -96,9 +96,7 @@ class SegmentSource:
         generator = stream(self.seed, _STARTS, number, 0)
         limbs = self._random(self._block_starts, generator)
         steps, lookahead = settings.steps, settings.lookahead
-        walked = walk(
-            limbs, steps * SEGMENTS_A_START + 1, lookahead, self._kept_out, window_logs=True
-        )
+        walked = walk(limbs, steps * SEGMENTS_A_START + 1, lookahead, self._kept_out, window_logs=True)
         tested = walked.on_test_orbit[:, :-1] | walked.on_test_orbit[:, 1:]
         going = ~walked.at_one[:, :-1]
         self.overlap += int((tested & going).sum())

@@ -32,8 +32,10 @@ def delayed_bits(task: str, delay: int, bits: Tensor) -> DelayedBits:
     """The task on bits (T, B), 0 or 1. Errors: ValueError when no step is left to score."""
     first = first_scored(task, delay)
     if delay < 1 or first >= len(bits):
-        raise ValueError(f"{task} with delay={delay} in {len(bits)} steps: expected a delay of at least 1, and more "
-                         f"than {first} steps")
+        raise ValueError(
+            f"{task} with delay={delay} in {len(bits)} steps: expected a delay of at least 1, and more "
+            f"than {first} steps"
+        )
     shown = bits.to(torch.float32)
     targets = torch.zeros_like(shown)
     lagged = shown[first - delay : len(shown) - delay]

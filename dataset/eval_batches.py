@@ -22,9 +22,7 @@ def slice_batch(batch: Batch, rank: int, world_size: int) -> Batch:
     return {name: tensor[rank * part : (rank + 1) * part] for name, tensor in batch.items()}
 
 
-def as_batch(
-    inputs: np.ndarray, labels: np.ndarray, identifiers: np.ndarray, metadata: PuzzleMetadata
-) -> Batch:
+def as_batch(inputs: np.ndarray, labels: np.ndarray, identifiers: np.ndarray, metadata: PuzzleMetadata) -> Batch:
     """Stored tokens (B, S) and identifiers (B,) as the int32 tensors of a batch, ignored labels as -100."""
     labels = labels.astype(np.int32)
     if metadata.ignore_label_id is not None:

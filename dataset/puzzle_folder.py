@@ -129,12 +129,7 @@ def write_puzzle_folder(
         raise ValueError(f"arrays {sorted(arrays)} of set {set_name!r} do not fit {metadata.sets}")
     folder = Path(root) / split
     folder.mkdir(parents=True, exist_ok=True)
-    known = {
-        f"{other}__{name}.npy"
-        for other in metadata.sets
-        for name in (*ARRAYS, "ratings")
-        if other != set_name
-    }
+    known = {f"{other}__{name}.npy" for other in metadata.sets for name in (*ARRAYS, "ratings") if other != set_name}
     checksums = {path.name: file_sha256(path) for path in sorted(folder.glob("*.npy")) if path.name in known}
     for name, array in arrays.items():
         dtype = np.uint8 if name in ("inputs", "labels") else np.int32
@@ -173,15 +168,11 @@ def open_puzzle_set(root: str | Path, split: str, set_name: str = "all") -> Puzz
     metadata = read_metadata(root, split)
     folder = root / split
     if set_name not in metadata.sets:
-        refuse(
-            folder / "dataset.json", f"lists the sets {brief(list(metadata.sets))}, not {set_name!r}", mend
-        )
+        refuse(folder / "dataset.json", f"lists the sets {brief(list(metadata.sets))}, not {set_name!r}", mend)
     paths = {name: folder / f"{set_name}__{name}.npy" for name in ARRAYS}
     puzzle_header = offsets_header(folder, set_name, "puzzle_indices", mend)
     group_header = offsets_header(folder, set_name, "group_indices", mend)
-    headers = {
-        name: read_array_header(paths[name], mend) for name in ("inputs", "labels", "puzzle_identifiers")
-    }
+    headers = {name: read_array_header(paths[name], mend) for name in ("inputs", "labels", "puzzle_identifiers")}
     num_puzzles, num_groups = puzzle_header.shape[0] - 1, group_header.shape[0] - 1
     num_examples = headers["inputs"].shape[0] if headers["inputs"].shape else 0
     for name, shape in {
@@ -237,9 +228,7 @@ def _check_counts(metadata: PuzzleMetadata, path: Path, num_groups: int, num_puz
     """The official Sudoku and Maze builders store the number of groups in `total_puzzles`: accepted too."""
     single = len(metadata.sets) == 1
     if num_groups > metadata.total_groups or (single and num_groups != metadata.total_groups):
-        refuse(
-            path, f"'total_groups' is {metadata.total_groups}, but the arrays hold {num_groups} groups", mend
-        )
+        refuse(path, f"'total_groups' is {metadata.total_groups}, but the arrays hold {num_groups} groups", mend)
     if single and metadata.total_puzzles not in (num_groups, num_puzzles):
         refuse(
             path,
@@ -292,9 +281,7 @@ def _read_ratings(folder: Path, set_name: str, num_examples: int, mend: str) -> 
     return np.array(ratings, dtype=np.int32)
 
 
-def _check_tokens(
-    path: Path, tokens: np.ndarray, metadata: PuzzleMetadata, ignore: int | None, mend: str
-) -> None:
+def _check_tokens(path: Path, tokens: np.ndarray, metadata: PuzzleMetadata, ignore: int | None, mend: str) -> None:
     """Every token is in [0, vocab_size), or is the label to ignore; in chunks, so that memory stays small."""
     rows = max(1, CHECK_CHUNK_BYTES // max(1, tokens.shape[1] * tokens.dtype.itemsize))
     for start in range(0, tokens.shape[0], rows):

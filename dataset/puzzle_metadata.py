@@ -133,9 +133,7 @@ def read_metadata(root: str | Path, split: str) -> PuzzleMetadata:
     if "total_puzzles" in data:
         total_puzzles = integer("total_puzzles", 1, (1 << 48) - 1)
     else:
-        total_puzzles = sum(
-            offsets_header(folder, name, "puzzle_indices", mend).shape[0] - 1 for name in sets
-        )
+        total_puzzles = sum(offsets_header(folder, name, "puzzle_indices", mend).shape[0] - 1 for name in sets)
     _check_extra(extra, seq_len, vocab_size, bad)
     return PuzzleMetadata(
         seq_len=seq_len,

@@ -105,8 +105,7 @@ class PuzzleSource:
         box = puzzle_set.metadata.augmentation_box if augment in ("auto", "on_the_fly") else None
         if augment == "on_the_fly" and box is None:
             raise UserError(
-                f"{puzzle_set.root}: its dataset.json names no augmentation to draw on the fly; use "
-                "augment=stored"
+                f"{puzzle_set.root}: its dataset.json names no augmentation to draw on the fly; use augment=stored"
             )
         return box
 

@@ -164,13 +164,9 @@ def read_array_header(path: Path, mend: str) -> ArrayHeader:
             warnings.simplefilter("ignore")  # numpy comments on headers written by Python 2
             version = npy_format.read_magic(head)
             if version == (1, 0):
-                shape, fortran, dtype = npy_format.read_array_header_1_0(
-                    head, max_header_size=MAX_HEADER_BYTES
-                )
+                shape, fortran, dtype = npy_format.read_array_header_1_0(head, max_header_size=MAX_HEADER_BYTES)
             elif version == (2, 0):
-                shape, fortran, dtype = npy_format.read_array_header_2_0(
-                    head, max_header_size=MAX_HEADER_BYTES
-                )
+                shape, fortran, dtype = npy_format.read_array_header_2_0(head, max_header_size=MAX_HEADER_BYTES)
             else:
                 raise ValueError(f"format version {version[0]}.{version[1]}")
     except (

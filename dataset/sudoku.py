@@ -39,9 +39,7 @@ def parse_board(text: str, box: Box = (3, 3)) -> np.ndarray:
     allowed = "0123456789"[: n + 1]
     for position, character in enumerate(text):
         if character != "." and character not in allowed:
-            raise ValueError(
-                f"character {character!r} at position {position + 1}, expected digits 1-{n}, '.' or '0'"
-            )
+            raise ValueError(f"character {character!r} at position {position + 1}, expected digits 1-{n}, '.' or '0'")
     return np.frombuffer(text.replace(".", "0").encode("ascii"), np.uint8) - np.uint8(ord("0"))
 
 

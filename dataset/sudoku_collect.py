@@ -207,9 +207,7 @@ def collect_published(
         notes.append(f"{before - len(train_rows):,} puzzles were dropped from train (in test, or repeated)")
         if not len(test_rows) or not len(train_rows):
             empty = "train" if len(test_rows) else "test"
-            raise UserError(
-                f"no puzzle is left for the {empty} set; give a smaller --min-difficulty or more input"
-            )
+            raise UserError(f"no puzzle is left for the {empty} set; give a smaller --min-difficulty or more input")
         train_rows = train_rows[_permutation(seed, len(train_rows))] if num_train else train_rows
         if test_size is not None and test_size < len(test_rows):
             test_rows = test_rows[np.sort(_permutation(seed, len(test_rows))[:test_size])]

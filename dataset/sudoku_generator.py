@@ -50,15 +50,11 @@ def random_grids(rngs: list[np.random.Generator], box: Box) -> np.ndarray:
     n = side(box)
     guess_order = np.array([rng.random((n * n, n), dtype=np.float32).argsort(axis=1) for rng in rngs])
     empty = candidates_from_boards(np.zeros((len(rngs), n * n), np.uint8), box)
-    found = solve_candidates(
-        empty, box, max_solutions=1, max_nodes=None, guess_order=guess_order.astype(np.uint8)
-    )
+    found = solve_candidates(empty, box, max_solutions=1, max_nodes=None, guess_order=guess_order.astype(np.uint8))
     return found.solutions
 
 
-def remove_clues(
-    solutions: np.ndarray, orders: np.ndarray, box: Box, num_clues: int | None = None
-) -> np.ndarray:
+def remove_clues(solutions: np.ndarray, orders: np.ndarray, box: Box, num_clues: int | None = None) -> np.ndarray:
     """Take clues away in the given order (N, n*n) wherever the solution stays unique; (N, n*n) boards.
 
     A clue may go exactly when no solution has another digit in its cell, which is one search for one

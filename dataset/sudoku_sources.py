@@ -83,21 +83,15 @@ def bounded_lines(path: Path) -> Iterator[str]:
                 if len(line) > MAX_LINE_BYTES:
                     refuse_line(path, number, f"is longer than {MAX_LINE_BYTES} bytes")
                 if number > MAX_LINES or total > MAX_BYTES:
-                    refuse_line(
-                        path, number, f"is beyond the limit of {MAX_LINES:,} lines or {MAX_BYTES >> 30} GiB"
-                    )
+                    refuse_line(path, number, f"is beyond the limit of {MAX_LINES:,} lines or {MAX_BYTES >> 30} GiB")
                 text = line.decode("utf-8-sig" if number == 1 else "utf-8")
                 yield text.rstrip("\r\n")
     except UnicodeDecodeError:
         refuse_line(path, number, "is not UTF-8 text; compressed files must be named .gz")
     except (gzip.BadGzipFile, EOFError, zlib.error) as error:
-        raise UserError(
-            f"{path}: is not an intact gzip file ({error}); expected text, or gzip if named .gz"
-        ) from error
+        raise UserError(f"{path}: is not an intact gzip file ({error}); expected text, or gzip if named .gz") from error
     except OSError as error:
-        raise UserError(
-            f"{path}: cannot be read ({error}); give a readable text file to --input-file"
-        ) from error
+        raise UserError(f"{path}: cannot be read ({error}); give a readable text file to --input-file") from error
 
 
 def _open_binary(path: Path) -> BinaryIO | gzip.GzipFile:
@@ -133,9 +127,7 @@ def read_raw_list(path: Path) -> RawList:
     result = RawList(path, np.array(boards), np.array(lines))
     _refuse_first(result, has_conflict(result.boards, BOX), "gives a digit twice in a row, column or box")
     clues = (result.boards != 0).sum(axis=1)
-    _refuse_first(
-        result, clues < FEWEST_CLUES, f"has fewer than {FEWEST_CLUES} clues, so more than one solution"
-    )
+    _refuse_first(result, clues < FEWEST_CLUES, f"has fewer than {FEWEST_CLUES} clues, so more than one solution")
     return result
 
 
@@ -212,9 +204,7 @@ def _validated(
     wrong = disagree | invalid
     if wrong.any():
         row = int(np.argmax(wrong))
-        found = (
-            "has an answer that is no valid Sudoku" if invalid[row] else "has an answer that changes a given"
-        )
+        found = "has an answer that is no valid Sudoku" if invalid[row] else "has an answer that changes a given"
         refuse_line(path, lines[row], found)
     return block
 
@@ -266,12 +256,8 @@ def fetch_published(repo: str) -> tuple[Path, Path]:
     hub_logging.set_verbosity_error()  # its warnings about retries; the outcome is reported below
     print(f"fetching {repo} (without a network this gives up within a minute)", flush=True)
     try:
-        train, test = (
-            Path(hf_hub_download(repo, name, repo_type="dataset")) for name in ("train.csv", "test.csv")
-        )
+        train, test = (Path(hf_hub_download(repo, name, repo_type="dataset")) for name in ("train.csv", "test.csv"))
     # The client raises its own errors, its HTTP library's and plain OSError; for the user all mean the same.
     except Exception as error:
-        raise UserError(
-            f"{repo}: could not be fetched ({type(error).__name__}, no network?); {by_hand}"
-        ) from error
+        raise UserError(f"{repo}: could not be fetched ({type(error).__name__}, no network?); {by_hand}") from error
     return train, test

@@ -57,9 +57,7 @@ def spread_over_starts(
     """
     if num_starts < 2 or options.get("initial_tangents") is not None:
         raise ValueError(f"num_starts={num_starts}: expected at least 2, and drawn tangents")
-    results = [
-        lyapunov_spectrum(advance, initial_state, generator=generator, **options) for _ in range(num_starts)
-    ]
+    results = [lyapunov_spectrum(advance, initial_state, generator=generator, **options) for _ in range(num_starts)]
     return StartSpread(
         torch.stack([one.exponents for one in results]), torch.stack([one.svd_exponents for one in results])
     )
@@ -130,9 +128,7 @@ def _pull(advance: Map, layout: StateLayout, leaves: Sequence[Tensor], tangents:
             raise ValueError("the map has no reverse derivative: it uses no_grad or detach inside")
         wanted = [leaf for leaf in outputs if leaf.requires_grad]
         cotangents = [
-            part
-            for part, leaf in zip(layout.split_tangents(tangents), outputs, strict=True)
-            if leaf.requires_grad
+            part for part, leaf in zip(layout.split_tangents(tangents), outputs, strict=True) if leaf.requires_grad
         ]
         pulled = torch.autograd.grad(
             wanted, inputs, cotangents, is_grads_batched=True, allow_unused=True, materialize_grads=True

@@ -86,13 +86,9 @@ def differentiable_exponents(
             raise ValueError("examples that are not finite have inputs on which no state is: leave them out")
         growth = torch.where(finite[:, None], clean, growth.detach())
     if not growth.requires_grad:
-        raise ValueError(
-            "nothing that wants a gradient reaches the exponents: no_grad around or inside the map?"
-        )
+        raise ValueError("nothing that wants a gradient reaches the exponents: no_grad around or inside the map?")
     exponents = growth / num_steps
-    return DifferentiableExponents(
-        torch.where(degenerate[:, None], exponents.detach(), exponents), degenerate
-    )
+    return DifferentiableExponents(torch.where(degenerate[:, None], exponents.detach(), exponents), degenerate)
 
 
 def _measure(

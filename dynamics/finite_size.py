@@ -33,9 +33,7 @@ class FiniteSizeGrowth:
         last = self.log_distance.shape[3] - 1
         stop = last if stop_step is None else stop_step
         if not 0 <= start_step < stop <= last:
-            raise ValueError(
-                f"window {start_step}..{stop} of {last} steps: expected a non-empty part of them"
-            )
+            raise ValueError(f"window {start_step}..{stop} of {last} steps: expected a non-empty part of them")
         return (self.log_distance[..., stop] - self.log_distance[..., start_step]) / (stop - start_step)
 
 
@@ -80,9 +78,7 @@ def finite_size_growth(
     distances = scale[:, None] * torch.tensor(sizes, dtype=torch.float64, device=scale.device)
     # Kept as leaves in the state's own dtype: (T+1) states of the batch.
     path = [start.to(layout.dtype)]
-    path += [
-        layout.flatten(layout.leaves(state)) for state in rollout(advance, layout.state(leaves), num_steps)
-    ]
+    path += [layout.flatten(layout.leaves(state)) for state in rollout(advance, layout.state(leaves), num_steps)]
     rows = []
     for column in range(len(sizes)):
         for direction in units.unbind(2):

@@ -32,9 +32,7 @@ class StateLayout:
         leaves = [leaf for _, leaf in paths]
         for name, leaf in zip(self._names, leaves, strict=True):
             if not isinstance(leaf, Tensor):
-                raise ValueError(
-                    f"state{name} is a {type(leaf).__name__}, expected a tensor with a batch axis"
-                )
+                raise ValueError(f"state{name} is a {type(leaf).__name__}, expected a tensor with a batch axis")
             if leaf.ndim == 0:
                 raise ValueError(f"state{name} has no axis, expected (B, ...)")
             if not leaf.is_floating_point():
@@ -45,9 +43,7 @@ class StateLayout:
         if any(shape[0] != self.batch_size for shape in self.shapes):
             raise ValueError(f"the state's leaves have different batch axes: {self.shapes}")
         if any(leaf.device != self.device for leaf in leaves):
-            raise ValueError(
-                f"the state's leaves lie on several devices: {[str(leaf.device) for leaf in leaves]}"
-            )
+            raise ValueError(f"the state's leaves lie on several devices: {[str(leaf.device) for leaf in leaves]}")
         if dtype is None:
             dtypes = {leaf.dtype for leaf in leaves}
             if len(dtypes) > 1 or not dtypes <= set(TANGENT_DTYPES):
@@ -103,9 +99,7 @@ class StateLayout:
         moved = tangents.to(self.device, self.dtype).permute(2, 0, 1)
         count = moved.shape[0]
         parts = moved.split(self.sizes, dim=2)
-        return [
-            part.reshape(count, *shape).contiguous() for part, shape in zip(parts, self.shapes, strict=True)
-        ]
+        return [part.reshape(count, *shape).contiguous() for part, shape in zip(parts, self.shapes, strict=True)]
 
     def join_tangents(self, tangents: Sequence[Tensor]) -> Tensor:
         """Leaves (k, B, ...) as (B, D, k)."""

@@ -79,9 +79,7 @@ class LyapunovResult:
         Errors: ValueError where the window is empty, outside, or does not begin and end at a QR.
         """
         edges = [step * self.num_maps for step in (start_step, stop_step)]
-        if not 0 <= start_step < stop_step <= self.num_steps or any(
-            edge % self.qr_interval for edge in edges
-        ):
+        if not 0 <= start_step < stop_step <= self.num_steps or any(edge % self.qr_interval for edge in edges):
             raise ValueError(
                 f"window {start_step}..{stop_step} of {self.num_steps} steps: expected a non-empty part of them whose "
                 f"ends are multiples of qr_interval={self.qr_interval} maps ({self.num_maps} a step)"
@@ -149,9 +147,7 @@ def lyapunov_spectrum(
     return record.result(num_steps, num_maps, qr_interval)
 
 
-def _check_counts(
-    k: int, num_steps: int, transient: int, warmup: int, qr_interval: int, num_maps: int
-) -> None:
+def _check_counts(k: int, num_steps: int, transient: int, warmup: int, qr_interval: int, num_maps: int) -> None:
     counts: Sequence[tuple[str, int, int]] = (
         ("num_exponents", k, 1),
         ("num_steps", num_steps, 1),

@@ -12,9 +12,7 @@ from dynamics.rollout import Advance, as_maps
 from dynamics.tangents import TangentMap, exact_arithmetic
 
 
-def draw_tangents(
-    layout: StateLayout, num_exponents: int, generator: torch.Generator | None = None
-) -> Tensor:
+def draw_tangents(layout: StateLayout, num_exponents: int, generator: torch.Generator | None = None) -> Tensor:
     """Standard normal directions (B, D, k) in the layout's dtype, drawn on the generator's device.
 
     The first k of more are not the k of fewer: pass `initial_tangents` where that matters.
@@ -58,8 +56,7 @@ class TangentFlow:
         self.maps = [TangentMap(one, self.layout) for one in maps]
         # A copy: a map that works in place would otherwise change what the caller goes on with.
         self.leaves = [
-            leaf.detach().clone(memory_format=torch.contiguous_format)
-            for leaf in self.layout.leaves(initial_state)
+            leaf.detach().clone(memory_format=torch.contiguous_format) for leaf in self.layout.leaves(initial_state)
         ]
         self.tangents = self._first_tangents(num_exponents, initial_tangents, generator)
         self.num_applied = 0
@@ -68,9 +65,7 @@ class TangentFlow:
         # Which examples are still worth a number.
         self.finite = self.layout.finite(self.leaves)
 
-    def _first_tangents(
-        self, count: int, given: Tensor | None, generator: torch.Generator | None
-    ) -> list[Tensor]:
+    def _first_tangents(self, count: int, given: Tensor | None, generator: torch.Generator | None) -> list[Tensor]:
         layout = self.layout
         if given is not None:
             expected = (layout.batch_size, layout.size, count)
@@ -112,8 +107,7 @@ class TangentFlow:
         self.finite = self.finite & lengths.isfinite().all(dim=0)
         divisors = torch.where(lengths == 0, 1.0, lengths)
         self.tangents = [
-            (leaf / divisors.view(*lengths.shape, *(1,) * (leaf.ndim - 2))).to(leaf.dtype)
-            for leaf in self.tangents
+            (leaf / divisors.view(*lengths.shape, *(1,) * (leaf.ndim - 2))).to(leaf.dtype) for leaf in self.tangents
         ]
         return lengths.mT.log()
 

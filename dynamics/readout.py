@@ -63,9 +63,7 @@ def _seen(flow: TangentFlow, readout: Readout) -> Tensor:
     with exact_arithmetic():
         pushed = _push_readout(flow, readout)
     if pushed.ndim < 2 or pushed.shape[1] != layout.batch_size:
-        raise ValueError(
-            f"the readout returns {tuple(pushed.shape[1:])}, expected ({layout.batch_size}, ...)"
-        )
+        raise ValueError(f"the readout returns {tuple(pushed.shape[1:])}, expected ({layout.batch_size}, ...)")
     lengths = scaled_norm(pushed.reshape(*pushed.shape[:2], -1), dim=2)
     return torch.where(flow.finite[:, None], lengths.mT.log(), torch.nan)
 
@@ -76,9 +74,7 @@ def _push_readout(flow: TangentFlow, readout: Readout) -> Tensor:
     leaves = [leaf.contiguous() for leaf in flow.leaves]
 
     def one(*directions: Tensor) -> Tensor:
-        _, pushed, *_ = torch.func.jvp(
-            lambda *primals: readout(layout.state(primals)), tuple(leaves), directions
-        )
+        _, pushed, *_ = torch.func.jvp(lambda *primals: readout(layout.state(primals)), tuple(leaves), directions)
         return pushed
 
     return torch.func.vmap(one)(*flow.tangents)

@@ -54,9 +54,7 @@ def recurrence(advance: Advance, state: Any, max_period: int, tolerance: float) 
         is not finite); distances (B, max_period) float64, column p-1 for p steps.
     """
     layout = StateLayout(state, torch.float64)
-    distances = torch.stack(
-        [_distance(layout, state, later) for later in rollout(advance, state, max_period)], dim=1
-    )
+    distances = torch.stack([_distance(layout, state, later) for later in rollout(advance, state, max_period)], dim=1)
     returned = distances <= tolerance  # NaN does not return
     first = returned.to(torch.int64).argmax(dim=1) + 1
     return torch.where(returned.any(dim=1), first, 0), distances

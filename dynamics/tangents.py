@@ -31,9 +31,7 @@ def exact_arithmetic(differentiable: bool = False) -> Iterator[None]:
     """
     for kind in ("cpu", "cuda"):
         if torch.is_autocast_enabled(kind):
-            raise ValueError(
-                "autocast is on: tangents would be computed in lower precision; leave its context"
-            )
+            raise ValueError("autocast is on: tangents would be computed in lower precision; leave its context")
     precision = torch.get_float32_matmul_precision()
     torch.set_float32_matmul_precision("highest")
     try:
@@ -105,9 +103,7 @@ class TangentMap:
         self._layout = layout
         self._watched = False
 
-    def __call__(
-        self, leaves: Sequence[Tensor], tangents: Sequence[Tensor]
-    ) -> tuple[list[Tensor], list[Tensor]]:
+    def __call__(self, leaves: Sequence[Tensor], tangents: Sequence[Tensor]) -> tuple[list[Tensor], list[Tensor]]:
         """As `push_tangents`."""
         if self._watched:
             return push_tangents(self._advance, self._layout, leaves, tangents)
@@ -128,9 +124,7 @@ class TangentMap:
         expected = self._layout.dtype
         for leaf in (*primal, *pushed):
             if leaf.dtype != expected:
-                raise ValueError(
-                    f"the map turns {expected} states and tangents into {leaf.dtype}: keep its precision"
-                )
+                raise ValueError(f"the map turns {expected} states and tangents into {leaf.dtype}: keep its precision")
         if watch.low_precision:
             raise ValueError(
                 f"the map computes in {watch.low_precision} inside ({watch.low_precision_where}): tangents need "

@@ -53,9 +53,7 @@ def truncated_step(step: SupervisionStep, state: RecurrentState) -> RecurrentSta
     return state
 
 
-def draw_min_halt_steps(
-    num_slots: int, halt_max_steps: int, prob: float, generator: torch.Generator
-) -> Tensor:
+def draw_min_halt_steps(num_slots: int, halt_max_steps: int, prob: float, generator: torch.Generator) -> Tensor:
     """Exploration: with probability `prob` a slot may not halt before m ~ U{2..halt_max_steps}; (B,) int32.
 
     Redrawn at every step, as officially. Drawn for the global batch on the CPU and then sliced, so that the

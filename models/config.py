@@ -135,9 +135,7 @@ class ModelConfig:
         for key, value in merged.items():
             kind = fields[key].type
             if type(value) is not kind and not (kind is float and type(value) is int):
-                raise ValueError(
-                    f"{key} is a {type(value).__name__}, expected {getattr(kind, '__name__', kind)}"
-                )
+                raise ValueError(f"{key} is a {type(value).__name__}, expected {getattr(kind, '__name__', kind)}")
             if kind in (int, float) and not 0 <= value < 1 << 31:
                 raise ValueError(f"{key} is negative or beyond any model's size")
         name = options.get("forward_dtype")

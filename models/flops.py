@@ -115,8 +115,6 @@ def _attention(config: ModelConfig, batch_size: int, forward: int, backward: int
             ("keys", (length, length, head), True, False),
         ):
             products.append(
-                Product(
-                    f"attention {name} gradient", backward, batch, *shape, left_transposed, right_transposed
-                )
+                Product(f"attention {name} gradient", backward, batch, *shape, left_transposed, right_transposed)
             )
     return products

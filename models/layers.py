@@ -76,9 +76,7 @@ class CastedEmbedding(nn.Module):
         return F.embedding(ids, self.embedding_weight.to(self.dtype))
 
 
-def rotary_table(
-    length: int, head_dim: int, theta: float, dtype: torch.dtype, device: torch.device
-) -> CosSin:
+def rotary_table(length: int, head_dim: int, theta: float, dtype: torch.dtype, device: torch.device) -> CosSin:
     """cos and sin (length, head_dim) of half-split rotary positions, in at least float32.
 
     Computed in float64 and rounded once: a float32 table cast up would be off by 1e-5 in a float64 model.

@@ -44,8 +44,6 @@ def linear_products(
     """x @ W.T, and g @ W, g.T @ x for its gradients; W is stored as (out, in), x is (rows, in)."""
     products = [Product(name, forward, 1, rows, features_in, features_out, right_transposed=True)]
     if backward:
-        weight = Product(
-            f"{name} weight gradient", backward, 1, features_out, rows, features_in, left_transposed=True
-        )
+        weight = Product(f"{name} weight gradient", backward, 1, features_out, rows, features_in, left_transposed=True)
         products += [Product(f"{name} input gradient", backward, 1, rows, features_out, features_in), weight]
     return products

@@ -26,9 +26,7 @@ def qr_steps(num_steps: int, transient: int, interval: int) -> list[int]:
     measurement in any case. How often does not change the exponents, only their rounding errors.
     """
     if not 0 <= transient < num_steps or interval < 1:
-        raise ValueError(
-            f"transient={transient}, interval={interval}: expected 0 to {num_steps - 1}, and at least 1"
-        )
+        raise ValueError(f"transient={transient}, interval={interval}: expected 0 to {num_steps - 1}, and at least 1")
     return [step for step in range(1, num_steps + 1) if (step - transient) % interval == 0 or step == num_steps]
 
 

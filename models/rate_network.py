@@ -94,9 +94,7 @@ class TaskPass:
 
 
 @torch.no_grad()
-def task_pass(
-    network: RateNetwork, inputs: Tensor, targets: Tensor, first: int, *, gradients: bool = True
-) -> TaskPass:
+def task_pass(network: RateNetwork, inputs: Tensor, targets: Tensor, first: int, *, gradients: bool = True) -> TaskPass:
     """Binary cross-entropy of the logits from step `first` on, mean over steps and sequences.
 
     Args:
@@ -125,9 +123,7 @@ def task_pass(
     slopes = 1 - rates.square()
     pulled = torch.empty_like(states[0])
     backwards = to_states.unbind()
-    for later, earlier, slope in zip(
-        backwards[:0:-1], backwards[-2::-1], slopes[1:-1].unbind()[::-1], strict=True
-    ):
+    for later, earlier, slope in zip(backwards[:0:-1], backwards[-2::-1], slopes[1:-1].unbind()[::-1], strict=True):
         torch.mm(later, J, out=pulled)
         earlier.addcmul_(pulled, slope)
     flat = to_states.flatten(0, 1)

@@ -89,8 +89,7 @@ def points_along(base: Point) -> dict[str, list[Point]]:
         "seq_len": [replace(base, seq_len=base.seq_len * factor) for factor in FACTORS],
         "hidden_size": [replace(base, hidden_size=base.hidden_size * factor) for factor in FACTORS],
         "cycles": [
-            replace(base, H_cycles=base.H_cycles * by_H, L_cycles=base.L_cycles * by_L)
-            for by_H, by_L in lengthened
+            replace(base, H_cycles=base.H_cycles * by_H, L_cycles=base.L_cycles * by_L) for by_H, by_L in lengthened
         ],
     }
 
@@ -100,9 +99,7 @@ def distinct_points(base: Point) -> list[Point]:
     return list(dict.fromkeys(point for points in points_along(base).values() for point in points))
 
 
-def measure_point(
-    preset: str, overrides: Mapping[str, str], shape: DataShape, point: Point, repeats: int
-) -> Record:
+def measure_point(preset: str, overrides: Mapping[str, str], shape: DataShape, point: Point, repeats: int) -> Record:
     """One training step at a point: what was run, median seconds and quartiles, floor, ratio, FLOPs."""
     config = compose_preset(
         preset,

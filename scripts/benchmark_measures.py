@@ -271,8 +271,10 @@ def count_flops(run: Run, step: Callable[[], object], *, training: bool) -> Reco
         product.flops for product in products_of(run, training=training) if product.name.startswith("attention")
     )
     # Batched products of another kind exist where there is no attention.
-    attention_counted = 0 if config.mlp_t or config.kind == "srm" else sum(
-        flops for operation, flops in counted.items() if _is_attention(str(operation))
+    attention_counted = (
+        0
+        if config.mlp_t or config.kind == "srm"
+        else sum(flops for operation, flops in counted.items() if _is_attention(str(operation)))
     )
     step_total = int(batch_size * step_flops(config, training=training))
     heads = total_flops(head_products(config, batch_size, training=training))

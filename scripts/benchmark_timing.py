@@ -88,8 +88,7 @@ def product_seconds(product: Product, dtype: torch.dtype, device: torch.device, 
     # lie all others. So operands take turns, as many sets of them as an inner cache cannot keep. They and the result's
     # place exist beforehand: allocation is no part of a floor.
     sets = [
-        operands(product, dtype, device)
-        for _ in range(min(_MOST_OPERAND_SETS, math.ceil(_INNER_CACHE_BYTES / nbytes)))
+        operands(product, dtype, device) for _ in range(min(_MOST_OPERAND_SETS, math.ceil(_INNER_CACHE_BYTES / nbytes)))
     ]
     multiply = torch.mm if product.batch == 1 else torch.bmm
     loops = 1
@@ -110,9 +109,7 @@ def measure_products(
 ) -> dict[Shape, float]:
     """Median seconds of one product of each shape among `products`."""
     by_shape = {product.shape: product for product in products}
-    return {
-        shape: product_seconds(product, dtype, device, repeats) for shape, product in by_shape.items()
-    }
+    return {shape: product_seconds(product, dtype, device, repeats) for shape, product in by_shape.items()}
 
 
 def floor_seconds(products: Iterable[Product], seconds: dict[Shape, float]) -> float:

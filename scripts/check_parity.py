@@ -45,9 +45,7 @@ class Differences:
         self.largest: dict[str, float] = {}
 
     def add(self, name: str, ours: Any, theirs: np.ndarray) -> None:
-        ours = (
-            ours.detach().cpu().double().numpy() if isinstance(ours, Tensor) else np.asarray(ours, np.float64)
-        )
+        ours = ours.detach().cpu().double().numpy() if isinstance(ours, Tensor) else np.asarray(ours, np.float64)
         theirs = theirs.astype(np.float64)
         if ours.shape != theirs.shape:
             difference = float("inf")
@@ -169,9 +167,7 @@ def check_gradients(
             name = key[len(prefix) + 5 :].removeprefix("model.inner.")
             gradient = ours.get(name)
             if gradient is None:
-                gradient = torch.full(
-                    theirs.shape, 0.0 if name in ours else float("nan"), dtype=torch.float64
-                )
+                gradient = torch.full(theirs.shape, 0.0 if name in ours else float("nan"), dtype=torch.float64)
             differences.add("grad", gradient, theirs)
     model.zero_grad(set_to_none=True)
 
@@ -188,9 +184,7 @@ def check_file(path: Path) -> dict[str, float]:
 
 def replay(options: dict[str, Any], arrays: dict[str, np.ndarray], model: RecursiveModel) -> dict[str, float]:
     """Evaluation and training from fresh carries, up to the last recorded step of each."""
-    batch = {
-        key: torch.from_numpy(arrays[f"batch/{key}"]) for key in ("inputs", "labels", "puzzle_identifiers")
-    }
+    batch = {key: torch.from_numpy(arrays[f"batch/{key}"]) for key in ("inputs", "labels", "puzzle_identifiers")}
     differences = Differences()
     batch_size = batch["inputs"].shape[0]
     for mode in ("eval", "train"):
@@ -214,30 +208,22 @@ def tolerance(name: str, tol: float, loss_tol: float) -> float:
     """What a quantity may differ by: halting not at all, q, losses and metrics loss_tol, the rest tol."""
     if name in EXACT:
         return 0.0
-    loose = (
-        name == "loss" or name.startswith("metric/") or name.startswith("q_") or name == "target_q_continue"
-    )
+    loose = name == "loss" or name.startswith("metric/") or name.startswith("q_") or name == "target_q_continue"
     return loss_tol if loose else tol
 
 
 @exit_on_user_error
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("files", nargs="+", type=Path, metavar="FILE.npz")
     parser.add_argument("--tol", type=float, default=1e-8, help="states, logits and gradients (absolute)")
-    parser.add_argument(
-        "--loss-tol", type=float, default=1e-5, help="q values, losses and metrics (absolute)"
-    )
+    parser.add_argument("--loss-tol", type=float, default=1e-5, help="q values, losses and metrics (absolute)")
     arguments = parser.parse_args()
     failed = False
     for path in arguments.files:
         largest = check_file(path)
         exceeded = [
-            name
-            for name, value in largest.items()
-            if not value <= tolerance(name, arguments.tol, arguments.loss_tol)
+            name for name, value in largest.items() if not value <= tolerance(name, arguments.tol, arguments.loss_tol)
         ]
         failed = failed or bool(exceeded) or not largest
         printable = {name: value if np.isfinite(value) else None for name, value in sorted(largest.items())}

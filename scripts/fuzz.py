@@ -56,9 +56,7 @@ def fuzz(targets: list[Target], cases: int, seed: int, save: Path) -> list[Repor
                     if outcome.kind == "failure":
                         kept = save_input(folder, save, outcome)
                         if len(report.failures) <= SHOWN:
-                            bar.write(
-                                f"{outcome.command}\n  saved in {kept}\n  {outcome.detail}\n", file=sys.stderr
-                            )
+                            bar.write(f"{outcome.command}\n  saved in {kept}\n  {outcome.detail}\n", file=sys.stderr)
                     bar.update()
             reports.append(report)
     return reports
@@ -103,9 +101,7 @@ def summary(reports: list[Report], seed: int, seconds: float) -> dict[str, Any]:
 
 @exit_on_user_error
 def main(arguments: list[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--cases", type=int, default=2000, help="over all targets (default %(default)s)")
     parser.add_argument("--seed", type=int, default=0, help="default %(default)s")
     parser.add_argument("--target", action="append", metavar="NAME", help="this one only; may be repeated")

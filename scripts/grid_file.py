@@ -107,8 +107,10 @@ def _runs_of(entry: Any, where: str, out: Path, common: Mapping[str, str]) -> It
     fields = _mapping(entry, _RUN_KEYS, where)
     for key in ("name", "command"):
         if key not in fields:
-            raise UserError(f"{where}: it has no {key!r}; expected name and command, and optionally "
-                            f"{', '.join(key for key in _RUN_KEYS if key not in ('name', 'command'))}")
+            raise UserError(
+                f"{where}: it has no {key!r}; expected name and command, and optionally "
+                f"{', '.join(key for key in _RUN_KEYS if key not in ('name', 'command'))}"
+            )
     form = _text(fields["name"], f"{where}: name")
     where = f"{where} ({form})"
     kind = fields.get("kind", "exploratory")
@@ -161,8 +163,9 @@ class _Filler:
         try:
             words = shlex.split(text)
         except ValueError as error:
-            raise UserError(f"{self.where}: {text[:80]!r} cannot be cut into words ({error}), expected a command as "
-                            "in a shell") from None
+            raise UserError(
+                f"{self.where}: {text[:80]!r} cannot be cut into words ({error}), expected a command as in a shell"
+            ) from None
         result = []
         for word in words:
             match = _PLACEHOLDER.fullmatch(word)
@@ -177,8 +180,10 @@ class _Filler:
             raise UserError(f"{self.where}: common.{name} contains itself ({' -> '.join((*within, name))})")
         if name not in self.common:
             known = [*self.fixed, *self.common]
-            raise UserError(f"{self.where}: there is no placeholder {{{name}}}: the nearest is "
-                            f"{{{nearest_key(name, known)}}}; for a brace itself write {{{{")
+            raise UserError(
+                f"{self.where}: there is no placeholder {{{name}}}: the nearest is "
+                f"{{{nearest_key(name, known)}}}; for a brace itself write {{{{"
+            )
         return self.common[name]
 
 
@@ -186,8 +191,10 @@ def _command(filler: _Filler, text: str, where: str) -> tuple[str, ...]:
     words = filler.words(text)
     script = words[0] if words else ""
     if script != "-m" and not (script.endswith(".py") and (ROOT / script).is_file()):
-        raise UserError(f"{where}: command: found {script!r} first, expected a script of the suite such as "
-                        "pretrain.py, or -m MODULE: what follows `python`")
+        raise UserError(
+            f"{where}: command: found {script!r} first, expected a script of the suite such as "
+            "pretrain.py, or -m MODULE: what follows `python`"
+        )
     return tuple(words)
 
 
@@ -206,8 +213,10 @@ def _check_together(runs: list[GridRun], where: str) -> None:
     for run in runs:
         for need in run.needs:
             if need not in seen:
-                raise UserError(f"{where}: {run.name} needs {need!r}, which is no run of this grid; the nearest is "
-                                f"{nearest_key(need, seen)!r}")
+                raise UserError(
+                    f"{where}: {run.name} needs {need!r}, which is no run of this grid; the nearest is "
+                    f"{nearest_key(need, seen)!r}"
+                )
     try:
         graphlib.TopologicalSorter({run.name: run.needs for run in runs}).prepare()
     except graphlib.CycleError as error:

@@ -43,14 +43,10 @@ class Launcher:
     a Ctrl-C in the terminal reaches this process only, which passes it on once, since a second one would abort them.
     """
 
-    def __init__(
-        self, grid: Grid, selected: Sequence[GridRun], *, jobs: int, threads: int, record: GridRecord
-    ) -> None:
+    def __init__(self, grid: Grid, selected: Sequence[GridRun], *, jobs: int, threads: int, record: GridRecord) -> None:
         self.grid, self.selected, self.jobs, self.threads, self.record = grid, selected, jobs, threads, record
         self.clock = Clock(record)
-        self.states: dict[str, State] = {
-            run.name: "finished" if run.is_finished else "waiting" for run in grid.runs
-        }
+        self.states: dict[str, State] = {run.name: "finished" if run.is_finished else "waiting" for run in grid.runs}
         self.stop_reason: str | None = None
         self._started: list[_Started] = []
         self._bar: tqdm | None = None

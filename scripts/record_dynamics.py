@@ -154,9 +154,7 @@ def cost(report: Entry) -> Report:
     """The cells of what scripts/benchmark_lyapunov.py writes."""
     environment, result = report.part("environment"), report.part("result")
     seconds = result.part("seconds")
-    times = ", ".join(
-        f"{name} {three_digits(1e3 * seconds.part(name).number('median'))} ms" for name in seconds.values
-    )
+    times = ", ".join(f"{name} {three_digits(1e3 * seconds.part(name).number('median'))} ms" for name in seconds.values)
     text = (
         f"{report.text('preset')} ({report.count('batch_size')} puzzles, k={result.count('num_exponents')}): {times}; "
         f"{result.number('over_floor'):.3f} times the floor of k + 2 states, {result.number('flops_ratio'):.3f} times "

@@ -182,9 +182,7 @@ def _check_kinds(path: Path, record: Mapping[str, Any]) -> None:
         fits = isinstance(value, (int, float) if kind is float else kind) and not isinstance(value, bool)
         if value is not None and (not fits or _is_huge(value)):
             found = str(value)[:60] if not _is_huge(value) else "a huge number"
-            raise UserError(
-                f"{path}: {name!r} is {found!r}, expected {_KIND_NAMES[kind]}; record another run"
-            )
+            raise UserError(f"{path}: {name!r} is {found!r}, expected {_KIND_NAMES[kind]}; record another run")
 
 
 def _is_huge(value: Any) -> bool:
@@ -250,15 +248,11 @@ def _beside_baselines(run: Run, final: Mapping[str, Any]) -> list[str]:
         parts.append("baselines: " + ", ".join(f"{name} {value:.4g}" for name, value in simple.items()))
     for key, word, best in (("accuracy", "token accuracy", max), ("lm_loss", "token loss", min)):
         known = {
-            name: values[key]
-            for name, values in baselines.items()
-            if isinstance(_mapping(values).get(key), float)
+            name: values[key] for name, values in baselines.items() if isinstance(_mapping(values).get(key), float)
         }
         if known and isinstance(final.get(key), float):
             name = best(known, key=lambda each: known[each])
-            parts.append(
-                f"final test {word} {final[key]:.4f} (best trivial predictor: {name} {known[name]:.4f})"
-            )
+            parts.append(f"final test {word} {final[key]:.4f} (best trivial predictor: {name} {known[name]:.4f})")
     return parts
 
 
@@ -313,21 +307,13 @@ def _identity(text: str) -> str:
 
 
 def parse_arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument(
-        "--id", required=True, type=_identity, help="new, unique name of the row, e.g. sudoku6-trm-1"
-    )
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--id", required=True, type=_identity, help="new, unique name of the row, e.g. sudoku6-trm-1")
     parser.add_argument("--claim", required=True, help="what the result is meant to show")
     parser.add_argument("--expected", default="", help="the expected number, as the source states it")
     parser.add_argument("--source", default="", help="where the expectation comes from")
-    parser.add_argument(
-        "--status", required=True, type=_status, help=f"{', '.join(STATUSES)} or superseded-by:ID"
-    )
-    parser.add_argument(
-        "--runs", nargs="*", type=Path, default=[], metavar="DIR", help="run folders, one per seed"
-    )
+    parser.add_argument("--status", required=True, type=_status, help=f"{', '.join(STATUSES)} or superseded-by:ID")
+    parser.add_argument("--runs", nargs="*", type=Path, default=[], metavar="DIR", help="run folders, one per seed")
     parser.add_argument(
         "--reports", nargs="*", type=Path, default=[], metavar="FILE",
         help="JSON of evaluate.py, benchmark.py --json or time_to_accuracy.py instead; several are repetitions",
@@ -336,9 +322,7 @@ def parse_arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
         "--metric", default="eval/exact_accuracy", help="read from metrics.jsonl without a summary.json"
     )
     parser.add_argument("--note", default="", help="appended to the status")
-    parser.add_argument(
-        "--file", type=Path, default=ROOT / "PROVENANCE.md", help="the table (default: %(default)s)"
-    )
+    parser.add_argument("--file", type=Path, default=ROOT / "PROVENANCE.md", help="the table (default: %(default)s)")
     return parser.parse_args(arguments)
 
 

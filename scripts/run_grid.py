@@ -49,8 +49,10 @@ def select(grid: Grid, patterns: Sequence[str] | None) -> list[GridRun]:
     for pattern in patterns:
         found = fnmatch.filter(names, pattern)
         if not found:
-            raise UserError(f"--only {pattern}: {grid.source} has no such run, the nearest is "
-                            f"'{nearest_key(pattern, names)}'; --dry-run lists all")
+            raise UserError(
+                f"--only {pattern}: {grid.source} has no such run, the nearest is "
+                f"'{nearest_key(pattern, names)}'; --dry-run lists all"
+            )
         wanted += found
     chosen: set[str] = set()
     while wanted:
@@ -76,8 +78,10 @@ def choose_threads(grid: Grid, jobs: int, record: GridRecord) -> int:
     if record.threads is None or record.threads == wanted:
         return wanted
     if grid.threads is not None:
-        raise UserError(f"{grid.source}: threads: found {grid.threads}, but the runs of {grid.out} have "
-                        f"{record.threads}: restore that, or name another --out")
+        raise UserError(
+            f"{grid.source}: threads: found {grid.threads}, but the runs of {grid.out} have "
+            f"{record.threads}: restore that, or name another --out"
+        )
     print(f"each run has {record.threads} threads, as in earlier launches (here it would be {wanted})")
     return record.threads
 

@@ -38,6 +38,7 @@ check() {
 }
 
 check "ruff" "$python" -m ruff check .
+check "ruff format" "$python" -m ruff format --check .
 check "mypy" "$python" -m mypy .
 
 selection="not slow and not gpu"

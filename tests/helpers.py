@@ -166,9 +166,7 @@ class PretrainServer:
         assert isinstance(answer, dict)
         return answer
 
-    def start(
-        self, args: Sequence[str], output: Path, env: Mapping[str, str] | None = None
-    ) -> ForkedPretrain:
+    def start(self, args: Sequence[str], output: Path, env: Mapping[str, str] | None = None) -> ForkedPretrain:
         """Start `pretrain.py ARGS`; its output goes to `output`.out and `output`.err."""
         paths = [output.with_name(output.name + suffix) for suffix in (".out", ".err")]
         message = {"args": list(args), "env": dict(env or {}), "outputs": [str(path) for path in paths]}

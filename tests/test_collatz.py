@@ -129,9 +129,7 @@ BAD = {
 
 
 @pytest.mark.parametrize(("words", "expected"), BAD.values(), ids=BAD.keys())
-def test_mistakes(
-    words: list[str], expected: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_mistakes(words: list[str], expected: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     line = refused(capsys, *words)
     assert expected in line and len(line) < 400
     assert list(tmp_path.iterdir()) == []

@@ -89,8 +89,13 @@ def test_help_as_file_and_as_module(tmp_path: Path) -> None:
     elsewhere = tmp_path / "elsewhere"
     elsewhere.mkdir()
     done = subprocess.run(
-        [sys.executable, "-c", FORKER], input="".join(lines), capture_output=True, text=True, cwd=elsewhere,
-        env=environment(), timeout=240,
+        [sys.executable, "-c", FORKER],
+        input="".join(lines),
+        capture_output=True,
+        text=True,
+        cwd=elsewhere,
+        env=environment(),
+        timeout=240,
     )
     assert done.returncode == 0, done.stderr
     statuses = [int(line) for line in done.stdout.split()]

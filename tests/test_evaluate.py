@@ -248,7 +248,10 @@ def test_step_accuracy_by_hand() -> None:
     assert first["accuracy"] == pytest.approx((2 + 1 + 1) / 6)
     # Rows 1 and 2 stop at once, row 3 at the last step: only row 1 is right there.
     assert evaluator.halting() == {
-        "exact_count": 1, "count": 3, "exact_accuracy": pytest.approx(1 / 3), "mean_steps": pytest.approx(4 / 3)
+        "exact_count": 1,
+        "count": 3,
+        "exact_accuracy": pytest.approx(1 / 3),
+        "mean_steps": pytest.approx(4 / 3),
     }
 
 
@@ -258,7 +261,9 @@ def test_difficulty_and_outputs_by_hand() -> None:
     evaluator.begin()
     evaluator.update(*made_by_hand())
     assert [(group["low"], group["high"], group["exact_count"], group["count"]) for group in evaluator.per_group()] == [
-        (0, 0, 0, 1), (1, 1, 1, 1), (5, 5, 1, 1)
+        (0, 0, 0, 1),
+        (1, 1, 1, 1),
+        (5, 5, 1, 1),
     ]
     recorder = OutputRecorder(["preds", "row", "step_preds"])
     recorder.begin()
@@ -306,6 +311,7 @@ def test_evaluators_take_groups_of_any_size_in_any_order() -> None:
 
 # -- modes
 
+
 def test_compute_is_reported_beside_the_accuracy(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (result,) = evaluated(run, "split=test", "max_test_rows=9", "batch_size=5")["results"]
     spent = result["compute"]
@@ -347,9 +353,7 @@ def halting_run(run: Path) -> None:
     torch.save(weights, run / "best.pt")
 
 
-def test_stopping_by_itself_is_what_the_halting_line_predicts(
-    run: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_stopping_by_itself_is_what_the_halting_line_predicts(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """The official evaluation says where rows would stop; the adaptive one stops them there."""
     halting_run(run)
     options = ["batch_size=7", "dtype=float64", "save_outputs=[row,preds,steps,q_halt_logits,inputs,labels]"]
@@ -364,9 +368,9 @@ def test_stopping_by_itself_is_what_the_halting_line_predicts(
         assert counts == {step["step"]: step["halted_count"] for step in fixed["per_step"] if step["halted_count"]}
         assert len(counts) > 1
         assert stopped["compute"]["forward_passes"] == sum(step * count for step, count in counts.items())
-        assert stopped["difficulty"] is None or sum(
-            group["denominator"] for group in stopped["difficulty"]
-        ) == sum(counts.values())
+        assert stopped["difficulty"] is None or sum(group["denominator"] for group in stopped["difficulty"]) == sum(
+            counts.values()
+        )
     printed = capsys.readouterr().out
     assert printed.count("no answers after each step") == 2 and "step  rows that stopped here" in printed
     assert "step  exact accuracy" not in printed and "stopping where q_halt says so:" in printed

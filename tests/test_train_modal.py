@@ -40,9 +40,14 @@ def test_what_is_given_is_left_alone() -> None:
                      "--max-hours", "1"]  # fmt: skip
 
 
-@pytest.mark.parametrize(("args", "expected"), [("--layers '8", "cannot be cut into words"),
-                                                ("--closed-forms", "expected a training run"),
-                                                ("--evaluate=a.pt", "expected a training run")])
+@pytest.mark.parametrize(
+    ("args", "expected"),
+    [
+        ("--layers '8", "cannot be cut into words"),
+        ("--closed-forms", "expected a training run"),
+        ("--evaluate=a.pt", "expected a training run"),
+    ],
+)
 def test_mistakes(args: str, expected: str) -> None:
     with pytest.raises(UserError, match=expected):
         script.remote_commands(args)

@@ -113,9 +113,7 @@ def write_archive(path: Path, value: Any) -> None:
         if writer.failure is not None:
             raise writer.failure
         if writer.tail != b"\0\0":
-            raise RuntimeError(
-                "torch.save ends its archive otherwise than expected: no room for the checksum"
-            )
+            raise RuntimeError("torch.save ends its archive otherwise than expected: no room for the checksum")
         file.seek(-2, os.SEEK_END)
         ending = struct.pack("<H", _COMMENT_BYTES) + _PREFIX + writer.hash.hexdigest().encode()
         if file.write(ending) != len(ending):
@@ -187,9 +185,7 @@ def read_archive(path: Path, map_location: Any = "cpu") -> Any:
             return torch.load(path, map_location=map_location, weights_only=True)
     except Exception as error:  # garbage makes the unpickler raise nearly any type
         # Of torch's long advice, part of it to load without protection, only the finding is passed on.
-        found = re.search(
-            r"WeightsUnpickler error: *([^\n]*?)(?:\n|$| Please)|(Trying to load [^\n]*)", str(error)
-        )
+        found = re.search(r"WeightsUnpickler error: *([^\n]*?)(?:\n|$| Please)|(Trying to load [^\n]*)", str(error))
         text = (found[1] or found[2] or "a damaged pickle") if found else str(error)
         reason = " ".join(text.split())[:160]
         raise ArchiveError(f"torch refuses it ({type(error).__name__}: {reason})") from error
@@ -214,7 +210,5 @@ def _read_ending(file: BinaryIO) -> str:
     except zipfile.BadZipFile:  # raised, of all places, here: a zip said to span several disks
         is_zip = False
     if is_zip:
-        raise ChecksumMissing(
-            "it is a zip without our checksum: another program's file, or its end is damaged"
-        )
+        raise ChecksumMissing("it is a zip without our checksum: another program's file, or its end is damaged")
     raise ArchiveError("it is cut short: the archive's end is missing")

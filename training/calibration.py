@@ -58,14 +58,16 @@ def reliability_table(
     for i in range(num_bins):
         inside = bins == i
         count, exact = int(inside.sum()), int(positive[inside].sum())
-        table.append({
-            "low": float(edges[i]),
-            "high": float(edges[i + 1]),
-            "count": count,
-            "mean_confidence": float(probabilities[inside].mean()) if count else None,
-            "exact_count": exact,
-            "exact_share": exact / count if count else None,
-        })
+        table.append(
+            {
+                "low": float(edges[i]),
+                "high": float(edges[i + 1]),
+                "count": count,
+                "mean_confidence": float(probabilities[inside].mean()) if count else None,
+                "exact_count": exact,
+                "exact_share": exact / count if count else None,
+            }
+        )
     return table
 
 

@@ -140,9 +140,7 @@ def _rewrite(texts: Sequence[str], groups: _Groups, *, multirun: bool) -> tuple[
     for text, override in zip(texts, parsed, strict=True):
         key = override.key_or_group
         if override.is_sweep_override() and not multirun:
-            raise UserError(
-                f"'{text}' lists several values: add -m for one run each, or quote: '{key}=\"...\"'"
-            )
+            raise UserError(f"'{text}' lists several values: add -m for one run each, or quote: '{key}=\"...\"'")
         if key.startswith(("hydra.", "hydra/")):
             rewritten.append(text)
         elif override.package is not None:
@@ -151,9 +149,7 @@ def _rewrite(texts: Sequence[str], groups: _Groups, *, multirun: bool) -> tuple[
             rewritten.append(_group_override(override, groups))
         elif key not in valid:
             nearest = nearest_key(key, [*groups.choices, *valid])
-            raise UserError(
-                f"unknown option '{key}' in '{text}': the nearest valid key is '{nearest}'; {HELP}"
-            )
+            raise UserError(f"unknown option '{key}' in '{text}': the nearest valid key is '{nearest}'; {HELP}")
         elif override.type == OverrideType.DEL:
             rewritten.append(text)
         else:
@@ -173,9 +169,7 @@ def _rewrite(texts: Sequence[str], groups: _Groups, *, multirun: bool) -> tuple[
             rewritten.append("++data_paths=['${data_path}']")
         if not given & {"arch", "arch.name", "experiment"}:
             rewritten.append("arch=hrm_v1")
-            notes.append(
-                "data_path without an architecture: arch=hrm_v1, as in the HRM code (TRM: add arch=trm)"
-            )
+            notes.append("data_path without an architecture: arch=hrm_v1, as in the HRM code (TRM: add arch=trm)")
     return rewritten, notes
 
 
@@ -189,9 +183,7 @@ def _parse(text: str) -> Override:
     if override is not None and override.key_or_group:
         return override
     if equals and key:
-        raise UserError(
-            f"cannot read '{text}': a value with special characters is quoted, {key}='\"{value}\"'"
-        )
+        raise UserError(f"cannot read '{text}': a value with special characters is quoted, {key}='\"{value}\"'")
     example = f"'{nearest_key(key, schema_keys(TrainConfig))}=VALUE'" if key else "'lr=1e-4'"
     raise UserError(f"cannot read '{text}': expected key=value such as {example}; {HELP}")
 
@@ -312,9 +304,7 @@ def parse_key_values(argv: Sequence[str], schema: type, *, description: str = ""
         if not equals or not key:
             raise UserError(f"cannot read '{text}': expected key=value with keys {', '.join(valid)}")
         if key not in valid:
-            raise UserError(
-                f"unknown option '{key}' in '{text}': the nearest valid key is '{nearest_key(key, valid)}'"
-            )
+            raise UserError(f"unknown option '{key}' in '{text}': the nearest valid key is '{nearest_key(key, valid)}'")
         if is_dataclass(valid[key]):
             inner = next(name for name in valid if name.startswith(f"{key}."))
             raise UserError(f"cannot read '{text}': expected keys such as '{inner}'")

@@ -47,9 +47,7 @@ def judge_rows(
         for function in functions:
             found[function.name].append(function.violations(windows))
     free = np.array([number % 3 != 0 for number in rows.numbers])
-    return {
-        name: rates(np.concatenate(parts), rows.is_growth, rows.weights, free) for name, parts in found.items()
-    }
+    return {name: rates(np.concatenate(parts), rows.is_growth, rows.weights, free) for name, parts in found.items()}
 
 
 def rates(violations: np.ndarray, is_growth: np.ndarray, weights: np.ndarray, free: np.ndarray) -> dict[str, Any]:
@@ -103,6 +101,4 @@ def judge_orbits(
 def _violations_along(functions: Sequence[Judged], path: Orbit, lookahead: int) -> dict[str, int]:
     windows = orbit_windows(path, lookahead)
     parts = [windows.cut(slice(first, first + BLOCK)) for first in range(0, len(windows), BLOCK)]
-    return {
-        function.name: sum(int(function.violations(part).sum()) for part in parts) for function in functions
-    }
+    return {function.name: sum(int(function.violations(part).sum()) for part in parts) for function in functions}

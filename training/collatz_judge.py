@@ -32,9 +32,7 @@ class NetworkJudge:
 
     def margins(self, windows: Windows) -> np.ndarray:
         """(B,) float64."""
-        parts = [
-            self._margins(windows.cut(slice(first, first + _ROWS))) for first in range(0, len(windows), _ROWS)
-        ]
+        parts = [self._margins(windows.cut(slice(first, first + _ROWS))) for first in range(0, len(windows), _ROWS)]
         return np.concatenate(parts) if parts else np.empty(0)
 
     def violations(self, windows: Windows) -> np.ndarray:

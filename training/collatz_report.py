@@ -82,6 +82,7 @@ def full_report(
     judged = [*CLOSED_FORMS, *functions]
     entries: dict[str, dict[str, Any]] = {function.name: dict.fromkeys(NO_RATES) for function in judged}
     if rows is not None:
+
         def shown(blocks: Iterable[Windows]) -> Iterable[Windows]:
             return _shown(blocks, len(rows), "evaluation rows")
 
@@ -109,9 +110,7 @@ def full_report(
     for network in networks32:
         name = _renamed([network])[0].name
         rowwise = entries.pop(name)["violations"] if rows is not None else None
-        entries[network.name]["float32"] = {
-            "violations": rowwise, "on_orbit_violations": on_orbit[name]["violations"]
-        }
+        entries[network.name]["float32"] = {"violations": rowwise, "on_orbit_violations": on_orbit[name]["violations"]}
     return {
         "lookahead": lookahead,
         "bounds": bounds_at(lookahead).as_dict(),

@@ -125,9 +125,7 @@ def build_collatz_run(config: TrainConfig, world: World) -> Run:
     rows = None if config.collatz.eval_csv is None else read_eval_file(Path(config.collatz.eval_csv))
     network = build_value(config, device)
     network.train()
-    dense = dense_optimizer(
-        config.optimizer, network, config.lr, (config.beta1, config.beta2), config.weight_decay
-    )
+    dense = dense_optimizer(config.optimizer, network, config.lr, (config.beta1, config.beta2), config.weight_decay)
     assert_ownership(network, [dense])
     hooks: list[Hook] = [LossPlateau(config.lr)] if config.collatz.legacy_lr_plateau else []
     return Run(

@@ -232,16 +232,12 @@ def _check_keys(raw: Mapping[Any, Any], prefix: str, valid: Mapping[str, Any], s
     for name, value in raw.items():
         key = f"{prefix}{name}"
         if key not in valid or not isinstance(name, str):
-            raise UserError(
-                f"unknown option '{key}'{suffix}: the nearest valid key is '{nearest_key(key, valid)}'"
-            )
+            raise UserError(f"unknown option '{key}'{suffix}: the nearest valid key is '{nearest_key(key, valid)}'")
         kind = valid[key]
         if is_dataclass(kind):
             if not isinstance(value, Mapping):
                 inner = next(name for name in valid if name.startswith(f"{key}."))
-                raise UserError(
-                    f"option '{key}'{suffix}: found {shown(value)}, expected keys such as '{inner}'"
-                )
+                raise UserError(f"option '{key}'{suffix}: found {shown(value)}, expected keys such as '{inner}'")
             _check_keys(value, f"{key}.", valid, suffix)
         elif _is_markup(value) or (isinstance(value, list | tuple) and any(map(_is_markup, value))):
             raise _bad_value(key, suffix, value, kind)
@@ -430,9 +426,7 @@ def load_config_file(path: str | os.PathLike[str]) -> TrainConfig:
     return cfg
 
 
-def _drop_unknown(
-    raw: Mapping[Any, Any], prefix: str, valid: Mapping[str, Any], ignored: list[str]
-) -> dict[str, Any]:
+def _drop_unknown(raw: Mapping[Any, Any], prefix: str, valid: Mapping[str, Any], ignored: list[str]) -> dict[str, Any]:
     kept: dict[str, Any] = {}
     for name, value in raw.items():
         key = f"{prefix}{name}"

@@ -41,8 +41,7 @@ _NOT_NEGATIVE = (
     "objective.clean_warmup_steps objective.sigma_ramp_steps floss.weight floss.warmup floss.pre_steps"
 ).split()
 _POSITIVE = (
-    "arch.expansion arch.rope_theta arch.rms_norm_eps max_hours grad_clip_norm collective_timeout_seconds "
-    "floss.clip"
+    "arch.expansion arch.rope_theta arch.rms_norm_eps max_hours grad_clip_norm collective_timeout_seconds floss.clip"
 ).split()
 _RATES = "lr puzzle_emb_lr weight_decay puzzle_emb_weight_decay".split()
 MAX_RATE = 1e30  # larger ones overflow float32 inside the optimizers

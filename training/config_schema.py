@@ -252,9 +252,7 @@ class TrainConfig:
     max_hours: float | None = None  # stop (and save) after so many hours of this process
     resume: str = "auto"  # auto | never | must | FILE (a full state)
     init_from: str | None = None  # weights to start from, at update 0
-    checkpoint_interval: int | None = (
-        1000  # updates between saves of latest_state.pt; null = at evaluations only
-    )
+    checkpoint_interval: int | None = 1000  # updates between saves of latest_state.pt; null = at evaluations only
     keep_last: int | None = None  # step_N files kept; null = all
     archive_best: bool = True  # keep best/step_N/ with all that explains the best checkpoint
     archive_keep: int = 1  # newest archives kept

@@ -157,9 +157,7 @@ def evaluate(
     for evaluator in evaluators:
         evaluator.begin()
     total = len(batches) if isinstance(batches, Sized) else None
-    progress = tqdm(
-        batches, desc=description, total=total, leave=False, disable=None if show_progress else True
-    )
+    progress = tqdm(batches, desc=description, total=total, leave=False, disable=None if show_progress else True)
 
     def shares() -> Iterator[Batch]:
         nonlocal num_rows

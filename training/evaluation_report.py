@@ -109,9 +109,7 @@ def measure(
     evaluators: list[Evaluator] = [AccuracyEvaluator(loss_type), calibration]
     steps = counts = difficulty = rules = None
     if keeps_steps(settings):
-        steps = StepAccuracyEvaluator(
-            max_steps, lambda q_halt, q_continue: wants_to_halt(model, q_halt, q_continue)
-        )
+        steps = StepAccuracyEvaluator(max_steps, lambda q_halt, q_continue: wants_to_halt(model, q_halt, q_continue))
         evaluators.append(steps)
     if settings.adaptive_halt:
         counts = StepCountEvaluator(max_steps)
@@ -133,8 +131,13 @@ def measure(
     batches = EvalBatches(selection.puzzle_set, selection.rows, min(batch_size, len(selection.rows)))
     inference = build_inference(settings, [selection.puzzle_set], seed, stepwise=True)
     result = evaluate(
-        model, batches, inference, evaluators, world,
-        description=selection.kind, show_progress=world.is_main,
+        model,
+        batches,
+        inference,
+        evaluators,
+        world,
+        description=selection.kind,
+        show_progress=world.is_main,
     )
     starts = [] if rollouts is not None else settings.sigma
     robustness = measure_robustness(model, [batches], starts, settings, world, show_progress=world.is_main)
@@ -143,7 +146,9 @@ def measure(
         "data": str(selection.puzzle_set.root),
         "set": selection.puzzle_set.set_name,
         "mode": {
-            "max_steps": max_steps, "adaptive_halt": settings.adaptive_halt, "vote": settings.vote,
+            "max_steps": max_steps,
+            "adaptive_halt": settings.adaptive_halt,
+            "vote": settings.vote,
             **({"rollouts": settings.rollouts} if rollouts is not None else {}),
         },
         "exact_accuracy": rate(result["exact_count"], result["count"]),
@@ -154,7 +159,9 @@ def measure(
         "per_step": None if steps is None else steps.per_step(),
         "halting": None if steps is None else steps.halting(),
         "step_counts": None if counts is None else counts.histogram(),
-        "difficulty": None if difficulty is None else [
+        "difficulty": None
+        if difficulty is None
+        else [
             {"low": group["low"], "high": group["high"], **rate(group["exact_count"], group["count"])}
             for group in difficulty.per_group()
         ],
@@ -186,9 +193,7 @@ def rate(successes: float, total: float) -> dict[str, Any]:
     if not total:
         return {"value": None, "numerator": 0, "denominator": 0, "interval95": None}
     low, high = wilson_interval(successes, total)
-    return {
-        "value": successes / total, "numerator": successes, "denominator": total, "interval95": [low, high]
-    }
+    return {"value": successes / total, "numerator": successes, "denominator": total, "interval95": [low, high]}
 
 
 def baselines(selection: Selection, train_counts: np.ndarray | None) -> dict[str, Any]:
@@ -235,13 +240,13 @@ def _sudoku_lines(record: dict[str, Any]) -> list[str]:
     found = record["sudoku"]
     if found is None or not found["count"]:
         return []
-    shares = [f"{name} {found[key]}/{found['count']}" for name, key in (
-        ("valid by the rules", "valid_count"), ("givens kept", "givens_kept_count"))]
+    shares = [
+        f"{name} {found[key]}/{found['count']}"
+        for name, key in (("valid by the rules", "valid_count"), ("givens kept", "givens_kept_count"))
+    ]
     line = f"  {', '.join(shares)}, blank cells right {found['blanks_right_count']}/{found['blanks_count']}"
     if found["solved_otherwise_count"]:
-        line += (
-            f"; {found['solved_otherwise_count']} other solutions than the recorded one: these puzzles have several"
-        )
+        line += f"; {found['solved_otherwise_count']} other solutions than the recorded one: these puzzles have several"
     return [line]
 
 
@@ -274,8 +279,7 @@ def _step_lines(record: dict[str, Any]) -> list[str]:
     else:
         halting = record["halting"]
         lines.append(
-            f"  stopping where q_halt says so: {describe_rate(halting)}, "
-            f"{halting['mean_steps']:.2f} steps on average"
+            f"  stopping where q_halt says so: {describe_rate(halting)}, {halting['mean_steps']:.2f} steps on average"
         )
         lines.append("  step  exact accuracy  token accuracy  first wants to stop here")
         for step in record["per_step"]:

@@ -13,9 +13,7 @@ class FlagParser(argparse.ArgumentParser):
     """
 
     def __init__(self, program: str, *, help_command: str, **options: Any) -> None:
-        super().__init__(
-            program, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False, **options
-        )
+        super().__init__(program, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False, **options)
         self.help_command = help_command
 
     def error(self, message: str) -> NoReturn:

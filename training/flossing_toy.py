@@ -232,9 +232,7 @@ class ToyRun:
         """
         settings, started = self.settings, time.perf_counter()
         inputs = self._sequences("measure", 0, settings.measured_sequences).double()
-        precise = RateNetwork(
-            settings.num_units, settings.batch_size, self._draws("network"), dtype=torch.float64
-        )
+        precise = RateNetwork(settings.num_units, settings.batch_size, self._draws("network"), dtype=torch.float64)
         precise.load_state_dict(self.network.state_dict())
         tangents = self.tangents.double()
         exponents = torch.stack([

@@ -110,9 +110,7 @@ class Loop:
         done = run.is_complete
         stop = "done" if done else ("stopped" if self.stop_agreed else None)
         fresh = run.step != self.evaluated_step
-        past_minimum = run.position["iteration"] * run.source.epochs_per_iteration >= (
-            config.min_eval_interval or 0
-        )
+        past_minimum = run.position["iteration"] * run.source.epochs_per_iteration >= (config.min_eval_interval or 0)
         due = self.iteration_ended and past_minimum
         if config.fast_eval_interval and run.step and run.step % config.fast_eval_interval == 0:
             due = True
@@ -212,16 +210,12 @@ class Loop:
     def _progress_bar(self) -> Any:
         shown = None if self.run.world.is_main else True
         total = min(self.run.config.max_steps or self.run.planned_updates, self.run.planned_updates)
-        return tqdm(
-            total=total, initial=self.run.step, desc="train", unit="update", disable=shown, smoothing=0.05
-        )
+        return tqdm(total=total, initial=self.run.step, desc="train", unit="update", disable=shown, smoothing=0.05)
 
     def _describe(self, progress: Any) -> None:
         sums = self.run.metric_sums
         if not progress.disable and sums.get("normalizer"):
-            progress.set_postfix(
-                loss=f"{sums['loss'] / sums['normalizer']:.3f}", lr=f"{self.lr:.1e}", refresh=False
-            )
+            progress.set_postfix(loss=f"{sums['loss'] / sums['normalizer']:.3f}", lr=f"{self.lr:.1e}", refresh=False)
 
 
 def run_training(run: Run) -> str:
@@ -242,9 +236,7 @@ def run_training(run: Run) -> str:
                 loop.require_saved()
                 reports.event(run, outcome)
                 if outcome == "stopped":
-                    print(
-                        f"stopped at update {run.step}; the same command goes on from {run.folder.latest_state}"
-                    )
+                    print(f"stopped at update {run.step}; the same command goes on from {run.folder.latest_state}")
         finally:
             if reports is not None:
                 reports.close(run, outcome)

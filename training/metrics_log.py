@@ -83,9 +83,7 @@ class MetricsLog:
                 write_atomically(self.path, lambda file: file.writelines(kept))
             except OSError as error:
                 reason = error.strerror or error
-                raise UserError(
-                    f"{self.path} could not be cut back to step {step}: {reason}; free space"
-                ) from error
+                raise UserError(f"{self.path} could not be cut back to step {step}: {reason}; free space") from error
         return dropped
 
     def close(self) -> None:

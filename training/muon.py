@@ -49,9 +49,7 @@ class MuonAdamW(torch.optim.Optimizer):
             part.step()
 
 
-def muon_adamw(
-    model: nn.Module, lr: float, betas: tuple[float, float], weight_decay: float
-) -> MuonAdamW:
+def muon_adamw(model: nn.Module, lr: float, betas: tuple[float, float], weight_decay: float) -> MuonAdamW:
     """Matrices of the stacks (`…layers…`) go to Muon; embeddings, heads and biases to AdamW, as is the custom."""
     matrices: list[nn.Parameter] = []
     others: list[nn.Parameter] = []

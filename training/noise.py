@@ -54,14 +54,10 @@ def draw_state_noise(
 
     z_H has the same noise at the sites `z_H` and `both`, and z_L likewise.
     """
-    return {
-        name: draw_noise(seed, step, trajectories, shape, f"{stream}/{name}") for name in SITES[site]
-    }
+    return {name: draw_noise(seed, step, trajectories, shape, f"{stream}/{name}") for name in SITES[site]}
 
 
-def perturb(
-    state: RecurrentState, sigma: Tensor, noise: Mapping[str, Tensor], site: str
-) -> RecurrentState:
+def perturb(state: RecurrentState, sigma: Tensor, noise: Mapping[str, Tensor], site: str) -> RecurrentState:
     """z + sigma * noise for the states that `site` names; the others are returned as they are.
 
     The sum is made in float32 (in float64 for float64 states) and rounded once, to the state's dtype: a bfloat16
@@ -93,9 +89,7 @@ def ramp(settings: ObjectiveConfig, step: int) -> float:
     return min(1.0, past / settings.sigma_ramp_steps) if settings.sigma_ramp_steps else 1.0
 
 
-def draw_sigma(
-    settings: ObjectiveConfig, seed: int, step: int, trajectories: Sequence[int] | Tensor
-) -> Tensor:
+def draw_sigma(settings: ObjectiveConfig, seed: int, step: int, trajectories: Sequence[int] | Tensor) -> Tensor:
     """The standard deviation of each trajectory's perturbation at one update: (len(trajectories),) float32.
 
     `fixed`: sigma. `loguniform`: ln sigma uniform between those of sigma_min and sigma_max. `mixture`: 0 with

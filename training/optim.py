@@ -114,8 +114,7 @@ def merge_gathers(gathers: list[Gather]) -> tuple[Tensor, Tensor] | None:
     if not used:
         return None
     grads = [
-        torch.zeros_like(leaf) if grad is None else grad
-        for (_, leaf), (_, grad) in zip(gathers, used, strict=True)
+        torch.zeros_like(leaf) if grad is None else grad for (_, leaf), (_, grad) in zip(gathers, used, strict=True)
     ]
     return torch.cat([ids for ids, _ in used]), torch.cat(grads)
 

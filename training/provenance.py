@@ -84,9 +84,7 @@ def collect_provenance(
         "cpu": _cpu_model(),
         "cpu_count": os.cpu_count(),
         "device": device.type,
-        "gpu": torch.cuda.get_device_name(device)
-        if device.type == "cuda" and torch.cuda.is_available()
-        else None,
+        "gpu": torch.cuda.get_device_name(device) if device.type == "cuda" and torch.cuda.is_available() else None,
         "num_threads": torch.get_num_threads(),
         "world_size": world_size,
         "peak_memory": None,

@@ -44,9 +44,7 @@ class RecursionMaps:
     Errors: `UserError` for a model or states in lower precision.
     """
 
-    def __init__(
-        self, model: RecursiveModel, batch: dict[str, Tensor], puzzle_rows: Tensor | None = None
-    ) -> None:
+    def __init__(self, model: RecursiveModel, batch: dict[str, Tensor], puzzle_rows: Tensor | None = None) -> None:
         config = model.config
         for name, dtype in (("layers", config.dtype), ("states", config.carry_dtype)):
             if dtype not in _DTYPES:

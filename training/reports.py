@@ -104,9 +104,7 @@ class Reports:
             "last_fast_eval_step": run.validation.last_fast_step,
             "last_full_eval_step": run.validation.last_full_step,
             "next_fast_eval_step": next_fast,
-            "best": None
-            if best is None
-            else {"metric": run.headline, "value": best.value, "step": best.step},
+            "best": None if best is None else {"metric": run.headline, "value": best.value, "step": best.step},
         }
 
     def summary(self, run: Run, results: dict[str, Any]) -> None:

@@ -143,9 +143,7 @@ class RolloutRecorder(Evaluator):
             name: (0, *self.shape, *((len(self.sizes),) if axes == 4 else ()))[:axes]
             for name, (_, axes) in _BY_ROW.items()
         }
-        self.parts = {
-            name: [torch.from_numpy(np.zeros(empty[name], kind))] for name, (kind, _) in _BY_ROW.items()
-        }
+        self.parts = {name: [torch.from_numpy(np.zeros(empty[name], kind))] for name, (kind, _) in _BY_ROW.items()}
 
     def update(self, batch: Batch, predictions: Predictions) -> None:
         if not isinstance(predictions, RolloutPredictions):

@@ -70,9 +70,7 @@ class TestRows:
 TestRows.__test__ = False  # type: ignore[attr-defined]
 
 
-def save_test_rows(
-    path: Path, sets: Sequence[PuzzleSet], outcomes: Mapping[str, Sequence[RowOutcomes]]
-) -> None:
+def save_test_rows(path: Path, sets: Sequence[PuzzleSet], outcomes: Mapping[str, Sequence[RowOutcomes]]) -> None:
     """Write a JSON object: `puzzle`, a list of hashes, and for each name of weights a text of a 1 or 0 for each row.
 
     `outcomes` has one entry per set, in the order of `sets`. The order of the rows is that of the sets, then of

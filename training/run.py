@@ -186,9 +186,7 @@ def restore(run: Run, state: dict[str, Any], source: str) -> None:
         RuntimeError,
     ) as error:
         reason = f"{type(error).__name__}: {error}"
-        raise UserError(
-            f"{source} is no state that this run can go on from ({reason}); use another"
-        ) from error
+        raise UserError(f"{source} is no state that this run can go on from ({reason}); use another") from error
     if run.world.is_main:
         warn_about_arithmetic(run, state)
 
@@ -241,11 +239,7 @@ def warn_about_arithmetic(run: Run, state: dict[str, Any]) -> None:
         "accumulation_slices": run.config.accumulation_slices,
         "torch": torch.__version__.split("+")[0],
     }
-    changed = [
-        f"{key} {state.get(key)} -> {value}"
-        for key, value in now.items()
-        if str(state.get(key)) != str(value)
-    ]
+    changed = [f"{key} {state.get(key)} -> {value}" for key, value in now.items() if str(state.get(key)) != str(value)]
     if changed:
         print(
             f"warning: {', '.join(changed)} since the state was saved: the run goes on, but not bit for bit as "

@@ -61,16 +61,10 @@ class RunFolder:
         try:
             self.path.mkdir(parents=True, exist_ok=True)
         except OSError as error:
-            reason = (
-                "a file is in the way" if error.errno in (errno.EEXIST, errno.ENOTDIR) else error.strerror
-            )
-            raise UserError(
-                f"checkpoint_path={self.path} cannot be made a folder: {reason}; name another"
-            ) from error
+            reason = "a file is in the way" if error.errno in (errno.EEXIST, errno.ENOTDIR) else error.strerror
+            raise UserError(f"checkpoint_path={self.path} cannot be made a folder: {reason}; name another") from error
         if not os.access(self.path, os.W_OK | os.X_OK):
-            raise UserError(
-                f"checkpoint_path={self.path} is not writable; mend its permissions or name another"
-            )
+            raise UserError(f"checkpoint_path={self.path} is not writable; mend its permissions or name another")
 
     @contextmanager
     def lock(self, wait_seconds: float = 2.0) -> Iterator[None]:
@@ -123,9 +117,7 @@ class StartDecision:
     message: str
 
 
-def decide_start(
-    folder: RunFolder | Path | str, resume: str = "auto", init_from: str | None = None
-) -> StartDecision:
+def decide_start(folder: RunFolder | Path | str, resume: str = "auto", init_from: str | None = None) -> StartDecision:
     """Choose the start: the run's own newest state > `resume=FILE` > `init_from` > scratch.
 
     `resume` is `auto`, `never`, `must` or a state file. Nothing is read or changed; the own state is then

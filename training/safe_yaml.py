@@ -23,9 +23,7 @@ def read_yaml(path: Path, expected: str) -> Any:
             raise UserError(f"{path}: {doubled!r} stands twice in one place, {expected}")
         return yaml.safe_load(text)
     except yaml.YAMLError as error:
-        raise UserError(
-            f"{path} is not safe yaml ({' '.join(str(error).split())[:200]}): {expected}"
-        ) from None
+        raise UserError(f"{path} is not safe yaml ({' '.join(str(error).split())[:200]}): {expected}") from None
     except (ValueError, TypeError, AttributeError, RecursionError) as error:
         raise UserError(f"{path} cannot be read ({type(error).__name__}): {expected}") from None
 

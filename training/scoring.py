@@ -206,9 +206,7 @@ class Scoring:
             self._save_test_rows(outcomes)
             record: dict[str, Any] = {"step": run.step} | run.compute_spent
             for which, values in results["test"].items():
-                record |= {
-                    f"test/{which}/{key}": values[key] for key in ("value", "numerator", "denominator")
-                }
+                record |= {f"test/{which}/{key}": values[key] for key in ("value", "numerator", "denominator")}
             self.reports.log.append(record)
         return results
 

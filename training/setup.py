@@ -52,9 +52,7 @@ def open_training_data(config: TrainConfig, *, verify: bool) -> PuzzleSource:
         for path in config.data_paths_test or config.data_paths:
             verify_checksums(path, "test")
     sets = [
-        open_puzzle_set(path, "train", name)
-        for path in config.data_paths
-        for name in read_metadata(path, "train").sets
+        open_puzzle_set(path, "train", name) for path in config.data_paths for name in read_metadata(path, "train").sets
     ]
     return PuzzleSource(
         sets,

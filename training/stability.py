@@ -33,9 +33,7 @@ class StabilityProbe:
         return self.num_steps * (1 + count * self.num_directions) if count else 0
 
     @torch.no_grad()
-    def growth(
-        self, step: SupervisionStep, state: RecurrentState, rows: Tensor, rollout: int, moment: int
-    ) -> Tensor:
+    def growth(self, step: SupervisionStep, state: RecurrentState, rows: Tensor, rollout: int, moment: int) -> Tensor:
         """ln(|z'_m - z_m| / |z'_0 - z_0|) / m in nats per supervision step, mean over directions: (B, n_sizes) float32.
 
         Higher is less stable. A distance below the resolution of the state's dtype, eps |z|, says nothing beyond that

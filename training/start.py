@@ -201,9 +201,7 @@ def already_finished(run: Run) -> bool:
     if steps != run.step:
         return False
     if run.world.is_main:
-        print(
-            f"finished at update {run.step}; results are in {summary} (a larger max_steps or epochs goes on)"
-        )
+        print(f"finished at update {run.step}; results are in {summary} (a larger max_steps or epochs goes on)")
     return True
 
 

@@ -81,9 +81,7 @@ def _is_like(value: Any, tensor: torch.Tensor) -> bool:
 
 
 def _refuse(source: str, name: str, expected: str) -> NoReturn:
-    raise UserError(
-        f"{source}: its entry {name!r} is not what a run saves, expected {expected}; use another state"
-    )
+    raise UserError(f"{source}: its entry {name!r} is not what a run saves, expected {expected}; use another state")
 
 
 def _check_tensors(source: str, name: str, found: Any, expected: Mapping[str, torch.Tensor]) -> None:
@@ -110,9 +108,7 @@ def _check_optimizer(source: str, found: Any, optimizer: torch.optim.Optimizer) 
         for key, value in moments.items():
             like = torch.zeros(()) if key == "step" else parameters[index]
             if not _is_like(value, like):
-                _refuse(
-                    source, f"optimizer.state.{index}.{key}", f"{like.dtype} of shape {tuple(like.shape)}"
-                )
+                _refuse(source, f"optimizer.state.{index}.{key}", f"{like.dtype} of shape {tuple(like.shape)}")
 
 
 def _without_rate(groups: Any) -> Any:

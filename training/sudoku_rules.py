@@ -15,8 +15,15 @@ from training.inference.base import Predictions
 
 BLANK_TOKEN = 1
 COUNTS = (
-    "count", "exact_count", "valid_count", "givens_kept_count", "solved_otherwise_count",
-    "cells_right_count", "cells_count", "blanks_right_count", "blanks_count",
+    "count",
+    "exact_count",
+    "valid_count",
+    "givens_kept_count",
+    "solved_otherwise_count",
+    "cells_right_count",
+    "cells_count",
+    "blanks_right_count",
+    "blanks_count",
 )
 
 
@@ -36,9 +43,7 @@ class SudokuEvaluator(Evaluator):
         groups: counted apart as well.
     """
 
-    def __init__(
-        self, box: Box, ratings: np.ndarray | None = None, groups: Sequence[DifficultyGroup] = ()
-    ) -> None:
+    def __init__(self, box: Box, ratings: np.ndarray | None = None, groups: Sequence[DifficultyGroup] = ()) -> None:
         if groups and ratings is None:
             raise ValueError("groups are made of ratings: give both or none")
         self.box, self.groups = box, list(groups)
@@ -52,8 +57,7 @@ class SudokuEvaluator(Evaluator):
     @torch.no_grad()
     def update(self, batch: Batch, predictions: Predictions) -> None:
         answers, labels, inputs = (
-            tokens.cpu().numpy().astype(np.int64)
-            for tokens in (predictions.answers, batch["labels"], batch["inputs"])
+            tokens.cpu().numpy().astype(np.int64) for tokens in (predictions.answers, batch["labels"], batch["inputs"])
         )
         cells = side(self.box) ** 2
         if inputs.shape[1] != cells:
@@ -68,8 +72,15 @@ class SudokuEvaluator(Evaluator):
         valid = is_solution(answers - 1, self.box)
         givens_kept = ((answers == inputs) | (inputs <= BLANK_TOKEN)).all(axis=1)
         values = (
-            np.ones(len(answers), np.int64), exact, valid, givens_kept, valid & givens_kept & ~exact,
-            right.sum(axis=1), scored.sum(axis=1), (right & blank).sum(axis=1), blank.sum(axis=1),
+            np.ones(len(answers), np.int64),
+            exact,
+            valid,
+            givens_kept,
+            valid & givens_kept & ~exact,
+            right.sum(axis=1),
+            scored.sum(axis=1),
+            (right & blank).sum(axis=1),
+            blank.sum(axis=1),
         )
         counted = scored.any(axis=1)
         scopes = {"": counted}

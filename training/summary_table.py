@@ -52,9 +52,7 @@ def aligned(rows: Sequence[Sequence[str]], *, left: int = 2) -> list[str]:
     ]
 
 
-def _row(
-    name: str, counts: Mapping[str, float], values: Mapping[str, Any], spent: Mapping[str, Any]
-) -> Sequence[str]:
+def _row(name: str, counts: Mapping[str, float], values: Mapping[str, Any], spent: Mapping[str, Any]) -> Sequence[str]:
     rate = describe_rate(counts).removeprefix("exact_accuracy ")
     measured = [_number(values.get(key), ".4f") for key in ("accuracy", "lm_loss")]
     cost = {"updates": "d", "samples": ",.0f", "flops": ".3g", "seconds": ".0f"}

@@ -44,9 +44,7 @@ def plan_lines(config: TrainConfig) -> list[str]:
     flops += extra * step_flops(shape, training=False)
 
     rows = open_evaluation_rows(config)
-    validation, fast, test = (
-        sum(len(getattr(each, name)) for each in rows) for name in ("validation", "fast", "test")
-    )
+    validation, fast, test = (sum(len(getattr(each, name)) for each in rows) for name in ("validation", "fast", "test"))
     evaluations = updates // config.fast_eval_interval if config.fast_eval_interval else 0
     answered = validation + fast * (1 + len(config.eval.sigma_grid) * config.eval.rollouts)
     passes = (evaluations * answered + 3 * test + validation + fast) * steps

@@ -48,9 +48,7 @@ class ValidationRecord:
         """Note a full value; True when it is a new best. Ties keep the earlier checkpoint."""
         self.fast_since_full = 0
         self.last_full_step = step
-        self.history.append(
-            {"step": step, "value": value, "numerator": numerator, "denominator": denominator}
-        )
+        self.history.append({"step": step, "value": value, "numerator": numerator, "denominator": denominator})
         if self.best is not None and value <= self.best.value:
             self.full_without_gain += 1
             return False

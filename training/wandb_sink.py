@@ -11,9 +11,7 @@ from errors import UserError
 from training.metrics_log import Sink
 
 MODES = ("disabled", "offline", "online")
-_SECRET = re.compile(
-    r"(^|_)(api_?key|secret|password|passwd|credentials?|auth_token|access_token)$", re.IGNORECASE
-)
+_SECRET = re.compile(r"(^|_)(api_?key|secret|password|passwd|credentials?|auth_token|access_token)$", re.IGNORECASE)
 # What the client would gather by itself: source code, diff, host, environment of the job, console.
 _SETTINGS = {
     "disable_code": True,
@@ -38,14 +36,10 @@ class WandbSink:
         """Send one record at its own `step`; nested values are left to the local log."""
         if self._run is None:
             return
-        values = {
-            key: item for key, item in record.items() if isinstance(item, int | float | str) and key != "step"
-        }
+        values = {key: item for key, item in record.items() if isinstance(item, int | float | str) and key != "step"}
         try:
             self._run.log(values, step=record["step"])
-        except (
-            Exception
-        ) as error:  # a third-party client and the network: whatever it raises, the run goes on
+        except Exception as error:  # a third-party client and the network: whatever it raises, the run goes on
             self._give_up(error)
 
     def close(self) -> None:
@@ -60,9 +54,7 @@ class WandbSink:
 
     def _give_up(self, error: Exception) -> None:
         self._run = None
-        print(
-            f"warning: wandb failed ({_short(error)}); the run goes on, metrics stay local", file=sys.stderr
-        )
+        print(f"warning: wandb failed ({_short(error)}); the run goes on, metrics stay local", file=sys.stderr)
 
 
 def open_wandb(
@@ -102,9 +94,7 @@ def open_wandb(
             resume="allow" if run_id else None,
             settings=wandb.Settings(**_known_settings(wandb.Settings)),
         )
-    except (
-        Exception
-    ) as error:  # no login, no network, a changed client: none of them is a reason not to train
+    except Exception as error:  # no login, no network, a changed client: none of them is a reason not to train
         print(f"warning: wandb did not start ({_short(error)}); metrics stay local", file=sys.stderr)
         return None
     return WandbSink(run)

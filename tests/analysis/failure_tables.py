@@ -27,6 +27,8 @@ def pairwise_auroc(
     """By a loop over the pairs (failed i, solved j) that may be compared; None without one."""
     wins = [
         1.0 if scores[i] > scores[j] else 0.5 if scores[i] == scores[j] else 0.0
-        for i in np.flatnonzero(failed) for j in np.flatnonzero(~failed) if may_compare(int(i), int(j))
+        for i in np.flatnonzero(failed)
+        for j in np.flatnonzero(~failed)
+        if may_compare(int(i), int(j))
     ]
     return sum(wins) / len(wins) if wins else None

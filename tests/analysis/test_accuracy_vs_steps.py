@@ -61,7 +61,9 @@ def test_numbers_and_files(report: Path) -> None:
     words = (folder / "accuracy_vs_steps.txt").read_text()
     for part in (
         "n = 200 test rows of data/sudoku6, 24 steps evaluated, 16 trained with (dotted line)",
-        "mode max_steps 24, adaptive_halt False, vote 1", "95 % Wilson interval", "step 1: 5 of 200 = 2.5%",
+        "mode max_steps 24, adaptive_halt False, vote 1",
+        "95 % Wilson interval",
+        "step 1: 5 of 200 = 2.5%",
         "best step 24: 120 of 200 = 60.0% (95 % 53.1% to 66.5%)",
         f"Figure: python analysis/accuracy_vs_steps.py {report}",
     ):

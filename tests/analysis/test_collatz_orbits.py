@@ -261,9 +261,7 @@ def test_the_files_and_their_row(tmp_path: Path, capsys: pytest.CaptureFixture[s
         (["--small", "5"], "--small 5: expected 1 to 4"),
     ],
 )
-def test_mistakes(
-    words: list[str], expected: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_mistakes(words: list[str], expected: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as leaving:
         collatz_orbits.main(["--out", str(tmp_path / "new"), *words])
     assert leaving.value.code == 2 and expected in capsys.readouterr().err and not (tmp_path / "new").exists()

@@ -244,6 +244,7 @@ def test_files_and_their_row(made: Path, tmp_path: Path, capsys: pytest.CaptureF
 
 def test_the_best_run_is_chosen_by_validation_alone(copies: Path) -> None:
     """One that passes most validation states and is the worst on everything that is reported."""
+
     def worst(report: dict[str, Any]) -> None:
         for name in ("V_final", "V_best"):
             if name in report:
@@ -338,6 +339,7 @@ def test_a_seed_and_a_folder_count_once(copies: Path, tmp_path: Path) -> None:
 
 def test_a_run_without_an_evaluation_file_stands_beside_one_with(copies: Path) -> None:
     """Its cells are dashes, and the closed forms are read where the file was judged."""
+
     def without(report: dict[str, Any]) -> None:
         for entry in report.values():
             if isinstance(entry, dict) and "rows" in entry:

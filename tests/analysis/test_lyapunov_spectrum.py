@@ -90,9 +90,7 @@ def test_refusals(
     assert says in refused_line(capsys, lyapunov_spectrum.main, words)
 
 
-def test_two_runs_of_one_name_are_refused(
-    runs: list[Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_two_runs_of_one_name_are_refused(runs: list[Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit):
         run([runs[0], runs[0]], tmp_path)
     assert "two checkpoints are called seed0_best" in capsys.readouterr().err

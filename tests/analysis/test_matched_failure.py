@@ -149,7 +149,8 @@ def test_p_is_the_share_of_all_shuffles_within_strata(seed: int) -> None:
 
     every = [
         statistic({*first, *second})
-        for first in itertools.combinations(range(5), 2) for second in itertools.combinations(range(5, 11), 2)
+        for first in itertools.combinations(range(5), 2)
+        for second in itertools.combinations(range(5, 11), 2)
     ]
     exact = np.mean(np.array(every) >= statistic({0, 3, 7, 8}) - 1e-12)
     found = permutation_test(scores, failed, strata, draws=20_000)

@@ -28,8 +28,17 @@ FIGURE = "Fig3_trajectory_perturbation_improves_peak_accuracy"
 
 
 def finished(
-    folder: Path, solved: tuple[int | None, int, int], *, seed: int = 0, best_step: int = 20, updates: int = 30,
-    count: int = 16, rows: bool = True, shift: int = 0, cost: int = 1, **config: Any,
+    folder: Path,
+    solved: tuple[int | None, int, int],
+    *,
+    seed: int = 0,
+    best_step: int = 20,
+    updates: int = 30,
+    count: int = 16,
+    rows: bool = True,
+    shift: int = 0,
+    cost: int = 1,
+    **config: Any,
 ) -> Path:
     """A run of three validations whose weights solve the first puzzles of `count`: initial, best and final ones.
 
@@ -49,8 +58,13 @@ def finished(
     }
     (folder / "summary.json").write_text(json.dumps({"steps": updates, "test": test, "curve": spent}))
     lines = [
-        {"step": step, "eval/validation/exact_accuracy": value, "eval/validation/count": 8,
-         "train/seconds": 2.0 * step * cost, "train/samples": 64 * step * cost}
+        {
+            "step": step,
+            "eval/validation/exact_accuracy": value,
+            "eval/validation/count": 8,
+            "train/seconds": 2.0 * step * cost,
+            "train/samples": 64 * step * cost,
+        }
         for step, value in ((updates // 3, 0.25), (best_step, 0.5), (updates, 0.375))
     ]
     (folder / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
@@ -95,7 +109,10 @@ def test_the_table_of_the_source(tmp_path: Path) -> None:
     ]
     differences = compared(found)
     assert [(each.arm.split()[0], each.moment, 1024 * each.values[0]) for each in differences] == [
-        ("HRM", "best", -8), ("HRM", "final", 9), ("TRM", "best", 14), ("TRM", "final", 55)
+        ("HRM", "best", -8),
+        ("HRM", "final", 9),
+        ("TRM", "best", 14),
+        ("TRM", "final", 55),
     ]
     assert all(each.interval.low is None and each.interval.n == 1 for each in differences)
 
@@ -107,15 +124,24 @@ def test_arms_are_settings_and_lengths_without_the_seed(tmp_path: Path) -> None:
         finished(tmp_path / "wide0", (1, 5, 4), global_batch_size=4, **PLAIN),
         finished(tmp_path / "a1", (2, 5, 4), seed=1, run_name="other", **PLAIN),
         finished(tmp_path / "multi", (2, 6, 4), seed=1, **MULTI),
-        finished(tmp_path / "single", (2, 6, 4), objective={"name": "single_perturbed_ce", "num_trajectories": 1,
-                                                              "noise_sampling": "fixed"}),
+        finished(
+            tmp_path / "single",
+            (2, 6, 4),
+            objective={"name": "single_perturbed_ce", "num_trajectories": 1, "noise_sampling": "fixed"},
+        ),
     )
     assert [[run.name for run in arm.runs] for arm in found] == [
-        ["a0", "a1"], ["long0"], ["wide0"], ["multi"], ["single"]
+        ["a0", "a1"],
+        ["long0"],
+        ["wide0"],
+        ["multi"],
+        ["single"],
     ]
     assert [arm.label for arm in found] == [
-        "TRM baseline_ce (global_batch_size=768, updates=30)", "TRM baseline_ce (global_batch_size=768, updates=60)",
-        "TRM baseline_ce (global_batch_size=4, updates=30)", "TRM multi_perturbed_ce K=4 loguniform",
+        "TRM baseline_ce (global_batch_size=768, updates=30)",
+        "TRM baseline_ce (global_batch_size=768, updates=60)",
+        "TRM baseline_ce (global_batch_size=4, updates=30)",
+        "TRM multi_perturbed_ce K=4 loguniform",
         "TRM single_perturbed_ce K=1 fixed",
     ]
     assert (found[0].spent("flops"), found[0].spent("seconds"), found[1].spent("flops")) == (3e4, 60, 6e4)
@@ -131,9 +157,10 @@ def test_lengths_that_patience_decided_are_one_arm(tmp_path: Path) -> None:
 
 def test_arms_that_a_label_cannot_tell_apart_get_their_hash(tmp_path: Path) -> None:
     many = {"lr": 0.5, "beta1": 0.5, "beta2": 0.5, "weight_decay": 0.5}
-    found = arms(*(
-        finished(tmp_path / f"{decay}", (1, 4, 3), **many, **PLAIN, puzzle_emb_lr=decay) for decay in (0.1, 0.2)
-    ), finished(tmp_path / "plain", (1, 4, 3), **PLAIN))
+    found = arms(
+        *(finished(tmp_path / f"{decay}", (1, 4, 3), **many, **PLAIN, puzzle_emb_lr=decay) for decay in (0.1, 0.2)),
+        finished(tmp_path / "plain", (1, 4, 3), **PLAIN),
+    )
     assert len({arm.label for arm in found}) == 3
 
 
@@ -297,9 +324,7 @@ def test_perturbed_starts_of_a_later_evaluation(tmp_path: Path) -> None:
 
 
 def test_arms_without_a_common_seed_are_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    folders = [
-        finished(tmp_path / "b", (1, 4, 2), **PLAIN), finished(tmp_path / "m", (1, 4, 2), seed=1, **MULTI)
-    ]
+    folders = [finished(tmp_path / "b", (1, 4, 2), **PLAIN), finished(tmp_path / "m", (1, 4, 2), seed=1, **MULTI)]
     peak_vs_final.main([*map(str, folders), "--out", str(tmp_path / "out")])
     assert "K=4 loguniform: no seed in common with TRM baseline_ce, not compared" in capsys.readouterr().out
 
@@ -396,9 +421,7 @@ BAD = {
 
 
 @pytest.mark.parametrize(("arguments", "message"), BAD.values(), ids=BAD.keys())
-def test_bad_input(
-    arguments: list[str], message: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_bad_input(arguments: list[str], message: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     for name in ("run", "same", "unfinished", "longer", "untested", "odd", "stale", "torn", "strange", "seeds"):
         finished(tmp_path / name, (1, 4, 3))
     finished(tmp_path / "fewer", (1, 4, 3), count=12, lr=0.5)

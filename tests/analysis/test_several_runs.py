@@ -29,10 +29,7 @@ def test_draws_of_a_mean_have_the_variance_of_both_levels(spread: float) -> None
     The interval's width is that of a normal distribution within 8 %: its ends vary by 6 % of a deviation each.
     """
     rng = np.random.default_rng(0)
-    tables = [
-        (rng.normal(size=n) + spread * run, rng.random(n) < 0.5)
-        for run, n in enumerate((80, 100, 120, 140))
-    ]
+    tables = [(rng.normal(size=n) + spread * run, rng.random(n) < 0.5) for run, n in enumerate((80, 100, 120, 140))]
     found = hierarchical_bootstrap(tables, mean_score)
     means = [scores.mean() for scores, _ in tables]
     within = np.mean([scores.var() / len(scores) for scores, _ in tables])

@@ -216,9 +216,7 @@ BAD = {
 
 
 @pytest.mark.parametrize(("arguments", "message"), BAD.values(), ids=BAD.keys())
-def test_bad_input(
-    arguments: list[str], message: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_bad_input(arguments: list[str], message: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     for name in ("run", "old", "bare", "other"):
         make_run(tmp_path / name, [0.5])
     (tmp_path / "old" / "metrics.jsonl").write_text(json.dumps({"step": 1, FAST: 0.5}) + "\n")

@@ -52,8 +52,13 @@ def test_numbers_and_files(run: Path, tmp_path: Path) -> None:
     assert (float(rows[1]["low"]), float(rows[1]["high"])) == wilson_interval(40, 200)
     caption = (tmp_path / "out" / "training_curve.txt").read_text()
     for words in (
-        "n = 50 or 200 validation puzzles", "seed 7", "100 of 400 solved = 25.0%", "c0ffeec0ffee+dirty",
-        "123 parameters", "python pretrain.py a=1", f"python analysis/training_curve.py {run}",
+        "n = 50 or 200 validation puzzles",
+        "seed 7",
+        "100 of 400 solved = 25.0%",
+        "c0ffeec0ffee+dirty",
+        "123 parameters",
+        "python pretrain.py a=1",
+        f"python analysis/training_curve.py {run}",
     ):
         assert words in caption
 

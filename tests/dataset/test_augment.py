@@ -22,9 +22,7 @@ def is_valid(tokens: np.ndarray, box: tuple[int, int]) -> bool:
     boards = tokens.reshape(-1, n, n)
     boxes = boards.reshape(-1, n // rows, rows, n // cols, cols).transpose(0, 1, 3, 2, 4).reshape(-1, n, n)
     expected = np.arange(2, n + 2)
-    return all(
-        (np.sort(part, axis=2) == expected).all() for part in (boards, boards.transpose(0, 2, 1), boxes)
-    )
+    return all((np.sort(part, axis=2) == expected).all() for part in (boards, boards.transpose(0, 2, 1), boxes))
 
 
 @pytest.mark.parametrize("box", BOXES)

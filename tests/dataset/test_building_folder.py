@@ -18,9 +18,7 @@ from tests.dataset.folders import make_folder
 
 def build(target: Path, seed: int = 0, overwrite: bool = False) -> None:
     with building_folder(target, overwrite=overwrite) as temporary:
-        assert (
-            temporary.parent == target.parent and temporary.name == f".{target.name}.building-{os.getpid()}"
-        )
+        assert temporary.parent == target.parent and temporary.name == f".{target.name}.building-{os.getpid()}"
         make_folder(temporary, puzzles_per_group=[1, 1], examples_per_puzzle=[1, 1], seed=seed)
 
 

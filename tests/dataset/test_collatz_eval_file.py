@@ -107,9 +107,7 @@ def test_a_failed_write_leaves_nothing(
         (["--seeds", "1"], "unrecognized arguments: --seeds"),
     ],
 )
-def test_bad_options(
-    options: list[str], expected: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_bad_options(options: list[str], expected: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert expected in refused(tmp_path / "eval.csv", capsys, *options)
     assert list(tmp_path.iterdir()) == []
 

@@ -65,7 +65,7 @@ def test_glides() -> None:
 def test_a_number_of_ones_in_binary_grows_for_all_but_one_of_its_bits() -> None:
     for bits in (2, 61, 62, 63, 127, 200):
         states, valuations = naive_steps(2**bits - 1, bits - 1)
-        assert orbit(2**bits - 1).states[: bits] == states and valuations == [1] * (bits - 1)
+        assert orbit(2**bits - 1).states[:bits] == states and valuations == [1] * (bits - 1)
     assert max(orbit(2**127 - 1).states).bit_length() in (201, 202), "and 3m + 1 has 203"
     assert orbit(2**127 - 1).full_max.bit_length() == 203
 

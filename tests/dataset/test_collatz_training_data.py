@@ -35,9 +35,7 @@ PAIRS = PairSettings(
     batch_size=64, states=2, lookahead=5, hard_ratio=0.25, max_bits=128, curriculum=True, start_seeds=0, ramp_len=490,
     empty_pool="reserved-seed", decontaminate=False, mine_interval=None, mine_count=7, mine_start_epoch=0,
 )  # fmt: skip
-SEGMENTS = SegmentSettings(
-    segments=4, steps=8, lookahead=6, fewest_bits=200, most_bits=256, decontaminate=False
-)
+SEGMENTS = SegmentSettings(segments=4, steps=8, lookahead=6, fewest_bits=200, most_bits=256, decontaminate=False)
 
 
 def at(epoch: int) -> dict[str, int]:
@@ -242,8 +240,16 @@ def test_a_source_that_mined_comes_back_from_its_state() -> None:
     assert resumed.state_dict() == whole.state_dict()
 
 
-@pytest.mark.parametrize("state", [{}, {"mined": ["4"], "mined_at": None}, {"mined": [27], "mined_at": None},
-                                   {"mined": ["27"], "mined_at": "6"}, {"mined": "27", "mined_at": None}])
+@pytest.mark.parametrize(
+    "state",
+    [
+        {},
+        {"mined": ["4"], "mined_at": None},
+        {"mined": [27], "mined_at": None},
+        {"mined": ["27"], "mined_at": "6"},
+        {"mined": "27", "mined_at": None},
+    ],
+)
 def test_a_foreign_state_is_refused(state: dict[str, object]) -> None:
     with pytest.raises(UserError, match="holds no list of mined odd numbers"):
         PairSource(PAIRS, 0, OUT).load_state_dict(state)
@@ -255,8 +261,9 @@ def test_rows_on_test_orbits_are_counted_and_with_the_switch_not_kept() -> None:
         batch, _ = source.next(at(0))
         assert source.drawn == 8 * 64 and 0 < source.overlap < source.drawn
         small = batch["logs"][:, 0] < math.log(2**50)
-        for number, kept in zip(batch["logs"][small, 0].exp().round().long().tolist(), batch["kept"][small].tolist(),
-                                strict=True):
+        for number, kept in zip(
+            batch["logs"][small, 0].exp().round().long().tolist(), batch["kept"][small].tolist(), strict=True
+        ):
             tested = bool(TESTED & set(naive_steps(number, 4)[0]))
             assert kept == (not tested or not decontaminate)
 

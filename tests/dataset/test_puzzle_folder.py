@@ -87,8 +87,7 @@ def test_official_code_finds_its_fields_and_types(folder: Path) -> None:
     assert set(data) >= OFFICIAL_TRM_FIELDS
     assert all(type(data[key]) is int for key in OFFICIAL_TRM_FIELDS - {"sets", "mean_puzzle_examples"})
     dtypes = {
-        name: np.load(folder / "train" / f"all__{name}.npy", allow_pickle=False).dtype
-        for name in puzzle_folder.ARRAYS
+        name: np.load(folder / "train" / f"all__{name}.npy", allow_pickle=False).dtype for name in puzzle_folder.ARRAYS
     }
     assert dtypes == {
         "inputs": np.uint8,
@@ -401,9 +400,7 @@ WRONG_FIELDS = {
 }  # fmt: skip
 
 
-@pytest.mark.parametrize(
-    ("key", "value"), [(key, value) for key, values in WRONG_FIELDS.items() for value in values]
-)
+@pytest.mark.parametrize(("key", "value"), [(key, value) for key, values in WRONG_FIELDS.items() for value in values])
 def test_wrong_field(folder: Path, key: str, value: object) -> None:
     edit_metadata(folder / "train", **{key: value})
     refused(folder)
@@ -434,9 +431,7 @@ def test_fingerprint_follows_content(folder: Path, tmp_path: Path) -> None:
     assert fingerprint(tmp_path / "moved", "train") == first
     edit_metadata(tmp_path / "moved" / "train", build={"command": "another"})
     assert fingerprint(tmp_path / "moved", "train") == first
-    make_folder(
-        tmp_path / "other", puzzles_per_group=[2, 1, 3], examples_per_puzzle=[1, 2, 1, 1, 3, 1], seed=1
-    )
+    make_folder(tmp_path / "other", puzzles_per_group=[2, 1, 3], examples_per_puzzle=[1, 2, 1, 1, 3, 1], seed=1)
     assert fingerprint(tmp_path / "other", "train") != first
     # Without stored checksums the arrays themselves count.
     for name in ("moved", "other"):

@@ -38,9 +38,7 @@ def mixed(tmp_path: Path) -> Path:
 @pytest.fixture
 def single(tmp_path: Path) -> Path:
     """Ten groups of one puzzle with one example, augmented on the fly."""
-    make_folder(
-        tmp_path / "single", puzzles_per_group=[1] * 10, examples_per_puzzle=[1] * 10, on_the_fly=True
-    )
+    make_folder(tmp_path / "single", puzzles_per_group=[1] * 10, examples_per_puzzle=[1] * 10, on_the_fly=True)
     return tmp_path / "single"
 
 
@@ -137,9 +135,7 @@ def test_last_partial_batch_is_dropped(single: Path) -> None:
     assert len(rows) == 28 and max(Counter(rows).values()) == 3
 
 
-@pytest.mark.parametrize(
-    ("groups", "epochs", "batch"), [(1000, 5000, 768), (1000, 100, 768), (37, 11, 20), (5, 3, 15)]
-)
+@pytest.mark.parametrize(("groups", "epochs", "batch"), [(1000, 5000, 768), (1000, 100, 768), (37, 11, 20), (5, 3, 15)])
 def test_batch_count_is_the_official_one(tmp_path: Path, groups: int, epochs: int, batch: int) -> None:
     """One example per puzzle: floor(groups · epochs / batch) per iteration; 6510 in the Sudoku recipe."""
     make_folder(tmp_path, puzzles_per_group=[1] * groups, examples_per_puzzle=[1] * groups)
@@ -180,15 +176,11 @@ def test_one_puzzle_per_group_with_all_its_examples(mixed: Path) -> None:
                 times, rest = divmod(len(run), len(whole))
                 last = place == len(runs) - 1
                 assert rest == 0 or last, "a puzzle was cut inside a batch"
-                assert set(run.tolist()) <= whole and max(Counter(run.tolist()).values()) <= times + (
-                    rest > 0
-                )
+                assert set(run.tolist()) <= whole and max(Counter(run.tolist()).values()) <= times + (rest > 0)
                 groups += [int(group_of[puzzle])] * (times + (rest > 0))
                 chosen[puzzle] += times + (rest > 0)
         for start in range(0, len(groups) - 3, 4):
-            assert sorted(groups[start : start + 4]) == [0, 1, 2, 3], (
-                "an epoch is a permutation of the groups"
-            )
+            assert sorted(groups[start : start + 4]) == [0, 1, 2, 3], "an epoch is a permutation of the groups"
     # Within a group each puzzle is equally likely.
     for first, last in zip(puzzle_set.group_indices[:-1], puzzle_set.group_indices[1:], strict=True):
         counts = np.array([chosen[puzzle] for puzzle in range(first, last)])
@@ -256,9 +248,7 @@ def test_augmentation_choices(single: Path, mixed: Path) -> None:
 
 def test_without_augmentation_only_originals(mixed: Path) -> None:
     puzzle_set = open_puzzle_set(mixed, "train")
-    batches = [
-        batch for index in range(20) for batch in iteration(source(mixed, 5, 5, augment="none"), index)
-    ]
+    batches = [batch for index in range(20) for batch in iteration(source(mixed, 5, 5, augment="none"), index)]
     puzzles = set(puzzle_set.puzzle_of(np.array(rows_of(batches))).tolist())
     assert puzzles == set(puzzle_set.group_indices[:-1].tolist())
 
@@ -284,9 +274,7 @@ def test_several_data_sets(single: Path, tmp_path: Path) -> None:
     assert seen == known
     auto = PuzzleSource(sets, seed=0, global_batch_size=6, epochs_per_iteration=50)
     drawn = {bytes(row) for batch in iteration(auto, 0) for row in batch["inputs"].numpy().astype(np.uint8)}
-    assert {bytes(row) for row in np.asarray(sets[1].inputs)} <= drawn, (
-        "only sets that name a symmetry are augmented"
-    )
+    assert {bytes(row) for row in np.asarray(sets[1].inputs)} <= drawn, "only sets that name a symmetry are augmented"
     assert len(drawn) > len(known)
 
 
@@ -380,9 +368,7 @@ def test_eval_batches_of_nothing_and_of_wrong_rows(mixed: Path) -> None:
 @pytest.mark.parametrize(("size", "expected"), [(1024, 60), (25, 25), (1, 1), (0, 0)])
 def test_validation_and_test_rows_partition(tmp_path: Path, size: int, expected: int) -> None:
     """A fifth of a small set at most; together they are everything, once."""
-    puzzle_set = make_folder(
-        tmp_path, split="test", puzzles_per_group=[1] * 300, examples_per_puzzle=[1] * 300
-    )
+    puzzle_set = make_folder(tmp_path, split="test", puzzles_per_group=[1] * 300, examples_per_puzzle=[1] * 300)
     chosen, rest = validation_rows(puzzle_set, size), test_rows(puzzle_set, size)
     assert chosen.shape == (expected,) and np.array_equal(chosen, np.unique(chosen))
     assert np.array_equal(np.sort(np.concatenate([chosen, rest])), np.arange(300))
@@ -391,9 +377,7 @@ def test_validation_and_test_rows_partition(tmp_path: Path, size: int, expected:
 
 
 def test_validation_rows_follow_content_not_order_or_dtype(tmp_path: Path) -> None:
-    puzzle_set = make_folder(
-        tmp_path, split="test", puzzles_per_group=[1] * 300, examples_per_puzzle=[1] * 300
-    )
+    puzzle_set = make_folder(tmp_path, split="test", puzzles_per_group=[1] * 300, examples_per_puzzle=[1] * 300)
     content = {bytes(np.asarray(puzzle_set.inputs)[row]) for row in validation_rows(puzzle_set, 40)}
     order = np.random.default_rng(3).permutation(300)
     for name in ("inputs", "labels"):

@@ -96,9 +96,7 @@ def check_split(root: Path, split: str, box: tuple[int, int], num_aug: int = 0) 
 
 def test_generated_6x6_is_disjoint_up_to_symmetry_and_the_same_for_any_workers(build: Build) -> None:
     one = build("one", "--generate", "6x6", "--num-train", 300, "--test-size", 100, "--seed", 3)
-    two = build(
-        "two", "--generate", "6x6", "--num-puzzles", 300, "--test-size", 100, "--seed", 3, "--num-workers", 2
-    )
+    two = build("two", "--generate", "6x6", "--num-puzzles", 300, "--test-size", 100, "--seed", 3, "--num-workers", 2)
     assert digest(one) == digest(two)
     train, test = check_split(one, "train", (2, 3)), check_split(one, "test", (2, 3))
     forms = canonical_form(np.concatenate([train, test]), (2, 3))
@@ -178,9 +176,7 @@ def test_unsolvable_and_ambiguous_lines_are_refused_by_number(
     assert not (tmp_path / "out").exists() and not list(tmp_path.glob(".out*"))
 
 
-def test_stored_augmentation_has_the_official_structure(
-    build: Build, tmp_path: Path, texts: list[str]
-) -> None:
+def test_stored_augmentation_has_the_official_structure(build: Build, tmp_path: Path, texts: list[str]) -> None:
     path = tmp_path / "list.txt"
     path.write_text("\n".join(texts[:30]))
     plain = build("plain", "--input-file", path, "--test-size", 5)
@@ -284,9 +280,7 @@ def test_bad_requests_are_one_line_and_leave_nothing(
     assert sorted(path.name for path in tmp_path.iterdir()) == ["list.txt", "mine.csv"]
 
 
-def test_nothing_is_overwritten_unasked(
-    build: Build, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_nothing_is_overwritten_unasked(build: Build, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     root = build("one", "--generate", "4x4")
     before = digest(root)
     message = refused(capsys, "--generate", "4x4", "--seed", 1, "--output-dir", "one")

@@ -32,8 +32,9 @@ def boards_for(symmetries: Symmetries, seed: int) -> np.ndarray:
 def test_the_enumeration_is_the_whole_group() -> None:
     symmetries = CASES["every 4x4"]
     marked = np.arange(16)
-    cells = np.unique(np.take_along_axis(np.broadcast_to(marked, symmetries.sources().shape), symmetries.sources(), 1),
-                      axis=0)
+    cells = np.unique(
+        np.take_along_axis(np.broadcast_to(marked, symmetries.sources().shape), symmetries.sources(), 1), axis=0
+    )
     assert len(cells) == 128 and len(symmetries.rows) == 128 * 24
 
 

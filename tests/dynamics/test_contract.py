@@ -69,9 +69,7 @@ def test_small_times_against_the_whole_product(name: str, num_steps: int) -> Non
     size = {"henon": 2, "lorenz": 3, "network": 4}[name]
     start = 0.3 * normal(3, size, seed=2)
     tangents = normal(3, size, size, seed=3)
-    found = lyapunov_spectrum(
-        maps[name], start, num_exponents=size, num_steps=num_steps, initial_tangents=tangents
-    )
+    found = lyapunov_spectrum(maps[name], start, num_exponents=size, num_steps=num_steps, initial_tangents=tangents)
     for row in range(3):
         product = jacobians(maps[name], start[row], num_steps)
         # It is the whole product that loses digits here, not the engine.

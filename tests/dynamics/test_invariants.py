@@ -30,9 +30,7 @@ def same(found: Tensor, expected: Tensor, atol: float) -> None:
 def test_the_sum_is_the_determinant_at_every_time() -> None:
     sums = spectrum().local_growth.sum(dim=2)
     for row in range(4):
-        logs = torch.stack(
-            [torch.linalg.slogdet(one).logabsdet for one in jacobians(NETWORK, START[row], 12)]
-        )
+        logs = torch.stack([torch.linalg.slogdet(one).logabsdet for one in jacobians(NETWORK, START[row], 12)])
         torch.testing.assert_close(sums[row], logs, rtol=1e-12, atol=1e-12)
 
 

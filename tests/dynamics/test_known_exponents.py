@@ -94,18 +94,12 @@ def test_complex_pair_in_another_basis() -> None:
 def test_non_normal_shear() -> None:
     """At 16 steps far from the asymptotic values; the sum is right at any time."""
     shear, start = rows((0.9, 10), (0, 0.8)), rows((1, -1), (1, 1))[None]
-    found = lyapunov_spectrum(
-        linear(shear), normal(1, 2), num_exponents=2, num_steps=16, initial_tangents=start
-    )
+    found = lyapunov_spectrum(linear(shear), normal(1, 2), num_exponents=2, num_steps=16, initial_tangents=start)
     torch.testing.assert_close(found.exponents[0], rows((0.15124, -0.47974))[0], rtol=0, atol=5e-6)
     torch.testing.assert_close(found.svd_exponents[0], rows((0.17217, -0.50067))[0], rtol=0, atol=5e-6)
     assert found.exponents.sum().item() == pytest.approx(math.log(0.72), abs=1e-12)
-    settled = lyapunov_spectrum(
-        linear(shear), normal(1, 2), num_exponents=2, num_steps=10, tangent_warmup_steps=300
-    )
-    torch.testing.assert_close(
-        settled.exponents[0], rows((math.log(0.9), math.log(0.8)))[0], rtol=0, atol=1e-10
-    )
+    settled = lyapunov_spectrum(linear(shear), normal(1, 2), num_exponents=2, num_steps=10, tangent_warmup_steps=300)
+    torch.testing.assert_close(settled.exponents[0], rows((math.log(0.9), math.log(0.8)))[0], rtol=0, atol=1e-10)
 
 
 def test_periodic_cocycle_of_matrices_that_do_not_commute() -> None:
@@ -154,9 +148,7 @@ def test_uniformly_expanding(advance: object) -> None:
 def test_henon() -> None:
     """Reference: Sprott, 0.419217 and -1.623190. 256 trajectories of 300 steps on the attractor."""
     start = rows((-0.3332501594, 0.2743725483)) + 1e-3 * normal(256, 2)
-    found = lyapunov_spectrum(
-        henon, start, num_exponents=2, num_steps=300, transient_steps=80, tangent_warmup_steps=20
-    )
+    found = lyapunov_spectrum(henon, start, num_exponents=2, num_steps=300, transient_steps=80, tangent_warmup_steps=20)
     assert found.exponents[:, 0].mean().item() == pytest.approx(0.419217, abs=0.006)
     torch.testing.assert_close(
         found.exponents.sum(dim=1), torch.full((256,), math.log(0.3), dtype=torch.float64), **EXACT

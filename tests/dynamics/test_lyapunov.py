@@ -142,5 +142,7 @@ def test_no_grad_is_harmless_and_detach_is_refused() -> None:
 def test_impossible_requests(options: dict[str, object]) -> None:
     with pytest.raises(ValueError):
         lyapunov_spectrum(
-            lambda z: 2 * z, normal(1, 2), **{"num_exponents": 1, "num_steps": 3, **options}  # type: ignore[arg-type]
+            lambda z: 2 * z,
+            normal(1, 2),
+            **{"num_exponents": 1, "num_steps": 3, **options},  # type: ignore[arg-type]
         )

@@ -57,9 +57,7 @@ def test_a_tree_a_sequence_and_a_broken_example() -> None:
     start["a"][1, 0] = math.nan
     along = torch.zeros(2, 5, 2).double()
     along[:, 0, 0] = along[:, 4, 1] = 3
-    found = finite_size_growth(
-        [double, double], start, sizes=SIZES, num_steps=3, directions=along, relative=False
-    )
+    found = finite_size_growth([double, double], start, sizes=SIZES, num_steps=3, directions=along, relative=False)
     expected = rows((math.log(4), 0)).expand(3, -1)
     torch.testing.assert_close(found.growth()[0], expected, rtol=0, atol=1e-7)
     assert found.log_distance[1].isnan().all()
@@ -103,9 +101,7 @@ def test_readout_growth_against_the_whole_product() -> None:
     def readout(z: Tensor) -> Tensor:
         return (z @ weights.T).sigmoid()[:, None]
 
-    found = readout_growth(
-        [advance, advance], start, readout, num_steps=4, num_tangents=2, initial_tangents=tangents
-    )
+    found = readout_growth([advance, advance], start, readout, num_steps=4, num_tangents=2, initial_tangents=tangents)
     assert found.shape == (2, 2, 5)
     for row in range(2):
         state, pushed = start[row], tangents[row]

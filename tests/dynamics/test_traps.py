@@ -163,9 +163,7 @@ def test_attention_and_norm_against_differences() -> None:
     layout = StateLayout(z)
     with exact_arithmetic():
         _, pushed = push_tangents(attention, layout, [z], [t[None]])
-        errors = torch.stack(
-            [(difference(z, t, h) - pushed[0][0]).abs().max() for h in (1e-1, 1e-2, 1e-3, 1e-6)]
-        )
+        errors = torch.stack([(difference(z, t, h) - pushed[0][0]).abs().max() for h in (1e-1, 1e-2, 1e-3, 1e-6)])
     assert errors[3] < 4e-9
     slopes = (errors[:2] / errors[1:3]).log10()
     torch.testing.assert_close(slopes[1], torch.tensor(2.0).double(), rtol=0, atol=0.05)
@@ -186,9 +184,7 @@ def test_attention_and_norm_against_reverse_mode() -> None:
 def test_the_norm_annihilates_one_direction_per_token() -> None:
     """After an update tangents are orthogonal to the state token by token; in 5 tokens, 5 exponents are far below."""
     z = normal(2, 5, 8)
-    found = lyapunov_spectrum(
-        attention, z, num_exponents=40, num_steps=4, generator=torch.Generator().manual_seed(0)
-    )
+    found = lyapunov_spectrum(attention, z, num_exponents=40, num_steps=4, generator=torch.Generator().manual_seed(0))
     state = found.final_state
     leading = found.final_tangents[:, :, :20].unflatten(1, (5, 8))
     cosine = torch.einsum("btck,btc->btk", leading, state) / state.norm(dim=2)[:, :, None]

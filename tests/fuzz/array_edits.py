@@ -58,9 +58,7 @@ def edit_array(rng: Random, data: bytes, folder: Path, changes: list[str]) -> by
     array = np.load(io.BytesIO(data))
     payload = array.tobytes()
     shape, description = array.shape, np.lib.format.dtype_to_descr(array.dtype)
-    kind = rng.choice(
-        ["shape", "descr", "values"] * 2 + ["fortran", "words", "cast", "rows", "object", "version"]
-    )
+    kind = rng.choice(["shape", "descr", "values"] * 2 + ["fortran", "words", "cast", "rows", "object", "version"])
     changes.append(f"npy {kind}")
     if kind == "shape":
         size = array.size

@@ -98,13 +98,7 @@ def swap_blocks(rng: Random, data: bytes) -> bytes:
     first = rng.randrange(len(data) - 2 * size + 1)
     second = rng.randrange(first + size, len(data) - size + 1)
     middle = data[first + size : second]
-    return (
-        data[:first]
-        + data[second : second + size]
-        + middle
-        + data[first : first + size]
-        + data[second + size :]
-    )
+    return data[:first] + data[second : second + size] + middle + data[first : first + size] + data[second + size :]
 
 
 def repeat_block(rng: Random, data: bytes) -> bytes:
@@ -244,9 +238,7 @@ def splice(rng: Random, data: bytes, donor: bytes) -> bytes:
     )
 
 
-def damage(
-    rng: Random, data: bytes, edits: list[Edit], changes: list[str], donor: bytes | None = None
-) -> bytes:
+def damage(rng: Random, data: bytes, edits: list[Edit], changes: list[str], donor: bytes | None = None) -> bytes:
     """One to three edits (or a splice with `donor`), named in `changes`."""
     if donor is not None and rng.random() < 0.08:
         changes.append("splice")

@@ -71,7 +71,5 @@ def pickled_call(rng: Random, folder: Path) -> tuple[str, object]:
 def pickle_bytes(rng: Random, folder: Path) -> tuple[str, bytes]:
     """A pickle that calls something, bare or inside a container."""
     name, call = pickled_call(rng, folder)
-    value = rng.choice(
-        [call, {"weights": call}, [call], {"format": "rrs-state", "version": 1, "model": call}]
-    )
+    value = rng.choice([call, {"weights": call}, [call], {"format": "rrs-state", "version": 1, "model": call}])
     return name, pickle.dumps(value, protocol=rng.choice([0, 2, 4]))

@@ -152,9 +152,7 @@ def test_shares_add_up() -> None:
         assert sum(counts.values()) == max(cases, len(NAMES)) or cases < 50
 
 
-def test_command_prints_a_table_and_writes_figures(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_command_prints_a_table_and_writes_figures(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     out = tmp_path / "figures.json"
     with pytest.raises(SystemExit) as ending:
         main(
@@ -179,9 +177,7 @@ def test_command_prints_a_table_and_writes_figures(
     assert set(figures["targets"]) == {"csv", "states"} and figures["failures"] == []
 
 
-def test_command_shows_one_case_and_keeps_its_input(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_command_shows_one_case_and_keeps_its_input(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as ending:
         main(["--target", "weights", "--seed", "4", "--index", "2", "--save", str(tmp_path)])
     assert ending.value.code == 0

@@ -175,9 +175,7 @@ def test_records_of_a_wrong_kind(name: str, change: dict[str, Any], tmp_path: Pa
         (tmp_path / file).write_text(json.dumps({**record, **change} if file == name else record))
     with pytest.raises(UserError):
         run = read_run(tmp_path, METRIC)
-        row_of(
-            [run], identity="x", claim="c", expected="", source="", status="failed", note="", metric=METRIC
-        )
+        row_of([run], identity="x", claim="c", expected="", source="", status="failed", note="", metric=METRIC)
 
 
 @pytest.mark.parametrize(
@@ -298,9 +296,7 @@ def restored() -> Restored:
     ],
     ids=str,
 )
-def test_sound_states_that_no_run_saved(
-    path: tuple[Any, ...], value: Any, restored: Restored, tmp_path: Path
-) -> None:
+def test_sound_states_that_no_run_saved(path: tuple[Any, ...], value: Any, restored: Restored, tmp_path: Path) -> None:
     """They raised while the run took them over, at the next update, or never."""
     changed = copy.deepcopy(restored.state)
     parent = changed

@@ -129,9 +129,7 @@ def edit_tree(rng: Random, tree: Tree, changes: list[str]) -> Tree:
                 value = value[part] if not isinstance(value, list) or part < len(value) else None
             parent[key] = copy.deepcopy(value)
         elif isinstance(parent, dict):
-            new = rng.choice(
-                ["x", "", str(key) + "s", str(key).upper(), "__class__", "a.b", "\ud800", "???", "\x1b"]
-            )
+            new = rng.choice(["x", "", str(key) + "s", str(key).upper(), "__class__", "a.b", "\ud800", "???", "\x1b"])
             parent[new] = strange_value(rng, parent[key])
             if kind == "rename":
                 del parent[key]

@@ -71,9 +71,7 @@ def golden_arrays(options: dict[str, Any], seed: int, train_steps: int = 3) -> d
         recorded = {"loss": loss.detach(), "halted": carry["halted"], "steps": carry["steps"].int()}
         recorded |= {f"metric/{name}": value for name, value in metrics.items()}
         recorded |= {
-            f"grad/{name}": gradient
-            for name, gradient in zip(names, gradients, strict=False)
-            if gradient is not None
+            f"grad/{name}": gradient for name, gradient in zip(names, gradients, strict=False) if gradient is not None
         }
         arrays |= {f"train/{t}/{name}": value.numpy() for name, value in recorded.items()}
     return arrays

@@ -217,9 +217,7 @@ def act_step(
         with torch.no_grad():
             _, next_halt, next_continue = read_out(w, o, recurse(w, o, z_H, z_L, x)[0])
             ahead = [
-                next_halt[row]
-                if steps[row] >= o["halt_max_steps"]
-                else max(next_halt[row], next_continue[row])
+                next_halt[row] if steps[row] >= o["halt_max_steps"] else max(next_halt[row], next_continue[row])
                 for row in range(size)
             ]
             out["target_q_continue"] = 1 / (1 + (-torch.stack(ahead)).exp())
@@ -231,9 +229,7 @@ def token_losses(logits: Tensor, labels: Tensor, loss_type: str) -> Tensor:
     if loss_type == "softmax_cross_entropy":
         log_p = torch.log_softmax(logits.float(), dim=-1)
     else:
-        score = torch.stack(
-            [torch.where(v >= 0, v + 1, 1 / (1 - v.clamp(max=0))) for v in logits.unbind(-1)], -1
-        )
+        score = torch.stack([torch.where(v >= 0, v + 1, 1 / (1 - v.clamp(max=0))) for v in logits.unbind(-1)], -1)
         log_p = (score / score.sum(dim=-1, keepdim=True)).log()
     picked = log_p.gather(-1, labels.clamp(min=0).long()[..., None])[..., 0]
     return -picked * (labels != IGNORED)
@@ -258,9 +254,7 @@ def loss_and_metrics(out: Rows, carry: Rows, loss_type: str) -> tuple[Tensor, di
         lm = lm + losses[row].sum() / max(number, 1)
         q_halt = q_halt + binary_cross_entropy(out["q_halt_logits"][row], torch.tensor(float(exact)))
         if "target_q_continue" in out:
-            q_continue = q_continue + binary_cross_entropy(
-                out["q_continue_logits"][row], out["target_q_continue"][row]
-            )
+            q_continue = q_continue + binary_cross_entropy(out["q_continue_logits"][row], out["target_q_continue"][row])
         if carry["halted"][row] and number:
             totals["count"] += 1
             totals["accuracy"] += hits.double().mean().item()

@@ -142,12 +142,8 @@ def test_one_step_models_never_ask_q() -> None:
     assert carry["halted"].all() and "target_q_continue" not in outputs
 
 
-@pytest.mark.parametrize(
-    ("last", "halt", "go_on", "value"), [(False, 1, 3, 3), (False, 3, 1, 3), (True, 1, 3, 1)]
-)
-def test_continue_target_is_the_better_value_ahead(
-    last: bool, halt: float, go_on: float, value: float
-) -> None:
+@pytest.mark.parametrize(("last", "halt", "go_on", "value"), [(False, 1, 3, 3), (False, 3, 1, 3), (True, 1, 3, 1)])
+def test_continue_target_is_the_better_value_ahead(last: bool, halt: float, go_on: float, value: float) -> None:
     model = small_model("hrm")
     force_q(model, halt, go_on)
     batch = small_batch()

@@ -180,8 +180,9 @@ def test_a_margin_that_is_too_small_is_a_violation() -> None:
             return self.slope_of_logs * logs[..., 0]
 
     network = Flat(4, [4], 0)
-    windows = Windows(np.log([[9.0, 7, 11, 17, 13, 5]]), np.array([[2, 1, 3, 5, 4, 0]]), np.array([[2, 1, 1, 2, 3]]),
-                      np.array([9]))
+    windows = Windows(
+        np.log([[9.0, 7, 11, 17, 13, 5]]), np.array([[2, 1, 3, 5, 4, 0]]), np.array([[2, 1, 1, 2, 3]]), np.array([9])
+    )
     assert NetworkJudge("V", network).violations(windows).tolist() == [True], "no decrease is no decrease"
     network.slope_of_logs = 1e-6
     assert NetworkJudge("V", network).violations(windows).tolist() == [True]

@@ -223,9 +223,7 @@ CHANGES: dict[str, Callable[[RecursiveModel], None]] = {
 
 @pytest.mark.parametrize("change", CHANGES.values(), ids=CHANGES.keys())
 @pytest.mark.parametrize("name", ARCHITECTURES)
-def test_no_way_of_changing_weights_leaves_an_old_cast(
-    name: str, change: Callable[[RecursiveModel], None]
-) -> None:
+def test_no_way_of_changing_weights_leaves_an_old_cast(name: str, change: Callable[[RecursiveModel], None]) -> None:
     model = small_model(name, dtype=torch.bfloat16)
     before = logits_of(model)
     change(model)

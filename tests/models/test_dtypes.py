@@ -55,9 +55,7 @@ def test_narrower_layers_approximate_wider_ones(name: str) -> None:
     logits = {}
     for dtype in DTYPES:
         model = small_model(name, dtype=dtype, H_cycles=1, L_cycles=1).eval()
-        logits[dtype] = act_step(model, initial_carry(model, batch), batch, training=False)[1][
-            "logits"
-        ].double()
+        logits[dtype] = act_step(model, initial_carry(model, batch), batch, training=False)[1]["logits"].double()
     # The draws of float64 and float32 weights differ, so only the two float32 models are comparable.
     difference = (logits[torch.float32] - logits[torch.bfloat16]).norm() / logits[torch.float32].norm()
     assert 1e-4 < difference < 0.05
@@ -77,9 +75,7 @@ def test_rotary_table_is_exact_in_float64() -> None:
     cos, sin = rotary_table(40, 8, 10000.0, torch.float64, torch.device("cpu"))
     assert cos.shape == sin.shape == (40, 8) and cos.dtype == torch.float64
     angle = 39 * 10000.0 ** (-2 / 8)
-    assert cos[39, 1].item() == pytest.approx(
-        torch.tensor(angle, dtype=torch.float64).cos().item(), abs=1e-14
-    )
+    assert cos[39, 1].item() == pytest.approx(torch.tensor(angle, dtype=torch.float64).cos().item(), abs=1e-14)
     assert torch.equal(cos[:, :4], cos[:, 4:])
     narrow, _ = rotary_table(40, 8, 10000.0, torch.bfloat16, torch.device("cpu"))
     assert narrow.dtype == torch.float32

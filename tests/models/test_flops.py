@@ -32,9 +32,7 @@ CONFIGS = {
     "trm_learned": ModelConfig("trm", 9, 7, 1, H_cycles=1, L_cycles=1, pos_encodings="learned", **SMALL),
     "trm_no_table": ModelConfig("trm", 9, 7, 1, H_cycles=1, L_cycles=2, **(SMALL | {"puzzle_emb_ndim": 0})),
     "trm_continue": ModelConfig("trm", 9, 7, 1, H_cycles=2, L_cycles=1, no_ACT_continue=False, **SMALL),
-    "hrm": ModelConfig(
-        "hrm", 9, 7, 1, H_cycles=2, L_cycles=2, H_layers=3, L_layers=2, no_ACT_continue=False, **SMALL
-    ),
+    "hrm": ModelConfig("hrm", 9, 7, 1, H_cycles=2, L_cycles=2, H_layers=3, L_layers=2, no_ACT_continue=False, **SMALL),
     "srm": ModelConfig("srm", 9, 7, 1, H_cycles=2, L_cycles=3, **SRM),
     "srm_wide": ModelConfig("srm", 9, 7, 1, H_cycles=3, L_cycles=1, expansion=0.5, **SRM),
     "srm_continue": ModelConfig("srm", 9, 7, 1, H_cycles=1, L_cycles=2, no_ACT_continue=False, **SRM),
@@ -145,9 +143,7 @@ def test_bfloat16_on_a_cpu_has_the_same_products(name: str) -> None:
 @pytest.mark.parametrize("config", [*CONFIGS.values(), *PUBLISHED.values()])
 @pytest.mark.parametrize("training", [False, True])
 @pytest.mark.parametrize("batch_size", [1, 8, 768])
-def test_the_products_of_a_step_add_up_to_the_closed_form(
-    config: ModelConfig, training: bool, batch_size: int
-) -> None:
+def test_the_products_of_a_step_add_up_to_the_closed_form(config: ModelConfig, training: bool, batch_size: int) -> None:
     products = step_products(config, batch_size, training=training)
     assert total_flops(products) == batch_size * step_flops(config, training=training)
     assert len({product.name for product in products}) == len(products)

@@ -23,9 +23,7 @@ def gradients(model: RecursiveModel, num_steps: int = 1) -> dict[str, Tensor]:
     carry = initial_carry(model, batch)
     for _ in range(num_steps):
         carry, outputs = act_step(model, carry, batch, training=True)
-        loss, _ = act_loss(
-            outputs, carry["labels"], carry["halted"], carry["steps"], "stablemax_cross_entropy"
-        )
+        loss, _ = act_loss(outputs, carry["labels"], carry["halted"], carry["steps"], "stablemax_cross_entropy")
         loss.backward()
     found = {name: p.grad for name, p in model.named_parameters() if p.grad is not None}
     if model.puzzle_emb is not None:

@@ -76,9 +76,7 @@ def test_stablemax_dtypes() -> None:
     assert stablemax_cross_entropy_float32(logits.double(), labels).dtype == torch.float32
     assert softmax_cross_entropy(logits.bfloat16(), labels).dtype == torch.float32
     wide = stablemax_cross_entropy(logits, labels)
-    torch.testing.assert_close(
-        stablemax_cross_entropy_float32(logits, labels).double(), wide, rtol=1e-5, atol=1e-5
-    )
+    torch.testing.assert_close(stablemax_cross_entropy_float32(logits, labels).double(), wide, rtol=1e-5, atol=1e-5)
 
 
 def test_softmax_equals_the_library() -> None:
@@ -103,9 +101,7 @@ def test_ignored_tokens_have_neither_loss_nor_gradient(loss: object) -> None:
     values.sum().backward()
     ignored = labels == -100
     assert (values[ignored] == 0).all() and (values[~ignored] > 0).all()
-    assert (
-        logits.grad is not None and (logits.grad[ignored] == 0).all() and (logits.grad[~ignored] != 0).any()
-    )
+    assert logits.grad is not None and (logits.grad[ignored] == 0).all() and (logits.grad[~ignored] != 0).any()
 
 
 def certain(answers: list[list[int]], vocab: int = 4) -> Tensor:
@@ -116,11 +112,7 @@ def certain(answers: list[list[int]], vocab: int = 4) -> Tensor:
 def test_correctness_counts() -> None:
     labels = torch.tensor([[1, 2, 3], [1, -100, 3], [-100, -100, -100]])
     counts, correct, exact = correctness(certain([[1, 2, 0], [1, 0, 3], [1, 1, 1]]), labels)
-    assert (
-        counts.tolist() == [3, 2, 0]
-        and correct.tolist() == [2, 2, 0]
-        and exact.tolist() == [False, True, True]
-    )
+    assert counts.tolist() == [3, 2, 0] and correct.tolist() == [2, 2, 0] and exact.tolist() == [False, True, True]
 
 
 def example() -> tuple[dict[str, Tensor], Tensor, Tensor, Tensor]:

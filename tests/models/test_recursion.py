@@ -63,9 +63,7 @@ def test_jvp_is_the_difference_quotient(model: RecursiveModel) -> None:
     v = tangents(state, 1)
     _, forward = torch.func.jvp(step, (state,), (v,))
     h = 1e-6
-    ahead, behind = (
-        step(RecurrentState(*(z + s * h * d for z, d in zip(state, v, strict=True)))) for s in (1, -1)
-    )
+    ahead, behind = (step(RecurrentState(*(z + s * h * d for z, d in zip(state, v, strict=True)))) for s in (1, -1))
     for derivative, a, b in zip(forward, ahead, behind, strict=True):
         difference = (a - b) / (2 * h)
         assert (derivative - difference).norm() <= 1e-5 * difference.norm()

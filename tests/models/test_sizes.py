@@ -15,9 +15,7 @@ from training.weights import strip_prefixes
 
 TRM = ModelConfig(kind="trm", seq_len=81, vocab_size=11, num_puzzle_identifiers=1)
 TRM_MLP = replace(TRM, mlp_t=True, pos_encodings="none")
-HRM = replace(
-    TRM, kind="hrm", puzzle_emb_len=0, H_layers=4, L_layers=4, H_cycles=2, L_cycles=2, no_ACT_continue=False
-)
+HRM = replace(TRM, kind="hrm", puzzle_emb_len=0, H_layers=4, L_layers=4, H_cycles=2, L_cycles=2, no_ACT_continue=False)
 TASKS = {"sudoku": (81, 11), "maze": (900, 6), "arc": (900, 12)}
 PUBLISHED = {
     "trm-att": (TRM, {"sudoku": 6_828_034, "maze": 6_822_914, "arc": 6_829_058}),
@@ -83,9 +81,7 @@ def test_state_dict_is_the_official_one(name: str) -> None:
 
 
 def test_learned_positions_carry_the_official_name() -> None:
-    model = build_model(
-        replace(TRM, hidden_size=16, num_heads=2, puzzle_emb_ndim=16, pos_encodings="learned")
-    )
+    model = build_model(replace(TRM, hidden_size=16, num_heads=2, puzzle_emb_ndim=16, pos_encodings="learned"))
     assert dict(model.named_parameters())["embed_pos.embedding_weight"].shape == (97, 16)
 
 
@@ -112,9 +108,9 @@ def test_forward_dtype_names_the_dtype(name: str) -> None:
     config = ModelConfig.from_official(OFFICIAL | {"kind": "trm", "forward_dtype": name})
     assert config.dtype == getattr(torch, name)
     assert config.param_dtype == (torch.float64 if name == "float64" else torch.float32)
-    assert ModelConfig.from_official(
-        OFFICIAL | {"kind": "trm", "forward_dtype": name}, dtype=torch.float64
-    ).dtype == (torch.float64)
+    assert ModelConfig.from_official(OFFICIAL | {"kind": "trm", "forward_dtype": name}, dtype=torch.float64).dtype == (
+        torch.float64
+    )
 
 
 def test_names_of_classes_and_losses_are_passed_over() -> None:

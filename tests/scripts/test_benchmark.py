@@ -192,9 +192,7 @@ def test_the_timed_products_are_those_of_the_step(monkeypatch: pytest.MonkeyPatc
 @pytest.mark.parametrize("batch", [1, 3])
 @pytest.mark.parametrize("left_transposed", [False, True])
 @pytest.mark.parametrize("right_transposed", [False, True])
-def test_operands_have_the_products_shape_and_layout(
-    batch: int, left_transposed: bool, right_transposed: bool
-) -> None:
+def test_operands_have_the_products_shape_and_layout(batch: int, left_transposed: bool, right_transposed: bool) -> None:
     product = Product("any", 1, batch, 4, 5, 6, left_transposed, right_transposed)
     left, right, result = operands(product, torch.float64, CPU)
     leading = () if batch == 1 else (batch,)

@@ -117,9 +117,7 @@ def test_so_many_at_a_time(jobs: int, grid_of: Any, tmp_path: Path) -> None:
     assert most == jobs and running == 0 and len(events(tmp_path)) == 10
 
 
-def test_a_failure_takes_its_dependants_only(
-    grid_of: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_a_failure_takes_its_dependants_only(grid_of: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     runs = {
         "bad": ("fail", []), "child": ("ok", ["bad"]), "grandchild": ("ok", ["good", "child"]),
         "good": ("ok", []), "forgetful": ("silent", []), "last": ("ok", ["good"]),
@@ -189,9 +187,7 @@ def test_a_signal_is_passed_on_once_and_the_same_command_goes_on(
     assert [event for event in events(tmp_path) if event.startswith("end")][-1] in ("end c", "end d")
 
 
-def test_a_crash_while_stopping_is_a_failure(
-    grid_of: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_a_crash_while_stopping_is_a_failure(grid_of: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """The state could not be saved; whoever stopped the grid must hear of it."""
     grid = grid_of({"a": ("long crash", []), "b": ("deaf", []), "c": ("ok", ["b"])})
     process = start(grid, "--jobs", "2")

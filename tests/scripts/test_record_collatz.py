@@ -36,8 +36,10 @@ CLOSED: dict[str, Any] = {
 }  # fmt: skip
 CHECKPOINT: dict[str, Any] = CLOSED | {
     "checkpoint": {"file": "runs/a/best.pt", "sha256": "56" * 32, "preset": "orbit", "seed": 3, "num_params": 44000},
-    "V_best": FUNCTION | {
-        "on_orbit": {"steps": 2000, "violations": 20}, "fresh": {"1": {"steps": 207, "violations": 7}},
+    "V_best": FUNCTION
+    | {
+        "on_orbit": {"steps": 2000, "violations": 20},
+        "fresh": {"1": {"steps": 207, "violations": 7}},
     },
 }
 MEAN = {"mean": 0.0396, "low": 0.0390, "high": 0.0402, "n": 5}

@@ -228,9 +228,7 @@ WRONG = [
 @pytest.mark.parametrize(
     ("kind", "path", "value", "message"), WRONG, ids=[f"{row[1]}={row[2]!r}"[:50] for row in WRONG]
 )
-def test_entries_of_a_wrong_kind(
-    kind: str, path: str, value: Any, message: str, read: Callable[..., Report]
-) -> None:
+def test_entries_of_a_wrong_kind(kind: str, path: str, value: Any, message: str, read: Callable[..., Report]) -> None:
     with pytest.raises(UserError) as caught:
         read(changed(REPORTS[kind], path, value))
     assert message in str(caught.value) and "report.json: '" in str(caught.value)

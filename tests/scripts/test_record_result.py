@@ -69,9 +69,7 @@ def record(file: Path, *arguments: str) -> None:
 def rows(file: Path) -> list[list[str]]:
     """The table's body, cells unescaped."""
     lines = [line for line in file.read_text().splitlines() if line.startswith("|")][2:]
-    return [
-        [cell.strip().replace("\\|", "|") for cell in re.split(r"(?<!\\)\|", line)[1:-1]] for line in lines
-    ]
+    return [[cell.strip().replace("\\|", "|") for cell in re.split(r"(?<!\\)\|", line)[1:-1]] for line in lines]
 
 
 def wilson(successes: int, n: int) -> tuple[float, float]:
@@ -87,9 +85,7 @@ def wilson(successes: int, n: int) -> tuple[float, float]:
 def test_rate_and_its_interval(successes: int, n: int) -> None:
     text = rate({"value": successes / n, "numerator": successes, "denominator": n, "step": 7})
     low, high = wilson(successes, n)
-    expected = (
-        f"{100 * successes / n:.2f} % = {successes}/{n} [{100 * abs(low):.2f}, {100 * high:.2f}] @ update 7"
-    )
+    expected = f"{100 * successes / n:.2f} % = {successes}/{n} [{100 * abs(low):.2f}, {100 * high:.2f}] @ update 7"
     assert text == expected
 
 
@@ -128,10 +124,7 @@ def test_a_row_from_two_runs(tmp_path: Path) -> None:
     ):
         assert result.count(part) >= 2, part  # once per run
     assert "baselines: most_frequent 0.125, copy_input 0" in result
-    assert (
-        "A CPU | at 2 GHz (2 threads), 123 s, 500 updates, 149,186 parameters"
-        in cells["hardware, time, updates"]
-    )
+    assert "A CPU | at 2 GHz (2 threads), 123 s, 500 updates, 149,186 parameters" in cells["hardware, time, updates"]
     assert cells["status"] == "reproduced: first"
     text = file.read_text()
     assert text.startswith("# Provenance") and "Rows are only ever added" in text
@@ -167,9 +160,7 @@ def test_a_file_without_final_newline_keeps_its_last_row(tmp_path: Path) -> None
 
 def test_not_run_needs_no_run(tmp_path: Path) -> None:
     file = tmp_path / "P.md"
-    record(
-        file, "--id", "later", "--claim", "maze on two GPUs", "--expected", "85.3 %", "--status", "not-run"
-    )
+    record(file, "--id", "later", "--claim", "maze on two GPUs", "--expected", "85.3 %", "--status", "not-run")
     assert rows(file)[0] == [
         "later", "maze on two GPUs", "85.3 % (no source)", *["not run"] * 7, "not-run",
     ]  # fmt: skip
@@ -207,8 +198,7 @@ def test_missing_parts_are_not_run(tmp_path: Path) -> None:
     )
     assert cells["commit"] == "none" and cells["dataset hash"] == "not recorded"
     assert (
-        cells["seeds, n"] == "not recorded; n=1"
-        and "time not recorded, 3 updates" in cells["hardware, time, updates"]
+        cells["seeds, n"] == "not recorded; n=1" and "time not recorded, 3 updates" in cells["hardware, time, updates"]
     )
 
 
@@ -235,9 +225,7 @@ def test_an_unfinished_run_gives_its_log(tmp_path: Path) -> None:
         {"step": 30, "eval/exact_accuracy": 0.6, "eval/exact_count": 6, "eval/count": 10},
         {"step": 33, "train/loss": 1.0, "eval/q": 0.5},
     ]
-    (run / "metrics.jsonl").write_text(
-        "".join(json.dumps(line) + "\n" for line in lines) + '{"step": 34, "ev'
-    )
+    (run / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines) + '{"step": 34, "ev')
     file = tmp_path / "P.md"
     record(
         file,
@@ -259,9 +247,7 @@ def test_an_unfinished_run_gives_its_log(tmp_path: Path) -> None:
         and "@ update 20; final 60.00 % = 6/10 [" in result
     )
     assert "33 updates" in cells["hardware, time, updates"]
-    record(
-        file, "--id", "y", "--claim", "c", "--status", "exploratory", "--runs", str(run), "--metric", "eval/q"
-    )
+    record(file, "--id", "y", "--claim", "c", "--status", "exploratory", "--runs", str(run), "--metric", "eval/q")
     assert (
         "eval/q: peak 0.5 (no denominator)"
         in rows(file)[1][COLUMNS.index("result (peak; final; 95 % Wilson interval)")]
@@ -282,9 +268,7 @@ def test_an_unfinished_run_gives_its_log(tmp_path: Path) -> None:
         (["--status", "fine", "--runs", "{tmp}/broken"], "superseded-by:ID, found 'fine'"),
     ],
 )
-def test_bad_input(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str], arguments: list[str], message: str
-) -> None:
+def test_bad_input(tmp_path: Path, capsys: pytest.CaptureFixture[str], arguments: list[str], message: str) -> None:
     (tmp_path / "broken").mkdir()
     (tmp_path / "broken" / "provenance.json").write_text("{")
     file = tmp_path / "P.md"

@@ -84,8 +84,7 @@ MISTAKES = {
     "runs: [{name: logs, command: pretrain.py}]": "other than logs",
     "common: {out: x}\nruns: [{name: a, command: pretrain.py}]": "it already has a meaning",
     "threads: 0\nruns: [{name: a, command: pretrain.py}]": "expected a whole number from 1",
-    "runs: [{name: a, needs: b, command: pretrain.py}, {name: b, needs: a, command: pretrain.py}]":
-        "wait for each other",
+    "runs: [{name: a, needs: b, command: pretrain.py}, {name: b, needs: a, command: pretrain.py}]": "for each other",
     "runs: [{name: a, makes: x, command: pretrain.py}, {name: b, makes: x, command: pretrain.py}]": "the same file as",
     "- a": "expected a mapping of names",
 }

@@ -80,9 +80,7 @@ def test_python_is_checked_first(name: str, tmp_path: Path) -> None:
     message = refused(bash(script, PYTHON=str(old)))
     assert "is Python 3.9.2; Python 3.11 or newer is needed" in message
     # A Python as Debian ships it, without ensurepip.
-    bare = fake_python(
-        tmp_path / "bare", f'case "$2" in *ensurepip*) exit 1 ;; esac\nexec "{sys.executable}" "$@"'
-    )
+    bare = fake_python(tmp_path / "bare", f'case "$2" in *ensurepip*) exit 1 ;; esac\nexec "{sys.executable}" "$@"')
     assert "lacks venv (Debian, Ubuntu: apt install python3-venv)" in refused(bash(script, PYTHON=str(bare)))
     assert not (suite / ".venv").exists()
 

@@ -39,9 +39,7 @@ else:
 
 def bash(script: Path, *words: str, **env: str) -> subprocess.CompletedProcess[str]:
     own = {key: value for key, value in os.environ.items() if key not in ("PYTHON", "OUT", "DATA", "NPROC")}
-    return subprocess.run(
-        ["bash", str(script), *words], capture_output=True, text=True, env=own | env, timeout=900
-    )
+    return subprocess.run(["bash", str(script), *words], capture_output=True, text=True, env=own | env, timeout=900)
 
 
 def commands(tmp_path: Path, script: Path, *words: str, **env: str) -> list[list[str]]:

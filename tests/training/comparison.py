@@ -17,8 +17,13 @@ def puzzle_folder(root: Path) -> Path:
     groups, examples = [2] * 26 + [1] * 8, [1, 2] * 30
     for split in ("train", "test"):
         make_folder(
-            root, split=split, puzzles_per_group=groups, examples_per_puzzle=examples, on_the_fly=True,
-            num_identifiers=7, seed=len(split),
+            root,
+            split=split,
+            puzzles_per_group=groups,
+            examples_per_puzzle=examples,
+            on_the_fly=True,
+            num_identifiers=7,
+            seed=len(split),
         )
     return root
 
@@ -43,9 +48,7 @@ def update_differences(first: dict[str, Any], second: dict[str, Any]) -> dict[st
         worst[kind] = relative_difference(first[kind], second[kind])
     for name in ("steps", "halted", "inputs", "labels", "puzzle_identifiers"):
         assert torch.equal(first["carry"][name], second["carry"][name]), name
-    worst["states"] = max(
-        relative_difference(first["carry"][name], second["carry"][name]) for name in ("z_H", "z_L")
-    )
+    worst["states"] = max(relative_difference(first["carry"][name], second["carry"][name]) for name in ("z_H", "z_L"))
     assert first["metrics"].keys() == second["metrics"].keys()
     for name in COUNTS:
         assert first["metrics"][name] == second["metrics"][name], name

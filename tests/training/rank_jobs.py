@@ -44,7 +44,11 @@ Record = dict[str, Any]
 
 # 40 slots: 2 ranks, 5 slices, and both. The q head is made lively below, so that slots halt by it.
 UPDATE_OPTIONS = (
-    "dtype=float64", "global_batch_size=40", "lr_warmup_steps=0", "epochs=40", "eval_interval=20",
+    "dtype=float64",
+    "global_batch_size=40",
+    "lr_warmup_steps=0",
+    "epochs=40",
+    "eval_interval=20",
     "arch.halt_exploration_prob=0.5",
 )
 
@@ -63,9 +67,7 @@ class RecordUpdate(Hook):
         self.gradients: dict[str, Tensor] = {}
 
     def before_update(self, model: RecursiveModel, step: int) -> None:
-        self.gradients = {
-            name: p.grad.clone() for name, p in model.named_parameters() if p.grad is not None
-        }
+        self.gradients = {name: p.grad.clone() for name, p in model.named_parameters() if p.grad is not None}
 
 
 class RecordingSignSGD(SparseSignSGD):
@@ -226,9 +228,7 @@ def _poisoned(rows: Tensor) -> None:
         rows.register_hook(lambda gradient: gradient + torch.inf)
 
 
-def train_with_fault(
-    world: World, arch: str, data: str, folder: str, what: str, rank: int, step: int
-) -> Record:
+def train_with_fault(world: World, arch: str, data: str, folder: str, what: str, rank: int, step: int) -> Record:
     """Train while one rank does something odd before update `step + 1`."""
     config = update_config(arch, data, folder, ["checkpoint_interval=1", "max_steps=20"])
     run = build_run(config, world, act_objective(config))

@@ -94,7 +94,10 @@ def _work(
     try:
         # A file, not a port: nothing else on the machine can take it.
         dist.init_process_group(
-            "gloo", init_method=f"file://{store}", rank=rank, world_size=size,
+            "gloo",
+            init_method=f"file://{store}",
+            rank=rank,
+            world_size=size,
             timeout=datetime.timedelta(seconds=timeout),
         )
         outcome = Outcome(getattr(rank_jobs, job)(World(rank, size, rank), **arguments))

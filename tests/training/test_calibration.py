@@ -27,8 +27,10 @@ stated = st.lists(st.tuples(st.floats(0, 1), st.booleans()), min_size=1, max_siz
 def by_pairs(scores: list[int], positive: list[bool]) -> float | None:
     wins = [
         1.0 if high > low else 0.5 if high == low else 0.0
-        for high, is_high in zip(scores, positive, strict=True) if is_high
-        for low, is_low in zip(scores, positive, strict=True) if not is_low
+        for high, is_high in zip(scores, positive, strict=True)
+        if is_high
+        for low, is_low in zip(scores, positive, strict=True)
+        if not is_low
     ]
     return sum(wins) / len(wins) if wins else None
 
@@ -94,8 +96,11 @@ def test_table_at_the_edges_of_bins() -> None:
 def predictions(answers: list[list[int]], q_halt: list[float]) -> Predictions:
     tokens = torch.tensor(answers)
     return Predictions(
-        answers=tokens, q_halt=torch.tensor(q_halt), steps=torch.ones(len(q_halt), dtype=torch.int32),
-        logits=torch.zeros(*tokens.shape, 5), forward_passes=1,
+        answers=tokens,
+        q_halt=torch.tensor(q_halt),
+        steps=torch.ones(len(q_halt), dtype=torch.int32),
+        logits=torch.zeros(*tokens.shape, 5),
+        forward_passes=1,
     )
 
 

@@ -186,9 +186,7 @@ FAULTS = ["truncated", "empty", "flipped", "foreign", "text", "missing"]
 
 
 @pytest.mark.parametrize("how", FAULTS)
-def test_damaged_latest_falls_back_with_a_warning(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str], how: str
-) -> None:
+def test_damaged_latest_falls_back_with_a_warning(tmp_path: Path, capsys: pytest.CaptureFixture[str], how: str) -> None:
     save_latest(tmp_path, make_state(1))
     save_latest(tmp_path, make_state(2))
     spoil(tmp_path / "latest_state.pt", how, tmp_path)
@@ -208,9 +206,7 @@ def test_both_damaged_names_both_and_the_way_out(tmp_path: Path) -> None:
     save_state(tmp_path / "best_state.pt", make_state(1))
     spoil(tmp_path / "latest_state.pt", "flipped", tmp_path)
     spoil(tmp_path / "previous_state.pt", "empty", tmp_path)
-    with pytest.raises(
-        UserError, match="latest_state.pt.*previous_state.pt.*resume=.*best_state.pt.*checkpoint_path="
-    ):
+    with pytest.raises(UserError, match="latest_state.pt.*previous_state.pt.*resume=.*best_state.pt.*checkpoint_path="):
         load_newest(tmp_path)
 
 
@@ -234,9 +230,7 @@ def test_without_hard_links(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
     link_or_copy(tmp_path / "latest_state.pt", tmp_path / "best_state.pt")
     assert load_state(tmp_path / "previous_state.pt")["step"] == 1
     assert load_state(tmp_path / "best_state.pt")["step"] == 2
-    assert (
-        stored_digest(tmp_path / "best_state.pt") == stored_digest(tmp_path / "latest_state.pt") is not None
-    )
+    assert stored_digest(tmp_path / "best_state.pt") == stored_digest(tmp_path / "latest_state.pt") is not None
     assert files_of(tmp_path) == ["best_state.pt", "latest_state.pt", "previous_state.pt"]
 
 
@@ -291,9 +285,7 @@ class Killed(BaseException):
     """Stands for SIGKILL in this process: nothing after it may run, so clean-up is disabled too."""
 
 
-def test_a_good_state_exists_between_any_two_system_calls(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_good_state_exists_between_any_two_system_calls(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Stop a save before its n-th file system call, for every n, and look at what a successor would find."""
     names = ["link", "replace", "fsync", "unlink", "open"]
     real = {name: getattr(os, name) for name in names}
@@ -451,9 +443,7 @@ def test_too_little_space_is_seen_before_writing(two_saves: Path, monkeypatch: p
 
 @pytest.mark.parametrize("call", ["fsync", "link", "replace"])
 @pytest.mark.parametrize("code", [errno.ENOSPC, errno.EDQUOT])
-def test_a_failing_system_call(
-    two_saves: Path, monkeypatch: pytest.MonkeyPatch, call: str, code: int
-) -> None:
+def test_a_failing_system_call(two_saves: Path, monkeypatch: pytest.MonkeyPatch, call: str, code: int) -> None:
     def fail(*_: Any, **__: Any) -> None:
         raise OSError(code, os.strerror(code))
 
@@ -499,9 +489,7 @@ def test_keep_last_sorts_by_number(tmp_path: Path) -> None:
     assert keep_last(tmp_path, 0) == []
     removed = keep_last(tmp_path, 2)
     assert sorted(path.name for path in removed) == ["step_10", "step_9", "step_99"]
-    assert files_of(tmp_path) == sorted(
-        ["step_100", "step_1000", "best.pt", "final.pt", "latest_state.pt", *others]
-    )
+    assert files_of(tmp_path) == sorted(["step_100", "step_1000", "best.pt", "final.pt", "latest_state.pt", *others])
     assert keep_last(tmp_path, 5) == []
 
 

@@ -144,9 +144,7 @@ def test_official_plus_forms_and_aliases() -> None:
 
 @pytest.mark.parametrize("plus", ["", "+", "++"])
 def test_any_valid_key_takes_any_plus(plus: str) -> None:
-    argv = [
-        f"{plus}{text}" for text in ("arch=hrm", "arch.swiglu_multiple=8", "wandb.mode=offline", "threads=2")
-    ]
+    argv = [f"{plus}{text}" for text in ("arch=hrm", "arch.swiglu_multiple=8", "wandb.mode=offline", "threads=2")]
     cfg = compose_config([*argv, f"{plus}guards={{mode: abort}}", f"{plus}experiment=smoke"])
     assert values(cfg, "arch.name", "arch.swiglu_multiple", "threads") == ("hrm", 8, 2)
     assert (cfg.wandb.mode, cfg.guards.mode, cfg.guards.after_updates) == ("offline", "abort", 1000)
@@ -266,9 +264,7 @@ def run_entry(monkeypatch: pytest.MonkeyPatch, *argv: str) -> list[TrainConfig]:
     return seen
 
 
-def test_a_run_gets_its_config_and_leaves_no_files(
-    empty_folder: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_run_gets_its_config_and_leaves_no_files(empty_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (cfg,) = run_entry(monkeypatch, "+experiment=smoke", "seed=3")
     assert cfg == compose_config(["+experiment=smoke", "seed=3"])
     assert list(empty_folder.iterdir()) == []
@@ -326,9 +322,7 @@ def test_inspection_flags_pass_through(
 
 def test_configs_of_the_users_own(empty_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (empty_folder / "mine" / "experiment").mkdir(parents=True)
-    (empty_folder / "mine" / "experiment" / "own.yaml").write_text(
-        "# @package _global_\nlr: 0.5\ndata_paths: [y]\n"
-    )
+    (empty_folder / "mine" / "experiment" / "own.yaml").write_text("# @package _global_\nlr: 0.5\ndata_paths: [y]\n")
     (empty_folder / "mine" / "base.yaml").write_text("defaults:\n  - cfg_pretrain\n  - _self_\nseed: 7\n")
     (cfg,) = run_entry(monkeypatch, "--config-dir", "mine", "--config-name", "base", "+experiment=own")
     assert (cfg.lr, cfg.seed, cfg.data_paths) == (0.5, 7, ["y"])
@@ -375,9 +369,7 @@ words = st.sampled_from(
 
 
 @settings(max_examples=150, deadline=None, suppress_health_check=list(HealthCheck), derandomize=True)
-@given(
-    st.lists(st.one_of(st.lists(words, max_size=5).map("".join), st.text(max_size=8)), min_size=1, max_size=3)
-)
+@given(st.lists(st.one_of(st.lists(words, max_size=5).map("".join), st.text(max_size=8)), min_size=1, max_size=3))
 def test_no_command_line_is_a_crash(argv: list[str]) -> None:
     try:
         check_command_line(argv)
@@ -408,9 +400,7 @@ class Options:
 
 
 def test_key_values() -> None:
-    parsed = parse_key_values(
-        ["checkpoint=a b=c/best.pt", "+batch_size=3", "sigma=1e-3", "names=[a,b]"], Options
-    )
+    parsed = parse_key_values(["checkpoint=a b=c/best.pt", "+batch_size=3", "sigma=1e-3", "names=[a,b]"], Options)
     assert parsed == Options("a b=c/best.pt", 3, 1e-3, ["a", "b"])
     assert parse_key_values(["checkpoint=7", "note=null", "batch_size=null"], Options) == Options("7")
     nested = parse_key_values(["inner.size=3", "checkpoint=7", "inner.hot=true"], Options)

@@ -155,9 +155,7 @@ def test_conflicting_aliases_are_refused() -> None:
 def test_names_of_a_run() -> None:
     cfg = resolve({"data_paths": ["data/Sudoku-Extreme/"]})
     assert cfg.project_name == "Sudoku-extreme-ACT-torch"
-    assert (
-        cfg.run_name is not None and cfg.run_name.startswith("trm-") and len(cfg.run_name) == len("trm-") + 8
-    )
+    assert cfg.run_name is not None and cfg.run_name.startswith("trm-") and len(cfg.run_name) == len("trm-") + 8
     assert cfg.checkpoint_path == f"checkpoints/{cfg.project_name}/{cfg.run_name}"
     named = resolve({**DATA, "project_name": "p", "run_name": "r"})
     assert named.checkpoint_path == "checkpoints/p/r"

@@ -77,9 +77,7 @@ def test_the_summary_tells_what_best_and_final_have_cost(sudoku6_folder: Path, t
         assert summary["curve"][which] == {"updates": step, **values}
 
 
-def test_initial_weights_are_those_the_run_began_with(
-    trained: Path, sudoku6_folder: Path, tmp_path: Path
-) -> None:
+def test_initial_weights_are_those_the_run_began_with(trained: Path, sudoku6_folder: Path, tmp_path: Path) -> None:
     """A run that trains nothing ends with them; one that trains reports the same numbers for them."""
     for name, start in (("seeded", []), ("given", [f"init_from={trained}"])):
         frozen, moving = tmp_path / f"{name}-frozen", tmp_path / f"{name}-moving"
@@ -129,9 +127,7 @@ def test_a_lost_start_is_left_out_and_told(
         assert summary_of(run)["test"].keys() == {"best", "final"}
 
 
-def test_a_state_without_a_start(
-    sudoku6_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_a_state_without_a_start(sudoku6_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """Written before starts were noted, or by other code."""
     train_here("trm_att", sudoku6_folder, tmp_path, ["max_steps=2"])
     state = read_state(tmp_path)
@@ -209,9 +205,7 @@ def test_table() -> None:
     ]
 
 
-def test_the_table_is_printed(
-    sudoku6_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_the_table_is_printed(sudoku6_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     train_here("trm_att", sudoku6_folder, tmp_path, ["max_steps=4"])
     lines = capsys.readouterr().out.splitlines()
     start = next(index for index, line in enumerate(lines) if line.startswith("rows, weights"))

@@ -92,9 +92,7 @@ def test_previous_state_takes_over(
     assert temporaries(tmp_path) == []
 
 
-def test_a_damaged_state_never_becomes_the_previous_one(
-    whole: Path, sudoku6_folder: Path, tmp_path: Path
-) -> None:
+def test_a_damaged_state_never_becomes_the_previous_one(whole: Path, sudoku6_folder: Path, tmp_path: Path) -> None:
     """Killed again before its first save, the run still has the good state it went on from."""
     train_here("trm_mlp", sudoku6_folder, tmp_path, [*OPTIONS, "max_steps=8"])
     latest = tmp_path / "latest_state.pt"
@@ -111,9 +109,7 @@ def test_both_damaged_is_refused_with_the_ways_out(sudoku6_folder: Path, tmp_pat
     (tmp_path / "final_state.pt").unlink()
     for name in ("latest_state.pt", "previous_state.pt"):
         truncated(tmp_path / name, (tmp_path / name).read_bytes())
-    before = {
-        path: path.read_bytes() for path in tmp_path.iterdir() if path.is_file() and path.name != ".lock"
-    }
+    before = {path: path.read_bytes() for path in tmp_path.iterdir() if path.is_file() and path.name != ".lock"}
     with pytest.raises(UserError, match="latest_state.pt.*previous_state.pt.*resume=.*best_state.pt"):
         train_here("trm_mlp", sudoku6_folder, tmp_path, [*OPTIONS, "max_steps=12"])
     assert all(path.read_bytes() == content for path, content in before.items())
@@ -148,9 +144,7 @@ def test_stale_temporaries_are_swept_at_the_start(sudoku6_folder: Path, tmp_path
 
 
 @pytest.mark.parametrize("name", ["provenance.json", "status.json", "summary.json", "metrics.jsonl"])
-def test_a_damaged_report_never_stops_a_run(
-    name: str, whole: Path, sudoku6_folder: Path, tmp_path: Path
-) -> None:
+def test_a_damaged_report_never_stops_a_run(name: str, whole: Path, sudoku6_folder: Path, tmp_path: Path) -> None:
     train_here("trm_mlp", sudoku6_folder, tmp_path, [*OPTIONS, "max_steps=8"])
     (tmp_path / name).write_bytes(b'{"sessions": [\xff\n{"step": 1')
     assert train_here("trm_mlp", sudoku6_folder, tmp_path, [*OPTIONS, "max_steps=12"]) == "done"

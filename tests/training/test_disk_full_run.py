@@ -140,9 +140,7 @@ def test_every_report_at_once(
     for name in ("latest_state.pt", "step_8", "best.pt", "status.json", "metrics.jsonl"):
         assert f"{tmp_path / name}" in warnings
     assert warnings.count("status.json") == 1, "said once, not at each update"
-    assert [line["step"] for line in logged_training(tmp_path)] == list(range(1, 11)), (
-        "held and written later"
-    )
+    assert [line["step"] for line in logged_training(tmp_path)] == list(range(1, 11)), "held and written later"
     assert logged_training(tmp_path) == logged_training(whole)
     assert json.loads((tmp_path / "status.json").read_text())["state"] == "done"
     # The best of update 8 could not be written, so that of the end is the best that there is.
@@ -210,9 +208,7 @@ def test_a_disk_that_really_refuses(
     second.kill(signal.SIGCONT)
     assert second.wait() == 2
     assert f"could not write {run / 'latest_state.pt'}: File too large" in second.stderr
-    assert second.stderr.splitlines()[-1].startswith(
-        f"error: {run}: the state at update 10 could not be saved"
-    )
+    assert second.stderr.splitlines()[-1].startswith(f"error: {run}: the state at update 10 could not be saved")
     assert read_state(run)["step"] == 4 and temporaries(run) == []
     third = pretrain_server.run(arguments, tmp_path / "third")
     assert third.returncode == 0, third.stderr

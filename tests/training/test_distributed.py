@@ -40,6 +40,7 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> str:
 
 # -- one update from one saved state
 
+
 @pytest.mark.parametrize("arch", ARCHITECTURES)
 def test_one_update_on_two_ranks_is_the_update_of_one(arch: str, data: str, tmp_path: Path) -> None:
     """At 20 successive states: gradients and sparse rows to 1e-10, halting decisions and carry data equal."""
@@ -103,11 +104,14 @@ def test_rows_of_different_number_are_gathered_in_rank_order() -> None:
         assert torch.equal(first[f"{name}, float64"], values[:, 0].double() / 3)
         assert torch.equal(first[f"{name}, bool"], values[:, 1] % 3 == 0)
     alone = rank_jobs.ragged(ALONE)
-    assert all(torch.equal(alone[f"none on the second, {kind}"], first[f"none on the second, {kind}"])
-               for kind in ("int64", "float64", "bool"))
+    assert all(
+        torch.equal(alone[f"none on the second, {kind}"], first[f"none on the second, {kind}"])
+        for kind in ("int64", "float64", "bool")
+    )
 
 
 # -- resume
+
 
 def test_resume_from_one_rank_on_two(data: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     one, two = tmp_path / "one", tmp_path / "two"
@@ -145,7 +149,8 @@ def run_two(server: PretrainServer, args: list[str], output: Path) -> list[tuple
 
 
 @pytest.mark.parametrize(
-    ("arch", "half"), [("trm_att", 4), ("trm_mlp", 4), ("hrm", 4), ("trm_att", 3)],
+    ("arch", "half"),
+    [("trm_att", 4), ("trm_mlp", 4), ("hrm", 4), ("trm_att", 3)],
     ids=["trm_att", "trm_mlp", "hrm", "trm_att_epoch_end"],
 )
 def test_two_ranks_stopped_and_resumed_are_bitwise_equal(
@@ -167,6 +172,7 @@ def test_two_ranks_stopped_and_resumed_are_bitwise_equal(
 
 # -- an error on one rank
 
+
 @pytest.mark.parametrize(("failing", "speaks"), [([0], 0), ([1], 1), ([0, 1], 0)])
 @pytest.mark.parametrize("user_error", [True, False])
 def test_an_error_on_one_rank_ends_all(failing: list[int], speaks: int, user_error: bool) -> None:
@@ -182,9 +188,7 @@ def test_all_go_on_when_none_fails() -> None:
     assert run_ranks("together", failing=[], user_error=True) == ["went on"] * 2
 
 
-def test_a_folder_in_use_ends_both_ranks(
-    sudoku4_folder: Path, tmp_path: Path, pretrain_server: PretrainServer
-) -> None:
+def test_a_folder_in_use_ends_both_ranks(sudoku4_folder: Path, tmp_path: Path, pretrain_server: PretrainServer) -> None:
     """Only rank 0 locks it; the other must not wait for rank 0 until its collectives time out."""
     folder = RunFolder(tmp_path / "run")
     folder.create()
@@ -229,9 +233,7 @@ def test_a_rank_that_never_comes_is_not_waited_for(
     assert "Traceback" not in process.stderr and not (tmp_path / "run").exists()
 
 
-def test_non_finite_is_said_once(
-    sudoku4_folder: Path, tmp_path: Path, pretrain_server: PretrainServer
-) -> None:
+def test_non_finite_is_said_once(sudoku4_folder: Path, tmp_path: Path, pretrain_server: PretrainServer) -> None:
     options = ["max_steps=9", "optimizer=adamw", "lr=1e30", "lr_warmup_steps=0", "log_interval=1"]
     args = merged(tiny_overrides("trm_mlp", sudoku4_folder, tmp_path / "run"), options)
     ends = run_two(pretrain_server, args, tmp_path / "log")
@@ -241,12 +243,11 @@ def test_non_finite_is_said_once(
 
 # -- faults in the middle
 
+
 @pytest.mark.parametrize("what", ["nan carry", "nan gradient", "infinite puzzle row"])
 def test_a_non_finite_number_on_one_rank_stops_all(what: str, data: str, tmp_path: Path) -> None:
     """Before the update: nobody's weights change, and the files hold the state before."""
-    found = run_ranks(
-        "train_with_fault", arch="trm_mlp", data=data, folder=str(tmp_path), what=what, rank=1, step=3
-    )
+    found = run_ranks("train_with_fault", arch="trm_mlp", data=data, folder=str(tmp_path), what=what, rank=1, step=3)
     for each in found:
         assert each["outcome"].startswith("NonFiniteError: not finite at update 4:"), each["outcome"]
         assert each["step"] == 3

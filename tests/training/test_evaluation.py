@@ -78,10 +78,7 @@ def pad(batch: Batch, size: int) -> Batch:
     """The batch filled up as `EvalBatches` does."""
     missing = size - len(batch["inputs"])
     fill = {"inputs": 0, "labels": -100, "puzzle_identifiers": 0}
-    return {
-        key: torch.cat([leaf, leaf.new_full((missing, *leaf.shape[1:]), fill[key])])
-        for key, leaf in batch.items()
-    }
+    return {key: torch.cat([leaf, leaf.new_full((missing, *leaf.shape[1:]), fill[key])]) for key, leaf in batch.items()}
 
 
 def run(model: RecursiveModel, batches: list[Batch], world: World | None = None) -> dict[str, float]:
@@ -122,9 +119,7 @@ def test_padding_does_not_count(model: RecursiveModel) -> None:
 
 def test_cutting_rows_into_batches_changes_nothing(model: RecursiveModel) -> None:
     batch = solvable(model, 7)
-    cut = [
-        {key: leaf[part] for key, leaf in batch.items()} for part in (slice(0, 3), slice(3, 6), slice(6, 7))
-    ]
+    cut = [{key: leaf[part] for key, leaf in batch.items()} for part in (slice(0, 3), slice(3, 6), slice(6, 7))]
     assert_same_numbers(run(model, [batch]), run(model, [cut[0], cut[1], pad(cut[2], 3)]))
 
 
@@ -204,9 +199,7 @@ def test_wilson_interval_at_the_ends() -> None:
 
 
 def test_rates_are_described_with_numerator_and_denominator() -> None:
-    assert describe_rate({"exact_count": 426.0, "count": 500.0}) == (
-        "exact_accuracy 0.8520 (426/500, 95% 0.818-0.880)"
-    )
+    assert describe_rate({"exact_count": 426.0, "count": 500.0}) == ("exact_accuracy 0.8520 (426/500, 95% 0.818-0.880)")
     assert describe_rate({"exact_count": 0.0, "count": 0.0}) == "exact_accuracy of 0 rows"
 
 

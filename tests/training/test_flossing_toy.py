@@ -52,6 +52,7 @@ def test_the_condition_number_is_that_of_the_whole_product() -> None:
     network = toy.network.double().requires_grad_(False)
     inputs = toy._sequences("measure", 0, 2).double()
     for number in range(2):
+
         def through(x: torch.Tensor, number: int = number) -> torch.Tensor:
             for one in network.state_maps(inputs[:, number : number + 1]):
                 x = one(x[None])[0]

@@ -89,9 +89,7 @@ def test_status_is_current_at_each_event_and_always_parseable(
     assert middle["config_hash"] == config_hash(tiny_config("trm_att", sudoku6_folder, tmp_path, options))
 
 
-def test_status_follows_the_interval(
-    sudoku6_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_status_follows_the_interval(sudoku6_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Interval 0: every update is written, parseable at each."""
     original = training.loop.train_on_batch
     seen: list[int] = []
@@ -262,9 +260,7 @@ def test_a_collapsed_model_is_told_once_armed(
     for name in ("guard/input_sensitivity=0", "guard/unique_pred_tokens=1", "guard/margin_over_baselines=-"):
         assert name in lines[0]
     logged = [line for line in read_metrics(tmp_path / "metrics.jsonl") if "guard/input_sensitivity" in line]
-    assert [line["step"] for line in logged][:4] == [4, 8, 12, 16] and logged[0][
-        "guard/input_sensitivity"
-    ] == 0
+    assert [line["step"] for line in logged][:4] == [4, 8, 12, 16] and logged[0]["guard/input_sensitivity"] == 0
 
 
 def test_a_collapsed_model_may_end_the_run(collapsed: Path, sudoku6_folder: Path, tmp_path: Path) -> None:
@@ -342,9 +338,7 @@ def test_patience(values: list[float], patience: int | None, best: int, end: int
     assert stopped == end and record.best is not None and record.best.step == best
 
 
-def test_full_validation_in_a_run(
-    sudoku6_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_full_validation_in_a_run(sudoku6_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     fast = {8: 0.5, 16: 0.25, 24: 0.75, 32: 0.25, 40: 0.25, 48: 0.25}
     calls = score_as(monkeypatch, lambda step, name: fast[step])
     train_here("trm_mlp", sudoku6_folder, tmp_path, ["epochs=6", "force_full_eval_every=2"])
@@ -380,9 +374,7 @@ def test_keep_last(sudoku6_folder: Path, tmp_path: Path) -> None:
 # -- the archive of the best
 
 
-def test_a_new_best_is_archived_whole(
-    sudoku6_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_new_best_is_archived_whole(sudoku6_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     score_as(monkeypatch, lambda step, name: {8: 0.25, 16: 0.5, 20: 0.25, 24: 0.25, 32: 0.5}[step])
     diff = {"commit": "abc123", "dirty": True, "diff": "- old\n+ new\n", "diff_sha256": "d1", "untracked": []}
     monkeypatch.setattr("training.provenance.describe_git", lambda root: dict(diff))
@@ -408,9 +400,7 @@ def test_a_new_best_is_archived_whole(
     assert "global_batch_size: 8" in (archive / "all_config.yaml").read_text()
 
 
-def test_archives_kept_and_left_out(
-    sudoku6_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_archives_kept_and_left_out(sudoku6_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     score_as(monkeypatch, lambda step, name: step / 100)
     monkeypatch.setattr("training.best_archive.LOG_LINES", 3)
     train_here("trm_mlp", sudoku6_folder, tmp_path / "two", ["archive_keep=2"])

@@ -51,6 +51,7 @@ def act_outputs(model: RecursiveModel, batch: Batch, num_steps: int) -> list[dic
 
 # -- a fixed number of steps
 
+
 @pytest.mark.parametrize("dtypes", DTYPES)
 @pytest.mark.parametrize("arch", ARCHITECTURES)
 def test_fixed_steps_are_the_official_evaluation_to_the_bit(arch: str, dtypes: str) -> None:
@@ -120,6 +121,7 @@ def test_logits_of_earlier_steps_are_not_kept(inference: Inference, monkeypatch:
 
 # -- rows that leave
 
+
 def lively_model(arch: str, seed: int = 0, **changes: object) -> RecursiveModel:
     """A model whose rows halt at different steps, in float64 throughout."""
     model = small_model(arch, seed, q_dtype=torch.float64, **changes).eval()
@@ -160,8 +162,7 @@ def cut(batch: Batch, size: int) -> list[Batch]:
     missing = -count % size
     fill = {"inputs": 0, "labels": -100, "puzzle_identifiers": 0, "row": -1}
     padded = {
-        key: torch.cat([leaf, leaf.new_full((missing, *leaf.shape[1:]), fill[key])])
-        for key, leaf in numbered.items()
+        key: torch.cat([leaf, leaf.new_full((missing, *leaf.shape[1:]), fill[key])]) for key, leaf in numbered.items()
     }
     return [{key: leaf[i : i + size] for key, leaf in padded.items()} for i in range(0, count + missing, size)]
 
@@ -365,6 +366,7 @@ def test_real_rows_with_and_without_numbers() -> None:
 
 # -- chosen by settings
 
+
 def test_settings_choose_the_inference(sudoku6_folder: Path) -> None:
     sets = [open_puzzle_set(sudoku6_folder, "test")]
     official = build_inference(EvalConfig(), sets, 0)
@@ -382,9 +384,7 @@ def test_settings_choose_the_inference(sudoku6_folder: Path) -> None:
     assert not keeps_steps(EvalConfig(vote=2)) and not keeps_steps(EvalConfig(adaptive_halt=True))
 
 
-def test_a_vote_needs_one_sudoku_box(
-    sudoku4_folder: Path, sudoku6_folder: Path, sudoku6_stored_folder: Path
-) -> None:
+def test_a_vote_needs_one_sudoku_box(sudoku4_folder: Path, sudoku6_folder: Path, sudoku6_stored_folder: Path) -> None:
     settings = EvalConfig(vote=2)
     four, six, stored = (
         open_puzzle_set(path, "test") for path in (sudoku4_folder, sudoku6_folder, sudoku6_stored_folder)
@@ -394,4 +394,3 @@ def test_a_vote_needs_one_sudoku_box(
     with pytest.raises(UserError, match="found 2x2 in .*, 2x3 in .*, expected boxes of one shape"):
         build_inference(settings, [four, six], 0)
     assert isinstance(build_inference(EvalConfig(), [stored, four], 0), OfficialInference)
-

@@ -78,9 +78,7 @@ def wait_for_a_moment(folder: Path, kind: int, draws: random.Random) -> None:
         time.sleep(draws.uniform(0, 0.8))
 
 
-def test_many_kills_at_random_moments(
-    sudoku6_folder: Path, pretrain_server: PretrainServer, tmp_path: Path
-) -> None:
+def test_many_kills_at_random_moments(sudoku6_folder: Path, pretrain_server: PretrainServer, tmp_path: Path) -> None:
     """24 kills, a third of them aimed into the save of a state."""
     draws = random.Random(5)
     whole, killed = tmp_path / "whole", tmp_path / "killed"

@@ -110,9 +110,7 @@ def test_every_torn_last_line_is_dropped(tmp_path: Path, capsys: pytest.CaptureF
     assert capsys.readouterr().err == ""  # a torn last line is the normal trace of a kill
 
 
-def test_unreadable_lines_are_dropped_with_a_warning(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_unreadable_lines_are_dropped_with_a_warning(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     path = tmp_path / "m.jsonl"
     path.write_bytes(b'{"step": 1}\n\xff\xfe\n[1]\n' + b"[" * 100_000 + b'\n{"step": "x"}\n{"step": 2}\n')
     assert MetricsLog(path).truncate_to_step(2) == 4
@@ -219,13 +217,9 @@ def test_unknown_mode(tmp_path: Path) -> None:
         start(tmp_path, "on")
 
 
-def test_only_the_config_is_sent(
-    tmp_path: Path, client: SimpleNamespace, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_only_the_config_is_sent(tmp_path: Path, client: SimpleNamespace, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("RRS_CANARY", "canary-value")
-    sink = start(
-        tmp_path, "offline", lr=0.1, arch={"num_tokens": 4, "api_key": "k"}, wandb_api_key="k", password="k"
-    )
+    sink = start(tmp_path, "offline", lr=0.1, arch={"num_tokens": 4, "api_key": "k"}, wandb_api_key="k", password="k")
     assert client.init["config"] == {"lr": 0.1, "arch": {"num_tokens": 4}}
     assert client.init["mode"] == "offline" and client.init["dir"] == str(tmp_path)
     assert vars(client.init["settings"]) == {"disable_code": True, "disable_git": True, "console": "off"}

@@ -196,9 +196,7 @@ def test_warm_up_and_ramp(sampling: str) -> None:
     assert np.array_equal(sigmas(30, **settings), sigmas(30, noise_sampling=sampling))
     assert sigmas(0, noise_sampling=sampling).any(), "without warm-up and ramp from the first update on"
     abrupt = {"noise_sampling": sampling, "clean_warmup_steps": 10}
-    assert not sigmas(9, **abrupt).any() and np.array_equal(
-        sigmas(10, **abrupt), sigmas(10, noise_sampling=sampling)
-    )
+    assert not sigmas(9, **abrupt).any() and np.array_equal(sigmas(10, **abrupt), sigmas(10, noise_sampling=sampling))
 
 
 def test_perturbed_starts_are_centred_on_the_clean_one() -> None:

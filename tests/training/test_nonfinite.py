@@ -104,9 +104,7 @@ def assert_stopped_cleanly(folder: Path, update: int, said: str) -> None:
     assert len(lines) == 1
     assert f"not finite at update {update}" in lines[0]
     iteration, batch = divmod(update - 1, 8)
-    assert (
-        f"batch {{'iteration': {iteration}, 'batch': {batch}, 'cursor': {8 * batch}}} of seed 0" in lines[0]
-    )
+    assert f"batch {{'iteration': {iteration}, 'batch': {batch}, 'cursor': {8 * batch}}} of seed 0" in lines[0]
     assert "Traceback" not in said
     status = json.loads((folder / "status.json").read_text())
     assert status["state"] == "failed" and f"update {update}" in status["error"]

@@ -72,9 +72,7 @@ def refused(data: Path, folder: Path, options: Sequence[str], arch: str = "trm_a
 
 
 @pytest.mark.parametrize(("options", "named"), CHANGES.values(), ids=CHANGES.keys())
-def test_each_difference_is_named(
-    options: list[str], named: str, trained: Path, sudoku6_folder: Path
-) -> None:
+def test_each_difference_is_named(options: list[str], named: str, trained: Path, sudoku6_folder: Path) -> None:
     message = refused(sudoku6_folder, trained, ["max_steps=6", *options])
     assert f"{trained / 'latest_state.pt'} is the state of another run" in message
     assert named in message
@@ -99,9 +97,7 @@ def test_another_objective(trained: Path, sudoku6_folder: Path, monkeypatch: pyt
     assert "objective: saved 'act_streaming', now 'perturbed'" in message
 
 
-def test_moved_data_and_run_control_are_no_difference(
-    trained: Path, sudoku6_folder: Path, tmp_path: Path
-) -> None:
+def test_moved_data_and_run_control_are_no_difference(trained: Path, sudoku6_folder: Path, tmp_path: Path) -> None:
     """The same bytes elsewhere, another place for the run, other intervals, more epochs: the same run."""
     moved = tmp_path / "moved"
     moved.symlink_to(sudoku6_folder)
@@ -148,9 +144,7 @@ def test_must_refuses_a_folder_without_one(sudoku6_folder: Path, tmp_path: Path)
     assert train_here("trm_att", sudoku6_folder, tmp_path, ["max_steps=4", "resume=must"]) == "done"
 
 
-def test_precedence(
-    trained: Path, sudoku6_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_precedence(trained: Path, sudoku6_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """The run's own newest state > resume=FILE > init_from > scratch; what is passed over is said."""
     file, weights = trained / "latest_state.pt", trained / "final.pt"
     both = [f"resume={file}", f"init_from={weights}"]
@@ -193,9 +187,7 @@ def test_a_resume_file_that_is_none(wrong: str, sudoku6_folder: Path, tmp_path: 
     assert "expected auto, never, must or a state file" in message
 
 
-def test_weights_are_no_state_and_a_state_is_no_weights(
-    trained: Path, sudoku6_folder: Path, tmp_path: Path
-) -> None:
+def test_weights_are_no_state_and_a_state_is_no_weights(trained: Path, sudoku6_folder: Path, tmp_path: Path) -> None:
     message = refused(sudoku6_folder, tmp_path, [*STEPS, f"resume={trained / 'final.pt'}"])
     assert "init_from=FILE" in message
     message = refused(sudoku6_folder, tmp_path, [*STEPS, f"init_from={trained / 'latest_state.pt'}"])
@@ -209,9 +201,7 @@ def test_the_folder_is_held(trained: Path, sudoku6_folder: Path) -> None:
         assert "is in use by another run" in refused(sudoku6_folder, trained, ["max_steps=6"])
 
 
-def test_a_finished_run_is_left_alone(
-    trained: Path, sudoku6_folder: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_a_finished_run_is_left_alone(trained: Path, sudoku6_folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     before = contents(trained)
     assert train_here("trm_att", sudoku6_folder, trained, STEPS) == "done"
     assert "finished at update 3" in capsys.readouterr().out

@@ -74,9 +74,7 @@ def test_input_noise_of_size_0_is_a_start_of_size_0(model: RecursiveModel) -> No
 
 
 @pytest.mark.parametrize("settings", FIXED, ids=lambda settings: settings.name)
-def test_input_noise_by_hand(
-    model: RecursiveModel, settings: object, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_input_noise_by_hand(model: RecursiveModel, settings: object, monkeypatch: pytest.MonkeyPatch) -> None:
     """Each trajectory alone: a baseline whose embedding is another one."""
     settings = replace(settings, perturb="input")  # type: ignore[type-var]
     batch = small_batch(B)

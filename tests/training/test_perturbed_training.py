@@ -191,9 +191,7 @@ def assert_close(first: dict[str, Any], second: dict[str, Any]) -> None:
 
 @pytest.mark.parametrize("rollout", ROLLOUTS)
 @pytest.mark.parametrize("arch", ARCHITECTURES)
-def test_one_update_on_two_ranks_is_the_update_of_one(
-    arch: str, rollout: str, data: str, tmp_path: Path
-) -> None:
+def test_one_update_on_two_ranks_is_the_update_of_one(arch: str, rollout: str, data: str, tmp_path: Path) -> None:
     """Noise by trajectory, ramp by update: the same on every rank, at updates with other noise, of several data."""
     shared = {"arch": arch, "data": data, "folder": str(tmp_path), "options": rollout_options(rollout)}
     updates = [0, 5, 40]

@@ -28,9 +28,7 @@ CONFIG: dict[str, Any] = {"arch": {"hidden_size": 96}, "lr": 1e-3, "seed": 5, "d
 
 def git(folder: Path, *arguments: str) -> str:
     identity = ["-c", "user.name=a", "-c", "user.email=a@b", "-c", "commit.gpgsign=false"]
-    done = subprocess.run(
-        ["git", "-C", str(folder), *identity, *arguments], capture_output=True, check=True, text=True
-    )
+    done = subprocess.run(["git", "-C", str(folder), *identity, *arguments], capture_output=True, check=True, text=True)
     return done.stdout.strip()
 
 
@@ -56,20 +54,14 @@ def test_fields(repository: Path) -> None:
     assert found["seeds"] == {"seed": 5} and found["datasets"] == [{"sha256": "ab"}]
     assert found["versions"]["python"] == platform.python_version()
     assert found["versions"]["torch"] == torch.__version__ and found["versions"]["numpy"] == np.__version__
-    assert (
-        found["device"] == "cpu"
-        and found["num_threads"] == torch.get_num_threads()
-        and found["world_size"] == 1
-    )
+    assert found["device"] == "cpu" and found["num_threads"] == torch.get_num_threads() and found["world_size"] == 1
     assert found["git"]["commit"] == git(repository, "rev-parse", "HEAD") and found["git"]["dirty"] is False
     assert found["cpu"] and found["platform"]
     json.dumps(found, allow_nan=False)
 
 
 def test_the_command_is_named_from_the_project_folder(repository: Path) -> None:
-    found = collect(
-        repository, argv=[str(repository / "scripts" / "x.py"), str(repository)], digest="ab" * 32
-    )
+    found = collect(repository, argv=[str(repository / "scripts" / "x.py"), str(repository)], digest="ab" * 32)
     assert found["argv"] == ["scripts/x.py", str(repository)] and found["config_hash"] == "ab" * 32
 
 
@@ -87,14 +79,9 @@ def test_nothing_about_host_user_environment_or_home(
     monkeypatch.setattr(platform, "node", lambda: "canary-host")
     home = str(Path.home())
     config = {**CONFIG, "data_paths": [f"{home}/data", f"{home}er/data"], "checkpoint_path": home}
-    found = collect_provenance(
-        config, argv=[f"{home}/main/pretrain.py", f"checkpoint_path={home}/r"], root=repository
-    )
+    found = collect_provenance(config, argv=[f"{home}/main/pretrain.py", f"checkpoint_path={home}/r"], root=repository)
     assert found["argv"] == ["~/main/pretrain.py", "checkpoint_path=~/r"]
-    assert (
-        found["config"]["data_paths"] == ["~/data", f"{home}er/data"]
-        and found["config"]["checkpoint_path"] == "~"
-    )
+    assert found["config"]["data_paths"] == ["~/data", f"{home}er/data"] and found["config"]["checkpoint_path"] == "~"
     assert found["config_hash"] == config_hash(config)
     text = json.dumps({**found, "config": None})
     assert "canary" not in text
@@ -186,9 +173,7 @@ def test_a_changed_config_is_kept_with_its_session(tmp_path: Path, repository: P
     assert read(path)["sessions"][1]["config"] == longer and read(path)["config"] == CONFIG
 
 
-@pytest.mark.parametrize(
-    "content", [b"", b"{", b"[]", b"\xff", b'{"sessions": 3}', b'{"sessions": [], "git": NaN}']
-)
+@pytest.mark.parametrize("content", [b"", b"{", b"[]", b"\xff", b'{"sessions": 3}', b'{"sessions": [], "git": NaN}'])
 def test_an_unreadable_file_is_set_aside(
     tmp_path: Path, repository: Path, content: bytes, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -81,14 +81,10 @@ def test_spectrum_against_reverse_mode(name: str) -> None:
     maps = make(name, size=1)
     layout = StateLayout(own(maps.initial_state))
     jacobian = flat_jacobian(maps, layout, 2)
-    tangents = torch.linalg.qr(
-        torch.randn(1, layout.size, 5, generator=torch.Generator().manual_seed(0)).double()
-    ).Q
+    tangents = torch.linalg.qr(torch.randn(1, layout.size, 5, generator=torch.Generator().manual_seed(0)).double()).Q
     expected = torch.linalg.svdvals(jacobian @ tangents[0]).log() / 2
     results = [
-        lyapunov_spectrum(
-            advance, maps.initial_state, num_exponents=5, num_steps=2, initial_tangents=tangents
-        )
+        lyapunov_spectrum(advance, maps.initial_state, num_exponents=5, num_steps=2, initial_tangents=tangents)
         for advance in (maps.sub_updates, maps.step)
     ]
     for found in results:

@@ -94,9 +94,7 @@ def test_stop_and_a_new_process(
 
 @pytest.mark.slow
 @pytest.mark.parametrize("arch", ARCHITECTURES)
-def test_stop_and_a_process_of_its_own_from_the_interpreter_on(
-    arch: str, sudoku6_folder: Path, tmp_path: Path
-) -> None:
+def test_stop_and_a_process_of_its_own_from_the_interpreter_on(arch: str, sudoku6_folder: Path, tmp_path: Path) -> None:
     for name, steps in (("whole", [22]), ("parts", [11, 22])):
         for step in steps:
             options = merged(tiny_overrides(arch, sudoku6_folder, tmp_path / name), INTERVALS)
@@ -158,9 +156,7 @@ def test_a_state_branches_into_another_folder(sudoku6_folder: Path, tmp_path: Pa
     assert (first / "latest_state.pt").read_bytes() == before
 
 
-def test_global_generators_go_on(
-    sudoku6_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_global_generators_go_on(sudoku6_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Our own draws need no generator, but a library's might: Python's, NumPy's and torch's go on too."""
     original = training.loop.train_on_batch
     drawn: list[tuple[int, float, float, float]] = []
@@ -182,9 +178,7 @@ def test_global_generators_go_on(
     assert_same_state(whole, parts)
 
 
-def test_another_thread_count_is_told(
-    sudoku6_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_another_thread_count_is_told(sudoku6_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     train_to(3, "trm_mlp", sudoku6_folder, tmp_path, [])
     assert read_state(tmp_path)["threads"] == 1
     capsys.readouterr()
@@ -201,9 +195,7 @@ def test_another_thread_count_is_told(
     assert "warning" not in capsys.readouterr().err
 
 
-def test_another_torch_is_told(
-    sudoku6_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_another_torch_is_told(sudoku6_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     train_to(2, "trm_mlp", sudoku6_folder, tmp_path, [])
     save_state(tmp_path / "latest_state.pt", read_state(tmp_path) | {"torch": "1.0.0", "world_size": 4})
     train_to(3, "trm_mlp", sudoku6_folder, tmp_path, [])

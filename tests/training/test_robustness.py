@@ -82,7 +82,12 @@ def test_groups_of_any_size_against_counting(seed: int) -> None:
 def test_no_rows_no_rates() -> None:
     result = RobustnessEvaluator(2).result()
     assert result == {
-        "exact_count": 0, "count": 0, "puzzles": 0, "always_count": 0, "partly_count": 0, "never_count": 0
+        "exact_count": 0,
+        "count": 0,
+        "puzzles": 0,
+        "always_count": 0,
+        "partly_count": 0,
+        "never_count": 0,
     }
 
 
@@ -93,6 +98,7 @@ def test_other_predictions_are_a_fault() -> None:
 
 
 # -- the interval
+
 
 @pytest.mark.parametrize(("solved", "total"), [(0, 9), (3, 10), (426, 500), (12, 12)])
 def test_rollouts_that_agree_are_one(solved: int, total: int) -> None:
@@ -128,6 +134,7 @@ def test_interval_covers_the_truth_as_often_as_it_says(a: float, b: float) -> No
 
 
 # -- batches, order, processes
+
 
 @pytest.mark.parametrize("count", [1, 13])
 def test_two_processes_measure_what_one_does(count: int) -> None:
@@ -241,9 +248,7 @@ BAD = {
 
 
 @pytest.mark.parametrize(("options", "says"), BAD.items())
-def test_bad_options(
-    runs: dict[str, Path], options: str, says: str, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_bad_options(runs: dict[str, Path], options: str, says: str, capsys: pytest.CaptureFixture[str]) -> None:
     before = sorted(runs["plain"].iterdir())
     with pytest.raises(SystemExit) as caught:
         evaluate.main([f"checkpoint={runs['plain']}/best.pt", "device=cpu", *options.split()])

@@ -66,8 +66,10 @@ def test_two_sets_one_after_the_other(sudoku4_folder: Path, sudoku6_folder: Path
     parts = []
     for numbers, right in (([4, 1], [True, False]), ([2], [True])):
         part = RowOutcomes()
-        part.update({"labels": torch.tensor([[1]] * len(numbers)), "row": torch.tensor(numbers)},
-                    answers([[1 if good else 2] for good in right]))
+        part.update(
+            {"labels": torch.tensor([[1]] * len(numbers)), "row": torch.tensor(numbers)},
+            answers([[1 if good else 2] for good in right]),
+        )
         parts.append(part)
     save_test_rows(tmp_path / "rows.json", sets, {"final": parts})
     found = read_test_rows(tmp_path / "rows.json")

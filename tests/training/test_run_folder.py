@@ -136,9 +136,7 @@ def test_the_way_out_works(run: RunFolder, tmp_path: Path) -> None:
     assert (decision.kind, decision.path) == ("resume_file", run.best_state)
 
 
-def test_naming_the_newest_state_itself_is_no_refusal(
-    run: RunFolder, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_naming_the_newest_state_itself_is_no_refusal(run: RunFolder, monkeypatch: pytest.MonkeyPatch) -> None:
     link_or_copy(run.latest_state, run.final_state)
     for path in (run.latest_state, run.final_state):
         assert decide_start(run, str(path)).kind == "own_state"
@@ -213,9 +211,7 @@ def test_numbers_and_sequences_compare_by_value() -> None:
 
 def test_refusal_is_one_line_with_the_ways_out() -> None:
     with pytest.raises(UserError) as caught:
-        refuse_if_different(
-            {f"k{n}": 0 for n in range(12)}, {f"k{n}": 1 for n in range(12)}, "run/latest_state.pt"
-        )
+        refuse_if_different({f"k{n}": 0 for n in range(12)}, {f"k{n}": 1 for n in range(12)}, "run/latest_state.pt")
     text = str(caught.value)
     assert "\n" not in text and "run/latest_state.pt" in text and "k7: saved 0, now 1; and 4 more" in text
     assert "checkpoint_path" in text and "init_from" in text

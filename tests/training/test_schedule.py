@@ -15,9 +15,7 @@ def official(step: int, base: float, warmup: int, total: int, ratio: float) -> f
     return base * (ratio + max(0.0, (1 - ratio) * 0.5 * (1.0 + math.cos(math.pi * 0.5 * 2.0 * progress))))
 
 
-@pytest.mark.parametrize(
-    ("step", "factor"), [(0, 0), (1, 1 / 2000), (500, 0.25), (1999, 1999 / 2000), (2000, 1)]
-)
+@pytest.mark.parametrize(("step", "factor"), [(0, 0), (1, 1 / 2000), (500, 0.25), (1999, 1999 / 2000), (2000, 1)])
 def test_warm_up_is_linear(step: int, factor: float) -> None:
     assert learning_rate(step, 1e-4, 2000, 65104, 0.1) == pytest.approx(1e-4 * factor, rel=1e-12, abs=1e-20)
 
@@ -33,9 +31,7 @@ def test_default_ratio_is_constant_after_warm_up() -> None:
     assert {learning_rate(step, 1e-4, 10, 100, 1.0) for step in range(10, 200)} == {1e-4}
 
 
-@pytest.mark.parametrize(
-    ("warmup", "total", "ratio"), [(2000, 65104, 1.0), (10, 100, 0.1), (0, 50, 0.0), (5, 5, 0.5)]
-)
+@pytest.mark.parametrize(("warmup", "total", "ratio"), [(2000, 65104, 1.0), (10, 100, 0.1), (0, 50, 0.0), (5, 5, 0.5)])
 def test_official_formula_up_to_the_planned_end(warmup: int, total: int, ratio: float) -> None:
     for step in range(0, total + 1, max(1, total // 200)):
         ours = learning_rate(step, 7e-5, warmup, total, ratio)

@@ -108,9 +108,7 @@ def test_the_network_takes_its_shape_from_the_data(sudoku6_folder: Path) -> None
 
 
 def test_seed_decides_the_weights(sudoku4_folder: Path) -> None:
-    first, again, other = (
-        build("hrm", sudoku4_folder, f"seed={seed}").model.lm_head.weight for seed in (3, 3, 4)
-    )
+    first, again, other = (build("hrm", sudoku4_folder, f"seed={seed}").model.lm_head.weight for seed in (3, 3, 4))
     assert torch.equal(first, again) and not torch.equal(first, other)
 
 
@@ -123,9 +121,7 @@ def test_seed_decides_the_weights(sudoku4_folder: Path) -> None:
         (["epochs=1", "eval_interval=1", "global_batch_size=64"], 1),
     ],
 )
-def test_planned_updates_are_the_official_count(
-    options: list[str], expected: int, sudoku6_folder: Path
-) -> None:
+def test_planned_updates_are_the_official_count(options: list[str], expected: int, sudoku6_folder: Path) -> None:
     config = tiny_config("trm_att", sudoku6_folder, "run", ["eval_interval=12", *options])
     assert planned_updates(config, open_training_data(config, verify=False)) == expected
 
@@ -168,9 +164,7 @@ def test_a_table_of_another_size_is_refilled_with_its_mean(sudoku4_folder: Path,
     assert torch.equal(model.state_dict()["puzzle_emb.weights"], torch.arange(16.0, 32.0)[None])
 
 
-def test_weights_of_another_shape_are_refused_and_nothing_is_loaded(
-    sudoku4_folder: Path, tmp_path: Path
-) -> None:
+def test_weights_of_another_shape_are_refused_and_nothing_is_loaded(sudoku4_folder: Path, tmp_path: Path) -> None:
     small, large = (build("trm_att", sudoku4_folder, f"arch.hidden_size={size}").model for size in (16, 32))
     before = {key: value.clone() for key, value in small.state_dict().items()}
     save_weights(tmp_path / "weights.pt", large.state_dict())

@@ -39,10 +39,7 @@ def stopped_at(process: ForkedPretrain, folder: Path, number: int, update: int) 
     name = signal.Signals(number).name
     assert f"{name}: finishing the update, then saving (Ctrl-C again aborts)" in process.stderr
     step = int(read_state(folder)["step"])
-    assert (
-        f"stopped at update {step}; the same command goes on from {folder / 'latest_state.pt'}"
-        in process.stdout
-    )
+    assert f"stopped at update {step}; the same command goes on from {folder / 'latest_state.pt'}" in process.stdout
     status = json.loads((folder / "status.json").read_text())
     assert status["state"] == "stopped" and status["global_step"] == step
     session = json.loads((folder / "provenance.json").read_text())["sessions"][-1]
@@ -68,9 +65,7 @@ def test_stop_and_go_on(sudoku6_folder: Path, pretrain_server: PretrainServer, t
     assert outcomes == ["stopped", "stopped", "done"]
 
 
-def test_a_second_ctrl_c_aborts(
-    sudoku6_folder: Path, pretrain_server: PretrainServer, tmp_path: Path
-) -> None:
+def test_a_second_ctrl_c_aborts(sudoku6_folder: Path, pretrain_server: PretrainServer, tmp_path: Path) -> None:
     """While the save waits (a test hook), Ctrl-C again: not 0, and what was there before is good."""
     run, whole = tmp_path / "run", tmp_path / "whole"
     arguments = merged(tiny_overrides("trm_mlp", sudoku6_folder, run), OPTIONS)

@@ -111,9 +111,7 @@ def test_best_and_its_flat_copies(tmp_path: Path, clock: Clock) -> None:
 
 
 def test_nonfinite_numbers_become_null(tmp_path: Path, clock: Clock) -> None:
-    StatusWriter(tmp_path / "s.json", clock=clock).event(
-        grad_norm=math.nan, lr=math.inf, best={"value": -math.inf}
-    )
+    StatusWriter(tmp_path / "s.json", clock=clock).event(grad_norm=math.nan, lr=math.inf, best={"value": -math.inf})
     found = read(tmp_path / "s.json")
     assert found["grad_norm"] is None and found["lr"] is None and found["best"] == {"value": None}
 

@@ -140,9 +140,7 @@ def test_labels_are_not_looked_at() -> None:
 
 def test_probing_changes_no_rollout_and_is_paid_for() -> None:
     model, batch = small_model("trm-att").eval(), numbered(small_batch(5))
-    plain, probed = (
-        StochasticRollouts(0.5, "z_H", 3, 4, probe=probe).predict(model, batch) for probe in (None, PROBE)
-    )
+    plain, probed = (StochasticRollouts(0.5, "z_H", 3, 4, probe=probe).predict(model, batch) for probe in (None, PROBE))
     assert torch.equal(plain.rollout_q, probed.rollout_q) and torch.equal(plain.logits, probed.logits)
     assert plain.rollout_growth.shape == (5, 3, 3, 0) and probed.rollout_growth.shape == (5, 3, 3, 2)
     assert probed.rollout_growth.isfinite().all()

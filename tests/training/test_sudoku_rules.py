@@ -27,14 +27,15 @@ def tokens(*boards: str) -> Tensor:
 def made(answers: Tensor) -> Predictions:
     size = len(answers)
     return Predictions(
-        answers=answers.long(), q_halt=torch.zeros(size), steps=torch.ones(size, dtype=torch.int32),
-        logits=torch.zeros(*answers.shape, 6), forward_passes=1,
+        answers=answers.long(),
+        q_halt=torch.zeros(size),
+        steps=torch.ones(size, dtype=torch.int32),
+        logits=torch.zeros(*answers.shape, 6),
+        forward_passes=1,
     )
 
 
-def judge(
-    inputs: Tensor, labels: Tensor, answers: Tensor, box: tuple[int, int] = (2, 2)
-) -> dict[str, int]:
+def judge(inputs: Tensor, labels: Tensor, answers: Tensor, box: tuple[int, int] = (2, 2)) -> dict[str, int]:
     evaluator = SudokuEvaluator(box)
     evaluator.begin()
     evaluator.update({"inputs": inputs, "labels": labels.int()}, made(answers))
@@ -51,15 +52,26 @@ def test_second_solution_of_an_ambiguous_puzzle() -> None:
     assert len(all_solutions(puzzle.tolist(), box)) == 2
     found = judge(tokens(AMBIGUOUS), tokens(SOLVED), tokens(OTHER))
     assert found == counts(
-        count=1, valid_count=1, givens_kept_count=1, solved_otherwise_count=1, cells_count=16, cells_right_count=12,
+        count=1,
+        valid_count=1,
+        givens_kept_count=1,
+        solved_otherwise_count=1,
+        cells_count=16,
+        cells_right_count=12,
         blanks_count=4,
     )
 
 
 def test_recorded_solution() -> None:
     assert judge(tokens(AMBIGUOUS), tokens(SOLVED), tokens(SOLVED)) == counts(
-        count=1, exact_count=1, valid_count=1, givens_kept_count=1, cells_count=16, cells_right_count=16,
-        blanks_count=4, blanks_right_count=4,
+        count=1,
+        exact_count=1,
+        valid_count=1,
+        givens_kept_count=1,
+        cells_count=16,
+        cells_right_count=16,
+        blanks_count=4,
+        blanks_right_count=4,
     )
 
 
@@ -67,7 +79,11 @@ def test_a_valid_grid_that_changes_a_given() -> None:
     """1 and 2 exchanged everywhere: by the rules a grid, but not of this puzzle."""
     swapped = SOLVED.translate(str.maketrans("12", "21"))
     assert judge(tokens(AMBIGUOUS), tokens(SOLVED), tokens(swapped)) == counts(
-        count=1, valid_count=1, cells_count=16, cells_right_count=8, blanks_count=4,
+        count=1,
+        valid_count=1,
+        cells_count=16,
+        cells_right_count=8,
+        blanks_count=4,
     )
 
 
@@ -76,7 +92,12 @@ def test_tokens_that_are_no_digits(token: int) -> None:
     answers = tokens(SOLVED).long()
     answers[0, 0] = token
     assert judge(tokens(AMBIGUOUS), tokens(SOLVED), answers) == counts(
-        count=1, givens_kept_count=1, cells_count=16, cells_right_count=15, blanks_count=4, blanks_right_count=3,
+        count=1,
+        givens_kept_count=1,
+        cells_count=16,
+        cells_right_count=15,
+        blanks_count=4,
+        blanks_right_count=3,
     )
     everywhere = judge(tokens(AMBIGUOUS), tokens(SOLVED), torch.full((1, 16), token))
     assert everywhere == counts(count=1, cells_count=16, blanks_count=4)
@@ -109,9 +130,7 @@ def test_every_size_by_loops(box: tuple[int, int]) -> None:
         board = np.array(answer).reshape(n, n)
         rows, columns = box
         lines = [*board, *board.T]
-        lines += [
-            board[r : r + rows, c : c + columns].ravel() for r in range(0, n, rows) for c in range(0, n, columns)
-        ]
+        lines += [board[r : r + rows, c : c + columns].ravel() for r in range(0, n, rows) for c in range(0, n, columns)]
         valid = all(sorted(line.tolist()) == list(range(1, n + 1)) for line in lines)
         kept = all(a == p for a, p in zip(answer, puzzle, strict=True) if p)
         right = [a == g for a, g in zip(answer, grid, strict=True)]
@@ -147,7 +166,10 @@ def test_groups_and_batches_add_up() -> None:
     assert (easy["low"], easy["high"], hard["low"], hard["high"]) == (1, 1, 5, 9)
     assert {name: easy[name] + hard[name] for name in COUNTS} == evaluator.counts()
     assert evaluator.result() == {
-        "rule_valid": 1.0, "givens_kept": 1.0, "blank_accuracy": 0.5, "solved_otherwise_count": 2.0,
+        "rule_valid": 1.0,
+        "givens_kept": 1.0,
+        "blank_accuracy": 0.5,
+        "solved_otherwise_count": 2.0,
     }
     evaluator.begin()
     assert evaluator.result() == {"solved_otherwise_count": 0.0}

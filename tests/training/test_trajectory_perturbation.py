@@ -169,9 +169,7 @@ def with_rollout(settings: ObjectiveConfig, rollout: str, normalize: str = "traj
 
 
 @pytest.mark.parametrize("settings", [BASELINE, SINGLE, MULTI], ids=lambda settings: settings.name)
-def test_parallel_fixed_is_the_mean_over_single_trajectories(
-    model: RecursiveModel, settings: ObjectiveConfig
-) -> None:
+def test_parallel_fixed_is_the_mean_over_single_trajectories(model: RecursiveModel, settings: ObjectiveConfig) -> None:
     batch = small_batch(B)
     found, expected = make_update(model, settings, batch), by_hand(model, settings, batch)
     assert_close(found, expected)

@@ -37,7 +37,9 @@ def sudoku_batch(box: Box, rows: list[int], seed: int = 0) -> Batch:
     padding = torch.tensor(rows) < 0
     inputs[padding], labels[padding] = 0, -100
     return {
-        "inputs": inputs, "labels": labels, "row": torch.tensor(rows),
+        "inputs": inputs,
+        "labels": labels,
+        "row": torch.tensor(rows),
         "puzzle_identifiers": torch.zeros(len(rows), dtype=torch.int32),
     }
 
@@ -54,9 +56,7 @@ class Equivariant(Inference):
     def __init__(self, box: Box) -> None:
         self.box = box
 
-    def predict(
-        self, model: RecursiveModel, batch: Batch, generator: torch.Generator | None = None
-    ) -> Predictions:
+    def predict(self, model: RecursiveModel, batch: Batch, generator: torch.Generator | None = None) -> Predictions:
         n = side(self.box)
         inputs = batch["inputs"].numpy()
         solved = solve(np.maximum(inputs - 1, 0).astype(np.uint8), self.box).solutions
@@ -67,8 +67,11 @@ class Equivariant(Inference):
             around[:, unit] += shown[:, unit].sum(dim=1, keepdim=True)
         size = len(answers)
         return Predictions(
-            answers=answers, q_halt=torch.linspace(-1, 1, size), steps=torch.arange(size, dtype=torch.int32),
-            logits=one_hot_logits(answers, n + 2) + around, forward_passes=7,
+            answers=answers,
+            q_halt=torch.linspace(-1, 1, size),
+            steps=torch.arange(size, dtype=torch.int32),
+            logits=one_hot_logits(answers, n + 2) + around,
+            forward_passes=7,
         )
 
 
@@ -92,17 +95,18 @@ class Scripted(Inference):
     def __init__(self, script: np.ndarray, q_halt: np.ndarray) -> None:
         self.script, self.q_halt, self.view = script, q_halt, 0
 
-    def predict(
-        self, model: RecursiveModel, batch: Batch, generator: torch.Generator | None = None
-    ) -> Predictions:
+    def predict(self, model: RecursiveModel, batch: Batch, generator: torch.Generator | None = None) -> Predictions:
         rows, inputs = batch["row"], batch["inputs"].long()
         twice = torch.stack([(inputs == token).sum(dim=1) for token in range(6)], dim=1)
         answers = torch.stack([inputs, torch.ones_like(inputs), torch.zeros_like(inputs), twice.gather(1, inputs) % 2])
         chosen = answers[torch.from_numpy(self.script)[rows, self.view], torch.arange(len(rows))]
         view, self.view = self.view, self.view + 1
         return Predictions(
-            answers=chosen, q_halt=torch.from_numpy(self.q_halt)[rows, view].float(),
-            steps=100 * view + rows.int(), logits=one_hot_logits(chosen, 6) + view, forward_passes=view + 1,
+            answers=chosen,
+            q_halt=torch.from_numpy(self.q_halt)[rows, view].float(),
+            steps=100 * view + rows.int(),
+            logits=one_hot_logits(chosen, 6) + view,
+            forward_passes=view + 1,
         )
 
 
@@ -165,17 +169,18 @@ class Positional(Inference):
 
     name = "positional"
 
-    def predict(
-        self, model: RecursiveModel, batch: Batch, generator: torch.Generator | None = None
-    ) -> Predictions:
+    def predict(self, model: RecursiveModel, batch: Batch, generator: torch.Generator | None = None) -> Predictions:
         inputs = batch["inputs"].long()
         weights = torch.arange(1, inputs.shape[1] + 1) ** 2
         key = (inputs * weights).sum(dim=1)
         # Few different answers, so that votes are more than one.
         answers = torch.where(inputs > 1, inputs, 2 + (key % 2)[:, None])
         return Predictions(
-            answers=answers, q_halt=(key % 97).float(), steps=(key % 13).int(),
-            logits=one_hot_logits(answers, 6) + (key % 5)[:, None, None], forward_passes=1,
+            answers=answers,
+            q_halt=(key % 97).float(),
+            steps=(key % 13).int(),
+            logits=one_hot_logits(answers, 6) + (key % 5)[:, None, None],
+            forward_passes=1,
         )
 
 
@@ -215,9 +220,7 @@ def test_padding_sees_padding() -> None:
     seen: list[torch.Tensor] = []
 
     class Watched(Positional):
-        def predict(
-            self, model: RecursiveModel, batch: Batch, generator: torch.Generator | None = None
-        ) -> Predictions:
+        def predict(self, model: RecursiveModel, batch: Batch, generator: torch.Generator | None = None) -> Predictions:
             seen.append(batch["inputs"][1])
             return super().predict(model, batch, generator)
 
@@ -245,9 +248,7 @@ def test_a_network_sees_the_views_and_no_labels() -> None:
     seen: list[Batch] = []
 
     class Watched(OfficialInference):
-        def predict(
-            self, model: RecursiveModel, batch: Batch, generator: torch.Generator | None = None
-        ) -> Predictions:
+        def predict(self, model: RecursiveModel, batch: Batch, generator: torch.Generator | None = None) -> Predictions:
             seen.append(batch)
             return super().predict(model, batch, generator)
 

@@ -119,11 +119,7 @@ def test_differences_are_listed_in_one_line() -> None:
         "inner.puzzle_emb.weights": torch.zeros(9, 8),
     }
     report = compare_weights(expected, weights, any_shape=["puzzle_emb.weights"])
-    assert (
-        report.missing == ("c",)
-        and report.unexpected == ("d",)
-        and report.misshapen == ("b (file 5, model 4)",)
-    )
+    assert report.missing == ("c",) and report.unexpected == ("d",) and report.misshapen == ("b (file 5, model 4)",)
     with pytest.raises(UserError) as caught:
         check_weights(expected, weights, source="x.pt")
     for part in (
@@ -138,8 +134,4 @@ def test_differences_are_listed_in_one_line() -> None:
 
 def test_long_lists_are_shortened_with_a_count() -> None:
     report = compare_weights({f"k{n:02}": (1,) for n in range(20)}, {})
-    assert (
-        not report.fits
-        and str(report).endswith("k07 and 12 more")
-        and str(report).startswith("20 missing: k00")
-    )
+    assert not report.fits and str(report).endswith("k07 and 12 more") and str(report).startswith("20 missing: k00")

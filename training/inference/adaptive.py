@@ -35,9 +35,7 @@ class AdaptiveInference(Inference):
         self.max_steps = max_steps
 
     @torch.no_grad()
-    def predict(
-        self, model: RecursiveModel, batch: Batch, generator: torch.Generator | None = None
-    ) -> Predictions:
+    def predict(self, model: RecursiveModel, batch: Batch, generator: torch.Generator | None = None) -> Predictions:
         """As `answer`, for one batch and in its order. Padding takes no step: everything about it is 0."""
         config, device, size = model.config, model.H_init.device, batch["inputs"].shape[0]
         result = Predictions(

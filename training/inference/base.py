@@ -33,9 +33,7 @@ class Inference(ABC):
     name: str
 
     @abstractmethod
-    def predict(
-        self, model: RecursiveModel, batch: Batch, generator: torch.Generator | None = None
-    ) -> Predictions:
+    def predict(self, model: RecursiveModel, batch: Batch, generator: torch.Generator | None = None) -> Predictions:
         """Answers to a batch on the model's device, in the batch's order; a model in evaluation mode."""
 
     def answer(

@@ -69,11 +69,15 @@ def check_rollouts(settings: EvaluateConfig) -> None:
         return
     if len(settings.sigma) != 1:
         scales = ", ".join(f"{sigma:g}" for sigma in settings.sigma) or "none"
-        raise UserError(f"option 'eval.sigma': found {scales}, expected one noise scale for stochastic rollouts, "
-                        "such as eval.sigma=0.3")
+        raise UserError(
+            f"option 'eval.sigma': found {scales}, expected one noise scale for stochastic rollouts, "
+            "such as eval.sigma=0.3"
+        )
     if settings.adaptive_halt or settings.vote > 1:
-        raise UserError("option 'eval.inference': stochastic rollouts take a fixed number of steps and choose among "
-                        "themselves; leave out eval.adaptive_halt and eval.vote")
+        raise UserError(
+            "option 'eval.inference': stochastic rollouts take a fixed number of steps and choose among "
+            "themselves; leave out eval.adaptive_halt and eval.vote"
+        )
     if not 0 <= settings.noise_seed < 2**63:
         raise UserError(f"option 'eval.noise_seed': found {settings.noise_seed}, expected 0 to 2^63 - 1")
     for name in ("stability_steps", "stability_directions"):
@@ -81,8 +85,10 @@ def check_rollouts(settings: EvaluateConfig) -> None:
             raise UserError(f"option 'eval.{name}': found {getattr(settings, name)}, expected at least 1")
     for size in settings.stability_sizes:
         if not MIN_SIZE <= size <= MAX_SIZE:
-            raise UserError(f"option 'eval.stability_sizes': found {size:g}, expected parts of the state's norm from "
-                            f"{MIN_SIZE:g} to {MAX_SIZE:g}")
+            raise UserError(
+                f"option 'eval.stability_sizes': found {size:g}, expected parts of the state's norm from "
+                f"{MIN_SIZE:g} to {MAX_SIZE:g}"
+            )
     if len({f"{size:g}" for size in settings.stability_sizes}) < len(settings.stability_sizes):
         raise UserError("option 'eval.stability_sizes': expected each size once")
     if settings.max_steps is not None:
@@ -94,5 +100,7 @@ def _refuse_unread(settings: EvaluateConfig) -> None:
     for item in fields(EvaluateConfig):
         default = item.default if item.default_factory is MISSING else item.default_factory()
         if item.name not in run and getattr(settings, item.name) != default:
-            raise UserError(f"option 'eval.{item.name}' is of stochastic rollouts: give a noise scale too, as a "
-                            "number, such as eval.sigma=0.3")
+            raise UserError(
+                f"option 'eval.{item.name}' is of stochastic rollouts: give a noise scale too, as a "
+                "number, such as eval.sigma=0.3"
+            )

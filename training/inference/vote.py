@@ -132,9 +132,7 @@ class VoteInference(Inference):
             votes=torch.from_numpy(result.votes).to(device),
         )
 
-    def _answer(
-        self, model: RecursiveModel, batch: Batch, view: int, generator: torch.Generator | None
-    ) -> Predictions:
+    def _answer(self, model: RecursiveModel, batch: Batch, view: int, generator: torch.Generator | None) -> Predictions:
         """What `inner` says to one view, as if it had been asked the puzzle itself."""
         if view == 0:
             made = self.inner.predict(model, batch, generator)

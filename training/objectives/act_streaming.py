@@ -53,9 +53,7 @@ class ACTStreaming:
                 min_halt_steps=minimum[rows],
             )
             carries.append(carry)
-            loss, metrics = act_loss(
-                step_outputs, carry["labels"], carry["halted"], carry["steps"], self.loss_type
-            )
+            loss, metrics = act_loss(step_outputs, carry["labels"], carry["halted"], carry["steps"], self.loss_type)
             for term in self.terms:
                 name, term_loss, term_metrics = term(model, step_outputs, carry)
                 loss = loss + term_loss

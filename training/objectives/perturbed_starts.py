@@ -25,9 +25,7 @@ class Trajectories:
     perturbed: list[bool]
 
 
-def trajectories(
-    settings: ObjectiveConfig, context: UpdateContext, rows: slice, indices: range
-) -> Trajectories:
+def trajectories(settings: ObjectiveConfig, context: UpdateContext, rows: slice, indices: range) -> Trajectories:
     """The trajectories `indices` (of 0 to K-1) of the slots that lie in `rows` of this process's batch.
 
     `baseline_ce` perturbs none, `single_perturbed_ce` all, `multi_perturbed_ce` all but trajectory 0.
@@ -57,9 +55,7 @@ def starting_state(
     if not moving:
         return state
     names = [chosen.numbers[i] for i in moving]
-    noise = draw_state_noise(
-        context.seed, context.step, names, tuple(state.z_H.shape[1:]), settings.perturb, "start"
-    )
+    noise = draw_state_noise(context.seed, context.step, names, tuple(state.z_H.shape[1:]), settings.perturb, "start")
     moved = perturb(model.initial_state(len(moving)), sigma, noise, settings.perturb)
     rows = torch.tensor(moving).to(state.z_H.device)
     for leaf, part in zip(state, moved, strict=True):
@@ -86,9 +82,7 @@ def input_noise(
     return noise
 
 
-def _moving(
-    settings: ObjectiveConfig, context: UpdateContext, chosen: Trajectories
-) -> tuple[list[int], Tensor]:
+def _moving(settings: ObjectiveConfig, context: UpdateContext, chosen: Trajectories) -> tuple[list[int], Tensor]:
     """Positions in `chosen` of the trajectories with a sigma above 0, and those sigmas."""
     candidates = [i for i, perturbed in enumerate(chosen.perturbed) if perturbed]
     sigma = draw_sigma(settings, context.seed, context.step, [chosen.numbers[i] for i in candidates])

@@ -154,9 +154,7 @@ class ACTMask(TrajectoryPerturbation):
             extra = step.extra_passes + (found_steps if step.number == 1 else 0)
             yield Output(loss, normalizer, count, extra, metrics, ends_update=step.last)
 
-    def _halting_rule(
-        self, model: RecursiveModel, context: UpdateContext, chosen: Trajectories
-    ) -> HaltingRule:
+    def _halting_rule(self, model: RecursiveModel, context: UpdateContext, chosen: Trajectories) -> HaltingRule:
         """By q, and not before a minimum that exploration draws."""
         config = model.config
         numbers = torch.tensor(chosen.numbers)

@@ -112,9 +112,7 @@ def flossing_loss(
             num_steps=1, qr_interval=settings.qr_interval, initial_tangents=tangents,
         )  # fmt: skip
     with_tangents = settings.warmup + 3 * window.updates / len(updates)
-    passes += len(chosen) * (window.begin - settings.warmup) + math.ceil(
-        len(chosen) * (1 + settings.k) * with_tangents
-    )
+    passes += len(chosen) * (window.begin - settings.warmup) + math.ceil(len(chosen) * (1 + settings.k) * with_tangents)
     return _loss(DifferentiableExponents(found.exponents / settings.window, found.degenerate), settings, passes)
 
 

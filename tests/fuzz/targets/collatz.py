@@ -44,9 +44,7 @@ class CollatzCsv:
         path.write_bytes(data)
         if not sound and rng.random() < 0.04:
             misplace(rng, path, changes)
-        return Case(
-            changes, lambda: read_eval_file(path), lambda rows: _wrong_rows(rows, path), must_read=sound
-        )
+        return Case(changes, lambda: read_eval_file(path), lambda rows: _wrong_rows(rows, path), must_read=sound)
 
 
 def _edit(rng: Random, lines: list[str], changes: list[str]) -> None:

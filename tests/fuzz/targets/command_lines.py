@@ -167,15 +167,9 @@ def _word(rng: Random, keys: list[str]) -> str:
     if kind == 2:
         return typo(rng, rng.choice(SOUND_WORDS))
     if kind == 3:
-        return (
-            rng.choice(["", "+", "++", "~", "~~", "+++", "~+"])
-            + rng.choice(keys)
-            + rng.choice(["", "=", "==1"])
-        )
+        return rng.choice(["", "+", "++", "~", "~~", "+++", "~+"]) + rng.choice(keys) + rng.choice(["", "=", "==1"])
     if kind == 4:
-        group = rng.choice(
-            ["arch", "experiment", "hydra/launcher", "+arch", "++arch", "~arch", "arch@x", "arch@:x"]
-        )
+        group = rng.choice(["arch", "experiment", "hydra/launcher", "+arch", "++arch", "~arch", "arch@x", "arch@:x"])
         return f"{group}={rng.choice(['trm', 'hrm', 'smoke', 'none', '[trm,hrm]', '../trm', 'trm.yaml', ''])}"
     if kind == 5:
         return f"{rng.choice(['', '+', '++', '~'])}{rng.choice(HYDRA_KEYS)}={rng.choice(VALUES)}"
@@ -198,9 +192,7 @@ class HydraCommands:
         sound = rng.random() < 0.05
         words = ["data_paths=[data/x]"] if sound or rng.random() < 0.7 else []
         if sound:
-            words += rng.sample(
-                ["lr=1e-4", "seed=7", "+ema=True", "arch.H_cycles=3", "arch=hrm", "max_steps=9"], 2
-            )
+            words += rng.sample(["lr=1e-4", "seed=7", "+ema=True", "arch.H_cycles=3", "arch=hrm", "max_steps=9"], 2)
         else:
             words += [_word(rng, self.keys) for _ in range(rng.choice([1, 1, 2, 3]))]
             if rng.random() < 0.15:
@@ -275,9 +267,7 @@ class KeyValues:
             name = rng.choice(names)
             name = typo(rng, name) if rng.random() < 0.15 else name
             name = rng.choice(["", "+", "++", "~", "--"]) + name if rng.random() < 0.15 else name
-            words.append(
-                f"{name}={rng.choice(VALUES)}" if rng.random() < 0.9 else rng.choice([name, *VALUES, *FLAGS])
-            )
+            words.append(f"{name}={rng.choice(VALUES)}" if rng.random() < 0.9 else rng.choice([name, *VALUES, *FLAGS]))
         rng.shuffle(words)
         (folder / "argv.txt").write_text(ascii(words))
 
@@ -320,9 +310,7 @@ class BuilderCommands:
 
     def prepare(self) -> None:
         actions = builder.parser()._actions
-        self.options = [
-            option for action in actions for option in action.option_strings if option.startswith("--")
-        ]
+        self.options = [option for action in actions for option in action.option_strings if option.startswith("--")]
 
     def case(self, rng: Random, folder: Path) -> Case:
         words: list[str] = []
@@ -347,9 +335,7 @@ class BuilderCommands:
             option = rng.choice(self.options)
             option = typo(rng, option) if rng.random() < 0.15 else option
             option = option.replace("-", "_").replace("__", "--", 1) if rng.random() < 0.1 else option
-            value = rng.choice(
-                [*numbers, "6x6", "4x4", "stored", "on-the-fly", "search", "data/a.csv", *VALUES]
-            )
+            value = rng.choice([*numbers, "6x6", "4x4", "stored", "on-the-fly", "search", "data/a.csv", *VALUES])
             words += rng.choice([[option, value], [f"{option}={value}"], [option], [value]])
         (folder / "argv.txt").write_text(ascii(words))
 

@@ -201,8 +201,7 @@ def _markup(rng: Random, text: bytes, folder: Path, changes: list[str]) -> bytes
         "seed: !!python/name:os.system\n",
         "seed: !!python/module:antigravity\n",
         "x: &a [y]\nz: [*a, *a]\n",
-        "a: &a [x]\n"
-        + "".join(f"{chr(98 + i)}: &{chr(98 + i)} [{f'*{chr(97 + i)},' * 9}]\n" for i in range(9)),
+        "a: &a [x]\n" + "".join(f"{chr(98 + i)}: &{chr(98 + i)} [{f'*{chr(97 + i)},' * 9}]\n" for i in range(9)),
         "seed: &s [*s]\n",
         "<<: {seed: 5}\n",
         "<<: [1]\n",
@@ -259,9 +258,7 @@ def judge(cfg: TrainConfig, path: Path) -> str | None:
     raw = yaml.safe_load(text)
     if _doubled(yaml.compose(text, yaml.SafeLoader)):
         return "a key stands twice and one of them was taken"
-    return _unlike(cfg, raw) or (
-        _unlike(cfg.arch, raw["arch"]) if isinstance(raw.get("arch"), dict) else None
-    )
+    return _unlike(cfg, raw) or (_unlike(cfg.arch, raw["arch"]) if isinstance(raw.get("arch"), dict) else None)
 
 
 def wrong_types(node: Any) -> str | None:

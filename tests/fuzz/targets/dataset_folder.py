@@ -89,9 +89,7 @@ def read(root: Path) -> Opened:
         train.append(batch)
     source.fingerprint()
     rows = [test_rows(puzzle_set, 4) for puzzle_set in sets["test"]]
-    evaluated = [
-        list(EvalBatches(each, chosen, BATCH)) for each, chosen in zip(sets["test"], rows, strict=True)
-    ]
+    evaluated = [list(EvalBatches(each, chosen, BATCH)) for each, chosen in zip(sets["test"], rows, strict=True)]
     for puzzle_set in sets["test"]:
         validation_rows(puzzle_set, 4)
         fingerprint(puzzle_set.root, puzzle_set.split)
@@ -107,9 +105,7 @@ def judge(opened: Opened, root: Path, base: Files) -> str | None:
         if opened.verified[split] != len(sums):
             return f"{opened.verified[split]} checksums were verified, {len(sums)} are there"
         for puzzle_set in sets:
-            arrays = {
-                name: _plain_array(root / split / f"{puzzle_set.set_name}__{name}.npy") for name in ARRAYS
-            }
+            arrays = {name: _plain_array(root / split / f"{puzzle_set.set_name}__{name}.npy") for name in ARRAYS}
             wrong = _wrong_set(puzzle_set, arrays, text) or _unlike_base(root, split, sums, base)
             if wrong:
                 return f"{split}/{puzzle_set.set_name}: {wrong}"
@@ -147,9 +143,7 @@ def _wrong_set(puzzle_set: PuzzleSet, arrays: dict[str, np.ndarray], text: dict[
     if groups[0] != 0 or groups[-1] != len(puzzles) - 1 or (groups[1:] <= groups[:-1]).any():
         return "group_indices"
     identifiers = arrays["puzzle_identifiers"].astype(object)
-    if len(identifiers) != len(puzzles) - 1 or not all(
-        0 <= i < text["num_puzzle_identifiers"] for i in identifiers
-    ):
+    if len(identifiers) != len(puzzles) - 1 or not all(0 <= i < text["num_puzzle_identifiers"] for i in identifiers):
         return "puzzle_identifiers"
     if puzzle_set.ratings is not None and puzzle_set.ratings.shape != (count,):
         return "ratings"
@@ -195,9 +189,7 @@ def _wrong_train(opened: Opened) -> str | None:
 
 def _wrong_evaluation(opened: Opened) -> str | None:
     for puzzle_set, rows, batches in zip(opened.sets["test"], opened.rows, opened.evaluated, strict=True):
-        seen = (
-            torch.cat([batch["row"] for batch in batches]) if batches else torch.zeros(0, dtype=torch.int64)
-        )
+        seen = torch.cat([batch["row"] for batch in batches]) if batches else torch.zeros(0, dtype=torch.int64)
         if seen[seen >= 0].tolist() != rows.tolist():
             return "evaluation visits other rows"
         for batch in batches:
@@ -209,10 +201,7 @@ def _wrong_evaluation(opened: Opened) -> str | None:
                 expected = puzzle_set.labels[int(row)].astype(np.int64)
                 if puzzle_set.metadata.ignore_label_id is not None:
                     expected[expected == puzzle_set.metadata.ignore_label_id] = -100
-                if (
-                    tokens.tolist() != puzzle_set.inputs[int(row)].tolist()
-                    or label.tolist() != expected.tolist()
-                ):
+                if tokens.tolist() != puzzle_set.inputs[int(row)].tolist() or label.tolist() != expected.tolist():
                     return f"evaluation gives other tokens in row {int(row)}"
     return None
 
@@ -247,11 +236,7 @@ def _seal(files: Files, changes: list[str]) -> None:
 
 
 def _files_of(root: Path) -> Files:
-    return {
-        path.relative_to(root).as_posix(): path.read_bytes()
-        for path in sorted(root.rglob("*"))
-        if path.is_file()
-    }
+    return {path.relative_to(root).as_posix(): path.read_bytes() for path in sorted(root.rglob("*")) if path.is_file()}
 
 
 def _single() -> Files:

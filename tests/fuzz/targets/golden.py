@@ -53,8 +53,7 @@ class Golden:
             return
         model = build_model(ModelConfig.from_official(CONFIG, dtype=torch.float64), 5)
         arrays: dict[str, np.ndarray] = {
-            f"sd/_orig_mod.model.inner.{name}": value.float().numpy()
-            for name, value in model.state_dict().items()
+            f"sd/_orig_mod.model.inner.{name}": value.float().numpy() for name, value in model.state_dict().items()
         }
         rng = np.random.default_rng(1)
         arrays["batch/inputs"] = rng.integers(0, 5, (2, 4)).astype(np.int32)
@@ -107,9 +106,7 @@ class Golden:
             return "an array of objects was read"
         for name, value in model.state_dict().items():
             stored = [array for key, array in arrays.items() if key.startswith("sd/") and key.endswith(name)]
-            if not any(
-                np.array_equal(value.numpy(), array.astype(np.float64), equal_nan=True) for array in stored
-            ):
+            if not any(np.array_equal(value.numpy(), array.astype(np.float64), equal_nan=True) for array in stored):
                 return f"{name} was read as other numbers"
         if not all(isinstance(value, float) for value in largest.values()):
             return f"differences are {largest}"

@@ -145,15 +145,11 @@ def _edit_rows(rng: Random, lines: list[str], changes: list[str]) -> None:
         line = ",".join(f'"{part}"' for part in line.split(","))
         line = line if rng.random() < 0.5 else line[:-1]
     elif kind == "spaces":
-        line = rng.choice(
-            [" " + line, line + "  ", line.replace(",", ", "), "\t" + line, line + "\tcomment # x"]
-        )
+        line = rng.choice([" " + line, line + "  ", line.replace(",", ", "), "\t" + line, line + "\tcomment # x"])
     elif kind == "double":
         lines.insert(rng.randrange(len(lines)), line)
     elif kind == "rating":
-        new = rng.choice(
-            ["-1", "1e3", "", "99999999999", "+5", "5.0", "\u0665", "\u00b2", " 12 ", "0x10", "1_000"]
-        )
+        new = rng.choice(["-1", "1e3", "", "99999999999", "+5", "5.0", "\u0665", "\u00b2", " 12 ", "0x10", "1_000"])
         line = line.rsplit(",", 1)[0] + "," + new
     elif kind == "unicode" and places:
         place = rng.choice(places)
@@ -203,9 +199,7 @@ class _TextTarget:
         path.write_bytes(data)
         if not sound and rng.random() < 0.03:
             misplace(rng, path, changes)
-        return Case(
-            changes, lambda: self.read(path), lambda result: self.judge(result, path), must_read=sound
-        )
+        return Case(changes, lambda: self.read(path), lambda result: self.judge(result, path), must_read=sound)
 
 
 class PublishedCsv(_TextTarget):
@@ -240,9 +234,7 @@ class PublishedCsv(_TextTarget):
         rows = [dict(zip(header, row, strict=True)) for row in table[1:] if row]
         if len(rows) != len(found.boards):
             return f"{len(found.boards)} puzzles of {len(rows)} rows"
-        for row, board, solution, rating in zip(
-            rows, found.boards, found.solutions, found.ratings, strict=True
-        ):
+        for row, board, solution, rating in zip(rows, found.boards, found.solutions, found.ratings, strict=True):
             question, answer = _plain(row["question"]), row["answer"]
             if _text(board) != question or _text(solution) != answer or int(rating) != int(row["rating"]):
                 return f"a row was read as something else: {row}"
@@ -272,9 +264,7 @@ class RawPuzzleList(_TextTarget):
 
     def read(self, path: Path) -> tuple[RawList, Collected]:
         found = read_raw_list(resolve_input(str(path)))
-        collected = collect_lists(
-            [path], seed=2, num_train=None, test_size=None, min_difficulty=None, num_workers=1
-        )
+        collected = collect_lists([path], seed=2, num_train=None, test_size=None, min_difficulty=None, num_workers=1)
         return found, collected
 
     def judge(self, result: tuple[RawList, Collected], path: Path) -> str | None:

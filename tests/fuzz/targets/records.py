@@ -159,9 +159,7 @@ class Records:
             return Case(changes, lambda: _row(run), _wrong_row, must_read=sound)
         if kind == "metrics":
             step = rng.choice([-1, 0, 25, 50, 10**6])
-            return Case(
-                changes, lambda: _cut(run, step), lambda found: _wrong_cut(found, run, step), must_read=sound
-            )
+            return Case(changes, lambda: _cut(run, step), lambda found: _wrong_cut(found, run, step), must_read=sound)
         return Case(changes, lambda: _resume(run), lambda found: _wrong_resume(found, run), must_read=sound)
 
 
@@ -223,9 +221,7 @@ def _cut(run: Path, step: int) -> tuple[list[dict[str, Any]], int, list[dict[str
     return before, dropped, list(read_metrics(path))
 
 
-def _wrong_cut(
-    found: tuple[list[dict[str, Any]], int, list[dict[str, Any]]], run: Path, step: int
-) -> str | None:
+def _wrong_cut(found: tuple[list[dict[str, Any]], int, list[dict[str, Any]]], run: Path, step: int) -> str | None:
     before, _, after = found
     if any(type(line["step"]) is not int or line["step"] > step for line in after):
         return f"a line after step {step} was kept"

@@ -107,9 +107,7 @@ class States:
         path.write_bytes(data)
         if not sound and rng.random() < 0.03:
             misplace(rng, path, changes)
-        return Case(
-            changes, lambda: load_state(path), lambda found: self._wrong(found, data), must_read=sound
-        )
+        return Case(changes, lambda: load_state(path), lambda found: self._wrong(found, data), must_read=sound)
 
     def _folder_case(self, rng: Random, folder: Path, changes: list[str]) -> Case:
         """The newest damaged, the one before sound or damaged too."""

@@ -215,9 +215,7 @@ class Weights:
                 return f"{key} holds a number that is none"
             if not weights[key].is_floating_point():
                 return f"{key} holds {weights[key].dtype}"
-        if data == self.files[name] or (
-            name in ("best.pt", "step_10") and _same_members(data, self.files[name])
-        ):
+        if data == self.files[name] or (name in ("best.pt", "step_10") and _same_members(data, self.files[name])):
             for key, value in self.tensors.items():
                 if not torch.equal(weights[key], value) or not torch.equal(loaded[key], value):
                     return f"{key} was read as other numbers"
