@@ -4,11 +4,11 @@ import sys
 from collections.abc import Sequence
 
 from errors import UserError, exit_on_user_error
-from training.collatz_baselines import ClosedFormRun, run_closed_forms
-from training.collatz_checkpoint import evaluate_checkpoint
-from training.collatz_flags import CheckpointRun, read_flags
-from training.collatz_plan import plan_lines
-from training.collatz_train_flags import in_flags
+from projects.collatz.baselines import ClosedFormRun, run_closed_forms
+from projects.collatz.checkpoint import evaluate_checkpoint
+from projects.collatz.flags import CheckpointRun, read_flags
+from projects.collatz.plan import plan_lines
+from projects.collatz.train_flags import in_flags
 from training.start import train
 
 

@@ -15,7 +15,8 @@ accuracy after each supervision step, by difficulty, from perturbed starts, and 
 eval.sigma as a list asks for accuracy from perturbed starts, beside everything else. As a number it asks for
 stochastic rollouts, with noise at every supervision step (Probabilistic TRM): q_halt chooses one of them, whose answer
 is judged. evaluation_NAME_rollouts.json says what other choices would solve, against forward passes, and
-evaluation_NAME_rollouts.npz holds every rollout (training/rollout_table.py). eval.inference says in words which it is.
+evaluation_NAME_rollouts.npz holds every rollout (training/evaluation/rollout_table.py). eval.inference says in words
+which it is.
 """
 
 import shlex
@@ -32,19 +33,19 @@ from dataset.puzzle_folder import fingerprint
 from errors import UserError, exit_on_user_error
 from models.config import ModelConfig
 from models.registry import count_parameters
-from training.atomic_file import write_atomically, write_json_atomically
-from training.cli import parse_key_values
-from training.config import EvaluateConfig, TrainConfig, config_hash
-from training.config_checks import check_eval
 from training.devices import resolve_device, resolve_dtype
 from training.distributed import World, start_world
-from training.evaluation_report import measure, report_lines, select_rows, training_label_counts
-from training.evaluators import OUTPUTS, check_outputs
+from training.evaluation.evaluation_report import measure, report_lines, select_rows, training_label_counts
+from training.evaluation.evaluators import OUTPUTS, check_outputs
+from training.evaluation.rollout_table import RolloutRecorder
 from training.inference.choose import check_perturbed, keeps_steps, mode_parts
 from training.inference.rollout_choice import check_rollouts, stochastic, with_inference
 from training.inference.stochastic_rollouts import judged_steps
-from training.provenance import collect_provenance
-from training.rollout_table import RolloutRecorder
+from training.records.provenance import collect_provenance
+from training.settings.checks import check_eval
+from training.settings.cli import parse_key_values
+from training.settings.resolving import EvaluateConfig, TrainConfig, config_hash
+from training.storage.atomic_file import write_atomically, write_json_atomically
 from training.trained_model import Checkpoint, open_checkpoint, restore_model
 
 

@@ -39,9 +39,9 @@ from dataset.sudoku import (
 from dataset.sudoku_solver import Solved, solve
 from errors import UserError, exit_on_user_error
 from models.recursive_model import RecursiveModel
-from training.cli import parse_key_values
 from training.devices import resolve_device
 from training.inference.stepwise import StepwiseInference, StepwisePredictions
+from training.settings.cli import parse_key_values
 from training.trained_model import (
     Checkpoint,
     data_folder,

@@ -4,11 +4,11 @@
     torchrun --nproc-per-node 2 pretrain.py ...
 
 Options are those of the official TRM and HRM repositories and more: config/cfg_pretrain.yaml, and
-`training/config_schema.py` for what each one means. The same command goes on where it stopped.
+`training/settings/schema.py` for what each one means. The same command goes on where it stopped.
 """
 
-from training.cli import hydra_entry
-from training.config import TrainConfig
+from training.settings.cli import hydra_entry
+from training.settings.resolving import TrainConfig
 from training.start import train
 
 

@@ -4,8 +4,8 @@ import sys
 from collections.abc import Sequence
 
 from errors import UserError, exit_on_user_error
+from training.settings.trajectory_flags import in_flags, read_flags
 from training.start import train
-from training.trajectory_flags import in_flags, read_flags
 from training.trajectory_plan import plan_lines
 
 

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from errors import UserError, exit_on_user_error
-from training.flag_parser import FlagParser
+from training.settings.flags import FlagParser
 
 try:
     import modal
@@ -47,7 +47,7 @@ def remote_commands(args: str) -> list[list[str]]:
     commands = []
     if "--eval-csv" not in _names(flags):
         path = f"{RUNS}/{EVAL_CSV}"
-        build = ["dataset/build_collatz_eval.py", "--rows", "50000", "--seed", "42", "--output-csv", path]
+        build = ["projects/collatz/build_eval.py", "--rows", "50000", "--seed", "42", "--output-csv", path]
         commands.append(build)
         flags += ["--eval-csv", path]
     if "--output-dir" not in _names(flags):

@@ -1,4 +1,4 @@
-"""What a network needs to know about itself. Training options live in `training/config.py`, not here."""
+"""What a network needs to know about itself. Training options live in `training/settings/resolving.py`, not here."""
 
 import math
 from dataclasses import dataclass, replace

@@ -28,7 +28,7 @@ from models.config import ModelConfig
 from models.losses import TOKEN_LOSSES, act_loss
 from models.recursive_model import RecursiveModel
 from models.registry import MODELS, build_model
-from training.weights import check_weights, strip_prefixes
+from training.storage.weights import check_weights, strip_prefixes
 
 EXACT = ("halted", "steps")
 # All of these are far beyond any golden file.

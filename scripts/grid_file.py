@@ -10,9 +10,9 @@ from pathlib import Path
 from typing import Any
 
 from errors import UserError
-from training.config import nearest_key
-from training.run_folder import RunFolder
-from training.safe_yaml import read_yaml
+from training.settings.resolving import nearest_key
+from training.storage.run_folder import RunFolder
+from training.storage.yaml_files import read_yaml
 
 ROOT = Path(__file__).resolve().parents[1]
 GRIDS = ROOT / "config" / "grid"

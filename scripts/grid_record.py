@@ -9,8 +9,8 @@ from typing import Any
 
 from errors import UserError
 from scripts.grid_file import GridRun
-from training.atomic_file import write_json_atomically
-from training.strict_json import JsonError, read_json_object
+from training.storage.atomic_file import write_json_atomically
+from training.storage.json_files import JsonError, read_json_object
 
 FILE_NAME = "grid.json"
 SCHEMA_VERSION = 1

@@ -82,14 +82,14 @@ longer=$((4 * trained))
 "$python" evaluate.py "checkpoint=$run/best.pt" "device=$device" split=test "eval.max_steps=$longer" eval.adaptive_halt=true
 
 step "pictures"
-"$python" analysis/training_curve.py "$run"
-"$python" analysis/accuracy_vs_steps.py "$run/evaluation_best_steps$longer.json" --output-dir "$run/figures"
-"$python" analysis/step_by_step.py "$run/best.pt" --device "$device"
+"$python" analysis/arms/training_curve.py "$run"
+"$python" analysis/rollouts/accuracy_vs_steps.py "$run/evaluation_best_steps$longer.json" --output-dir "$run/figures"
+"$python" analysis/rollouts/step_by_step.py "$run/best.pt" --device "$device"
 
 step "Lyapunov exponents of solved and failed puzzles"
 # Of other weights than those that are measured now.
 [ "$run/lyapunov/spectrum.npz" -nt "$run/best.pt" ] || rm -rf "$run/lyapunov"
-"$python" analysis/lyapunov_spectrum.py --checkpoint "$run/best.pt" --device "$device" --out "$run/lyapunov" \
+"$python" analysis/spectra/lyapunov_spectrum.py --checkpoint "$run/best.pt" --device "$device" --out "$run/lyapunov" \
     --num-puzzles "${QUICKSTART_LYAPUNOV:-256}" --num-steps 8 --num-exponents 4
 
 cat <<END

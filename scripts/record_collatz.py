@@ -186,7 +186,7 @@ def orbits_looked_at(report: Entry) -> Report:
 
 
 def steps_a_second(report: Entry) -> Report:
-    """The cells of `scripts/benchmark_collatz.py --json`: exact steps a second of each path."""
+    """The cells of `projects/collatz/benchmark.py --json`: exact steps a second of each path."""
     environment = report.part("environment")
     texts = []
     for each in report.parts("rates"):

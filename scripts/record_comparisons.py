@@ -1,5 +1,5 @@
-"""Readers of reports that compare: arms over seeds (analysis/peak_vs_final.py), kinds of updates (K trajectories), arms
-of the flossing toy.
+"""Readers of reports that compare: arms over seeds (analysis/arms/peak_vs_final.py), kinds of updates (K
+trajectories), arms of the flossing toy.
 """
 
 from scripts.report_entries import (
@@ -63,7 +63,7 @@ def _parts_or_none(report: Entry, name: str) -> list[Entry]:
 
 
 def trajectories(report: Entry) -> Report:
-    """The cells of what scripts/benchmark_trajectories.py writes: each kind beside the clean unroll."""
+    """The cells of what scripts/benchmark/trajectories.py writes: each kind beside the clean unroll."""
     environment, results = report.part("environment"), report.part("results")
     kinds = {name: results.part(name) for name in results.values}
     smallest = next(iter(kinds.values())).part("peak_memory").count("bytes")

@@ -15,7 +15,7 @@ _CURVE_OF = ("q", "stability", "majority", "random", "oracle")
 
 
 def spectra(report: Entry) -> Report:
-    """The cells of summary.json of analysis/lyapunov_spectrum.py: networks over their runs, then differences."""
+    """The cells of summary.json of lyapunov_spectrum.py: networks over their runs, then differences."""
     runs = report.parts("runs")
     models = report.part("models")
     texts = [_network(models.part(name), name, [run for run in runs if run.text("model") == name])
@@ -109,7 +109,7 @@ def _bounds(own: Entry, digits: int, scale: float = 1.0) -> str:
 
 
 def rollouts(report: Entry) -> Report:
-    """The cells of summary.json of analysis/q_head_vs_stability.py: correlations, then each way to choose."""
+    """The cells of summary.json of analysis/rollouts/q_head_vs_stability.py: correlations, then each way to choose."""
     settings = report.part("settings")
     first = report.parts("correlation_of_q_and_growth")[0]
     texts = [
@@ -151,7 +151,7 @@ def _correlation(own: Entry) -> str:
 
 
 def cost(report: Entry) -> Report:
-    """The cells of what scripts/benchmark_lyapunov.py writes."""
+    """The cells of what scripts/benchmark/lyapunov.py writes."""
     environment, result = report.part("environment"), report.part("result")
     seconds = result.part("seconds")
     times = ", ".join(f"{name} {three_digits(1e3 * seconds.part(name).number('median'))} ms" for name in seconds.values)

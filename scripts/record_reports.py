@@ -1,7 +1,7 @@
 """Cells of a row of PROVENANCE.md from reports.
 
-Reports are what `evaluate.py` (evaluation_NAME.json), `scripts/benchmark.py --json`,
-`scripts/benchmark_trajectories.py --json`, `scripts/benchmark_lyapunov.py --json` and scripts of `analysis/` write:
+Reports are what `evaluate.py` (evaluation_NAME.json), `scripts/benchmark/updates.py --json`,
+`scripts/benchmark/trajectories.py --json`, `scripts/benchmark/lyapunov.py --json` and scripts of `analysis/` write:
 `time_to_accuracy.py` (time_to_accuracy.json), `peak_vs_final.py` (peak_vs_final.json), `lyapunov_spectrum.py` and
 `q_head_vs_stability.py` (summary.json), `gradient_flossing_toy.py` (flossing_toy.json), `collatz_report.py` and
 `collatz_orbits.py`; and `collatz.py --json`. Which of them a file is, its entries tell.
@@ -33,7 +33,7 @@ from scripts.report_entries import (
     span,
     three_digits,
 )
-from training.strict_json import JsonError, read_json_object
+from training.storage.json_files import JsonError, read_json_object
 
 # What --x of time_to_accuracy.py names, with its unit here. Updates are printed anyway.
 _UNITS = {"seconds": "s", "updates": None, "flops": "FLOPs", "samples": "rows trained"}

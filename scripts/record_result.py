@@ -30,9 +30,9 @@ from scripts.report_entries import (
     rate,
     short,
 )
-from training.metrics_log import read_metrics
-from training.run_folder import RunFolder
-from training.strict_json import JsonError, read_json_object
+from training.records.metrics_log import read_metrics
+from training.storage.json_files import JsonError, read_json_object
+from training.storage.run_folder import RunFolder
 
 ROOT = Path(__file__).resolve().parents[1]
 STATUSES = ("reproduced", "differs", "failed", "not-run", "exploratory")

@@ -29,10 +29,10 @@ from errors import UserError, exit_on_user_error
 from scripts.grid_file import LOGS, ROOT, Grid, GridRun, find_grid, read_grid
 from scripts.grid_launcher import Launcher
 from scripts.grid_record import GridRecord, in_words
-from training.atomic_file import sweep_temporaries
-from training.config import nearest_key
 from training.interrupt import InterruptHandler
-from training.run_folder import RunFolder
+from training.settings.resolving import nearest_key
+from training.storage.atomic_file import sweep_temporaries
+from training.storage.run_folder import RunFolder
 
 FAILED, STOPPED = 1, 3
 

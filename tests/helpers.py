@@ -17,11 +17,11 @@ import pytest
 import torch
 from hydra.core.override_parser.overrides_parser import OverridesParser
 
-from training.checkpoint import load_state
-from training.cli import compose_config
-from training.config import TrainConfig, config_to_dict, resolve
-from training.metrics_log import read_metrics
+from training.records.metrics_log import read_metrics
+from training.settings.cli import compose_config
+from training.settings.resolving import TrainConfig, config_to_dict, resolve
 from training.start import train
+from training.storage.checkpoint import load_state
 
 ROOT = Path(__file__).resolve().parents[1]
 ARCHITECTURES = ("trm_att", "trm_mlp", "hrm", "srm")
@@ -207,7 +207,7 @@ def _fork(message: dict[str, Any]) -> int:
     if pid:
         return pid
     from pretrain import pretrain
-    from training.cli import hydra_entry
+    from training.settings.cli import hydra_entry
 
     code = 1
     try:

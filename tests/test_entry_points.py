@@ -8,13 +8,10 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
-FOLDERS = (".", "analysis", "dataset", "scripts", "dynamics", "models", "training")
-RUNNABLE = sorted(
-    path.relative_to(ROOT)
-    for folder in FOLDERS
-    for path in (ROOT / folder).glob("*.py")
-    if '__name__ == "__main__"' in path.read_text(encoding="utf-8")
-)
+FOLDERS = ("analysis", "dataset", "dynamics", "models", "projects", "scripts", "training")
+MODULES = sorted(path.relative_to(ROOT) for folder in FOLDERS for path in (ROOT / folder).rglob("*.py"))
+SCRIPTS = sorted(path.relative_to(ROOT) for path in ROOT.glob("*.py"))
+RUNNABLE = [path for path in SCRIPTS + MODULES if '__name__ == "__main__"' in (ROOT / path).read_text(encoding="utf-8")]
 
 # Starting Python and importing torch takes seconds each time. This process imports what others wrote once, and
 # forks for each file; the child then starts the file as `python FILE --help` or `python -m MODULE --help` would.
@@ -74,11 +71,26 @@ def check(file: Path, status: int, output: str) -> None:
 
 def test_there_are_entry_points() -> None:
     names = {str(path) for path in RUNNABLE}
-    known = {"pretrain.py", "evaluate.py", "predict.py", "analysis/training_curve.py", "analysis/step_by_step.py"}
+    known = {
+        "pretrain.py",
+        "evaluate.py",
+        "predict.py",
+        "analysis/arms/training_curve.py",
+        "analysis/rollouts/step_by_step.py",
+    }
     assert known | {"dataset/build_sudoku_dataset.py", "scripts/check_parity.py", "scripts/record_result.py"} <= names
-    roots = {path.stem for path in ROOT.glob("*.py")}
-    folders = {path.stem for folder in FOLDERS[1:] for path in (ROOT / folder).glob("*.py")}
-    assert not (roots & folders) - {"__init__"}
+
+
+def test_no_module_shares_its_name_with_a_script_or_a_standard_module() -> None:
+    """The folder of a started file comes first in the import path: a module there would hide the other."""
+    taken = {path.stem for path in SCRIPTS} | sys.stdlib_module_names
+    assert not {str(path) for path in MODULES if path.stem in taken and path.stem != "__init__"}
+
+
+def test_every_folder_with_modules_is_a_package() -> None:
+    """Without it a package of that name from the index would be imported instead."""
+    folders = {folder for path in MODULES for folder in path.parents if folder != Path(".")}
+    assert not [str(folder) for folder in folders if not (ROOT / folder / "__init__.py").is_file()]
 
 
 def test_help_as_file_and_as_module(tmp_path: Path) -> None:

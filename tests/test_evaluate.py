@@ -19,8 +19,8 @@ import evaluate
 from dataset.eval_batches import EvalBatches, test_rows, validation_rows
 from dataset.puzzle_folder import open_puzzle_set
 from tests.helpers import ROOT, assert_same_state, train_here
-from training.evaluation import AccuracyEvaluator
-from training.evaluators import (
+from training.evaluation.answering import AccuracyEvaluator
+from training.evaluation.evaluators import (
     OUTPUTS,
     DifficultyEvaluator,
     OutputRecorder,
@@ -30,9 +30,9 @@ from training.evaluators import (
 )
 from training.inference.official import OfficialInference
 from training.inference.stepwise import StepwiseInference, StepwisePredictions
-from training.metrics_log import read_metrics
+from training.records.metrics_log import read_metrics
+from training.storage.weights import load_weights
 from training.trained_model import open_checkpoint, restore_model
-from training.weights import load_weights
 
 
 @pytest.fixture(scope="module")

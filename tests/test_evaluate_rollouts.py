@@ -10,9 +10,9 @@ import pytest
 
 import evaluate
 from tests.helpers import train_here
+from training.evaluation.rollout_report import SELECTORS
+from training.evaluation.rollout_table import read_rollouts
 from training.inference.rollout_choice import with_inference
-from training.rollout_report import SELECTORS
-from training.rollout_table import read_rollouts
 
 COMMAND = ["eval.rollouts=6", "eval.sigma=0.3", "eval.site=z_L", "eval.max_steps=8"]
 SOLVES = ["lr=2e-2", "weight_decay=0", "arch.hidden_size=64", "arch.halt_max_steps=2", "epochs=80", "eval_interval=80"]

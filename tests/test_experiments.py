@@ -4,11 +4,11 @@ from pathlib import Path
 
 import pytest
 
-from training.cli import CONFIG_DIR, compose_config
 from training.distributed import World
-from training.run_folder import RunFolder
+from training.settings.cli import CONFIG_DIR, compose_config
 from training.start import train_in
-from training.strict_json import read_json_object
+from training.storage.json_files import read_json_object
+from training.storage.run_folder import RunFolder
 
 EXPERIMENTS = sorted(path.stem for path in (CONFIG_DIR / "experiment").glob("*.yaml"))
 SMALL = [

@@ -10,12 +10,12 @@ import torch
 import step9_trajectory_perturb_train as script
 from models.flops import step_flops
 from tests.helpers import assert_same_state, logged, logged_training, read_state, tiny_config, train_here
-from training.checkpoint import load_weights, save_weights
-from training.config import TrainConfig, load_config_file, run_identity
 from training.distributed import World
+from training.settings.resolving import TrainConfig, load_config_file, run_identity
+from training.settings.trajectory_flags import build_parser, read_flags
 from training.start import act_objective, build_run, train
-from training.strict_json import read_json_object
-from training.trajectory_flags import build_parser, read_flags
+from training.storage.checkpoint import load_weights, save_weights
+from training.storage.json_files import read_json_object
 
 MULTI = """--objective multi_perturbed_ce --rollout parallel_fixed --num-trajectories 3 --perturb both
  --noise-sampling loguniform --sigma-min 3e-3 --sigma-max 0.3 --sigma-ramp-steps 6""".split()

@@ -12,15 +12,15 @@ import pytest
 
 import train_modal as script
 from errors import UserError
+from projects.collatz.flags import TrainingRun, read_flags
 from tests.helpers import ROOT
-from training.collatz_flags import TrainingRun, read_flags
 
 ARGS = "--epochs 100000 --layers 2048,1024,1024,512,512,512,256,128,64 --curriculum --ramp-len 50000 --start-seeds 0"
 
 
 def test_commands_of_a_source_run() -> None:
     build, train = script.remote_commands(ARGS)
-    assert build == ["dataset/build_collatz_eval.py", "--rows", "50000", "--seed", "42", "--output-csv",
+    assert build == ["projects/collatz/build_eval.py", "--rows", "50000", "--seed", "42", "--output-csv",
                      "/runs/collatz_eval_50k.csv"]  # fmt: skip
     assert train[0] == "collatz.py" and train[1 : len(shlex.split(ARGS)) + 1] == shlex.split(ARGS)
     asked = read_flags(train[1:])

@@ -14,12 +14,12 @@ from typing import Any
 from tqdm import tqdm
 
 from errors import UserError
-from training.atomic_file import link_or_copy
-from training.best_archive import align_best, archive_best, set_aside
-from training.checkpoint import CheckpointWriteError, keep_last, save_latest, save_weights
 from training.interrupt import InterruptHandler
 from training.reports import Reports
 from training.run import Run, full_state
+from training.storage.atomic_file import link_or_copy
+from training.storage.best_archive import align_best, archive_best, set_aside
+from training.storage.checkpoint import CheckpointWriteError, keep_last, save_latest, save_weights
 from training.update import NonFiniteError, UpdateReport, reads_late, require_finite, settle, train_on_batch
 
 

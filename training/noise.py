@@ -13,8 +13,8 @@ from torch import Tensor
 
 from dataset.puzzle_source import stream as counter_stream
 from models.recursion import RecurrentState
-from training.config_schema import ObjectiveConfig
 from training.seeding import derived_seed
+from training.settings.schema import ObjectiveConfig
 
 # Which states are perturbed, by the name of the site.
 SITES: dict[str, tuple[str, ...]] = {"z_H": ("z_H",), "z_L": ("z_L",), "both": ("z_H", "z_L")}

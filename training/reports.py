@@ -8,14 +8,14 @@ from omegaconf import OmegaConf
 
 from errors import UserError
 from models.registry import count_parameters
-from training.atomic_file import write_bytes_atomically, write_json_atomically
-from training.config import config_hash, config_to_dict
-from training.metrics_log import MetricsLog
-from training.provenance import ProvenanceFile, collect_provenance
+from training.records.metrics_log import MetricsLog
+from training.records.provenance import ProvenanceFile, collect_provenance
+from training.records.status import StatusWriter
+from training.records.wandb_sink import open_wandb
 from training.run import Run
-from training.status import StatusWriter
+from training.settings.resolving import config_hash, config_to_dict
+from training.storage.atomic_file import write_bytes_atomically, write_json_atomically
 from training.update import UpdateReport, mean_metrics
-from training.wandb_sink import open_wandb
 
 # `run.warn_about_arithmetic` compares these with what the state says, whoever wrote it.
 TOLD_WITH_THE_STATE = ("num_threads", "world_size", "versions.torch")

@@ -10,7 +10,6 @@ import torch
 
 from errors import UserError
 from models.network import Network
-from training.config import TrainConfig, run_identity
 from training.distributed import World
 from training.ema import EMA
 from training.hooks.base import Hook
@@ -19,10 +18,11 @@ from training.inference.official import OfficialInference
 from training.initial_weights import InitialWeights
 from training.objectives.base import Objective
 from training.optim import SparseSignSGD
-from training.rng_state import capture_rng, restore_rng
-from training.run_folder import RunFolder, refuse_if_different
+from training.settings.resolving import TrainConfig, run_identity
 from training.setup import EvalRows
-from training.state_form import check_state_form
+from training.storage.rng_state import capture_rng, restore_rng
+from training.storage.run_folder import RunFolder, refuse_if_different
+from training.storage.state_form import check_state_form
 from training.validation import ValidationRecord
 
 START = {"iteration": 0, "batch": 0, "cursor": 0}

@@ -12,8 +12,8 @@ from tqdm import tqdm
 from errors import UserError
 from models.recursive_model import RecursiveModel
 from models.registry import build_model
-from training.atomic_file import write_atomically
-from training.baselines import (
+from training.evaluation.answering import AccuracyEvaluator, describe_rate, evaluate, wilson_interval
+from training.evaluation.baselines import (
     blank_token,
     collapse_guards,
     label_counts,
@@ -21,18 +21,18 @@ from training.baselines import (
     tripped_guards,
     trivial_baselines,
 )
-from training.evaluation import AccuracyEvaluator, describe_rate, evaluate, wilson_interval
-from training.evaluators import OutputRecorder
+from training.evaluation.evaluators import OutputRecorder
+from training.evaluation.robustness import RATES, measure_robustness, robustness_lines
+from training.evaluation.row_outcomes import FILE_NAME, RowOutcomes, save_test_rows
+from training.evaluation.summary_table import aligned, compute_point, summary_table
 from training.inference.choose import build_inference
 from training.initial_weights import InitialWeights, remake, weights_digest
-from training.metrics_log import read_metrics
+from training.records.metrics_log import read_metrics
 from training.reports import Reports
-from training.robustness import RATES, measure_robustness, robustness_lines
-from training.row_outcomes import FILE_NAME, RowOutcomes, save_test_rows
 from training.run import Run
 from training.setup import EvalRows
-from training.summary_table import aligned, compute_point, summary_table
-from training.weights import load_weights
+from training.storage.atomic_file import write_atomically
+from training.storage.weights import load_weights
 
 HEADLINE = "exact_accuracy"
 

@@ -14,11 +14,11 @@ from errors import UserError
 from models.config import ModelConfig
 from models.recursive_model import RecursiveModel
 from models.registry import build_model
-from training.config import ArchConfig, TrainConfig
 from training.devices import resolve_dtype
 from training.optim import SparseSignSGD, dense_optimizer
 from training.seeding import derived_seed
-from training.weights import check_weights, load_weights
+from training.settings.resolving import ArchConfig, TrainConfig
+from training.storage.weights import check_weights, load_weights
 
 
 @dataclass

@@ -9,14 +9,11 @@ from dataclasses import fields
 import torch
 
 from errors import UserError
-from training.atomic_file import sweep_temporaries
-from training.checkpoint import load_newest, load_state
-from training.collatz_setup import build_collatz_run
-from training.config import EvalConfig, TrainConfig, load_config_file
+from projects.collatz.setup import build_collatz_run
 from training.devices import keep_freed_memory, resolve_device
 from training.distributed import LostProcessError, World, start_world
 from training.ema import EMA
-from training.evaluators import check_outputs
+from training.evaluation.evaluators import check_outputs
 from training.inference.choose import build_inference, keeps_steps
 from training.loop import NonFiniteError, run_training
 from training.objectives.act_streaming import ACTStreaming
@@ -24,9 +21,9 @@ from training.objectives.base import Objective
 from training.objectives.choose import build_objective
 from training.optim import assert_ownership
 from training.run import Run, restore
-from training.run_folder import RunFolder, decide_start
 from training.scoring import Scoring
 from training.seeding import seed_everything
+from training.settings.resolving import EvalConfig, TrainConfig, load_config_file
 from training.setup import (
     build_network,
     build_optimizers,
@@ -35,7 +32,10 @@ from training.setup import (
     open_training_data,
     planned_updates,
 )
-from training.strict_json import JsonError, read_json_object
+from training.storage.atomic_file import sweep_temporaries
+from training.storage.checkpoint import load_newest, load_state
+from training.storage.json_files import JsonError, read_json_object
+from training.storage.run_folder import RunFolder, decide_start
 from training.validation import ValidationRecord
 
 ObjectiveFactory = Callable[[TrainConfig], Objective]

@@ -11,9 +11,9 @@ from dataset.puzzle_metadata import PuzzleMetadata
 from errors import UserError
 from models.config import DTYPES
 from models.recursive_model import RecursiveModel
-from training.config import TrainConfig, load_config_file
+from training.settings.resolving import TrainConfig, load_config_file
 from training.setup import build_network
-from training.weights import check_weights, load_weights
+from training.storage.weights import check_weights, load_weights
 
 ROOT = Path(__file__).resolve().parents[1]
 CONFIG_NAME = "all_config.yaml"

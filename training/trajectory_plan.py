@@ -7,12 +7,12 @@ import torch
 from errors import UserError
 from models.flops import step_flops
 from models.registry import count_parameters
-from training.checkpoint import load_state
-from training.config import TrainConfig
 from training.devices import resolve_device, resolve_dtype
 from training.noise import SITES
-from training.run_folder import RunFolder, decide_start
+from training.settings.resolving import TrainConfig
 from training.setup import build_network, load_initial_weights, open_evaluation_rows, open_training_data
+from training.storage.checkpoint import load_state
+from training.storage.run_folder import RunFolder, decide_start
 
 
 def plan_lines(config: TrainConfig) -> list[str]:

@@ -25,15 +25,15 @@ from tests.fuzz.targets.records import METRIC, PROVENANCE, SESSION, SUMMARY
 from tests.fuzz.targets.restored import Restored
 from tests.fuzz.targets.states import state
 from tests.fuzz.targets.weights import tensors, torch_bytes
-from training.archive import stored_digest
-from training.checkpoint import DamagedState, load_state, load_weights, save_state
-from training.cli import check_command_line
-from training.config import config_to_dict, load_config_file, resolve
-from training.metrics_log import MetricsLog, read_metrics
-from training.provenance import ProvenanceFile
-from training.rng_state import capture_rng, restore_rng
+from training.records.metrics_log import MetricsLog, read_metrics
+from training.records.provenance import ProvenanceFile
 from training.run import restore
-from training.run_folder import decide_start
+from training.settings.cli import check_command_line
+from training.settings.resolving import config_to_dict, load_config_file, resolve
+from training.storage.archive import stored_digest
+from training.storage.checkpoint import DamagedState, load_state, load_weights, save_state
+from training.storage.rng_state import capture_rng, restore_rng
+from training.storage.run_folder import decide_start
 from training.trained_model import open_checkpoint
 
 

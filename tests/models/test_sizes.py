@@ -11,7 +11,7 @@ import torch
 
 from models.config import ModelConfig
 from models.registry import build_model, count_parameters
-from training.weights import strip_prefixes
+from training.storage.weights import strip_prefixes
 
 TRM = ModelConfig(kind="trm", seq_len=81, vocab_size=11, num_puzzle_identifiers=1)
 TRM_MLP = replace(TRM, mlp_t=True, pos_encodings="none")

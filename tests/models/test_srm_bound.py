@@ -7,6 +7,7 @@ import torch
 
 from dynamics.lyapunov import lyapunov_spectrum
 from models.recursion import RecurrentState
+from models.recursion_maps import RecursionMaps
 from models.weighted_norm import in_metric, state_norm, to_metric
 from tests.models.small import small_batch
 from tests.models.srm_models import (
@@ -20,7 +21,6 @@ from tests.models.srm_models import (
     states,
     unit,
 )
-from training.recursion_maps import RecursionMaps
 
 SETTINGS = [(0.5, 0.9), (1.0, 0.95), (0.1, 0.85)]
 EVERY_SETTING = pytest.mark.parametrize(("alpha", "kappa"), SETTINGS)

@@ -9,9 +9,9 @@ import yaml
 from errors import UserError
 from scripts.grid_file import GRIDS, ROOT, Grid, find_grid, read_grid
 from tests.scripts.test_step9_launchers import pretrained
-from training.cli import compose_config
-from training.config import config_to_dict
-from training.trajectory_flags import SIGMA_GRID, read_flags
+from training.settings.cli import compose_config
+from training.settings.resolving import config_to_dict
+from training.settings.trajectory_flags import SIGMA_GRID, read_flags
 
 
 def grid_of(tmp_path: Path, content: dict[str, Any] | str, out: Path | None = None) -> Grid:

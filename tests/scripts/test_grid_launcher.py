@@ -16,7 +16,7 @@ from scripts.grid_file import read_grid
 from scripts.grid_record import Clock, GridRecord
 from scripts.run_grid import FAILED, STOPPED
 from tests.helpers import ROOT, wait_until
-from training.strict_json import read_json_object
+from training.storage.json_files import read_json_object
 
 # In place of a training: notes when it begins and ends, and behaves as its second argument says.
 FAKE = """

@@ -8,11 +8,11 @@ from typing import Any
 import pytest
 
 import collatz as script
-from dataset.build_collatz_eval import main as build_eval
 from dataset.safe_files import file_sha256
 from errors import UserError
-from models.collatz_closed_forms import CLOSED_FORMS
-from scripts import benchmark_collatz
+from projects.collatz import benchmark as benchmark_collatz
+from projects.collatz.build_eval import main as build_eval
+from projects.collatz.closed_forms import CLOSED_FORMS
 from scripts.record_reports import read_report, report_cells
 from scripts.report_entries import Report
 from tests.scripts.test_record_reports import changed, paths
@@ -46,7 +46,8 @@ MEAN = {"mean": 0.0396, "low": 0.0390, "high": 0.0402, "n": 5}
 COUNT = {"mean": 58.2, "low": 50.1, "high": 66.3, "n": 5}
 MOMENT = {"on_orbit": MEAN, "pass": None, "growth_weighted_pass": MEAN, "orbits": COUNT, "fresh": None}
 COMPARED: dict[str, Any] = {
-    "schema_version": 1, "command": "python analysis/collatz_report.py r0 r1 --out o", "commits": ["abcdef012345"],
+    "schema_version": 1, "command": "python projects/collatz/report/compare_runs.py r0 r1 --out o",
+    "commits": ["abcdef012345"],
     "machines": ["1× A CPU (1 threads)"], "datasets": [{"data": "collatz pairs"}], "seeds": [0, 1],
     "n_orbit_steps": 429, "n_fresh_steps": 2182, "closed_forms": {},
     "arms": [{"label": "faithful L10", "settings_sha256": "78" * 32, "seeds": [0, 1], "best": MOMENT,
@@ -63,7 +64,7 @@ COMPARED: dict[str, Any] = {
     "runs": [{"moment": moment, "train_seconds": 12.5} for moment in ("best", "final")],
 }  # fmt: skip
 SPEED: dict[str, Any] = {
-    "schema_version": 1, "environment": ENVIRONMENT | {"argv": ["scripts/benchmark_collatz.py"]},
+    "schema_version": 1, "environment": ENVIRONMENT | {"argv": ["projects/collatz/benchmark.py"]},
     "rates": [{"name": "words, 48 bits", "rows": 10, "steps": 2_000_000, "steps_per_second": 3.2e8, "goal": 2e8,
                "seconds": {"median": 0.00625, "q1": 0.005, "q3": 0.008, "count": 7}},
               {"name": "python", "rows": 10, "steps": 20, "steps_per_second": 4e6, "goal": None,
@@ -72,7 +73,7 @@ SPEED: dict[str, Any] = {
                  "share": 0.1}],
 }  # fmt: skip
 LOOKED_AT: dict[str, Any] = {
-    "schema_version": 1, "command": "python analysis/collatz_orbits.py --out o", "environment": ENVIRONMENT,
+    "schema_version": 1, "command": "python projects/collatz/report/orbits.py --out o", "environment": ENVIRONMENT,
     "sample": {"starts": 2, "seed": 1},
     "orbits": [{"start": 703, "steps": 62, "mean_valuation": 1.7419, "odd_ratio": 118.78, "at_least_as_long": 1},
                {"start": 8400511, "steps": 256, "mean_valuation": 1.676, "odd_ratio": 6326.0,
@@ -119,7 +120,8 @@ def test_a_checkpoint(read: Callable[..., Report]) -> None:
 
 def test_compared_runs(read: Callable[..., Report]) -> None:
     assert report_cells([read(COMPARED)]) == [
-        "`python analysis/collatz_report.py r0 r1 --out o`", "787878787878", "abcdef012345", "synthetic", "0, 1; n=2",
+        "`python projects/collatz/report/compare_runs.py r0 r1 --out o`",
+        "787878787878", "abcdef012345", "synthetic", "0, 1; n=2",
         "faithful L10 (n=2 seeds): on-orbit violations best 3.960 % [3.900, 4.020], final 3.960 %; gr.wtd best 3.960 % "
         "[3.900, 4.020], final 3.960 % [3.900, 4.020]; five orbits best 58.2 [50.1, 66.3], final 58.2 [50.1, 66.3] of "
         "429; faithful L10 is not told apart from V_tmax_1 (3.956 %), on-orbit, best: +0.010 points [-0.020, +0.040], "
@@ -138,7 +140,7 @@ def test_speed_and_orbits(read: Callable[..., Report]) -> None:
         "words, 48 bits 320.0 M steps/s [quartiles 250.0-400.0, n=7], goal 200; python 4.0 M steps/s [quartiles 4.0-"
         "4.0, n=7]; batch of orbit 2.00 ms, 10 % of it and its update (18.0 ms)"
     )
-    assert report.datasets == ["synthetic"] and report.commands == ["python scripts/benchmark_collatz.py"]
+    assert report.datasets == ["synthetic"] and report.commands == ["python projects/collatz/benchmark.py"]
     assert read(LOOKED_AT).result.split("; ") == [
         "703: 62 steps, mean k 1.742, odd-only maximum 118.8 times the start, record",
         "8400511: 256 steps, mean k 1.676, odd-only maximum 6326.0 times the start",

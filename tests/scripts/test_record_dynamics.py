@@ -6,9 +6,9 @@ from pathlib import Path
 import pytest
 
 from errors import UserError
-from scripts import benchmark_lyapunov
+from scripts.benchmark import lyapunov as benchmark_lyapunov
 from scripts.record_reports import read_report
-from tests.analysis.test_figure_bundle import table, write
+from tests.analysis.figures.test_figure_bundle import table, write
 
 
 def test_spectra_of_several_networks(tmp_path: Path) -> None:
@@ -41,7 +41,7 @@ def test_rollouts(tmp_path: Path) -> None:
              "exact_accuracy": {"value": 0.5, "numerator": 5, "denominator": 10}}  # fmt: skip
     path = tmp_path / "summary.json"
     content = {
-        "command": "python analysis/q_head_vs_stability.py", "git": {"commit": "c0ffee", "dirty": True},
+        "command": "python analysis/rollouts/q_head_vs_stability.py", "git": {"commit": "c0ffee", "dirty": True},
         "cpu": "a CPU", "num_threads": 1,
         "settings": {"sigma": [0.3], "site": "z_L", "steps": [4, 8], "weights_sha256": "a" * 64, "dataset": "b" * 64,
                      "noise_seed": 0},

@@ -11,10 +11,10 @@ from typing import Any
 import pytest
 
 import evaluate
-from analysis import time_to_accuracy
+from analysis.arms import time_to_accuracy
 from dataset.puzzle_folder import fingerprint
 from errors import UserError
-from scripts import benchmark
+from scripts.benchmark import updates as benchmark
 from scripts.record_reports import read_report, report_cells
 from scripts.report_entries import Report
 from tests.fuzz.targets.records import BENCHMARK, EVALUATION, REPORTS, TIME_TO_ACCURACY, crossing, crossings
@@ -84,7 +84,8 @@ def test_an_evaluation_by_an_earlier_version(read: Callable[..., Report]) -> Non
 
 def test_a_benchmark(read: Callable[..., Report]) -> None:
     assert report_cells([read(BENCHMARK)]) == [
-        "`python scripts/benchmark.py --preset trm_sudoku_att --set 'a=[b, c]'`", "not recorded", "abcdef012345",
+        "`python scripts/benchmark/updates.py --preset trm_sudoku_att --set 'a=[b, c]'`", "not recorded",
+        "abcdef012345",
         "synthetic", "0; n=1",
         "trm_sudoku_att (8 rows, bfloat16): update 708 ms [quartiles 704-709, n=9], floor 507 ms, ratio 0.716, "
         "538 GFLOP/s; evaluation step 12.3 ms [quartiles 704-709, n=4], floor 507 ms, ratio 0.716, 538 GFLOP/s; "
@@ -110,7 +111,7 @@ def test_time_to_accuracy(read: Callable[..., Report]) -> None:
     cells = report_cells([read(TIME_TO_ACCURACY)])
     commands = " // ".join(f"`python pretrain.py seed={seed}`" for seed in range(4))
     assert cells == [
-        f"`python analysis/time_to_accuracy.py runs/r0` // {commands}",
+        f"`python analysis/arms/time_to_accuracy.py runs/r0` // {commands}",
         "000000000000 // 111111111111 // 222222222222 // 333333333333",
         "abcdef012345", "565656565656", "0, 1, 2, 3; n=4",
         "eval/fast/exact_accuracy: 75 % on 200 rows first at 320-400 updates (median 360; n=4 of 4 seeds), 40-50 s "

@@ -15,7 +15,7 @@ from scripts import run_grid
 from scripts.grid_file import GRIDS, ROOT, find_grid, read_grid
 from scripts.grid_record import Clock, GridRecord, in_words
 from tests.helpers import assert_same_state
-from training.run_folder import RunFolder
+from training.storage.run_folder import RunFolder
 
 CHAIN = """
 common:

@@ -10,10 +10,10 @@ import pytest
 import yaml
 
 from tests.helpers import ROOT
-from training.cli import CONFIG_DIR, compose_config
-from training.config import TrainConfig
-from training.strict_json import read_json_object
-from training.trajectory_flags import read_flags
+from training.settings.cli import CONFIG_DIR, compose_config
+from training.settings.resolving import TrainConfig
+from training.settings.trajectory_flags import read_flags
+from training.storage.json_files import read_json_object
 
 LONG, TWINS = (ROOT / "scripts" / f"launch_step9_{name}.sh" for name in ("long_runs", "cpu_twins"))
 PRESETS = {
@@ -54,7 +54,7 @@ def commands(tmp_path: Path, script: Path, *words: str, **env: str) -> list[list
 
 def pretrained(folder: Path, preset: str, data: Path) -> None:
     """A run folder with the settings of a preset; its weights are not looked at."""
-    from training.config import config_to_dict
+    from training.settings.resolving import config_to_dict
 
     folder.mkdir(parents=True, exist_ok=True)
     config = compose_config([f"+experiment={preset}", f"data_paths=[{data}]"])

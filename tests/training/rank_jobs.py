@@ -19,25 +19,25 @@ from models.recursive_model import RecursiveModel
 from tests.helpers import tiny_config
 from tests.models.small import small_batch, small_model
 from training import distributed
-from training.checkpoint import load_state, save_state
-from training.config import EvalConfig, TrainConfig
 from training.distributed import World
-from training.evaluation import AccuracyEvaluator, evaluate
-from training.evaluators import OutputRecorder, StepCountEvaluator
+from training.evaluation.answering import AccuracyEvaluator, evaluate
+from training.evaluation.evaluators import OutputRecorder, StepCountEvaluator
+from training.evaluation.robustness import measure_robustness
+from training.evaluation.rollout_table import RolloutRecorder
+from training.evaluation.row_outcomes import RowOutcomes
 from training.hooks.base import Hook
 from training.inference.adaptive import AdaptiveInference
 from training.inference.fixed import FixedInference
+from training.inference.stability import StabilityProbe
 from training.inference.stochastic_rollouts import StochasticRollouts
 from training.loop import Loop, run_training
 from training.objectives.act_streaming import ACTStreaming
 from training.objectives.choose import build_objective
 from training.optim import SparseSignSGD, sum_rows
-from training.robustness import measure_robustness
-from training.rollout_table import RolloutRecorder
-from training.row_outcomes import RowOutcomes
 from training.run import Run, full_state, restore
-from training.stability import StabilityProbe
+from training.settings.resolving import EvalConfig, TrainConfig
 from training.start import act_objective, build_run, held_folder, place, share_weights, train_in
+from training.storage.checkpoint import load_state, save_state
 from training.update import NonFiniteError
 
 Record = dict[str, Any]

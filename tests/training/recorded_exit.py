@@ -7,7 +7,7 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 from pretrain import pretrain
-from training.cli import hydra_entry
+from training.settings.cli import hydra_entry
 
 if __name__ == "__main__":
     code: object = "an exception"

@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 
-from training.checkpoint import (
+from training.storage.checkpoint import (
     save_weights,
 )
 

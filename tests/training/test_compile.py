@@ -11,10 +11,10 @@ from torch._dynamo.testing import CompileCounterWithBackend
 
 from models.recursive_model import RecursiveModel
 from tests.helpers import ARCHITECTURES, tiny_config
-from training.config import resolve
 from training.distributed import World
 from training.hooks.base import Hook
 from training.run import Run
+from training.settings.resolving import resolve
 from training.start import _compiles, act_objective, build_run
 from training.update import settle, train_on_batch
 

@@ -12,10 +12,10 @@ from models.config import ModelConfig
 from models.flops import step_flops
 from models.registry import build_model
 from tests.helpers import differences, logged, read_state, train_here
-from training.checkpoint import load_weights, save_state, save_weights
+from training.evaluation.summary_table import aligned, compute_point, summary_table
 from training.initial_weights import weights_digest
-from training.metrics_log import read_metrics
-from training.summary_table import aligned, compute_point, summary_table
+from training.records.metrics_log import read_metrics
+from training.storage.checkpoint import load_weights, save_state, save_weights
 from training.validation import Best
 
 COMPUTE = ("train/seconds", "train/samples", "train/flops")

@@ -11,9 +11,9 @@ from typing import Any
 
 import pytest
 
-import training.atomic_file
 import training.loop
 import training.scoring
+import training.storage.atomic_file
 from errors import UserError
 from tests.helpers import (
     PretrainServer,
@@ -26,9 +26,9 @@ from tests.helpers import (
     train_here,
     wait_until,
 )
-from training.archive import FAILURE_HOOK
-from training.checkpoint import load_state, load_weights
-from training.metrics_log import MetricsLog
+from training.records.metrics_log import MetricsLog
+from training.storage.archive import FAILURE_HOOK
+from training.storage.checkpoint import load_state, load_weights
 
 OPTIONS = ["checkpoint_interval=2", "log_interval=1", "max_steps=10"]
 
@@ -87,7 +87,7 @@ def test_every_report_at_once(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     """status.json, metrics.jsonl, states, weights: nothing can be written for a while; then all of it is."""
-    write, append = training.atomic_file.write_atomically, MetricsLog._write_held
+    write, append = training.storage.atomic_file.write_atomically, MetricsLog._write_held
     full = False
 
     def refused() -> OSError:
@@ -131,7 +131,7 @@ def test_every_report_at_once(
         status = json.loads((tmp_path / "status.json").read_text())
         assert status["global_step"] <= 3, "the old file is whole"
 
-    monkeypatch.setattr(training.atomic_file, "write_atomically", write_or_refuse)
+    monkeypatch.setattr(training.storage.atomic_file, "write_atomically", write_or_refuse)
     monkeypatch.setattr(MetricsLog, "_write_held", append_or_refuse)
     at_update(monkeypatch, {3: fill_up, 9: free})  # the evaluation at update 8 lies inside
     options = [*OPTIONS, "status_interval_seconds=0"]

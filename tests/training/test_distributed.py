@@ -27,7 +27,7 @@ from tests.training.comparison import assert_same_update, largest, puzzle_folder
 from tests.training.rank_jobs import update_config
 from tests.training.ranks import rank_environments, run_ranks, started_ranks
 from training.distributed import World
-from training.run_folder import RunFolder
+from training.storage.run_folder import RunFolder
 
 NUM_STATES = 20
 ALONE = World()

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from dynamics.lyapunov import lyapunov_spectrum
 from errors import UserError
+from models.recursion_maps import RecursionMaps
 from tests.helpers import (
     ARCHITECTURES,
     assert_same_state,
@@ -25,17 +26,16 @@ from tests.models.small import small_batch, small_model
 from tests.training import rank_jobs
 from tests.training.comparison import puzzle_folder, relative_difference
 from tests.training.ranks import run_ranks
-from training.checkpoint import load_weights
-from training.config import config_hash, run_identity
-from training.config_schema import FlossConfig
 from training.distributed import World
 from training.noise import draw_noise
 from training.objectives.act_streaming import ACTStreaming
 from training.objectives.base import UpdateContext
 from training.objectives.choose import build_objective
 from training.objectives.flossing import Flossing
-from training.recursion_maps import RecursionMaps
+from training.settings.resolving import config_hash, run_identity
+from training.settings.schema import FlossConfig
 from training.start import build_run
+from training.storage.checkpoint import load_weights
 from training.terms.gradient_flossing import Window, choose_window, flossing_loss
 from training.update import train_on_batch
 

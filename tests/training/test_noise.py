@@ -10,8 +10,8 @@ from scipy import stats
 from models.layers import truncated_normal_
 from models.recursion import RecurrentState
 from tests.models.small import small_model
-from training.config_schema import ObjectiveConfig
 from training.noise import SITES, draw_noise, draw_sigma, draw_state_noise, perturb, ramp
+from training.settings.schema import ObjectiveConfig
 
 SHAPE = (8, 16)
 

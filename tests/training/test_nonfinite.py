@@ -19,8 +19,8 @@ from tests.helpers import (
     temporaries,
     train_here,
 )
-from training.checkpoint import load_state, load_weights
-from training.metrics_log import read_metrics
+from training.records.metrics_log import read_metrics
+from training.storage.checkpoint import load_state, load_weights
 
 OPTIONS = ["checkpoint_interval=4", "log_interval=1", "max_steps=20"]
 Poison = Callable[[Any], None]

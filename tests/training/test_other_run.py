@@ -15,7 +15,7 @@ from tests.helpers import (
     tiny_overrides,
     train_here,
 )
-from training.checkpoint import load_weights
+from training.storage.checkpoint import load_weights
 
 STEPS = ["max_steps=3"]
 
@@ -195,7 +195,7 @@ def test_weights_are_no_state_and_a_state_is_no_weights(trained: Path, sudoku6_f
 
 
 def test_the_folder_is_held(trained: Path, sudoku6_folder: Path) -> None:
-    from training.run_folder import RunFolder
+    from training.storage.run_folder import RunFolder
 
     with RunFolder(trained).lock():
         assert "is in use by another run" in refused(sudoku6_folder, trained, ["max_steps=6"])

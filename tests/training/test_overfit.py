@@ -6,7 +6,7 @@ import pytest
 
 from tests.helpers import tiny_config
 from training.distributed import World
-from training.evaluation import AccuracyEvaluator, evaluate
+from training.evaluation.answering import AccuracyEvaluator, evaluate
 from training.start import act_objective, build_run
 from training.update import train_on_batch
 

@@ -30,11 +30,11 @@ from tests.training.test_trajectory_perturbation import (
     make_update,
     model,
 )
-from training.config_checks import PERTURBED, SITES
 from training.distributed import World
 from training.noise import draw_noise
 from training.objectives.perturbed_weights import perturbed_weights
 from training.objectives.trajectory_perturbation import ROLLOUTS
+from training.settings.checks import PERTURBED, SITES
 
 __all__ = ["model"]  # the fixture
 CONTROLS = PERTURBED[len(SITES) :]

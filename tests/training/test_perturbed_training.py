@@ -29,12 +29,12 @@ from tests.training import rank_jobs
 from tests.training.comparison import puzzle_folder, relative_difference
 from tests.training.ranks import run_ranks
 from tests.training.test_kill import LONG, OPTIONS, assert_as_undisturbed, assert_sound, wait_for_a_moment
-from training.checkpoint import load_state, load_weights, save_state, save_weights
 from training.distributed import World
 from training.objectives.choose import build_objective
 from training.objectives.trajectory_perturbation import ROLLOUTS
 from training.start import build_run
-from training.strict_json import read_json_object
+from training.storage.checkpoint import load_state, load_weights, save_state, save_weights
+from training.storage.json_files import read_json_object
 
 # Ramp and warm-up lie on both sides of the cuts; sigmas are large enough to be felt by a network of 16 channels.
 MULTI = [

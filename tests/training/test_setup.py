@@ -10,7 +10,6 @@ from dataset.build_sudoku_dataset import main as build_sudoku
 from errors import UserError
 from models.puzzle_embedding import SparsePuzzleEmbedding
 from tests.helpers import tiny_config
-from training.checkpoint import save_weights
 from training.distributed import World
 from training.optim import AdamATan2, assert_ownership
 from training.run import Run
@@ -22,6 +21,7 @@ from training.setup import (
     planned_updates,
 )
 from training.start import act_objective, build_run, check_processes, train
+from training.storage.checkpoint import save_weights
 
 CPU = torch.device("cpu")
 

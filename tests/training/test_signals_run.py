@@ -19,8 +19,8 @@ from tests.helpers import (
     train_here,
     wait_until,
 )
-from training.checkpoint import load_newest
-from training.metrics_log import read_metrics
+from training.records.metrics_log import read_metrics
+from training.storage.checkpoint import load_newest
 
 # Saves only when stopped, so that what is found was saved by the stop.
 OPTIONS = ["max_steps=2000", "epochs=1000", "eval_interval=1000", "log_interval=1"]

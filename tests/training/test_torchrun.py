@@ -23,8 +23,8 @@ from tests.helpers import (
     wait_until,
 )
 from tests.training.ranks import rank_environments
-from training.metrics_log import read_metrics
-from training.strict_json import read_json_object
+from training.records.metrics_log import read_metrics
+from training.storage.json_files import read_json_object
 
 TORCHRUN = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
 

@@ -16,9 +16,6 @@ from models.losses import act_loss
 from models.recursion import RecurrentState, SupervisionStep
 from models.recursive_model import RecursiveModel
 from tests.models.small import ARCHITECTURES, small_batch, small_model
-from training.config_checks import MASK_NORMALIZERS, NOISE_SAMPLINGS, OBJECTIVES, SITES
-from training.config_checks import ROLLOUTS as ROLLOUT_NAMES
-from training.config_schema import ObjectiveConfig
 from training.noise import SAMPLINGS, draw_noise
 from training.noise import SITES as NOISE_SITES
 from training.objectives.base import Output, UpdateContext
@@ -26,6 +23,9 @@ from training.objectives.perturbed_starts import starting_state, trajectories
 from training.objectives.trajectory_perturbation import ROLLOUTS
 from training.optim import merge_gathers, sum_rows
 from training.seeding import generator
+from training.settings.checks import MASK_NORMALIZERS, NOISE_SAMPLINGS, OBJECTIVES, SITES
+from training.settings.checks import ROLLOUTS as ROLLOUT_NAMES
+from training.settings.schema import ObjectiveConfig
 
 LOSS = "stablemax_cross_entropy"
 B, K = 4, 3

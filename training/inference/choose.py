@@ -5,17 +5,17 @@ from collections.abc import Sequence
 
 from dataset.puzzle_folder import PuzzleSet
 from errors import UserError
-from training.config_schema import EvalConfig, EvaluateConfig
 from training.inference.adaptive import AdaptiveInference
 from training.inference.base import Inference
 from training.inference.fixed import FixedInference
 from training.inference.official import OfficialInference
 from training.inference.rollout_choice import check_rollouts, stochastic
+from training.inference.stability import StabilityProbe
 from training.inference.stepwise import StepwiseInference
 from training.inference.stochastic_rollouts import StochasticRollouts
 from training.inference.vote import VoteInference
 from training.noise import SITES
-from training.stability import StabilityProbe
+from training.settings.schema import EvalConfig, EvaluateConfig
 
 
 def build_inference(

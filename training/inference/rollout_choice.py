@@ -9,8 +9,8 @@ from dataclasses import MISSING, fields
 from typing import Any, TypeGuard
 
 from errors import UserError
-from training.config_schema import EvalConfig, EvaluateConfig
 from training.inference.stochastic_rollouts import judged_steps
+from training.settings.schema import EvalConfig, EvaluateConfig
 
 STOCHASTIC, PERTURBED = "stochastic_rollouts", "perturbed_starts"
 INFERENCES = (STOCHASTIC, PERTURBED)

@@ -17,9 +17,9 @@ from models.recursion import RecurrentState, SupervisionStep
 from models.recursive_model import RecursiveModel
 from training.inference.base import Predictions
 from training.inference.fixed import FixedInference
+from training.inference.stability import StabilityProbe
 from training.inference.unroll import start_state
 from training.noise import draw_state_noise, perturb
-from training.stability import StabilityProbe
 
 
 @dataclass(kw_only=True)

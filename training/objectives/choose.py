@@ -1,10 +1,10 @@
 """From the settings `objective` and `floss` to an objective: the one place, for every training script."""
 
-from training.config import TrainConfig, flosses
 from training.objectives.act_streaming import ACTStreaming
 from training.objectives.base import Objective
 from training.objectives.flossing import Flossing
 from training.objectives.trajectory_perturbation import ROLLOUTS
+from training.settings.resolving import TrainConfig, flosses
 
 
 def build_objective(config: TrainConfig) -> Objective:

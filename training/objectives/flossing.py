@@ -14,8 +14,8 @@ from collections.abc import Iterator
 
 from models.act import Batch, Carry
 from models.recursive_model import RecursiveModel
-from training.config_schema import FlossConfig
 from training.objectives.base import Apart, Objective, Output, UpdateContext
+from training.settings.schema import FlossConfig
 from training.terms.gradient_flossing import NAME, flossing_loss
 
 
@@ -23,7 +23,7 @@ class Flossing:
     """Wraps an objective: carry, state and name are its own. Flossing itself has no state.
 
     Args:
-        settings: not off (`training.config.flosses`): an objective that is not wrapped is how off is off.
+        settings: not off (`training.settings.resolving.flosses`): an objective that is not wrapped is how off is off.
     """
 
     def __init__(self, inner: Objective, settings: FlossConfig) -> None:

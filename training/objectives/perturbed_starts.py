@@ -7,9 +7,9 @@ from torch import Tensor
 
 from models.recursion import RecurrentState
 from models.recursive_model import RecursiveModel
-from training.config_schema import ObjectiveConfig
 from training.noise import SITES, draw_noise, draw_sigma, draw_state_noise, perturb
 from training.objectives.base import UpdateContext
+from training.settings.schema import ObjectiveConfig
 
 
 @dataclass(frozen=True)

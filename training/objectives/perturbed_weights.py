@@ -6,9 +6,9 @@ from contextlib import contextmanager
 import torch
 
 from models.recursive_model import RecursiveModel
-from training.config_schema import ObjectiveConfig
 from training.noise import draw_noise, draw_sigma
 from training.objectives.base import UpdateContext
+from training.settings.schema import ObjectiveConfig
 
 
 @contextmanager

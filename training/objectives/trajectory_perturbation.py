@@ -18,12 +18,12 @@ from models.act import Batch, Carry, draw_min_halt_steps, halting
 from models.losses import act_loss
 from models.recursion import RecurrentState
 from models.recursive_model import RecursiveModel
-from training.config_schema import ObjectiveConfig
 from training.objectives.base import Output, UpdateContext
 from training.objectives.perturbed_starts import Trajectories, input_noise, starting_state, trajectories
 from training.objectives.perturbed_weights import perturbed_weights
 from training.objectives.rollout import HaltingRule, rollout
 from training.seeding import generator
+from training.settings.schema import ObjectiveConfig
 
 
 @dataclass(frozen=True)

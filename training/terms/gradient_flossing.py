@@ -21,11 +21,11 @@ from dynamics.lyapunov import lyapunov_spectrum
 from dynamics.tangents import exact_arithmetic
 from models.act import Batch
 from models.recursion import RecurrentState
+from models.recursion_maps import RecursionMaps
 from models.recursive_model import RecursiveModel
-from training.config_schema import FlossConfig
 from training.noise import draw_noise
-from training.recursion_maps import RecursionMaps
 from training.seeding import derived_seed
+from training.settings.schema import FlossConfig
 
 NAME = "floss"
 

@@ -6,15 +6,15 @@ from pathlib import Path
 from random import Random
 from typing import Any
 
-from dataset.collatz_eval_file import COLUMNS, EvalRows, csv_lines, draw_numbers, read_eval_file
-from dataset.collatz_labels import labels_of
-from dataset.collatz_map import TEST_STARTS
+from projects.collatz.eval_file import COLUMNS, EvalRows, csv_lines, draw_numbers, read_eval_file
+from projects.collatz.flags import Asked, CheckpointRun, ClosedFormRun, TrainingRun, build_parser, read_flags
+from projects.collatz.labels import labels_of
+from projects.collatz.syracuse import TEST_STARTS
 from tests.fuzz.byte_edits import TEXT, damage
 from tests.fuzz.engine import Case
 from tests.fuzz.file_edits import misplace
 from tests.fuzz.targets.command_lines import VALUES, typo
 from tests.fuzz.targets.configs import wrong_types
-from training.collatz_flags import Asked, CheckpointRun, ClosedFormRun, TrainingRun, build_parser, read_flags
 
 ROWS = 12
 _CELLS = ["", "0", "1", "2", "-1", "+7", "7.0", "1e3", "0x1f", "1_0", " 9", "9 ", "nan", "inf", "\u0669", "\u00b2",

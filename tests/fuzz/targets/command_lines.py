@@ -13,8 +13,8 @@ import evaluate
 import predict
 from tests.fuzz.engine import Case
 from tests.fuzz.targets.configs import means, wrong_types
-from training.cli import check_command_line, compose_config, parse_key_values
-from training.config import TrainConfig, config_to_dict, resolve, schema_keys
+from training.settings.cli import check_command_line, compose_config, parse_key_values
+from training.settings.resolving import TrainConfig, config_to_dict, resolve, schema_keys
 
 SOUND_WORDS = [
     "arch=trm",

@@ -16,8 +16,8 @@ from tests.fuzz.byte_edits import TEXT, damage
 from tests.fuzz.engine import Case
 from tests.fuzz.file_edits import misplace
 from tests.fuzz.tree_edits import edit_tree, json_bytes
-from training.metrics_log import MetricsLog, read_metrics
-from training.provenance import ProvenanceFile
+from training.records.metrics_log import MetricsLog, read_metrics
+from training.records.provenance import ProvenanceFile
 
 METRIC = "eval/exact_accuracy"
 SESSION: dict[str, Any] = {
@@ -84,7 +84,7 @@ PART: dict[str, Any] = {
 BENCHMARK: dict[str, Any] = {
     "schema_version": 1,
     "environment": {
-        "argv": ["scripts/benchmark.py", "--preset", "trm_sudoku_att", "--set", "a=[b, c]"], "commit": COMMIT,
+        "argv": ["scripts/benchmark/updates.py", "--preset", "trm_sudoku_att", "--set", "a=[b, c]"], "commit": COMMIT,
         "dirty": False, "seed": 0, "cpu": "A CPU", "gpu": None, "num_threads": 2,
     },
     "results": [
@@ -114,7 +114,7 @@ def crossing(seed: int, step: int | None, *, group: str = "trm", last: int = 600
 def crossings(runs: list[dict[str, Any]], axis: str = "seconds") -> dict[str, Any]:
     """What `time_to_accuracy.py` writes of such runs, without what only its figure needs."""
     return {
-        "command": "python analysis/time_to_accuracy.py runs/r0", "target": 0.75,
+        "command": "python analysis/arms/time_to_accuracy.py runs/r0", "target": 0.75,
         "metric": "eval/fast/exact_accuracy", "x": axis, "groups": [], "runs": runs,
     }  # fmt: skip
 

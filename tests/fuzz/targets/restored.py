@@ -14,12 +14,12 @@ from tests.dataset.folders import make_folder
 from tests.fuzz.engine import Case
 from tests.fuzz.targets.states import same
 from tests.fuzz.tree_edits import edit_tree
-from training.checkpoint import load_state, save_state
-from training.config import resolve
 from training.distributed import World
-from training.rng_state import capture_rng, restore_rng
 from training.run import Run, full_state, restore
+from training.settings.resolving import resolve
 from training.start import act_objective, build_run
+from training.storage.checkpoint import load_state, save_state
+from training.storage.rng_state import capture_rng, restore_rng
 
 SESSION = (
     "threads",

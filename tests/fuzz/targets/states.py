@@ -13,8 +13,8 @@ from tests.fuzz.archive_edits import edit_members
 from tests.fuzz.byte_edits import BINARY, damage
 from tests.fuzz.engine import Case
 from tests.fuzz.file_edits import misplace
-from training.archive import _COMMENT_BYTES, _PREFIX
-from training.checkpoint import LATEST, PREVIOUS, load_newest, load_state, save_state
+from training.storage.archive import _COMMENT_BYTES, _PREFIX
+from training.storage.checkpoint import LATEST, PREVIOUS, load_newest, load_state, save_state
 
 PLAIN = (
     type(None),

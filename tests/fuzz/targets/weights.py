@@ -20,8 +20,8 @@ from tests.fuzz.engine import Case
 from tests.fuzz.file_edits import misplace
 from tests.fuzz.targets.states import sealed
 from tests.fuzz.tree_edits import edit_tree, json_bytes
-from training.checkpoint import load_weights, save_weights
 from training.setup import load_initial_weights
+from training.storage.checkpoint import load_weights, save_weights
 
 Tensors = dict[str, torch.Tensor]
 PREFIX = "_orig_mod.model.inner."

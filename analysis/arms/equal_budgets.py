@@ -1,0 +1,88 @@
+"""Arms against their baseline at equal updates, equal passes and equal time, read off their validation curves."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from analysis.arms.finished_runs import VALIDATION, Arm, FinishedRun
+from analysis.arms.run_curves import Point, read_run
+from analysis.arms.seed_pairs import MeanInterval, mean_interval, with_baseline
+from errors import UserError
+
+# What is equal: the axis of a curve, and its unit. A pass is one supervision step of one row, with a gradient.
+BUDGETS = {"updates": "updates", "samples": "passes", "seconds": "seconds of training"}
+
+
+@dataclass(frozen=True)
+class EqualBudget:
+    """Validation accuracy of an arm minus that of its baseline at equal budgets, by seed.
+
+    The budget of a pair is what the cheaper of its two runs spent in all; of each run the last evaluation within it
+    counts. budgets: by seed. Pairs in which one run was not evaluated within the budget are left out.
+    """
+
+    arm: str
+    baseline: str
+    unit: str
+    seeds: list[int | None]
+    budgets: list[float]
+    values: list[float]
+    interval: MeanInterval
+
+
+def at_equal_budgets(arms: Sequence[Arm]) -> list[EqualBudget]:
+    """Every arm against the first of its network, by each of `BUDGETS`."""
+    curves = {axis: {run.curve.folder: _points(run, axis) for arm in arms for run in arm.runs} for axis in BUDGETS}
+    found = []
+    for baseline, arm in with_baseline(arms):
+        ours, theirs = arm.by_seed, baseline.by_seed
+        for axis, unit in BUDGETS.items():
+            budgets, differences = {}, {}
+            for seed in (seed for seed in ours if seed in theirs):
+                pair = [curves[axis][run.curve.folder] for run in (ours[seed], theirs[seed])]
+                if not all(pair):
+                    continue
+                budget = min(points[-1].x for points in pair)
+                one, other = (_last_within(points, budget) for points in pair)
+                if one is not None and other is not None:
+                    budgets[seed], differences[seed] = budget, one.value - other.value
+            if budgets:
+                values = list(differences.values())
+                found.append(
+                    EqualBudget(
+                        arm.label, baseline.label, unit, list(budgets), list(budgets.values()), values,
+                        mean_interval(values),
+                    )
+                )  # fmt: skip
+    return found
+
+
+def budget_table(comparisons: Sequence[EqualBudget]) -> list[str]:
+    """For people: one line per arm and budget."""
+    lines = []
+    for each in comparisons:
+        bounds = each.interval.bounds
+        interval = "no interval"
+        if bounds is not None:
+            interval = f"95 % t interval {100 * bounds[0]:+.2f} to {100 * bounds[1]:+.2f}"
+        lines.append(
+            f"{each.arm} minus {each.baseline} on validation at equal {each.unit} "
+            f"({np.mean(each.budgets):,.0f}): {100 * each.interval.mean:+.2f} points, {interval}, "
+            f"{each.interval.n} {'seed' if each.interval.n == 1 else 'seeds'}"
+        )
+    return lines
+
+
+def _points(run: FinishedRun, axis: str) -> Sequence[Point]:
+    """The validation curve over this axis; none where an earlier version logged the run without it."""
+    if axis == "updates":
+        return run.curve.points
+    try:
+        return read_run(run.curve.folder, VALIDATION, axis).points
+    except UserError:
+        return []
+
+
+def _last_within(points: Sequence[Point], budget: float) -> Point | None:
+    return next((point for point in reversed(points) if point.x <= budget), None)

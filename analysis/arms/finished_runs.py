@@ -1,0 +1,228 @@
+"""Runs at their end, as summary.json and the files beside it tell, and the arms that they form."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from analysis.arms.run_curves import RunCurve, differing_settings, number_or_none, read_run
+from errors import UserError
+from training.evaluation.row_outcomes import FILE_NAME, TestRows, read_test_rows
+from training.records.metrics_log import read_metrics
+from training.records.provenance import config_hash
+from training.storage.json_files import JsonError, read_json_object
+from training.storage.run_folder import RunFolder
+
+MOMENTS = ("initial", "best", "final")
+COMPARED = ("best", "final")  # every finished run has these
+VALIDATION = "eval/validation/exact_accuracy"
+
+
+@dataclass(frozen=True)
+class Tested:
+    """Test puzzles that the weights after `step` updates solve.
+
+    perturbed: for each kind of perturbed start the rollouts that end in a solution, and their number.
+    """
+
+    step: int
+    solved: int
+    count: int
+    perturbed: dict[str, tuple[int, int]]
+
+    @property
+    def value(self) -> float:
+        return self.solved / self.count
+
+
+@dataclass(frozen=True)
+class FinishedRun:
+    """A run at its end. `tested` by moment (`initial` may be missing), `spent`: training compute by moment."""
+
+    curve: RunCurve
+    updates: int
+    tested: dict[str, Tested]
+    spent: dict[str, dict[str, float | None]]
+    rows: TestRows | None
+
+    @property
+    def name(self) -> str:
+        return self.curve.folder.name
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """What makes an arm: the shared settings and the length, unless patience ended the run."""
+        patience = self.curve.settings.get("early_stop_patience")
+        return {**self.curve.settings, "updates": self.updates if patience is None else None}
+
+
+@dataclass(frozen=True)
+class Arm:
+    """Runs of the same settings and length, one for each seed."""
+
+    label: str
+    settings_sha256: str
+    network: str  # a hash of arch.*
+    runs: list[FinishedRun]
+
+    @property
+    def by_seed(self) -> dict[int | None, FinishedRun]:
+        return {run.curve.seed: run for run in self.runs}
+
+    def values(self, moment: str) -> list[float]:
+        """Accuracies of the runs that have been tested at this moment."""
+        return [run.tested[moment].value for run in self.runs if moment in run.tested]
+
+    def spent(self, quantity: str) -> float | None:
+        """Mean training compute of a whole run (`flops`, `seconds`, `samples`); None where a run does not tell."""
+        values = [run.spent["final"].get(quantity) for run in self.runs]
+        known = [value for value in values if value is not None]
+        return float(np.mean(known)) if len(known) == len(values) else None
+
+
+def read_finished(folder: Path) -> FinishedRun:
+    """Read a run that has reached its end. Errors: `UserError` when it has not, or tested nothing."""
+    curve = read_run(folder, VALIDATION, "updates")
+    names = RunFolder(folder)
+    if not names.summary.is_file():
+        raise UserError(f"{folder} has no {names.summary.name}: let the run go on to its end with its own command")
+    try:
+        summary = read_json_object(names.summary)
+    except JsonError as error:
+        raise UserError(f"{names.summary}: {error}") from error
+    updates, tests, spent = (summary.get(key) for key in ("steps", "test", "curve"))
+    if type(updates) is not int or not isinstance(tests, Mapping):
+        raise UserError(f"{names.summary} is no summary of a run: steps or test are missing")
+    logged = max(record["step"] for record in read_metrics(names.metrics))
+    if logged > updates:
+        raise UserError(
+            f"{folder} was summed up at update {updates} and has gone on to {logged}: let it go on to its end"
+        )
+    tested = {moment: _tested(tests[moment], names.summary, moment) for moment in MOMENTS if tests.get(moment)}
+    for moment in COMPARED:
+        if moment not in tested:
+            raise UserError(f"{names.summary} holds no test of the {moment} weights: the run needs test puzzles")
+    if not isinstance(curve.seed, int | None):
+        raise UserError(f"{names.provenance}: found seed {curve.seed!r}, expected a whole number")
+    costs = {
+        moment: {name: number_or_none(point.get(name)) for name in ("flops", "seconds", "samples")}
+        for moment in COMPARED
+        for point in [_object(_object(spent).get(moment))]
+    }
+    rows = None
+    path = folder / FILE_NAME
+    if path.is_file():
+        rows = read_test_rows(path)
+        for moment, found in tested.items():
+            exact = rows.exact.get(moment)
+            if exact is None or (int(exact.sum()), len(exact)) != (found.solved, found.count):
+                raise UserError(
+                    f"{path} does not hold the {found.solved} of {found.count} rows that {names.summary} "
+                    f"counts for the {moment} weights: remove it to go on without McNemar's test"
+                )
+    tested = {moment: _with_perturbed(found, folder, moment) for moment, found in tested.items()}
+    return FinishedRun(curve, updates, tested, costs, rows)
+
+
+def _with_perturbed(found: Tested, folder: Path, moment: str) -> Tested:
+    """The test with accuracy from perturbed starts: the run's own, else what evaluate.py found for these weights."""
+    path = folder / f"evaluation_{moment}_perturbed.json"
+    if found.perturbed or not path.is_file():
+        return found
+    try:
+        results = [part for part in read_json_object(path)["results"] if part["rows"] == "test"]
+        exact = results[0]["exact_accuracy"]
+        counted = _share(exact, "numerator", "denominator")
+    except (JsonError, KeyError, IndexError, TypeError, ValueError) as error:
+        raise UserError(f"{path} is no evaluation of test rows ({error}): make it again with evaluate.py") from error
+    if len(results) != 1 or counted != (found.solved, found.count):
+        raise UserError(
+            f"{path} counts {counted[0]} of {counted[1]} test rows, the run {found.solved} of "
+            f"{found.count}: make it again with evaluate.py"
+        )
+    return replace(found, perturbed=_perturbed(results[0], path, moment))
+
+
+def _tested(entry: Any, path: Path, moment: str) -> Tested:
+    try:
+        step, solved, count = _whole(entry, "step"), *_share(entry, "numerator", "denominator")
+    except (KeyError, TypeError, ValueError) as error:
+        raise UserError(f"{path}: the test of the {moment} weights is damaged ({error})") from error
+    return Tested(step, solved, count, _perturbed(entry, path, moment))
+
+
+def _perturbed(entry: Any, path: Path, moment: str) -> dict[str, tuple[int, int]]:
+    perturbed = {}
+    try:
+        for each in entry.get("robustness") or []:
+            start = f"sigma {each['sigma']:g}, {each['site']}, {_whole(each, 'rollouts')} rollouts"
+            perturbed[start] = _share(each, "exact_count", "count")
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
+        raise UserError(f"{path}: the test of the {moment} weights is damaged ({error})") from error
+    return perturbed
+
+
+def _whole(entry: Any, name: str) -> int:
+    value = entry[name]
+    if type(value) is not int or not 0 <= value < 2**53:
+        raise ValueError(f"found {name} {value!r}, expected a count")
+    return value
+
+
+def _share(entry: Any, part: str, whole: str) -> tuple[int, int]:
+    counts = _whole(entry, part), _whole(entry, whole)
+    if not counts[0] <= counts[1] or not counts[1]:
+        raise ValueError(f"found {counts[0]} of {counts[1]}")
+    return counts
+
+
+def _object(value: Any) -> Mapping[str, Any]:
+    return value if isinstance(value, Mapping) else {}
+
+
+def arms_of(runs: Sequence[FinishedRun]) -> list[Arm]:
+    """Arms in the order in which their first runs are named. Errors: `UserError` when one has a seed twice."""
+    found: dict[str, list[FinishedRun]] = {}
+    for run in runs:
+        found.setdefault(config_hash(run.settings), []).append(run)
+    arms = []
+    for (digest, members), label in zip(found.items(), _labels(list(found.values())), strict=True):
+        seeds: dict[int | None, str] = {}
+        for run in members:
+            if run.curve.seed in seeds:
+                raise UserError(
+                    f"{run.curve.folder} repeats seed {run.curve.seed} of {seeds[run.curve.seed]} with the "
+                    "same settings: name one of them"
+                )
+            seeds[run.curve.seed] = run.name
+        arch = {key: value for key, value in members[0].settings.items() if key.startswith("arch.")}
+        arms.append(Arm(label, digest, config_hash(arch), members))
+    return arms
+
+
+def _labels(groups: Sequence[Sequence[FinishedRun]]) -> list[str]:
+    """A label for each group of runs, no two alike."""
+    settings = [group[0].settings for group in groups]
+    short = [_short_label(own) for own in settings]
+    labels = []
+    for own, label in zip(settings, short, strict=True):
+        alike = [other for other, its in zip(settings, short, strict=True) if its == label]
+        labels.append(label if len(alike) == 1 else f"{label} ({differing_settings(own, alike)})")
+    # Settings beyond those that a label has room for.
+    return [
+        label if labels.count(label) == 1 else f"{label} {config_hash(own)[:6]}"
+        for own, label in zip(settings, labels, strict=True)
+    ]
+
+
+def _short_label(settings: Mapping[str, Any]) -> str:
+    """Network and objective: `HRM multi_perturbed_ce K=4 loguniform`."""
+    words = [str(settings.get("arch.name", "run")).upper()]
+    name = settings.get("objective.name")
+    if name is not None:
+        words.append(str(name))
+    if str(name).endswith("perturbed_ce"):
+        words += [f"K={settings.get('objective.num_trajectories')}", str(settings.get("objective.noise_sampling"))]
+    return " ".join(words)

@@ -1,0 +1,131 @@
+"""Arms against their baseline, seed by seed: differences, their interval over seeds, McNemar's test of each pair."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from scipy.stats import binomtest, ttest_1samp
+
+from analysis.arms.finished_runs import COMPARED, Arm, FinishedRun
+from errors import UserError
+
+CLEAN = "the initial state"
+INTERVAL = (
+    "95 % Student t interval of the mean over seeds (a bootstrap of so few seeds would come out too narrow); it speaks "
+    "of other seeds with the same data, not of other puzzles"
+)
+
+
+@dataclass(frozen=True)
+class MeanInterval:
+    """A mean over seeds; `low` and `high` are None for a single one, and where all are equal."""
+
+    mean: float
+    low: float | None
+    high: float | None
+    n: int
+
+    @property
+    def bounds(self) -> tuple[float, float] | None:
+        """(low, high) where there is an interval."""
+        return None if self.low is None or self.high is None else (self.low, self.high)
+
+
+@dataclass(frozen=True)
+class McNemar:
+    """Test puzzles that one of two runs solves alone, and the exact two-sided p of so uneven a split."""
+
+    only_arm: int
+    only_baseline: int
+    p: float
+
+
+@dataclass(frozen=True)
+class Difference:
+    """Accuracy of an arm minus that of its baseline at one moment, by seed.
+
+    start: CLEAN, or the perturbed starts of which the accuracy over rollouts is compared. mcnemar: None without rows
+    of both, and from perturbed starts, whose rollouts are no independent trials.
+    """
+
+    arm: str
+    baseline: str
+    moment: str
+    start: str
+    seeds: list[int | None]
+    values: list[float]
+    interval: MeanInterval
+    mcnemar: list[McNemar | None]
+
+
+def mean_interval(values: Sequence[float]) -> MeanInterval:
+    """Mean of at least one value and its 95 % t interval.
+
+    Equal values have none: the formula's would have no width, and say more than a handful of seeds can.
+    """
+    mean = float(np.mean(values))
+    if len(set(values)) == 1:
+        return MeanInterval(mean, None, None, len(values))
+    interval = ttest_1samp(values, 0.0).confidence_interval(0.95)
+    return MeanInterval(mean, float(interval.low), float(interval.high), len(values))
+
+
+def mcnemar(arm: np.ndarray, baseline: np.ndarray) -> McNemar:
+    """McNemar's test without approximation, of two (N,) bool over the same puzzles.
+
+    Under the hypothesis that both solve equally many, each puzzle solved by one alone is as likely to be the other's.
+    """
+    only_arm, only_baseline = int((arm & ~baseline).sum()), int((baseline & ~arm).sum())
+    discordant = only_arm + only_baseline
+    p = float(binomtest(only_arm, discordant, 0.5).pvalue) if discordant else 1.0
+    return McNemar(only_arm, only_baseline, p)
+
+
+def compared(arms: Sequence[Arm]) -> list[Difference]:
+    """Every arm against the first of its network, at the best and at the final weights, also from perturbed starts.
+
+    Arms that share no seed with their baseline are left out. Errors: `UserError` when two runs of a pair were tested on
+    other puzzles.
+    """
+    differences = []
+    for baseline, arm in with_baseline(arms):
+        ours, theirs = arm.by_seed, baseline.by_seed
+        seeds = [seed for seed in ours if seed in theirs]
+        for moment in COMPARED if seeds else ():
+            pairs = [(ours[seed], theirs[seed]) for seed in seeds]
+            tests = [_mcnemar(one, other, moment) for one, other in pairs]
+            tested = [(one.tested[moment], other.tested[moment]) for one, other in pairs]
+            # Of whole numbers: equal differences are equal to the last bit.
+            clean = [(one.solved - other.solved) / one.count for one, other in tested]
+            names = arm.label, baseline.label, moment
+            differences.append(Difference(*names, CLEAN, seeds, clean, mean_interval(clean), tests))
+            for start in tested[0][0].perturbed:
+                found = [(one.perturbed.get(start), other.perturbed.get(start)) for one, other in tested]
+                values = [(one[0] - other[0]) / one[1] for one, other in found if one and other and one[1] == other[1]]
+                if len(values) == len(seeds):
+                    nothing: list[McNemar | None] = [None] * len(seeds)
+                    differences.append(Difference(*names, start, seeds, values, mean_interval(values), nothing))
+    return differences
+
+
+def with_baseline(arms: Sequence[Arm]) -> Iterator[tuple[Arm, Arm]]:
+    """(baseline, arm) for every arm that is not the first of its network."""
+    baselines: dict[str, Arm] = {}
+    for arm in arms:
+        baseline = baselines.setdefault(arm.network, arm)
+        if baseline is not arm:
+            yield baseline, arm
+
+
+def _mcnemar(one: FinishedRun, other: FinishedRun, moment: str) -> McNemar | None:
+    same = one.tested[moment].count == other.tested[moment].count
+    if same and one.rows is not None and other.rows is not None:
+        same = one.rows.puzzle == other.rows.puzzle
+    if not same:
+        raise UserError(
+            f"{one.curve.folder} and {other.curve.folder} were tested on other puzzles: a pair needs the "
+            "same data_paths_test, validation_size and max_test_rows"
+        )
+    if one.rows is None or other.rows is None:
+        return None
+    return mcnemar(one.rows.exact[moment], other.rows.exact[moment])

@@ -1,0 +1,228 @@
+"""Draw how a run learned: accuracy on the validation rows and training loss over updates.
+
+    python analysis/arms/training_curve.py RUN [--output-dir DIR]
+
+Reads RUN's metrics.jsonl, summary.json and provenance.json (a run still going on too). Writes training_curve.png,
+.pdf and .svg, the plotted numbers as .csv and .json, and the caption as .txt, to RUN/figures unless told otherwise.
+"""
+
+import argparse
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
+
+import matplotlib
+import matplotlib.pyplot as plt
+import matplotlib.ticker
+from matplotlib.figure import Figure
+
+from analysis.figures.figure_files import (
+    BLUE,
+    GREEN,
+    GREY,
+    ORANGE,
+    RED,
+    STYLE,
+    make_folder,
+    save_caption,
+    save_csv,
+    save_figure,
+    save_json,
+)
+from errors import UserError, exit_on_user_error
+from training.evaluation.answering import wilson_interval
+from training.records.metrics_log import read_metrics
+from training.storage.json_files import JsonError, read_json_object
+from training.storage.run_folder import RunFolder
+
+
+@dataclass(frozen=True)
+class Curves:
+    """What a run's log holds for this picture. Each row has `step` (update) and the named values."""
+
+    validation: list[dict[str, Any]]  # exact_accuracy, low, high, exact_count, count, accuracy
+    training: list[dict[str, Any]]  # lm_loss, accuracy, exact_accuracy (of rows that halted)
+    summary: dict[str, Any]
+    provenance: dict[str, Any]
+
+
+def read_curves(folder: Path) -> Curves:
+    """Read a run folder. Errors: `UserError` when it is none, or holds nothing to draw yet."""
+    run = RunFolder(folder)
+    if not run.metrics.is_file():
+        raise UserError(f"{folder} has no {run.metrics.name}: name the checkpoint_path of a run")
+    validation, training = [], []
+    for record in read_metrics(run.metrics):
+        step = record["step"]
+        # Small sets have one validation; large ones a fast one more often than the full one.
+        for kind in ("eval/validation", "eval/fast"):
+            if record.get(f"{kind}/count"):
+                exact, count = int(record[f"{kind}/exact_count"]), int(record[f"{kind}/count"])
+                low, high = wilson_interval(exact, count)
+                validation.append(
+                    {
+                        "step": step,
+                        "rows": kind.split("/")[1],
+                        "exact_accuracy": exact / count,
+                        "low": low,
+                        "high": high,
+                        "exact_count": exact,
+                        "count": count,
+                        "accuracy": record[f"{kind}/accuracy"],
+                    }
+                )
+                break
+        if record.get("train/lm_loss") is not None:
+            names = ("lm_loss", "accuracy", "exact_accuracy")
+            training.append({"step": step} | {name: record.get(f"train/{name}") for name in names})
+    if not validation and not training:
+        raise UserError(f"{run.metrics} holds no losses and no evaluations yet: let the run go on for a while")
+    return Curves(validation, training, _object(run.summary), _object(run.provenance))
+
+
+def _object(path: Path) -> dict[str, Any]:
+    if not path.is_file():
+        return {}
+    try:
+        return read_json_object(path)
+    except JsonError as error:
+        raise UserError(f"{path}: {error}") from error
+
+
+def draw(curves: Curves) -> Figure:
+    """Two panels over updates: accuracies with 95 % intervals and the trivial predictor; training loss."""
+    with matplotlib.rc_context(STYLE):
+        figure, (upper, lower) = plt.subplots(
+            2, 1, figsize=(7.2, 5.6), sharex=True, height_ratios=(3, 2), constrained_layout=True
+        )
+        rows = curves.validation
+        if rows:
+            _draw_accuracies(upper, curves)
+        upper.set_ylim(-0.02, 1.02)
+        upper.set_ylabel("accuracy on validation rows")
+        upper.yaxis.set_major_formatter(matplotlib.ticker.PercentFormatter(1.0))
+        if curves.training:
+            steps = [row["step"] for row in curves.training]
+            lower.plot(steps, [row["lm_loss"] for row in curves.training], color=ORANGE, label="training loss")
+            lower.set_ylim(bottom=0)
+        lower.set_ylabel("training loss\n(nats per token)")
+        lower.set_xlabel("updates")
+        lower.set_xlim(left=0)
+        lower.xaxis.set_major_locator(matplotlib.ticker.MaxNLocator(integer=True))
+        figure.align_ylabels((upper, lower))
+    return figure
+
+
+def _draw_accuracies(axes: Any, curves: Curves) -> None:
+    rows = curves.validation
+    steps = [row["step"] for row in rows]
+    marker = "o" if len(rows) <= 40 else None
+    exact = [row["exact_accuracy"] for row in rows]
+    low, high = [row["low"] for row in rows], [row["high"] for row in rows]
+    axes.plot(steps, exact, color=BLUE, marker=marker, markersize=3.5, label="puzzles solved")
+    axes.fill_between(steps, low, high, color=BLUE, alpha=0.15, linewidth=0, label="its 95 % interval")
+    tokens = [row["accuracy"] for row in rows]
+    axes.plot(steps, tokens, color=GREEN, marker=marker, markersize=3.5, label="cells right")
+    trivial = best_baseline(curves.summary)
+    if trivial is not None:
+        name, value = trivial
+        axes.axhline(value, color=GREY, linestyle="--", linewidth=1.2, label=f"cells right, {name}")
+    best = curves.summary.get("best")
+    if best and best.get("denominator"):
+        axes.plot(
+            best["step"],
+            best["value"],
+            marker="*",
+            markersize=14,
+            color=RED,
+            linestyle="none",
+            zorder=5,
+            markeredgecolor="white",
+            clip_on=False,
+            label=f"best: {best['value']:.1%} at update {best['step']}",
+        )
+    axes.legend(loc="best", fontsize=9)
+
+
+def best_baseline(summary: dict[str, Any]) -> tuple[str, float] | None:
+    """The trivial predictor with the highest token accuracy, in words, and that accuracy."""
+    words = {
+        "copy_input": "input copied",
+        "most_frequent_token": "most frequent digit",
+        "constant": "one digit everywhere",
+        "copy_givens": "givens copied, rest guessed",
+    }
+    found = {
+        name: item["accuracy"]
+        for name, item in (summary.get("baselines") or {}).items()
+        if isinstance(item, dict) and "accuracy" in item
+    }
+    if not found:
+        return None
+    name = max(found, key=lambda key: found[key])
+    return words.get(name, name), float(found[name])
+
+
+def caption(folder: Path, curves: Curves, command: str) -> str:
+    """What is shown, from which run, with n and intervals."""
+    record = curves.provenance
+    git = record.get("git") or {}
+    commit = (str(git.get("commit"))[:12] + ("+dirty" if git.get("dirty") else "")) if git.get("commit") else "unknown"
+    lines = [
+        f"Training of {folder.name}. Above: share of validation puzzles solved (every cell right) and of cells "
+        "right, after the full number of supervision steps; band: 95 % Wilson interval over puzzles; star: the "
+        "evaluation that chose best.pt; dashed: the best trivial predictor's share of cells. Below: training loss "
+        "of the rows of each update, averaged between log lines.",
+    ]
+    counts = sorted({row["count"] for row in curves.validation})
+    if counts:
+        lines.append(
+            f"n = {' or '.join(map(str, counts))} validation puzzles per point, one run "
+            f"(seed {(record.get('seeds') or {}).get('seed', 'unknown')})."
+        )
+    for which, part in (curves.summary.get("test") or {}).items():
+        if part.get("denominator"):
+            low, high = wilson_interval(part["numerator"], part["denominator"])
+            lines.append(
+                f"Test puzzles, which chose nothing, {which} weights (update {part['step']}): {part['numerator']} of "
+                f"{part['denominator']} solved = {part['value']:.1%} (95 % {low:.1%} to {high:.1%})."
+            )
+    argv = record.get("argv")
+    lines.append(f"Run: python {' '.join(map(str, argv))}" if argv else "Run: command not recorded")
+    lines.append(f"Commit {commit}; {curves.summary.get('num_params', 'unknown number of')} parameters.")
+    lines.append(f"Figure: {command}")
+    return "\n".join(lines)
+
+
+@exit_on_user_error
+def main(argv: Sequence[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("run", type=Path, metavar="RUN", help="run folder (checkpoint_path)")
+    parser.add_argument("--output-dir", type=Path, metavar="DIR", help="default: RUN/figures")
+    options = parser.parse_args(argv)
+    curves = read_curves(options.run)
+    folder = make_folder(options.output_dir or options.run / "figures")
+    stem = folder / "training_curve"
+    figure = draw(curves)
+    paths = save_figure(figure, stem)
+    plt.close(figure)
+    save_csv(
+        [{"curve": "validation", **row} for row in curves.validation]
+        + [{"curve": "training", **row} for row in curves.training],
+        stem.with_suffix(".csv"),
+    )
+    save_json(
+        {"validation": curves.validation, "training": curves.training, "summary": curves.summary},
+        stem.with_suffix(".json"),
+    )
+    command = f"python analysis/arms/training_curve.py {options.run}"
+    save_caption(caption(options.run, curves, command), stem.with_suffix(".txt"))
+    print(f"written: {paths[0]} (also .pdf .svg .csv .json .txt)")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,107 @@
+"""What a figure bundle is made of: folders that other analyses wrote, found and read."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from analysis.spectra.spectrum_files import FILE_NAME, read_arrays, settings_of
+from analysis.spectra.spectrum_table import PLAIN_OBJECTIVE, SpectrumTable
+from errors import UserError
+from training.storage.json_files import JsonError, read_json_object
+
+FIG3 = "Fig3_trajectory_perturbation_improves_peak_accuracy"
+FIG4 = "Fig4_optional_PTRM_Q_head_vs_stability"
+SUMMARY = "summary.json"
+
+
+@dataclass(frozen=True)
+class Spectra:
+    """A result of `analysis/spectra/lyapunov_spectrum.py`: its summary and the tables of its runs."""
+
+    folder: Path
+    summary: dict[str, Any]
+    tables: list[SpectrumTable]
+
+    @property
+    def plain(self) -> bool:
+        """Whether all runs were pretrained plainly: those that the first two figures compare."""
+        return all(table.settings["objective"] == PLAIN_OBJECTIVE for table in self.tables)
+
+
+@dataclass(frozen=True)
+class Drawn:
+    """A figure that its own analysis has drawn: its folder and its numbers."""
+
+    folder: Path
+    numbers: dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Sources:
+    """All that was found. `peak`: of `peak_vs_final.py`; `rollouts`: of `q_head_vs_stability.py`."""
+
+    spectra: list[Spectra]
+    peak: Drawn | None
+    rollouts: Drawn | None
+
+
+def find_sources(folders: Sequence[Path]) -> Sources:
+    """Read the results in some folders, whatever they are of.
+
+    Errors: `UserError` for a folder that holds none of the three, a damaged file, or two results for one figure.
+    """
+    spectra: list[Spectra] = []
+    drawn: dict[str, Drawn] = {}
+    for folder in folders:
+        found = _spectra(folder)
+        if found is not None:
+            spectra.append(found)
+        for name, numbers in ((FIG3, f"{FIG3}.json"), (FIG4, SUMMARY)):
+            if not (folder / f"{name}.png").is_file():
+                continue
+            if name in drawn:
+                raise UserError(f"{drawn[name].folder} and {folder} both hold {name}: name one of them")
+            drawn[name] = Drawn(folder, _json(folder / numbers))
+        if found is None and all(each.folder != folder for each in drawn.values()):
+            raise UserError(
+                f"{folder} holds no result: expected a folder that analysis/spectra/lyapunov_spectrum.py, "
+                "analysis/arms/peak_vs_final.py or analysis/rollouts/q_head_vs_stability.py wrote with --out"
+            )
+    return Sources(spectra, drawn.get(FIG3), drawn.get(FIG4))
+
+
+def _spectra(folder: Path) -> Spectra | None:
+    paths = [folder / FILE_NAME] if (folder / FILE_NAME).is_file() else sorted(folder.glob(f"*/{FILE_NAME}"))
+    if not paths or not (folder / SUMMARY).is_file():
+        return None
+    summary = _json(folder / SUMMARY)
+    runs = summary.get("runs")
+    if not isinstance(runs, list) or "models" not in summary:
+        return None
+    tables = {}
+    for path in paths:
+        arrays = read_arrays(path)
+        label = str(runs[0]["label"]) if path.parent == folder else path.parent.name
+        tables[label] = SpectrumTable(label, arrays, settings_of(path, arrays))
+    missing = [run["label"] for run in runs if run["label"] not in tables]
+    if missing:
+        raise UserError(f"{folder} lacks the spectra of {', '.join(missing)}: run again: {summary.get('command')}")
+    return Spectra(folder, summary, [_rows_of(tables[run["label"]], run) for run in runs])
+
+
+def _rows_of(table: SpectrumTable, run: dict[str, Any]) -> SpectrumTable:
+    """The rows that the summary is of: the file may hold those of a longer measurement, in ascending order."""
+    count = run["n"] + run["dropped_not_finite"]
+    if len(table) < count:
+        raise UserError(f"{table.label}: {len(table)} puzzles in {FILE_NAME}, {count} in {SUMMARY}: measure again")
+    return table.where(np.arange(len(table)) < count)
+
+
+def _json(path: Path) -> dict[str, Any]:
+    try:
+        return read_json_object(path)
+    except JsonError as error:
+        raise UserError(f"{path}: {error}; make it again with its own analysis") from error

@@ -1,0 +1,90 @@
+"""How every figure is drawn and saved: one style, three formats without dates, the numbers beside the picture."""
+
+import csv
+import io
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import matplotlib
+
+matplotlib.use("Agg")
+
+from matplotlib.figure import Figure
+
+from errors import UserError
+from training.storage.atomic_file import write_bytes_atomically
+
+# After Okabe and Ito (2008), green and red darkened: they differ in lightness too, and are read as text.
+BLUE, ORANGE, GREEN, RED, PURPLE, GREY = "#0072B2", "#E69F00", "#007F5F", "#B3261E", "#CC79A7", "#7F7F7F"
+
+STYLE: dict[Any, Any] = {
+    "axes.grid": True,
+    "axes.spines.right": False,
+    "axes.spines.top": False,
+    "figure.dpi": 100,
+    "font.size": 10,
+    "grid.alpha": 0.25,
+    "grid.linewidth": 0.6,
+    "legend.frameon": False,
+    "lines.linewidth": 1.8,
+    "pdf.fonttype": 42,
+    "savefig.dpi": 160,
+    "svg.fonttype": "none",
+    "svg.hashsalt": "recursive-reasoning",
+}
+# Dates and versions would make equal pictures differ in their bytes.
+_NO_METADATA: dict[str, dict[str, None]] = {
+    "png": {"Software": None},
+    "pdf": {"CreationDate": None, "ModDate": None, "Creator": None, "Producer": None},
+    "svg": {"Date": None, "Creator": None},
+}
+
+
+def save_figure(figure: Figure, stem: Path, formats: Sequence[str] = ("png", "pdf", "svg")) -> list[Path]:
+    """Write `<stem>.<format>` for each format; the same figure gives the same bytes. Errors: `UserError`."""
+    paths = []
+    for kind in formats:
+        buffer = io.BytesIO()
+        with matplotlib.rc_context(STYLE):
+            figure.savefig(buffer, format=kind, metadata=_NO_METADATA[kind], bbox_inches="tight")
+        paths.append(_write(stem.with_name(f"{stem.name}.{kind}"), buffer.getvalue()))
+    return paths
+
+
+def save_json(value: Any, path: Path) -> Path:
+    """Write a value as strict JSON. Errors: `UserError` when the disk refuses."""
+    return _write(path, (json.dumps(value, indent=2, allow_nan=False, ensure_ascii=False) + "\n").encode())
+
+
+def save_csv(rows: Sequence[Mapping[str, Any]], path: Path) -> Path:
+    """Write rows with the union of their columns in order of appearance; a missing value is empty."""
+    columns = list(dict.fromkeys(name for row in rows for name in row))
+    text = io.StringIO()
+    writer = csv.DictWriter(text, columns, lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)
+    return _write(path, text.getvalue().encode())
+
+
+def save_caption(text: str, path: Path) -> Path:
+    """Write the words that belong under a picture."""
+    return _write(path, (text.strip() + "\n").encode())
+
+
+def make_folder(folder: Path) -> Path:
+    """The folder, made if need be. Errors: `UserError`."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(f"{folder} cannot be made a folder: {error.strerror or error}; name another") from error
+    return folder
+
+
+def _write(path: Path, data: bytes) -> Path:
+    try:
+        write_bytes_atomically(path, data, durable=False)
+    except OSError as error:
+        raise UserError(f"{path} cannot be written: {error.strerror or error}; name another folder") from error
+    return path

@@ -1,0 +1,138 @@
+"""Put the figures of a study into one dated folder that could be attached to a letter.
+
+    python analysis/figures/make_figure_bundle.py --runs out/trm out/hrm out/report out/ptrm --out bundle_20261125
+
+--runs are folders that other analyses wrote with --out: lyapunov_spectrum.py (figures 1 and 2), peak_vs_final.py
+(figure 3), q_head_vs_stability.py (figure 4). A figure whose results are missing is left out, and README.md says so.
+Written to --out, whose name ends with the date: README.md, email_draft.md, figure_captions.md, and figures/ with a
+.png, .svg, .csv and .json of each. The same results give the same bytes.
+"""
+
+import argparse
+import re
+import sys
+from collections.abc import Sequence
+from datetime import date
+from pathlib import Path
+from typing import Any
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
+
+import matplotlib.pyplot as plt
+from matplotlib.figure import Figure
+
+from analysis.figures.bundle_sources import FIG3, FIG4, Drawn, Sources, find_sources
+from analysis.figures.bundle_text import FIG1, FIG2, captions, email, leading, readme
+from analysis.figures.figure_files import make_folder, save_caption, save_csv, save_figure, save_json
+from analysis.spectra.spectrum_figures import draw_lambda1, draw_spectrum, lambda1_rows, spectrum_rows
+from analysis.spectra.spectrum_report import auroc_notes
+from errors import UserError, exit_on_user_error
+from training.storage.atomic_file import write_bytes_atomically
+
+_MISSING = {
+    FIG1: "no result of analysis/spectra/lyapunov_spectrum.py among --runs",
+    FIG2: "no result of analysis/spectra/lyapunov_spectrum.py among --runs",
+    FIG3: "no result of analysis/arms/peak_vs_final.py among --runs",
+    FIG4: "no result of analysis/rollouts/q_head_vs_stability.py among --runs",
+}
+
+
+def check_name(out: Path) -> None:
+    """Errors: `UserError` when the name does not end with a date."""
+    found = re.search(r"_(\d{4})(\d{2})(\d{2})$", out.name)
+    try:
+        if found is None:
+            raise ValueError("no date")
+        date(*map(int, found.groups()))
+    except ValueError as error:
+        raise UserError(f"--out {out}: expected a name that ends with a date, such as bundle_20261125") from error
+
+
+def spectrum_figures(sources: Sources) -> dict[str, tuple[list[dict[str, Any]], Figure]]:
+    """Figures 1 and 2 of the plainly pretrained networks; of all, where there is no such."""
+    chosen = [spectra for spectra in sources.spectra if spectra.plain] or sources.spectra
+    if not chosen:
+        return {}
+    one: list[dict[str, Any]] = []
+    two: list[dict[str, Any]] = []
+    notes: dict[str, str] = {}
+    for spectra in chosen:
+        burn_in = spectra.summary["burn_in"]
+        one += lambda1_rows(spectra.tables, burn_in)
+        two += spectrum_rows(spectra.tables, burn_in)
+        notes |= auroc_notes(spectra.summary)
+    return {FIG1: (one, draw_lambda1(one, notes)), FIG2: (two, draw_spectrum(two))}
+
+
+def origin(sources: Sources) -> dict[str, Any]:
+    """n, seeds, commands, commits and intervals of the spectra."""
+    return {
+        "measurements": [
+            {
+                "command": spectra.summary.get("command"),
+                "commit": (spectra.summary.get("git") or {}).get("commit"),
+                "burn_in": spectra.summary["burn_in"],
+                "units": spectra.summary["units"],
+                "runs": [
+                    {"label": table.label, "model": table.model, "train_seed": table.settings["train_seed"],
+                     "tangent_seed": table.settings["seed"], "n": len(table), "failed": int(table.failed.sum()),
+                     "weights_sha256": table.settings["weights_sha256"]}
+                    for table in spectra.tables
+                ],
+            }
+            for spectra in sources.spectra
+        ],
+        "networks": leading(sources),
+    }  # fmt: skip
+
+
+def copy_figure(drawn: Drawn, name: str, figures: Path) -> None:
+    """The files of a figure that its own analysis has drawn. Errors: `UserError` when one is missing."""
+    for suffix in (".png", ".svg", ".csv"):
+        source = drawn.folder / f"{name}{suffix}"
+        try:
+            data = source.read_bytes()
+        except OSError as error:
+            raise UserError(f"{source} cannot be read ({error.strerror or error}): run its analysis again") from error
+        write_bytes_atomically(figures / source.name, data)
+    save_json(drawn.numbers, figures / f"{name}.json")
+
+
+def make_bundle(sources: Sources, out: Path) -> list[str]:
+    """Write everything; returns the names of the figures that are in it."""
+    figures = make_folder(out / "figures")
+    made = []
+    for name, (rows, figure) in spectrum_figures(sources).items():
+        save_figure(figure, figures / name, ("png", "svg"))
+        plt.close(figure)
+        save_csv(rows, figures / f"{name}.csv")
+        save_json(origin(sources), figures / f"{name}.json")
+        made.append(name)
+    for name, drawn in ((FIG3, sources.peak), (FIG4, sources.rollouts)):
+        if drawn is not None:
+            copy_figure(drawn, name, figures)
+            made.append(name)
+    left_out = {name: why for name, why in _MISSING.items() if name not in made}
+    for name in left_out:  # of an earlier bundle in the same folder: they would belong to other words
+        for suffix in (".png", ".svg", ".csv", ".json"):
+            (figures / f"{name}{suffix}").unlink(missing_ok=True)
+    save_caption(readme(out.name, made, left_out), out / "README.md")
+    save_caption(email(sources, made), out / "email_draft.md")
+    save_caption(captions(sources, made), out / "figure_captions.md")
+    return made
+
+
+@exit_on_user_error
+def main(argv: Sequence[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--runs", type=Path, nargs="+", required=True, metavar="DIR", help="results of other analyses")
+    parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="the bundle, such as bundle_20261125")
+    options = parser.parse_args(argv)
+    check_name(options.out)
+    made = make_bundle(find_sources(options.runs), options.out)
+    left_out = [name for name in _MISSING if name not in made]
+    print(f"written: {options.out}, {len(made)} figures" + (f"; left out: {', '.join(left_out)}" if left_out else ""))
+
+
+if __name__ == "__main__":
+    main()

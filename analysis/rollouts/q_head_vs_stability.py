@@ -1,0 +1,226 @@
+"""Does the Q head prefer stable rollouts, and which way to choose among rollouts solves most for its passes?
+
+    python analysis/rollouts/q_head_vs_stability.py --checkpoint RUN/best.pt --out out/ptrm
+        [--rollouts 100] [--sigma 0.3] [--site z_L] [--max-steps 64] [--num-puzzles 1000]
+    python analysis/rollouts/q_head_vs_stability.py --read RUN/evaluation_best_steps64_rollouts.npz --out out/ptrm
+
+Rolls the first test puzzles out with noise at every supervision step (Probabilistic TRM, arXiv:2605.19943), or reads
+the rollouts of evaluate.py, and compares Q with the growth of small perturbations among the rollouts of one puzzle.
+Stopped at any time, the same command goes on after the last whole batch of puzzles.
+
+Writes to --out: rollouts.npz (training/evaluation/rollout_table.py says what it holds), summary.json, and the figure
+Fig4_optional_PTRM_Q_head_vs_stability as .png and .svg, what it shows as .csv, the caption as .txt.
+"""
+
+import argparse
+import shlex
+import shutil
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
+
+import matplotlib.pyplot as plt
+from tqdm import tqdm
+
+from analysis.figures.figure_files import make_folder, save_caption, save_figure
+from analysis.rollouts.q_head_figure import NAME, caption, draw, figure_data, read_figure, save_figure_data, summarise
+from dataset.eval_batches import EvalBatches
+from dataset.puzzle_folder import fingerprint
+from errors import UserError, exit_on_user_error
+from models.flops import step_flops
+from models.recursive_model import RecursiveModel
+from training.devices import resolve_device, resolve_dtype
+from training.distributed import World
+from training.evaluation.answering import evaluate
+from training.evaluation.evaluation_report import Selection, select_rows
+from training.evaluation.rollout_table import RolloutRecorder, RolloutTable, joined, npz_bytes, read_rollouts
+from training.inference.choose import build_inference, check_perturbed
+from training.inference.rollout_choice import STOCHASTIC, check_rollouts, rollout_settings
+from training.inference.stochastic_rollouts import StochasticRollouts, judged_steps
+from training.initial_weights import weights_digest
+from training.records.provenance import result_origin
+from training.settings.checks import check_eval
+from training.settings.flags import FlagParser
+from training.settings.resolving import EvaluateConfig
+from training.storage.atomic_file import write_bytes_atomically
+from training.trained_model import open_checkpoint, restore_model
+
+ROLLOUTS, PARTS = "rollouts.npz", "parts"
+
+
+def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
+    parser = FlagParser(
+        "q_head_vs_stability.py", help_command="python analysis/rollouts/q_head_vs_stability.py", description=__doc__
+    )
+    source = parser.add_mutually_exclusive_group(required=True)
+    source.add_argument("--checkpoint", type=Path, metavar="FILE", help="weights in a run folder, such as RUN/best.pt")
+    source.add_argument(
+        "--read", type=Path, metavar="FILE", help="evaluation_NAME_rollouts.npz of evaluate.py, or a rollouts.npz"
+    )
+    parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="folder of the results")
+    parser.add_argument("--bootstrap", type=int, default=10_000, metavar="N", help="draws (default: %(default)s)")
+    made = parser.add_argument_group("how rollouts are made, with --checkpoint")
+    made.add_argument("--rollouts", type=int, default=100, metavar="R", help="of each puzzle (default: %(default)s)")
+    made.add_argument("--sigma", type=float, default=0.3, help="noise of each value (default: %(default)s)")
+    made.add_argument("--site", default="z_L", help="z_H | z_L | both: what has noise (default: %(default)s)")
+    made.add_argument("--max-steps", type=int, default=64, metavar="T", help="supervision steps (default: %(default)s)")
+    made.add_argument("--judged-steps", type=int, nargs="+", default=[], metavar="T", help="default: T/4, T/2 and T")
+    made.add_argument("--num-puzzles", type=int, default=1000, metavar="N", help="first test puzzles (%(default)s)")
+    made.add_argument("--batch-size", type=int, default=64, metavar="B", help="puzzles at a time (%(default)s)")
+    made.add_argument("--noise-seed", type=int, default=0, metavar="S", help="(default: %(default)s)")
+    made.add_argument("--clean-first", action="store_true", help="the first rollout has no noise")
+    made.add_argument(
+        "--stability-sizes",
+        type=float,
+        nargs="+",
+        default=[1e-3, 1e-4, 1e-2],
+        metavar="D0",
+        help="probes, parts of the state's norm; the first is drawn and selects (1e-3 1e-4 1e-2)",
+    )
+    made.add_argument("--stability-steps", type=int, default=4, metavar="M", help="of a probe (default: %(default)s)")
+    made.add_argument("--stability-directions", type=int, default=2, metavar="K", help="(default: %(default)s)")
+    made.add_argument("--data-path", metavar="DIR", help="dataset folder (default: the run's)")
+    made.add_argument("--device", default="auto", help="auto | cpu | cuda | cuda:N (default: %(default)s)")
+    made.add_argument("--dtype", choices=("float32", "float64"), default="float32", help="(default: %(default)s)")
+    options = parser.parse_args(argv)
+    for name in ("num_puzzles", "batch_size", "bootstrap"):
+        if getattr(options, name) < 1:
+            flag = f"--{name.replace('_', '-')}"
+            raise UserError(f"{flag} {getattr(options, name)}: expected at least 1")
+    return options
+
+
+def evaluation_settings(options: argparse.Namespace) -> EvaluateConfig:
+    """The options of evaluate.py that these flags stand for. Errors: `UserError`."""
+    settings = EvaluateConfig(
+        max_steps=options.max_steps, inference=STOCHASTIC, sigma=[options.sigma], site=options.site,
+        rollouts=options.rollouts, noise_seed=options.noise_seed, clean_first=options.clean_first,
+        judged_steps=options.judged_steps, stability_sizes=options.stability_sizes,
+        stability_steps=options.stability_steps, stability_directions=options.stability_directions,
+    )  # fmt: skip
+    check_eval(settings)
+    check_rollouts(settings)
+    check_perturbed(settings)
+    return settings
+
+
+def rolled_out(options: argparse.Namespace) -> tuple[RolloutTable, dict[str, Any]]:
+    """The rollouts of a checkpoint: those of an earlier call as far as they go, else made. Errors: `UserError`."""
+    settings = evaluation_settings(options)
+    checkpoint = open_checkpoint(options.checkpoint, device=options.device, dtype=options.dtype)
+    config = checkpoint.config
+    if options.data_path:
+        config.data_paths_test = [options.data_path]
+    selections = select_rows(config, "test", options.num_puzzles)
+    if len(selections) > 1:
+        found = ", ".join(f"{each.puzzle_set.root} ({each.puzzle_set.set_name})" for each in selections)
+        raise UserError(f"the run has several test sets: {found}; name one of one set with --data-path")
+    (selection,) = selections
+    device = resolve_device(config.device)
+    if device.type == "mps":
+        raise UserError("--device mps has no float64, in which distances are measured: use --device cpu")
+    model = restore_model(checkpoint, selection.puzzle_set.metadata, device)
+    made = rollout_settings(settings) | {
+        "checkpoint": str(options.checkpoint), "weights_sha256": weights_digest(model),
+        "dataset": fingerprint(selection.puzzle_set.root, selection.puzzle_set.split),
+        "steps": judged_steps(settings.judged_steps, options.max_steps), "puzzles": len(selection.rows),
+        "batch_size": options.batch_size, "device": device.type,
+        "dtype": str(resolve_dtype(config.dtype, device)).removeprefix("torch."),
+        "step_flops": step_flops(model.config, training=False),
+    }  # fmt: skip
+    target = options.out / ROLLOUTS
+    if target.exists():
+        table = _same(target, made)
+    else:
+        table = _roll_out(model, selection, settings, made, options)
+        _write(target, npz_bytes(table.arrays(made)))
+    shutil.rmtree(options.out / PARTS, ignore_errors=True)
+    return table, made
+
+
+def _roll_out(
+    model: RecursiveModel, selection: Selection, settings: EvaluateConfig, made: dict[str, Any],
+    options: argparse.Namespace,
+) -> RolloutTable:  # fmt: skip
+    """Batch by batch, each in a file of its own before the next begins."""
+    folder = make_folder(options.out / PARTS)
+    inference = build_inference(settings, [selection.puzzle_set], 0)
+    assert isinstance(inference, StochasticRollouts)
+    starts = range(0, len(selection.rows), options.batch_size)
+    paths = [folder / f"{number:05d}.npz" for number in range(len(starts))]
+    tables = {path: _same(path, made) for path in paths if path.exists()}
+    # Without a terminal there is no bar, and nobody who waits for it.
+    with tqdm(total=len(paths) * settings.rollouts, initial=len(tables) * settings.rollouts, unit="rollout",
+              desc=f"{len(selection.rows)} puzzles", disable=None) as progress:  # fmt: skip
+        inference.on_rollout = progress.update
+        for path, start in zip(paths, starts, strict=True):
+            if path in tables:
+                continue
+            # The last batch is filled up: a puzzle's bits may depend on the size of its batch.
+            size = min(options.batch_size, len(selection.rows))
+            batches = EvalBatches(selection.puzzle_set, selection.rows[start : start + options.batch_size], size)
+            recorder = RolloutRecorder(settings.rollouts, made["steps"], settings.stability_sizes)
+            evaluate(model, batches, inference, [recorder], World())
+            tables[path] = recorder.table()
+            _write(path, npz_bytes(tables[path].arrays(made)))
+    return joined([tables[path] for path in paths])
+
+
+def _same(path: Path, made: dict[str, Any]) -> RolloutTable:
+    """The table of a file that was made in the way that is asked for now. Errors: `UserError`."""
+    table, found = read_rollouts(path, mend=f"remove {path} to make it again")
+    changed = [f"{name} {found.get(name)!r}, now {value!r}" for name, value in made.items() if found.get(name) != value]
+    if changed:
+        raise UserError(f"{path} was made with other settings ({'; '.join(changed)}): name another --out, or remove it")
+    return table
+
+
+def read_table(path: Path) -> tuple[RolloutTable, dict[str, Any]]:
+    """The test rows of evaluate.py's rollouts, or the table of a rollouts.npz. Errors: `UserError`."""
+    mend = "make it with: python evaluate.py checkpoint=RUN/best.pt eval.sigma=0.3"
+    return read_rollouts(path, "test/", "", mend=mend)
+
+
+def _write(path: Path, data: bytes) -> None:
+    try:
+        write_bytes_atomically(path, data)
+    except OSError as error:
+        raise UserError(
+            f"{path} cannot be written: {error.strerror or error}; free some space, or name another --out; "
+            "the same command then goes on"
+        ) from error
+
+
+@exit_on_user_error
+def main(argv: Sequence[str] | None = None) -> None:
+    words = sys.argv[1:] if argv is None else list(argv)
+    options = parse_arguments(words)
+    table, settings = read_table(options.read) if options.read else rolled_out(options)
+    summary = result_origin() | summarise(table, settings, options.bootstrap)
+    make_folder(options.out)
+    save_figure_data(figure_data(table, summary), options.out)
+    # Drawn from the files, as whoever draws it again will.
+    data = read_figure(options.out)
+    figure = draw(data)
+    paths = save_figure(figure, options.out / NAME, formats=("png", "svg"))
+    plt.close(figure)
+    command = f"python analysis/rollouts/q_head_vs_stability.py {shlex.join(_without_out(words))}"
+    save_caption(caption(data, command), options.out / f"{NAME}.txt")
+    print(f"written: {paths[0]} (also .svg .csv .txt, and {'' if options.read else f'{ROLLOUTS} '}summary.json)")
+
+
+def _without_out(words: Sequence[str]) -> list[str]:
+    """The flags but for the folder, which says nothing about the figure."""
+    kept, skip = [], False
+    for word in words:
+        if not skip and word != "--out" and not word.startswith("--out="):
+            kept.append(word)
+        skip = word == "--out"
+    return kept
+
+
+if __name__ == "__main__":
+    main()

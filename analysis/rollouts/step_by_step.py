@@ -1,0 +1,239 @@
+"""Draw three test puzzles with the model's answer after each supervision step.
+
+    python analysis/rollouts/step_by_step.py RUN/best.pt [--rows 3 17 42] [--output-dir DIR]
+
+Without --rows: the easiest and the hardest puzzle that the model solves after changing its mind, and one that it
+does not solve, among the first test puzzles (those that chose no checkpoint). Writes step_by_step.png, the same
+as .json, and the caption as .txt, to the run's figures folder unless told otherwise.
+"""
+
+import argparse
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
+
+import matplotlib
+import matplotlib.pyplot as plt
+import numpy as np
+import torch
+from matplotlib.figure import Figure
+from matplotlib.patches import Rectangle
+
+from analysis.figures.figure_files import GREEN, RED, STYLE, make_folder, save_caption, save_figure, save_json
+from dataset.eval_batches import EvalBatches, test_rows
+from dataset.puzzle_folder import PuzzleSet, open_puzzle_set
+from dataset.sudoku import BOXES, Box, board_text, boards_from_tokens, box_of_shape, side
+from errors import UserError, exit_on_user_error
+from models.recursive_model import RecursiveModel
+from training.devices import resolve_device
+from training.inference.stepwise import StepwiseInference
+from training.trained_model import data_folder, open_checkpoint, restore_model
+
+MAX_COLUMNS = 8
+BLANK_TOKEN = 1
+LIGHT_GREEN, LIGHT_RED = "#D5EFE5", "#F8DCCB"
+
+
+@dataclass(frozen=True)
+class Trace:
+    """One puzzle (n*n,) and the answers of T steps (T, n*n), digits, 0 = none; halting probabilities (T,)."""
+
+    row: int
+    rating: int | None
+    puzzle: np.ndarray
+    solution: np.ndarray
+    answers: np.ndarray
+    halting: np.ndarray
+
+    @property
+    def solved(self) -> bool:
+        return bool((self.answers[-1] == self.solution).all())
+
+    @property
+    def settled(self) -> int:
+        """The step from which on the answer stays as it is at the end (1 = from the first)."""
+        different = np.flatnonzero((self.answers != self.answers[-1]).any(axis=1))
+        return int(different[-1]) + 2 if len(different) else 1
+
+
+def sudoku_box(puzzle_set: PuzzleSet) -> Box:
+    """The box of a Sudoku set. Errors: `UserError` for another task."""
+    box = box_of_shape(puzzle_set.metadata.vocab_size, puzzle_set.metadata.seq_len)
+    if box is None:
+        raise UserError(f"{puzzle_set.root} holds no Sudokus of {', '.join(BOXES)}, the puzzles this script draws")
+    return box
+
+
+def trace_rows(model: RecursiveModel, puzzle_set: PuzzleSet, rows: np.ndarray, batch_size: int) -> list[Trace]:
+    """The model's way through some rows of a set, in order."""
+    traces = []
+    device = model.H_init.device
+    for batch in EvalBatches(puzzle_set, rows, min(batch_size, len(rows))):
+        made = StepwiseInference().predict(model, {key: leaf.to(device) for key, leaf in batch.items()})
+        tokens = made.step_answers.cpu().numpy()
+        answers = np.where(tokens > BLANK_TOKEN, tokens - 1, 0)
+        halting = torch.sigmoid(made.step_q_halt).cpu().numpy()
+        for i, row in enumerate(batch["row"].tolist()):
+            if row < 0:
+                continue
+            inputs, labels = puzzle_set.read_rows(np.array([row]))
+            rating = None if puzzle_set.ratings is None else int(puzzle_set.ratings[row])
+            puzzle, solution = boards_from_tokens(inputs)[0], boards_from_tokens(labels)[0]
+            traces.append(Trace(row, rating, puzzle, solution, answers[i], halting[i]))
+    return traces
+
+
+def choose(traces: Sequence[Trace]) -> list[Trace]:
+    """An easy and a hard puzzle among the solved, and a failed one; others of these kinds where one is missing."""
+
+    def difficulty(trace: Trace) -> tuple[int, int, int]:
+        blanks = int((trace.puzzle == 0).sum())
+        return trace.rating or 0, trace.settled, blanks
+
+    solved = sorted((trace for trace in traces if trace.solved), key=difficulty)
+    failed = sorted(
+        (trace for trace in traces if not trace.solved),
+        key=lambda trace: int((trace.answers[-1] == trace.solution).sum()),
+    )
+    # The easiest that takes more than one step shows more than one that is right at once.
+    easy = next((trace for trace in solved if trace.settled > 1), solved[0] if solved else None)
+    hard = next((trace for trace in reversed(solved) if trace is not easy), None)
+    wanted = [trace for trace in (easy, hard, failed[len(failed) // 2] if failed else None) if trace is not None]
+    rest = [trace for trace in [*reversed(solved), *failed] if not any(trace is item for item in wanted)]
+    return (wanted + rest)[:3]
+
+
+def shown_steps(num_steps: int) -> list[int]:
+    """Steps (from 1) that get a column: all of up to eight, else eight that thin out towards the last."""
+    if num_steps <= MAX_COLUMNS:
+        return list(range(1, num_steps + 1))
+    return sorted({round(step) for step in np.geomspace(1, num_steps, MAX_COLUMNS)})
+
+
+def draw_board(axes: Any, digits: np.ndarray, box: Box, *, givens: np.ndarray, right: np.ndarray | None) -> None:
+    """One board: givens black, right cells green, wrong cells red."""
+    rows, columns = box
+    n = side(box)
+    axes.set_xlim(-0.06, n + 0.06)
+    axes.set_ylim(n + 0.06, -0.06)
+    axes.set_aspect("equal")
+    axes.axis("off")
+    for cell, digit in enumerate(digits.tolist()):
+        row, column = divmod(cell, n)
+        given = bool(givens[cell])
+        fine = right is None or bool(right[cell])
+        if right is not None and not (given and fine):
+            axes.add_patch(Rectangle((column, row), 1, 1, color=LIGHT_GREEN if fine else LIGHT_RED, linewidth=0))
+        color = "black" if given and fine else GREEN if fine else RED
+        text = str(digit) if digit else ("" if right is None else "·")
+        axes.text(
+            column + 0.5,
+            row + 0.53,
+            text,
+            ha="center",
+            va="center",
+            color=color,
+            fontsize=11 if n <= 6 else 8,
+            fontweight="bold" if given else "normal",
+        )
+    for line in range(n + 1):
+        axes.plot([0, n], [line, line], color="black", linewidth=1.6 if line % rows == 0 else 0.4)
+        axes.plot([line, line], [0, n], color="black", linewidth=1.6 if line % columns == 0 else 0.4)
+
+
+def draw(traces: Sequence[Trace], box: Box) -> Figure:
+    """A row per puzzle: the puzzle, then the answer after each step with the probability of halting."""
+    steps = shown_steps(len(traces[0].answers))
+    cell = 1.55 if side(box) <= 6 else 1.85
+    with matplotlib.rc_context({**STYLE, "axes.grid": False}):
+        figure, grid = plt.subplots(
+            len(traces),
+            1 + len(steps),
+            figsize=(cell * (1 + len(steps)), (cell + 0.5) * len(traces)),
+            squeeze=False,
+            constrained_layout=True,
+        )
+        for axes_row, trace in zip(grid, traces, strict=True):
+            givens = trace.puzzle > 0
+            state = "solved" if trace.solved else "not solved"
+            rating = "" if trace.rating is None else f"rating {trace.rating}, "
+            axes_row[0].set_title(f"test row {trace.row}\n{rating}{state}", fontsize=9)
+            draw_board(axes_row[0], trace.puzzle, box, givens=givens, right=None)
+            for axes, step in zip(axes_row[1:], steps, strict=True):
+                answer = trace.answers[step - 1]
+                wrong = int((answer != trace.solution).sum())
+                count = "all right" if not wrong else f"{wrong} wrong"
+                axes.set_title(f"step {step}: {count}\nhalt {trace.halting[step - 1]:.0%}", fontsize=9)
+                draw_board(axes, answer, box, givens=givens, right=answer == trace.solution)
+    return figure
+
+
+def as_record(trace: Trace) -> dict[str, Any]:
+    """A trace as plain values."""
+    return {
+        "row": trace.row,
+        "rating": trace.rating,
+        "solved": trace.solved,
+        "settled_at_step": trace.settled,
+        "puzzle": board_text(trace.puzzle),
+        "solution": board_text(trace.solution),
+        "answers": [board_text(answer) for answer in trace.answers],
+        "halting_probability": [float(value) for value in trace.halting],
+    }
+
+
+@exit_on_user_error
+def main(argv: Sequence[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("checkpoint", type=Path, metavar="CHECKPOINT", help="weights such as RUN/best.pt")
+    parser.add_argument("--rows", type=int, nargs="+", metavar="ROW", help="rows of the test set to draw")
+    parser.add_argument("--data-path", metavar="DIR", help="dataset folder; default: the run's")
+    parser.add_argument("--max-rows", type=int, default=500, help="test puzzles to choose from (default 500)")
+    parser.add_argument("--output-dir", type=Path, metavar="DIR", help="default: figures beside the checkpoint")
+    parser.add_argument("--device", default="auto", help="auto | cpu | cuda | cuda:N")
+    options = parser.parse_args(argv)
+    checkpoint = open_checkpoint(options.checkpoint, device=options.device)
+    config = checkpoint.config
+    paths = [options.data_path] if options.data_path else config.data_paths_test or config.data_paths
+    if not paths:
+        raise UserError("the run's settings name no data: give --data-path data/NAME")
+    puzzle_set = open_puzzle_set(data_folder(paths[0]), "test")
+    box = sudoku_box(puzzle_set)
+    if options.max_rows < 1:
+        raise UserError(f"--max-rows {options.max_rows}: expected at least 1")
+    rows = test_rows(puzzle_set, config.validation_size)[: options.max_rows]
+    if options.rows:
+        rows = np.array(options.rows)
+        if not (0 <= rows.min() and rows.max() < puzzle_set.num_examples):
+            last = puzzle_set.num_examples - 1
+            raise UserError(f"--rows {options.rows}: {puzzle_set.root} has test rows 0 to {last}")
+    model = restore_model(checkpoint, puzzle_set.metadata, resolve_device(config.device))
+    traces = trace_rows(model, puzzle_set, rows, config.eval_batch_size or config.global_batch_size)
+    chosen = traces if options.rows else choose(traces)
+    folder = make_folder(options.output_dir or checkpoint.path.parent / "figures")
+    stem = folder / "step_by_step"
+    figure = draw(chosen, box)
+    path = save_figure(figure, stem, formats=("png",))[0]
+    plt.close(figure)
+    solved = sum(trace.solved for trace in traces)
+    save_json(
+        {"checkpoint": checkpoint.path.name, "traces": [as_record(trace) for trace in chosen]},
+        stem.with_suffix(".json"),
+    )
+    save_caption(
+        f"Answers of {checkpoint.path} after its supervision steps. Black: given; green: right; red: wrong. halt: "
+        "the model's own probability that its answer is right (it stops there when asked to). Rating: guesses a "
+        f"search needs. The puzzles are chosen to show an easy, a hard and a failed one; of the {len(traces)} "
+        f"looked at, {solved} are solved.\n"
+        f"Figure: python analysis/rollouts/step_by_step.py {options.checkpoint}",
+        stem.with_suffix(".txt"),
+    )
+    print(f"written: {path} (also .json .txt)")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,226 @@
+"""Lyapunov spectra of a trained model, puzzle by puzzle, and what they say about success and failure.
+
+    python analysis/spectra/lyapunov_spectrum.py --checkpoint RUN/best.pt --num-exponents 8 --num-puzzles 512 --out out
+    python analysis/spectra/lyapunov_spectrum.py --checkpoint RUN0/best.pt RUN1/best.pt --out out   # runs together
+
+Every puzzle takes the same number of supervision steps: ACT is recorded, not applied. The first test puzzles are taken,
+those that chose no checkpoint. Success is read from the very trajectory that the tangents follow. Exponents are in nats
+per supervision step; divided by the sub-updates of a step they are per sub-update. The first --burn-in steps align the
+tangents and are left out of the headline numbers (all are kept in the files).
+
+Written to --out, of several checkpoints to a folder each, with the joint statistics above them: spectrum.npz
+(documented in analysis/spectra/spectrum_files.py), spectrum.csv, summary.json, and the figures lambda1_success_failure
+and spectrum_shift. Stopped, the same command goes on; with more --num-puzzles it adds the missing ones.
+"""
+
+import argparse
+import sys
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
+
+import numpy as np
+import torch
+from tqdm import tqdm
+
+from analysis.spectra.spectrum_files import Arrays, SpectrumStore, part_blocks
+from analysis.spectra.spectrum_measurement import CountViolations, SpectrumSettings, measure_batch
+from analysis.spectra.spectrum_report import write_report
+from analysis.spectra.spectrum_table import SpectrumTable
+from dataset.eval_batches import EvalBatches, test_rows
+from dataset.puzzle_folder import PuzzleSet, fingerprint, open_puzzle_set
+from dataset.safe_files import file_sha256
+from dataset.sudoku import boards_from_tokens, box_of_shape, missing_digits
+from errors import UserError, exit_on_user_error
+from models.act import Batch
+from models.losses import IGNORE_LABEL_ID
+from models.recursion_maps import RecursionMaps
+from models.recursive_model import RecursiveModel
+from models.srm import StableRecursionModel
+from training.devices import resolve_device
+from training.records.provenance import result_origin
+from training.trained_model import Checkpoint, data_folder, open_checkpoint, restore_model
+
+BLANK_TOKEN = 1
+CPU = torch.device("cpu")
+
+
+@dataclass(frozen=True)
+class Job:
+    """One checkpoint and the folder for what is measured of it."""
+
+    checkpoint: Checkpoint
+    folder: Path
+    label: str
+
+
+def jobs_of(paths: Sequence[Path], out: Path, *, device: str, dtype: str) -> list[Job]:
+    """One job per checkpoint. Errors: `UserError` for checkpoints that cannot be read or told apart."""
+    checkpoints = [open_checkpoint(path, device=device, dtype=dtype) for path in paths]
+    labels = [f"{each.path.resolve().parent.name}_{each.name}" for each in checkpoints]
+    if len(set(labels)) < len(labels):
+        raise UserError(f"two checkpoints are called {max(labels, key=labels.count)}: rename one of the run folders")
+    folders = [out] if len(labels) == 1 else [out / label for label in labels]
+    return [Job(*each) for each in zip(checkpoints, folders, labels, strict=True)]
+
+
+def violations_of(puzzle_set: PuzzleSet) -> CountViolations | None:
+    """Counts broken rules of answers; None for a task whose rules are not known."""
+    box = box_of_shape(puzzle_set.metadata.vocab_size, puzzle_set.metadata.seq_len)
+    if box is None:
+        return None
+    return lambda answers: missing_digits(boards_from_tokens(answers), box)
+
+
+def one_batch(puzzle_set: PuzzleSet, rows: np.ndarray, device: torch.device = CPU) -> Batch:
+    """These rows as a batch, none of padding."""
+    (batch,) = EvalBatches(puzzle_set, rows, len(rows))
+    return {key: leaf.to(device) for key, leaf in batch.items()}
+
+
+def chosen_rows(puzzle_set: PuzzleSet, validation_size: int, count: int) -> np.ndarray:
+    """The first `count` test rows that have something to answer."""
+    rows = test_rows(puzzle_set, validation_size)
+    chosen: list[int] = []
+    for block in part_blocks(rows, 4096):
+        batch = one_batch(puzzle_set, block)
+        chosen += block[(batch["labels"] != IGNORE_LABEL_ID).any(dim=1).numpy()].tolist()
+        if len(chosen) >= count:
+            break
+    if not chosen:
+        raise UserError(f"{puzzle_set.root} holds no test puzzles besides those that choose checkpoints")
+    return np.array(chosen[:count])
+
+
+def measure(job: Job, settings: SpectrumSettings, options: argparse.Namespace) -> SpectrumTable:
+    """Measure what is missing of a job and read all of it."""
+    config = job.checkpoint.config
+    paths = [options.data_path] if options.data_path else config.data_paths_test or config.data_paths
+    if not paths:
+        raise UserError("the run's settings name no data: give --data-path data/NAME")
+    puzzle_set = open_puzzle_set(data_folder(paths[0]), "test")
+    rows = chosen_rows(puzzle_set, config.validation_size, options.num_puzzles)
+    device = resolve_device(config.device)
+    model = restore_model(job.checkpoint, puzzle_set.metadata, device)
+    sub_updates = len(RecursionMaps(model, one_batch(puzzle_set, rows[:1], device)).sub_updates)
+    if sub_updates % settings.qr_interval:
+        raise UserError(f"--qr-interval {settings.qr_interval} does not divide the {sub_updates} sub-updates of a step")
+    described: dict[str, Any] = {
+        "weights_sha256": file_sha256(job.checkpoint.path),
+        "data_sha256": fingerprint(puzzle_set.root, "test"),
+        "model": model_name(job.checkpoint),
+        "sub_updates_per_step": sub_updates,
+        "trained_steps": config.arch.halt_max_steps,
+        "objective": config.objective.name,
+        "train_seed": config.seed,
+        **bound_of(model),
+        **settings.as_dict(),
+    }
+    store = SpectrumStore(job.folder, described)
+    violations = violations_of(puzzle_set)
+    blocks = part_blocks(rows, options.batch_size)
+    left = [block for block in blocks if len(store.missing(block))]
+    # Not in their number: what is known already.
+    progress = tqdm(left, desc=f"spectra of {job.label}", unit="batch", disable=None, smoothing=0)
+    for block in progress:
+        batch = one_batch(puzzle_set, block, device)
+        arrays = measure_batch(model, batch, settings, violations)
+        store.add(arrays | difficulty(puzzle_set, block, batch["inputs"].cpu().numpy()))
+    return SpectrumTable(job.label, store.finish(rows), described)
+
+
+def difficulty(puzzle_set: PuzzleSet, rows: np.ndarray, inputs: np.ndarray) -> Arrays:
+    """Cells given and the data set's own rating; -1 where it has none."""
+    ratings = puzzle_set.ratings
+    return {
+        "givens": (inputs > BLANK_TOKEN).sum(axis=1),
+        "rating": np.full(len(rows), -1, np.int64) if ratings is None else np.asarray(ratings[rows], np.int64),
+    }
+
+
+def model_name(checkpoint: Checkpoint) -> str:
+    """`TRM-att`, `TRM-MLP`, `HRM`, `SRM`: how figures call it."""
+    arch = checkpoint.config.arch
+    if "trm" in arch.name:
+        return "TRM-MLP" if arch.mlp_t else "TRM-att"
+    return arch.name.split("_")[0].upper()
+
+
+def bound_of(model: RecursiveModel) -> dict[str, float]:
+    """What no exponent can exceed in a model's own norm; nothing for a model without."""
+    if not isinstance(model, StableRecursionModel):
+        return {}
+    return {"lambda_bound_per_step": model.contraction_bound().lambda_per_step}
+
+
+def check_options(options: argparse.Namespace) -> None:
+    """Errors: `UserError` for numbers out of range."""
+    least = {"num_exponents": 1, "num_puzzles": 1, "num_steps": 1, "qr_interval": 1, "batch_size": 1, "draws": 100}
+    for name, limit in least.items():
+        if getattr(options, name) < limit:
+            raise UserError(f"--{name.replace('_', '-')} {getattr(options, name)}: expected at least {limit}")
+    if options.burn_in is None:
+        options.burn_in = options.num_steps // 4
+    if not 0 <= options.burn_in < options.num_steps:
+        raise UserError(f"--burn-in {options.burn_in}: expected 0 to {options.num_steps - 1}, fewer than --num-steps")
+    if options.extended_steps and options.extended_steps <= options.num_steps:
+        raise UserError(
+            f"--extended-steps {options.extended_steps}: expected 0 or more than --num-steps {options.num_steps}"
+        )
+
+
+def parser() -> argparse.ArgumentParser:
+    made = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    add = made.add_argument
+    add("--checkpoint", type=Path, nargs="+", required=True, metavar="FILE", help="weights such as RUN/best.pt")
+    add("--out", type=Path, required=True, metavar="DIR", help="folder for the results")
+    add("--num-exponents", type=int, default=8, metavar="K", help="leading exponents (default 8)")
+    add("--num-puzzles", type=int, default=512, metavar="N", help="test puzzles (default 512, or all there are)")
+    add("--num-steps", type=int, default=16, metavar="T", help="supervision steps (default 16)")
+    add("--burn-in", type=int, metavar="B", help="first steps left out of the exponents (default a quarter of T)")
+    add("--extended-steps", type=int, default=0, metavar="N",
+        help="go on to step N with the leading tangent: transient or attractor (default 0: do not)")  # fmt: skip
+    add("--qr-interval", type=int, default=1, metavar="M", help="sub-updates between two QRs (default 1)")
+    add("--norm", choices=("euclidean", "model"), default="euclidean", help="model: the one in which an SRM contracts")
+    add("--replicate", action="store_true", help="measure twice, with other tangents: the estimator's variance")
+    add("--dtype", choices=("float32", "float64"), default="float32")
+    add("--seed", type=int, default=0, help="of tangents and bootstrap")
+    add("--draws", type=int, default=10000, help="of bootstrap and permutations (default 10000)")
+    add("--batch-size", type=int, default=32, metavar="B", help="puzzles at a time (default 32)")
+    add("--data-path", metavar="DIR", help="dataset folder; default: the run's")
+    add("--device", default="auto", help="auto | cpu | cuda | cuda:N")
+    return made
+
+
+@exit_on_user_error
+def main(argv: Sequence[str] | None = None) -> None:
+    options = parser().parse_args(argv)
+    check_options(options)
+    settings = SpectrumSettings(
+        num_exponents=options.num_exponents, num_steps=options.num_steps, qr_interval=options.qr_interval,
+        dtype=options.dtype, seed=options.seed, extended_steps=options.extended_steps, replicate=options.replicate,
+        norm=options.norm,
+    )  # fmt: skip
+    start = time.perf_counter()
+    try:
+        tables = [
+            measure(job, settings, options)
+            for job in jobs_of(options.checkpoint, options.out, device=options.device, dtype=options.dtype)
+        ]
+    except KeyboardInterrupt:
+        print("\nstopped: what is measured is kept, the same command goes on", file=sys.stderr)
+        sys.exit(130)
+    except ValueError as error:  # of the engine: k > D, tangents lost, ...
+        raise UserError(str(error)) from error
+    origin = result_origin(options.device if options.device.startswith("cuda") else "cpu")
+    origin["checkpoints"] = [str(path) for path in options.checkpoint]
+    write_report(options.out, tables, burn_in=options.burn_in, draws=options.draws, seed=options.seed, origin=origin)
+    print(f"{time.perf_counter() - start:.0f} s; written: {options.out}/summary.json (also spectrum.csv, figures)")
+
+
+if __name__ == "__main__":
+    main()

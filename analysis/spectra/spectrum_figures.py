@@ -1,0 +1,171 @@
+"""The pictures of Lyapunov spectra: lambda_1 of solved and failed puzzles, and the whole spectrum of both."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import matplotlib
+import matplotlib.pyplot as plt
+import numpy as np
+from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
+
+from analysis.figures.figure_files import BLUE, GREY, ORANGE, STYLE
+from analysis.spectra.long_trajectories import survival
+from analysis.spectra.spectrum_table import SpectrumTable, by_model
+
+Rows = list[dict[str, Any]]
+MOST_BINS = 32
+# Filled and outlined, so that they are told apart without colour.
+OUTCOMES = (("solved", False, BLUE), ("failed", True, ORANGE))
+
+
+def lambda1_rows(tables: Sequence[SpectrumTable], burn_in: int) -> Rows:
+    """One row per puzzle: model, run, row, solved, lambda_1 per step and per sub-update."""
+    rows: Rows = []
+    for table in tables:
+        leading = table.exponents(table.whole(burn_in))[:, 0]
+        for i in np.flatnonzero(np.isfinite(leading)):
+            rows.append({
+                "model": table.model, "run": table.label, "row": int(table.arrays["row"][i]),
+                "solved": int(not table.failed[i]), "lambda1_per_step": float(f"{leading[i]:.9g}"),
+                "lambda1_per_sub_update": float(f"{leading[i] / table.sub_updates:.9g}"),
+            })  # fmt: skip
+    return rows
+
+
+def _panels(number: int, *, sharey: bool = False) -> tuple[Figure, Any]:
+    """One panel beside the other; an empty one where there is nothing to draw."""
+    number = max(number, 1)
+    figure, grid = plt.subplots(
+        1, number, figsize=(3.4 * number + 0.6, 3.3), squeeze=False, constrained_layout=True, sharey=sharey
+    )
+    return figure, grid[0]
+
+
+def draw_lambda1(rows: Rows, notes: dict[str, str] | None = None) -> Figure:
+    """A panel per model: histograms of lambda_1 with medians; `notes` by model stand above the panel."""
+    models = list(dict.fromkeys(row["model"] for row in rows))
+    with matplotlib.rc_context(STYLE):
+        figure, panels = _panels(len(models))
+        for axes, model in zip(panels, models, strict=False):
+            own = [row for row in rows if row["model"] == model]
+            _lambda1_panel(axes, own)
+            axes.set_title(f"{model}\n{(notes or {}).get(model, '')}".strip(), fontsize=10)
+        panels[0].set_ylabel("share of puzzles per bin")
+        handles, labels = panels[0].get_legend_handles_labels()
+        figure.legend(handles, labels, loc="outside lower center", ncols=4, fontsize=9)
+    return figure
+
+
+def _lambda1_panel(axes: Any, rows: Rows) -> None:
+    values = np.array([row["lambda1_per_sub_update"] for row in rows])
+    failed = np.array([not row["solved"] for row in rows])
+    low, high = np.quantile(values, [0.002, 0.998])
+    bins = min(MOST_BINS, max(8, int(1.5 * len(values) ** 0.5)))
+    edges = np.linspace(low, high if high > low else low + 1e-6, bins + 1)
+    for name, is_failed, color in OUTCOMES:
+        own = values[failed == is_failed].clip(low, high)
+        if not len(own):
+            axes.plot([], [], color=color, label=f"{name}: none")
+            continue
+        shares = np.histogram(own, edges)[0] / len(own)
+        axes.stairs(shares, edges, fill=not is_failed, color=color, alpha=0.45 if not is_failed else 1.0,
+                    linewidth=0 if not is_failed else 1.8, label=name)  # fmt: skip
+        axes.axvline(np.median(values[failed == is_failed]), color=color, linestyle="--" if is_failed else "-",
+                     linewidth=1.6, label=f"median of {name}")  # fmt: skip
+    if low < 0 < high:
+        axes.axvline(0, color=GREY, linewidth=0.8)
+    axes.set_ylim(bottom=0)
+    axes.xaxis.set_major_locator(MaxNLocator(5))
+    axes.set_xlabel(r"$\lambda_1$, nats per sub-update")
+
+
+def spectrum_rows(tables: Sequence[SpectrumTable], burn_in: int) -> Rows:
+    """Per model, outcome and index: quartiles of lambda_i over puzzles (all runs together), nats per sub-update."""
+    rows: Rows = []
+    for model, group in by_model(tables).items():
+        for name, is_failed, _ in OUTCOMES:
+            found = [
+                table.exponents(table.whole(burn_in))[table.usable & (table.failed == is_failed)] / table.sub_updates
+                for table in group
+            ]
+            values = np.concatenate(found)
+            for index in range(values.shape[1] if len(values) else 0):
+                low, middle, high = np.quantile(values[:, index], [0.25, 0.5, 0.75])
+                rows.append({
+                    "model": model, "outcome": name, "n": len(values), "index": index + 1,
+                    "quartile1": float(f"{low:.9g}"), "median": float(f"{middle:.9g}"),
+                    "quartile3": float(f"{high:.9g}"),
+                })  # fmt: skip
+    return rows
+
+
+def draw_spectrum(rows: Rows) -> Figure:
+    """A panel per model: median and quartiles of each exponent, solved and failed."""
+    models = list(dict.fromkeys(row["model"] for row in rows))
+    with matplotlib.rc_context(STYLE):
+        figure, panels = _panels(len(models))
+        for axes, model in zip(panels, models, strict=False):
+            for name, is_failed, color in OUTCOMES:
+                own = [row for row in rows if row["model"] == model and row["outcome"] == name]
+                if not own:
+                    continue
+                index = [row["index"] for row in own]
+                axes.fill_between(index, [row["quartile1"] for row in own], [row["quartile3"] for row in own],
+                                  color=color, alpha=0.25, linewidth=0)  # fmt: skip
+                axes.plot(index, [row["median"] for row in own], color=color, marker="s" if is_failed else "o",
+                          markersize=4, linestyle="--" if is_failed else "-",
+                          label=f"{name} (n = {own[0]['n']})")  # fmt: skip
+            axes.axhline(0, color=GREY, linewidth=0.8)
+            axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+            axes.set_xlabel("index $i$")
+            axes.set_title(model, fontsize=10)
+            axes.legend(fontsize=8)
+        panels[0].set_ylabel(r"$\lambda_i$, nats per sub-update")
+    return figure
+
+
+def long_rollout_rows(tables: Sequence[SpectrumTable]) -> Rows:
+    """Per model, outcome at the end and step: puzzles that have not settled for good, over all runs that went on."""
+    rows: Rows = []
+    for model, group in by_model(tables).items():
+        longer = [table for table in group if "extended_drift" in table.arrays]
+        if not longer:
+            continue
+        drift = np.concatenate([_joined(table, "drift") for table in longer])
+        failed = ~np.concatenate([_joined(table, "exact") for table in longer])[:, -1]
+        for name, is_failed, _ in OUTCOMES:
+            own = drift[failed == is_failed]
+            if len(own):
+                found = survival(own)
+                rows += [
+                    {"model": model, "outcome": name, "n": found.total, "step": int(step), "unsettled": int(count)}
+                    for step, count in zip(found.steps, found.unsettled, strict=True)
+                ]
+    return rows
+
+
+def _joined(table: SpectrumTable, name: str) -> np.ndarray:
+    return np.concatenate([table.arrays[name], table.arrays[f"extended_{name}"]], axis=1)
+
+
+def draw_long_rollout(rows: Rows) -> Figure:
+    """A panel per model: share of trajectories that have not settled, step by step, logarithmic."""
+    models = list(dict.fromkeys(row["model"] for row in rows))
+    with matplotlib.rc_context(STYLE):
+        figure, panels = _panels(len(models), sharey=True)
+        for axes, model in zip(panels, models, strict=False):
+            for name, is_failed, color in OUTCOMES:
+                own = [row for row in rows if row["model"] == model and row["outcome"] == name]
+                if not own:
+                    continue
+                # On a logarithmic axis none is not there: the line ends.
+                shares = [row["unsettled"] / row["n"] if row["unsettled"] else np.nan for row in own]
+                axes.plot([row["step"] for row in own], shares, color=color, linestyle="--" if is_failed else "-",
+                          label=f"{name} (n = {own[0]['n']})")  # fmt: skip
+            axes.set_yscale("log")
+            axes.set_xlabel("supervision step")
+            axes.set_title(model, fontsize=10)
+            axes.legend(fontsize=8)
+        panels[0].set_ylabel("share not settled yet")
+    return figure

@@ -1,0 +1,224 @@
+"""One trajectory per puzzle: Lyapunov spectrum, answers and free baselines, all read from the same states.
+
+ACT is recorded but not applied: every puzzle takes the same number of supervision steps, and its halting values are
+kept. Labels only enter `exact`; every other number can be had without them.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from analysis.spectra.spectrum_files import Arrays
+from dynamics.lyapunov import LyapunovResult, lyapunov_spectrum
+from dynamics.rollout import recurrence, residual
+from errors import UserError
+from models.act import Batch
+from models.recursion import RecurrentState, SubUpdate
+from models.recursion_maps import RecursionMaps
+from models.recursive_model import RecursiveModel
+from models.srm import StableRecursionModel
+from models.weighted_norm import MetricWeights, from_metric, in_metric, to_metric
+
+MAX_PERIOD = 8
+# (B, S) answers and inputs -> (B,) number of broken rules, for a task that has rules.
+CountViolations = Callable[[np.ndarray], np.ndarray]
+
+
+@dataclass(frozen=True)
+class SpectrumSettings:
+    """What is measured of every puzzle.
+
+    Args:
+        num_exponents: k. num_steps: T, supervision steps. qr_interval: sub-updates between two QRs; divides the
+            sub-updates of one step. dtype: float32 or float64.
+        seed: of the tangents, together with the puzzle's row.
+        extended_steps: N, further steps included; the trajectory goes on to step N with the leading tangent only.
+            0 ends at T.
+        replicate: measure again with other tangents, which shows the estimator's own variance.
+        norm: `euclidean`, or `model`: the weighted one in which a model contracts by construction (SRM).
+    """
+
+    num_exponents: int = 8
+    num_steps: int = 16
+    qr_interval: int = 1
+    dtype: str = "float32"
+    seed: int = 0
+    extended_steps: int = 0
+    replicate: bool = False
+    norm: str = "euclidean"
+
+    def as_dict(self) -> dict[str, object]:
+        return asdict(self)
+
+
+def tangents_of_rows(rows: Tensor, size: int, count: int, seed: int, copy: int = 0) -> Tensor:
+    """Normal tangents (B, D, k) in float32, a function of (seed, row, copy): no batch size changes them."""
+    drawn = []
+    for row in rows.tolist():
+        sequence = np.random.SeedSequence([seed, copy, row + 1])  # rows of padding are -1
+        generator = torch.Generator().manual_seed(int(sequence.generate_state(1, np.uint64)[0] >> np.uint64(1)))
+        drawn.append(torch.randn(size, count, generator=generator))
+    return torch.stack(drawn)
+
+
+class Trajectory:
+    """Collects what is said about the states as they come; an `on_step` of `lyapunov_spectrum`."""
+
+    def __init__(self, maps: RecursionMaps, start: RecurrentState, violations: CountViolations | None) -> None:
+        self._maps, self._violations = maps, violations
+        self._state = start
+        self._answers: Tensor | None = None
+        self.steps: list[dict[str, Tensor]] = []
+        self.recent_answers: list[Tensor] = []
+
+    @torch.no_grad()
+    def __call__(self, state: object) -> None:
+        assert isinstance(state, RecurrentState)
+        readings = self._maps.read(state)
+        answers = readings.logits.argmax(dim=-1)
+        cells = self._maps.batch["inputs"] != 0  # token 0 is padding in all data sets
+        log_p = readings.logits.double().log_softmax(dim=-1)
+        top = log_p.topk(2, dim=-1).values
+        norm = _norm(state)
+        step = {
+            "exact": readings.exact,
+            "q_halt": readings.q_halt.double(),
+            "drift": _norm(RecurrentState(state.z_H - self._state.z_H, state.z_L - self._state.z_L)) / norm,
+            "norm": norm,
+            "margin": _mean(top[..., 0] - top[..., 1], cells),
+            "entropy": _mean(-(log_p.exp() * log_p).sum(dim=-1), cells),
+            "changed": (answers != self._answers).logical_and(cells).sum(dim=1)
+            if self._answers is not None
+            else cells.sum(dim=1),
+        }
+        if self._violations is not None:
+            step["violations"] = torch.from_numpy(self._violations(answers.cpu().numpy()))
+        self.steps.append({name: value.cpu() for name, value in step.items()})
+        self.recent_answers = [*self.recent_answers, answers.cpu()][-(MAX_PERIOD + 1) :]
+        self._state, self._answers = state, answers
+
+    def arrays(self) -> Arrays:
+        """Every reading as (B, steps)."""
+        return {name: torch.stack([step[name] for step in self.steps], dim=1).numpy() for name in self.steps[0]}
+
+    def answer_period(self) -> np.ndarray:
+        """(B,) smallest p <= 8 after which the last answer had been given before; 0 where none."""
+        last = self.recent_answers[-1]
+        period = np.zeros(len(last), np.int64)
+        for p in range(len(self.recent_answers) - 1, 0, -1):
+            same = (self.recent_answers[-1 - p] == last).all(dim=1).numpy()
+            period[same] = p
+        return period
+
+
+def _norm(state: RecurrentState) -> Tensor:
+    squares = state.z_H.double().square().sum(dim=(1, 2)) + state.z_L.double().square().sum(dim=(1, 2))
+    return squares.sqrt()
+
+
+def _mean(values: Tensor, where: Tensor) -> Tensor:
+    return (values * where).sum(dim=1) / where.sum(dim=1).clamp_min(1)
+
+
+def measure_batch(
+    model: RecursiveModel, batch: Batch, settings: SpectrumSettings, violations: CountViolations | None = None
+) -> Arrays:
+    """The measurement of some puzzles, in the arrays that `analysis.spectra.spectrum_files` documents.
+
+    Args:
+        model: in evaluation mode, float32 or float64. batch: on the model's device, with `row`.
+    Errors: `UserError` for a model in lower precision; ValueError as `lyapunov_spectrum`.
+    """
+    maps = RecursionMaps(model, batch)
+    coordinates = Coordinates(model, settings.norm)
+    sub_updates = coordinates.maps(maps.sub_updates)
+    dtype = getattr(torch, settings.dtype)
+    k, steps = settings.num_exponents, settings.num_steps
+    state = maps.initial_state
+    size = sum(leaf[0].numel() for leaf in state)
+
+    def spectrum(copy: int, on_step: Callable[[object], None] | None = None) -> LyapunovResult:
+        start = tangents_of_rows(batch["row"], size, k, settings.seed, copy).to(state.z_H.device, dtype)
+        return lyapunov_spectrum(
+            sub_updates, coordinates.enter(state), num_exponents=k, num_steps=steps, qr_interval=settings.qr_interval,
+            initial_tangents=start, dtype=dtype, on_step=on_step,
+        )  # fmt: skip
+
+    trajectory = Trajectory(maps, state, violations)
+    result = spectrum(0, lambda reached: trajectory(coordinates.leave(reached)))
+    per_step = len(sub_updates) // settings.qr_interval
+    growth = result.local_growth.unflatten(1, (steps, per_step))
+    arrays = {
+        "row": batch["row"].cpu().numpy(),
+        "step_growth": growth.sum(dim=2).cpu().numpy(),
+        "sub_update_growth": growth.flatten(1, 2).float().cpu().numpy(),
+        "svd_exponents": result.svd_exponents.cpu().numpy(),
+        "condition_log": result.condition_log.amax(dim=1).cpu().numpy(),
+        "first_nonfinite": result.first_nonfinite.cpu().numpy(),
+    }
+    arrays |= {
+        f"flag_{name}": flag.reshape(len(flag), -1).any(dim=1).cpu().numpy() for name, flag in result.flags.items()
+    }
+    if settings.replicate:
+        again = spectrum(1).local_growth.unflatten(1, (steps, per_step)).sum(dim=2)
+        arrays["replicate_step_growth"] = again.cpu().numpy()
+    arrays |= trajectory.arrays()
+    # Named for what it is of: the end of the measured steps, whether or not the trajectory goes on.
+    arrays["residual"] = residual(maps.step, coordinates.leave(result.final_state)).cpu().numpy()
+    if settings.extended_steps:
+        arrays |= _extension(maps, coordinates, result, settings, violations)
+    return arrays
+
+
+class Coordinates:
+    """Where growth is measured: the state's own coordinates, or those of a model's own norm."""
+
+    def __init__(self, model: RecursiveModel, norm: str) -> None:
+        """Errors: `UserError` for a model without a norm of its own."""
+        self._weights: MetricWeights | None = None
+        if norm != "euclidean":
+            if not isinstance(model, StableRecursionModel):
+                raise UserError("--norm model: only a model that contracts by construction (arch=srm) has its own norm")
+            self._weights = model.metric_weights()
+
+    def maps(self, sub_updates: Sequence[SubUpdate]) -> list[SubUpdate]:
+        return list(sub_updates) if self._weights is None else in_metric(sub_updates, self._weights)
+
+    def enter(self, state: RecurrentState) -> RecurrentState:
+        return state if self._weights is None else to_metric(state, self._weights)
+
+    def leave(self, state: Any) -> RecurrentState:
+        return state if self._weights is None else from_metric(state, self._weights)
+
+
+def _extension(
+    maps: RecursionMaps,
+    coordinates: Coordinates,
+    result: LyapunovResult,
+    settings: SpectrumSettings,
+    violations: CountViolations | None,
+) -> Arrays:
+    """From step T to step N with the leading tangent: where the trajectory ends up."""
+    trajectory = Trajectory(maps, coordinates.leave(result.final_state), violations)
+    further = lyapunov_spectrum(
+        coordinates.maps(maps.sub_updates), result.final_state, num_exponents=1,
+        num_steps=settings.extended_steps - settings.num_steps, qr_interval=settings.qr_interval,
+        initial_tangents=result.final_tangents[:, :, :1], dtype=result.dtype,
+        on_step=lambda reached: trajectory(coordinates.leave(reached)),
+    )  # fmt: skip
+    per_step = len(maps.sub_updates) // settings.qr_interval
+    _, distances = recurrence(maps.step, coordinates.leave(further.final_state), MAX_PERIOD, 0.0)
+    readings = trajectory.arrays()
+    return {
+        "extended_growth": further.local_growth[..., 0].unflatten(1, (-1, per_step)).sum(dim=2).cpu().numpy(),
+        "extended_exact": readings["exact"],
+        "extended_drift": readings["drift"],
+        "extended_q_halt": readings["q_halt"],
+        "extended_changed": readings["changed"],
+        "recurrence_distance": distances.cpu().numpy(),
+        "answer_period": trajectory.answer_period(),
+    }

@@ -1,0 +1,109 @@
+"""Lyapunov spectra of several runs: of one network together, and of one network trained in two ways seed by seed."""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict
+from typing import Any
+
+import numpy as np
+
+from analysis.arms.seed_pairs import mean_interval
+from analysis.arms.several_runs import Statistic, hierarchical_bootstrap
+from analysis.estimates.failure_statistics import median_difference
+from analysis.spectra.spectrum_table import SpectrumTable, by_model
+from training.evaluation.calibration import auroc
+
+# The statistic is called once per run and draw.
+DRAWS_OVER_RUNS = 2000
+
+
+def joint_report(tables: Sequence[SpectrumTable], *, burn_in: int, seed: int) -> dict[str, Any]:
+    """Per model over its runs: AUROC and medians of lambda_1, exponents by outcome, with what runs vary by."""
+    return {model: _over_runs(group, burn_in, seed) for model, group in by_model(tables).items()}
+
+
+def lambda1_estimate(summary: Mapping[str, Any], model: str, name: str) -> Mapping[str, Any]:
+    """`auroc` or a median of a `summary.json`: over the runs of a model where there are several, else its one run's."""
+    runs = [run for run in summary["runs"] if run["model"] == model]
+    found: Mapping[str, Any] = (
+        summary["models"][model]["lambda1"][name]["mean"] if len(runs) > 1 else runs[0]["lambda1"][name]
+    )
+    return found
+
+
+def _over_runs(group: Sequence[SpectrumTable], burn_in: int, seed: int) -> dict[str, Any]:
+    kept = [table.where(table.usable) for table in group]
+    rows = [table.arrays["row"].tolist() for table in kept]
+    same_puzzles = all(one == rows[0] for one in rows)
+    exponents = [table.exponents(table.whole(burn_in)) for table in kept]
+
+    def over_runs(scores: Sequence[np.ndarray], statistic: Statistic) -> dict[str, Any]:
+        pairs = [(own, table.failed) for own, table in zip(scores, kept, strict=True)]
+        return asdict(
+            hierarchical_bootstrap(pairs, statistic, same_puzzles=same_puzzles, draws=DRAWS_OVER_RUNS, seed=seed)
+        )
+
+    medians = {"median_solved": _of(False, np.median), "median_failed": _of(True, np.median)}
+    leading, top_mean = [own[:, 0] for own in exponents], [own.mean(axis=1) for own in exponents]
+    positive = [(own > 0).sum(axis=1) for own in exponents]
+    lambda1: dict[str, Statistic] = {"auroc": auroc, "median_difference": median_difference, **medians}
+    return {
+        "runs": [table.label for table in group],
+        "sub_updates_per_step": group[0].sub_updates,
+        "lambda1": {name: over_runs(leading, statistic) for name, statistic in lambda1.items()},
+        "top_mean": {name: over_runs(top_mean, statistic) for name, statistic in medians.items()},
+        "num_positive": {
+            name: over_runs(positive, _of(is_failed, np.mean))
+            for name, is_failed in (("solved", False), ("failed", True))
+        },
+        "baselines": {
+            name: over_runs([table.baselines[name] for table in kept], auroc) for name in kept[0].baselines
+        },
+    }  # fmt: skip
+
+
+def paired_differences(tables: Sequence[SpectrumTable], *, burn_in: int) -> list[dict[str, Any]]:
+    """The same network trained in another way, seed by seed: what that changed in solved and in failed puzzles.
+
+    The first way named is the baseline. Values are another way's minus the baseline's for each seed that both have:
+    medians of lambda_1 and of the mean over the exponents, the mean number of positive ones, the accuracy. Intervals
+    are Student's t over seeds.
+    """
+    found = []
+    groups = list(by_model(tables).items())
+    for number, (model, group) in enumerate(groups):
+        network = group[0].settings["model"]
+        baseline = next((each for each in groups[:number] if each[1][0].settings["model"] == network), None)
+        if baseline is None:
+            continue
+        own, other = ({table.settings["train_seed"]: table for table in each} for each in (group, baseline[1]))
+        seeds = [seed for seed in own if seed in other]
+        numbers = [(_numbers(own[seed], burn_in), _numbers(other[seed], burn_in)) for seed in seeds]
+        for name in numbers[0][0] if numbers else ():
+            values = [first[name] - second[name] for first, second in numbers if name in first and name in second]
+            found.append({
+                "model": model, "baseline": baseline[0], "quantity": name, "seeds": seeds, "values": values,
+                "interval": asdict(mean_interval(values)) if values else None,
+            })  # fmt: skip
+    return found
+
+
+def _numbers(table: SpectrumTable, burn_in: int) -> dict[str, float]:
+    table = table.where(table.usable)
+    exponents, numbers = table.exponents(table.whole(burn_in)), {"exact_accuracy": float((~table.failed).mean())}
+    for name, mask in (("solved", ~table.failed), ("failed", table.failed)):
+        if mask.any():
+            own = exponents[mask]
+            numbers[f"lambda1_median_{name}"] = float(np.median(own[:, 0]))
+            numbers[f"top_mean_median_{name}"] = float(np.median(own.mean(axis=1)))
+            numbers[f"num_positive_mean_{name}"] = float((own > 0).sum(axis=1).mean())
+    return numbers
+
+
+def _of(is_failed: bool, statistic: Callable[[np.ndarray], Any]) -> Statistic:
+    """The statistic of one outcome's scores; None where nothing has that outcome."""
+
+    def of_outcome(scores: np.ndarray, failed: np.ndarray) -> float | None:
+        own = scores[failed == is_failed]
+        return float(statistic(own)) if len(own) else None
+
+    return of_outcome

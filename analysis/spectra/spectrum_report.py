@@ -1,0 +1,254 @@
+"""`summary.json` of Lyapunov spectra: what they say about failure, with intervals, and beside what costs nothing.
+
+Scores are turned so that more means failure. Per run first, then over runs: puzzles say nothing of how much trainings
+differ. Units are nats per supervision step unless a name says per sub-update.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import matplotlib.pyplot as plt
+import numpy as np
+
+from analysis.estimates.failure_statistics import separation, settled_table
+from analysis.estimates.matched_failure import matched_auroc, permutation_test, quantile_strata
+from analysis.estimates.nested_models import nested_auroc, normal_scores
+from analysis.figures.figure_files import make_folder, save_caption, save_csv, save_figure, save_json
+from analysis.spectra.long_trajectories import SETTLED_DRIFT, long_rollout_report
+from analysis.spectra.spectrum_figures import (
+    draw_lambda1,
+    draw_long_rollout,
+    draw_spectrum,
+    lambda1_rows,
+    long_rollout_rows,
+    spectrum_rows,
+)
+from analysis.spectra.spectrum_files import save_table
+from analysis.spectra.spectrum_over_runs import joint_report, lambda1_estimate, paired_differences
+from analysis.spectra.spectrum_table import SpectrumTable, Window
+from training.evaluation.evaluation_report import rate
+
+DIFFICULTY_BINS = 4
+
+
+def run_report(table: SpectrumTable, *, burn_in: int, draws: int, seed: int) -> dict[str, Any]:
+    """All statistics of one run, JSON-able."""
+    dropped = int((~table.usable).sum())
+    flags = {name: int(array.sum()) for name, array in table.arrays.items() if name.startswith("flag_")}
+    everything, table = table, table.where(table.usable)
+    options = {"draws": draws, "seed": seed}
+    head = table.whole(burn_in)
+    exponents = table.exponents(head)
+    leading, failed = exponents[:, 0], table.failed
+    return {
+        "label": table.label,
+        "model": table.model,
+        "settings": table.settings,
+        "n": len(table),
+        "dropped_not_finite": dropped,
+        "flags": flags,
+        "exact_accuracy": rate(int((~everything.failed).sum()), len(everything)),
+        "exact_accuracy_by_step": everything.arrays["exact"].mean(axis=0).tolist(),
+        "steps_measured": table.num_steps,
+        "burn_in": burn_in,
+        "sub_updates_per_step": table.sub_updates,
+        "lambda1": _separation(leading, failed, options),
+        "lambda1_per_sub_update": {
+            name: _scaled(asdict(value), 1 / table.sub_updates)
+            for name, value in vars(separation(leading, failed, **options)).items()
+            if name.startswith("median")
+        },
+        "lambda1_by_burn_in": {
+            str(start): _separation(table.exponents(table.whole(start))[:, 0], failed, options)
+            for start in sorted({0, 2, 4, burn_in})
+            if start < table.num_steps
+        },
+        "lambda1_svd": _separation(table.arrays["svd_exponents"][:, 0], failed, options),
+        "exponents": [_separation(exponents[:, i], failed, options) for i in range(table.num_exponents)],
+        "top_mean": _separation(exponents.mean(axis=1), failed, options),
+        "lambda1_largest": float(table.arrays["step_growth"][..., 0].max()) if len(table) else None,
+        "num_positive": positive_exponents(exponents, failed),
+        "windows": {window.name: _window(table, window, options) for window in table.windows()},
+        "estimator": _estimator(table, burn_in),
+        "baselines": {name: _separation(values, failed, options) for name, values in table.baselines.items()},
+        "beyond_baselines": _beyond(table, leading, options),
+        "difficulty_strata": asdict(
+            permutation_test(leading, failed, quantile_strata(table.difficulty, DIFFICULTY_BINS), **options)
+        ),
+        "settled_by_correct": asdict(settled_table(table.late_drift, failed, SETTLED_DRIFT)),
+        "long_rollout": long_rollout_report(table),
+    }
+
+
+def positive_exponents(exponents: np.ndarray, failed: np.ndarray) -> dict[str, Any]:
+    """Mean number of exponents above 0 among the k measured, of solved and of failed puzzles; None without any."""
+    count = (exponents > 0).sum(axis=1)
+    outcomes = {"solved": ~failed, "failed": failed}
+    means = {name: float(count[mask].mean()) if mask.any() else None for name, mask in outcomes.items()}
+    return {**means, "of": exponents.shape[1]}
+
+
+def _separation(scores: np.ndarray, failed: np.ndarray, options: Mapping[str, int]) -> dict[str, Any]:
+    found = asdict(separation(scores, failed, **options))
+    return {name: value for name, value in found.items() if name not in options}
+
+
+def _scaled(estimate: dict[str, Any], factor: float) -> dict[str, Any]:
+    return {name: value * factor if isinstance(value, float) else value for name, value in estimate.items()}
+
+
+def _window(table: SpectrumTable, window: Window, options: Mapping[str, int]) -> dict[str, Any]:
+    """One window: of all puzzles, and of those not yet solved at its end, whose later failure it would foretell."""
+    leading = table.exponents(window)[:, 0]
+    open_still = ~table.arrays["exact"][:, window.last - 1]
+    return {
+        "all": _separation(leading, table.failed, options),
+        "not_yet_solved_at_its_end": _separation(leading[open_still], table.failed[open_still], options)
+        if window.last < table.num_steps
+        else None,
+    }
+
+
+def _estimator(table: SpectrumTable, burn_in: int) -> dict[str, Any]:
+    """How much lambda_1 of one puzzle depends on the tangents it starts from."""
+    arrays = table.arrays
+    found: dict[str, Any] = {"condition_log_max": float(arrays["condition_log"].max())}
+    if "replicate_step_growth" in arrays:
+        for start in sorted({0, burn_in}):
+            first = table.exponents(table.whole(start))[:, 0]
+            second = arrays["replicate_step_growth"][:, start:].mean(axis=1)[:, 0]
+            found[f"between_tangents_burn_in_{start}"] = {
+                "standard_deviation": float(np.sqrt(np.mean((first - second) ** 2) / 2)),
+                "correlation": float(np.corrcoef(first, second)[0, 1]) if len(first) > 2 else None,
+            }
+    return found
+
+
+def _beyond(table: SpectrumTable, leading: np.ndarray, options: Mapping[str, int]) -> dict[str, Any]:
+    """What lambda_1 adds to baselines: all, those without the rules of the task, each alone, and at equal drift."""
+    failed, baselines = table.failed, table.baselines
+    sets = {"all": list(baselines), "without_rules": [name for name in baselines if name != "violations"]}
+    sets |= {name: [name] for name in baselines}
+    unsettled = table.late_drift >= SETTLED_DRIFT
+    return {
+        "nested": {
+            name: {"columns": columns}
+            | asdict(
+                nested_auroc(
+                    normal_scores(np.column_stack([baselines[column] for column in columns])),
+                    normal_scores(leading),
+                    failed,
+                    **options,
+                )  # fmt: skip
+            )
+            for name, columns in sets.items()
+        },
+        "at_equal_late_drift": asdict(matched_auroc(leading, table.late_drift, failed, **options)),
+        "among_unsettled": _separation(leading[unsettled], failed[unsettled], options),
+    }
+
+
+def write_report(
+    out: Path, tables: Sequence[SpectrumTable], *, burn_in: int, draws: int, seed: int, origin: Mapping[str, Any]
+) -> dict[str, Any]:
+    """summary.json, spectrum.csv of each run, figures with their numbers and captions. Returns the summary."""
+    folder = make_folder(out)
+    summary: dict[str, Any] = {
+        **origin,
+        "units": "nats per supervision step; per_sub_update where named",
+        "burn_in": burn_in,
+        "draws": draws,
+        "seed": seed,
+        "runs": [run_report(table, burn_in=burn_in, draws=draws, seed=seed) for table in tables],
+        "models": joint_report(tables, burn_in=burn_in, seed=seed),
+        "differences": paired_differences(tables, burn_in=burn_in),
+    }
+    for table in tables:
+        own = make_folder(folder if len(tables) == 1 else folder / table.label)
+        columns = {**table.baselines, "givens": table.arrays["givens"], "rating": table.arrays["rating"]}
+        save_table(table.arrays, table.exponents(table.whole(burn_in)), columns, own / "spectrum.csv")
+    save_json(finite(summary), folder / "summary.json")
+    save_figures(folder, tables, summary, burn_in)
+    return summary
+
+
+def save_figures(folder: Path, tables: Sequence[SpectrumTable], summary: Mapping[str, Any], burn_in: int) -> None:
+    """lambda1_success_failure, spectrum_shift; where rollouts went on, long_rollout: PNG, PDF, SVG, CSV, caption."""
+    leading, spectrum = lambda1_rows(tables, burn_in), spectrum_rows(tables, burn_in)
+    drawn = {
+        "lambda1_success_failure": (leading, draw_lambda1(leading, auroc_notes(summary))),
+        "spectrum_shift": (spectrum, draw_spectrum(spectrum)),
+    }
+    longer = long_rollout_rows(tables)
+    if longer:
+        drawn["long_rollout"] = longer, draw_long_rollout(longer)
+    for name, (rows, figure) in drawn.items():
+        stem = folder / name
+        save_figure(figure, stem)
+        plt.close(figure)
+        save_csv(rows, stem.with_suffix(".csv"))
+        save_caption(caption(name, tables, summary), stem.with_suffix(".txt"))
+
+
+def auroc_notes(summary: Mapping[str, Any]) -> dict[str, str]:
+    """By model: `AUROC 0.98 [0.96, 0.99]`, over runs where there are several."""
+    notes = {}
+    for model, found in summary["models"].items():
+        number = len(found["runs"])
+        estimate = lambda1_estimate(summary, model, "auroc")
+        if estimate["value"] is None:
+            notes[model] = "one outcome only"
+            continue
+        interval = "" if estimate["low"] is None else f" [{estimate['low']:.2f}, {estimate['high']:.2f}]"
+        notes[model] = f"AUROC {estimate['value']:.2f}{interval}" + (f", {number} runs" if number > 1 else "")
+    return notes
+
+
+def caption(name: str, tables: Sequence[SpectrumTable], summary: Mapping[str, Any]) -> str:
+    """What is shown, of what, with n and the caveats that belong to it."""
+    first = {
+        "lambda1_success_failure": "Leading finite-time Lyapunov exponent of solved and failed puzzles (histograms, "
+        "each outcome normalised by itself; values outside the axis stand in the last bins; lines: medians).",
+        "spectrum_shift": "Lyapunov spectrum of solved and failed puzzles: median (markers) and quartiles (bands) over "
+        "puzzles of each exponent in QR order.",
+        "long_rollout": f"Share of trajectories that still move, by a relative change of at least {SETTLED_DRIFT:g} at "
+        "this step or later, of puzzles solved and failed at the end of the longer rollout.",
+    }[name]
+    lines = [
+        f"{first} Success is read from the same trajectory, after {tables[0].num_steps} supervision steps; the first "
+        f"{summary['burn_in']} align the tangents and are not counted. Drawn in nats per sub-update: the nats per step "
+        "of summary.json divided by the sub-updates of a step.",
+    ]
+    for run in summary["runs"]:
+        accuracy, leading = run["exact_accuracy"], run["lambda1"]
+        area = leading["auroc"]["value"]
+        lines.append(
+            f"{run['label']} ({run['model']}): {accuracy['numerator']} of {accuracy['denominator']} solved"
+            + ("" if area is None else f"; AUROC of lambda_1 for failure {_words(leading['auroc'])}")
+            + f"; {run['sub_updates_per_step']} sub-updates a step."
+        )
+    lines.append(
+        "Finite time and Euclidean norm: a positive value over so few steps is growth, not proof of chaos. Late drift, "
+        "residual and halting value are free and stand beside lambda_1 in summary.json."
+    )
+    lines.append(f"Figure: {summary['command']}")
+    return "\n".join(lines)
+
+
+def _words(estimate: Mapping[str, Any]) -> str:
+    if estimate["low"] is None:
+        return f"{estimate['value']:.3f}"
+    return f"{estimate['value']:.3f} (95 % {estimate['low']:.3f} to {estimate['high']:.3f})"
+
+
+def finite(value: Any) -> Any:
+    """JSON has no infinities: they become text, which a reader cannot take for a number."""
+    if isinstance(value, dict):
+        return {key: finite(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [finite(item) for item in value]
+    if isinstance(value, float) and not np.isfinite(value):
+        return repr(value)
+    return value

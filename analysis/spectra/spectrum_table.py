@@ -1,0 +1,123 @@
+"""What the statistics and figures take from a measurement: exponents of a window, outcomes, free baselines."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+
+from analysis.spectra.spectrum_files import Arrays
+
+LATE_STEPS = 4
+PLAIN_OBJECTIVE = "act_streaming"
+
+
+@dataclass(frozen=True)
+class Window:
+    """Supervision steps first < t <= last, counted from 1."""
+
+    first: int
+    last: int
+
+    @property
+    def name(self) -> str:
+        return f"{self.first + 1}-{self.last}"
+
+
+@dataclass(frozen=True)
+class SpectrumTable:
+    """One run's measurement. `arrays` as `analysis.spectra.spectrum_files` documents, `settings` what was measured."""
+
+    label: str
+    arrays: Arrays
+    settings: dict[str, Any]
+
+    @property
+    def model(self) -> str:
+        """The network, and how it was trained where that was not plain pretraining: `TRM-att multi_perturbed_ce`."""
+        objective = self.settings["objective"]
+        return str(self.settings["model"]) + ("" if objective == PLAIN_OBJECTIVE else f" {objective}")
+
+    @property
+    def num_steps(self) -> int:
+        return int(self.arrays["step_growth"].shape[1])
+
+    @property
+    def num_exponents(self) -> int:
+        return int(self.arrays["step_growth"].shape[2])
+
+    @property
+    def sub_updates(self) -> int:
+        """Sub-updates of one supervision step."""
+        return int(self.settings["sub_updates_per_step"])
+
+    def __len__(self) -> int:
+        return len(self.arrays["row"])
+
+    @cached_property
+    def failed(self) -> np.ndarray:
+        """(n,) bool: the answer after the last step is not right in every cell."""
+        return ~self.arrays["exact"][:, -1]
+
+    def exponents(self, window: Window) -> np.ndarray:
+        """(n, k) nats per step over a window, in QR order; NaN where something was not finite."""
+        return np.asarray(self.arrays["step_growth"][:, window.first : window.last].mean(axis=1))
+
+    @cached_property
+    def usable(self) -> np.ndarray:
+        """(n,) bool: state and tangents stayed finite to the end."""
+        return np.asarray(~np.isnan(self.arrays["step_growth"]).any(axis=(1, 2)))
+
+    @cached_property
+    def late_drift(self) -> np.ndarray:
+        """(n,) mean relative change of the state over the last steps, at most 4 and at most half of all."""
+        steps = max(1, min(LATE_STEPS, self.num_steps // 2))
+        return np.asarray(self.arrays["drift"][:, -steps:].mean(axis=1))
+
+    @cached_property
+    def baselines(self) -> dict[str, np.ndarray]:
+        """What costs nothing, each (n,) and turned so that more means failure; none of it needs the label."""
+        arrays = self.arrays
+        found = {
+            "late_drift": self.late_drift,
+            "residual": arrays["residual"],
+            "minus_q_halt": -arrays["q_halt"][:, -1],
+            "minus_logit_margin": -arrays["margin"][:, -1],
+            "entropy": arrays["entropy"][:, -1],
+            "changed_cells": arrays["changed"][:, -1].astype(float),
+        }
+        if "violations" in arrays:
+            found["violations"] = arrays["violations"][:, -1].astype(float)
+        return found
+
+    @cached_property
+    def difficulty(self) -> np.ndarray:
+        """(n,) the data set's rating where it has one that varies, else the cells that are not given."""
+        rating = self.arrays["rating"]
+        if rating.min() >= 0 and rating.min() < rating.max():
+            return rating.astype(float)
+        return -self.arrays["givens"].astype(float)
+
+    def where(self, mask: np.ndarray) -> "SpectrumTable":
+        """Some of the rows."""
+        return SpectrumTable(
+            self.label, {name: array[mask] for name, array in self.arrays.items() if name != "settings"}, self.settings
+        )
+
+    def windows(self) -> list[Window]:
+        """Quarters of the steps where they divide by four, else halves, else the whole."""
+        parts = next(parts for parts in (4, 2, 1) if self.num_steps % parts == 0)
+        size = self.num_steps // parts
+        return [Window(i * size, (i + 1) * size) for i in range(parts)]
+
+    def whole(self, burn_in: int = 0) -> Window:
+        return Window(burn_in, self.num_steps)
+
+
+def by_model(tables: Sequence[SpectrumTable]) -> dict[str, list[SpectrumTable]]:
+    """Tables of one network, trained in one way, together; in order of appearance."""
+    groups: dict[str, list[SpectrumTable]] = {}
+    for table in tables:
+        groups.setdefault(table.model, []).append(table)
+    return groups

@@ -1,0 +1,72 @@
+"""Build the evaluation file of the Collatz network: odd numbers of 2 to 128 bits, their step and their orbit, exactly.
+
+    python projects/collatz/build_eval.py --rows 50000 --seed 42 --output-csv collatz_eval_50k.csv
+
+Columns n,t1,is_growth,sigma_n,max_n,w_expansion, lines ending with CR LF. The same rows and seed give the same bytes; a
+file that holds other bytes is never overwritten.
+"""
+
+import argparse
+import hashlib
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import NoReturn
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
+
+from tqdm import tqdm
+
+from dataset.building_file import check_target, write_new_file
+from errors import UserError, exit_on_user_error
+from projects.collatz.eval_file import csv_lines, draw_numbers
+from projects.collatz.labels import labels_of
+
+MOST_ROWS = 5_000_000
+
+
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> NoReturn:
+        raise UserError(f"{message}; python projects/collatz/build_eval.py --help lists the options")
+
+
+def parser() -> argparse.ArgumentParser:
+    """The command line. A mistake raises `UserError`."""
+    options = _Parser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False)
+    options.add_argument("--rows", type=_rows, default=50_000, metavar="N", help="numbers (default 50000)")
+    options.add_argument("--seed", type=_seed, default=42, metavar="S", help="of the draws (default 42)")
+    options.add_argument("--output-csv", type=Path, required=True, metavar="FILE", help="where to write")
+    return options
+
+
+def _rows(text: str) -> int:
+    return _whole(text, 1, MOST_ROWS)
+
+
+def _seed(text: str) -> int:
+    return _whole(text, 0, 2**63 - 1)
+
+
+def _whole(text: str, least: int, most: int) -> int:
+    if not (text.isascii() and text.isdigit() and len(text) <= 19 and least <= int(text) <= most):
+        raise argparse.ArgumentTypeError(f"{text[:40]!r} is not a whole number from {least} to {most}")
+    return int(text)
+
+
+@exit_on_user_error
+def main(argv: Sequence[str] | None = None) -> None:
+    options = parser().parse_args(argv)
+    path = options.output_csv
+    check_target(path, "--output-csv")
+    numbers = draw_numbers(options.rows, options.seed)
+    labels = tqdm(labels_of(numbers), total=len(numbers), desc="orbits", unit=" rows", disable=None, leave=False)
+    data = "".join(f"{line}\r\n" for line in csv_lines(numbers, labels)).encode()
+    written = write_new_file(path, data, "--output-csv")
+    digest = hashlib.md5(data, usedforsecurity=False).hexdigest()
+    state = "written to" if written else "the same bytes were already in"
+    print(f"{options.rows:,} rows of seed {options.seed}, md5 {digest}: {state} {path}")
+    print(f"next: python collatz.py --closed-forms --lookahead 20 --eval-csv {path}")
+
+
+if __name__ == "__main__":
+    main()

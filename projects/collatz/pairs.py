@@ -1,0 +1,190 @@
+"""Training data of the source experiment: random numbers of all sizes and hard ones, each with its next states.
+
+A batch is a pure function of (seed, epoch), but for mined numbers: those are chosen by the network as it is at that
+epoch, through `feedback`, and are the source's state. One epoch is one update, as in the source.
+
+Source: sampler, curriculum and mining of the learned-Lyapunov experiment.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from torch import Tensor
+
+from dataset.puzzle_source import stream
+from dataset.source import Position
+from errors import UserError
+from projects.collatz.hard_pool import Entries, HardPool, active_seeds, draw
+from projects.collatz.kept_out import KeptOut
+from projects.collatz.limbs import LIMB_BITS, from_limbs, resized
+from projects.collatz.walk import Batch, walk
+
+MINED_SAMPLES = 5000
+_BATCH, _MINING, _QUICK = 11, 12, 13  # independent streams of one seed
+# Updates prepared together: long arrays cost little more than short ones.
+_AHEAD = 8
+
+Feedback = Callable[[Batch], Tensor]
+
+
+@dataclass(frozen=True)
+class PairSettings:
+    """What the data are.
+
+    Attributes:
+        states: how many consecutive states of a number are given, 2 for n and T(n).
+        hard_ratio: share of the batch that comes from the pool. max_bits: random numbers have 3 to max_bits - 3 bits.
+        empty_pool: `reserved-seed` (hard rows come from the orbit of 27, a test orbit) or `random`.
+        mine_interval: epochs between minings, None = never.
+    """
+
+    batch_size: int
+    states: int
+    lookahead: int
+    hard_ratio: float
+    max_bits: int
+    curriculum: bool
+    start_seeds: int
+    ramp_len: int
+    empty_pool: str
+    decontaminate: bool
+    mine_interval: int | None
+    mine_count: int
+    mine_start_epoch: int
+
+
+class PairSource:
+    """Batches with `logs`, `residues`, `valuations` (see `Walk`), `hard` (B,) bool and `kept` (B,) bool.
+
+    A row with `kept` false has a state on a test orbit, and `decontaminate` is on.
+    feedback: margins V(n) - V(T(n)) (B,) of a batch under the network as it is; needed for mining.
+    Attributes: `overlap`, rows so far with a state on a test orbit, of `drawn`; counted in what this process prepared.
+    """
+
+    epochs_per_iteration = 1
+    mean_examples = 1.0
+
+    def __init__(self, settings: PairSettings, seed: int, kept_out: KeptOut, feedback: Feedback | None = None) -> None:
+        self.settings, self.seed, self.feedback = settings, seed, feedback
+        self._kept_out = kept_out
+        self.pool = HardPool(kept_out, decontaminate=settings.decontaminate, successors=settings.states - 1)
+        self._ready: dict[int, Batch] = {}
+        self._mined_at: int | None = None
+        self.overlap = self.drawn = 0
+
+    @property
+    def total_groups(self) -> int:
+        return self.settings.batch_size
+
+    def next(self, position: Position) -> tuple[Batch, Position]:
+        epoch = position["iteration"]
+        if self._mines_at(epoch) and self._mined_at != epoch:
+            self._mine(epoch)
+        if epoch not in self._ready:
+            self._ready = self._prepare(epoch)
+        return self._ready.pop(epoch), {"iteration": epoch + 1, "batch": 0, "cursor": 0}
+
+    def random_rows(self, epoch: int, count: int) -> Batch:
+        """`count` random numbers as in training, drawn apart from it: for a quick look at the network."""
+        generator = stream(self.seed, _QUICK, epoch, 0)
+        return self._walk(self._random(count, generator)).batch()
+
+    def _prepare(self, first: int) -> dict[int, Batch]:
+        """The batches from `first` on, up to the next mining."""
+        epochs = [first]
+        while len(epochs) < _AHEAD and not self._mines_at(epochs[-1] + 1):
+            epochs.append(epochs[-1] + 1)
+        drawn = [self._draw(epoch, self.settings.batch_size, self.settings.hard_ratio, _BATCH) for epoch in epochs]
+        longest = max(len(limbs) for limbs, _ in drawn)
+        limbs = np.concatenate([resized(each, longest) for each, _ in drawn], axis=1)
+        walked = self._walk(limbs)
+        overlap = walked.on_test_orbit.any(axis=1)
+        self.overlap, self.drawn = self.overlap + int(overlap.sum()), self.drawn + len(overlap)
+        kept = ~overlap if self.settings.decontaminate else np.ones(len(overlap), bool)
+        whole = walked.batch(hard=np.concatenate([hard for _, hard in drawn]), kept=kept)
+        size = self.settings.batch_size
+        return {
+            epoch: {name: leaf[i * size : (i + 1) * size] for name, leaf in whole.items()}
+            for i, epoch in enumerate(epochs)
+        }
+
+    def _walk(self, limbs: np.ndarray) -> Any:
+        return walk(limbs, self.settings.states, self.settings.lookahead, self._kept_out, window_logs=False)
+
+    def _draw(self, epoch: int, size: int, hard_ratio: float, kind: int) -> tuple[np.ndarray, np.ndarray]:
+        """(limbs, size) numbers, random ones first, and which of them are hard."""
+        generator = stream(self.seed, kind, epoch, 0)
+        num_hard = int(size * hard_ratio)
+        entries = self._entries(epoch)
+        if entries is None:
+            return self._random(size, generator), np.zeros(size, bool)
+        easy = self._random(size - num_hard, generator)
+        hard = draw(entries, num_hard, generator, len(easy))
+        longest = max(len(easy), len(hard))
+        limbs = np.concatenate([resized(easy, longest), resized(hard, longest)], axis=1)
+        return limbs, np.arange(size) >= size - num_hard
+
+    def _entries(self, epoch: int) -> Entries | None:
+        settings = self.settings
+        active = active_seeds(
+            epoch, curriculum=settings.curriculum, start_seeds=settings.start_seeds, ramp_len=settings.ramp_len
+        )
+        entries = self.pool.entries(active)
+        if entries is None and settings.empty_pool == "reserved-seed":
+            entries = self.pool.reserved()
+        return entries
+
+    def _random(self, count: int, generator: np.random.Generator) -> np.ndarray:
+        """(limbs, count): k uniform in 2..max_bits - 4, then uniform in [2^k, 2^(k+1)), made odd."""
+        highest = generator.integers(2, self.settings.max_bits - 3, size=count).astype(np.uint64)
+        num_limbs = (self.settings.max_bits - 4) // LIMB_BITS + 1
+        limbs = generator.integers(0, 2**LIMB_BITS, size=(num_limbs, count), dtype=np.uint64)
+        one = np.uint64(1)
+        for index, row in enumerate(limbs):
+            below = np.clip(highest.astype(np.int64) - LIMB_BITS * index, 0, LIMB_BITS).astype(np.uint64)
+            row &= (one << below) - one
+            here = highest // np.uint64(LIMB_BITS) == index
+            row |= np.where(here, one << (highest % np.uint64(LIMB_BITS)), np.uint64(0))
+        limbs[0] |= one
+        return limbs
+
+    def _mines_at(self, epoch: int) -> bool:
+        interval = self.settings.mine_interval
+        if not interval or epoch == 0 or epoch % interval:
+            return False
+        return epoch >= self.settings.mine_start_epoch
+
+    def _mine(self, epoch: int) -> None:
+        """The numbers on which the network decreases least join the pool."""
+        if self.feedback is None:
+            raise ValueError("mining needs feedback: the margins of the network")
+        limbs, _ = self._draw(epoch, MINED_SAMPLES, 0.5, _MINING)
+        walked = self._walk(limbs)
+        margins = self.feedback(walked.batch()).double().cpu().numpy()
+        if self.settings.decontaminate:
+            margins = np.where(walked.on_test_orbit.any(axis=1), np.inf, margins)
+        worst = np.argsort(margins, kind="stable")[: self.settings.mine_count]
+        self.pool.add(from_limbs(limbs[:, worst]))
+        self._mined_at, self._ready = epoch, {}
+
+    def state_dict(self) -> dict[str, Any]:
+        """The mined numbers, as decimal text, and when they were last mined."""
+        return {"mined": [str(number) for number in self.pool.mined], "mined_at": self._mined_at}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Errors: `UserError` for anything but what `state_dict` gives."""
+        mined, mined_at = state.get("mined"), state.get("mined_at")
+        texts = isinstance(mined, list) and all(
+            isinstance(text, str) and text.isascii() and text.isdigit() and len(text) < 400 and int(text) % 2
+            for text in mined
+        )
+        if not texts or state.keys() != {"mined", "mined_at"} or not (mined_at is None or type(mined_at) is int):
+            raise UserError("the state's source holds no list of mined odd numbers; use another state")
+        assert isinstance(mined, list)
+        self.pool.restore([int(text) for text in mined])
+        self._mined_at, self._ready = mined_at, {}
+
+    def fingerprint(self) -> dict[str, Any]:
+        return {"data": "collatz pairs", "seed": self.seed, "test_states": len(self._kept_out.states)}

@@ -1,0 +1,146 @@
+"""Arms of Collatz runs: runs that differ in nothing but the seed, how they are named, whether they can be compared."""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from errors import UserError
+from projects.collatz.report.runs import BY_NAME, CollatzRun, Entry, Metric
+from training.records.provenance import config_hash
+
+# Decided on integers: on the same steps they count the same on every machine.
+_EXACT = ("V_avg", "V_min", "V_max")
+# Counts and shares of counts: equal on every machine for functions that are decided on integers.
+_COUNTED = ("on_orbit", "pass", "orbits", "fresh")
+
+
+@dataclass(frozen=True)
+class CollatzArm:
+    """Runs that differ in nothing but the seed."""
+
+    label: str
+    settings_sha256: str
+    runs: list[CollatzRun]
+
+    @property
+    def by_seed(self) -> dict[int | None, CollatzRun]:
+        return {run.seed: run for run in self.runs}
+
+    @property
+    def lookahead(self) -> int:
+        return self.runs[0].lookahead
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        return self.runs[0].settings
+
+    def values(self, metric: Metric, moment: str) -> list[float] | None:
+        """Of each run; None where one was not measured."""
+        values = [metric.read(run.entries[moment]) for run in self.runs]
+        known = [value for value in values if value is not None]
+        return known if len(known) == len(values) else None
+
+
+def collatz_arms(runs: Sequence[CollatzRun]) -> list[CollatzArm]:
+    """Arms in the order in which their first runs are named.
+
+    Errors: `UserError` when an arm has a seed twice, or when runs were judged on different states or files.
+    """
+    _refuse_other_samples(runs)
+    groups: dict[str, list[CollatzRun]] = {}
+    for run in runs:
+        groups.setdefault(config_hash(run.settings), []).append(run)
+    labels = arm_labels([members[0].settings for members in groups.values()])
+    for members in groups.values():
+        seen: dict[int | None, CollatzRun] = {}
+        for run in members:
+            if run.seed in seen:
+                raise UserError(f"{run.folder} repeats seed {run.seed} of {seen[run.seed].folder} with the same "
+                                "settings: name one of them")  # fmt: skip
+            seen[run.seed] = run
+    return [CollatzArm(label, digest, members) for label, (digest, members) in zip(labels, groups.items(), strict=True)]
+
+
+def _refuse_other_samples(runs: Sequence[CollatzRun]) -> None:
+    first = runs[0]
+    for run in runs[1:]:
+        for what, option in (("on_orbit", "--test-starts"), ("sizes", None), ("adversarial", None)):
+            ours, theirs = run.report["samples"].get(what), first.report["samples"].get(what)
+            if ours != theirs:
+                mend = f"give all runs the same {option}" if option else "run both with the same version"
+                raise UserError(f"{run.folder} and {first.folder} were judged on other states ({what}: {ours}, "
+                                f"{theirs}): {mend}")  # fmt: skip
+        if run.entries["final"]["orbits"].keys() != first.entries["final"]["orbits"].keys():
+            raise UserError(f"{run.folder} and {first.folder} were judged along other orbits: run both with the same "
+                            "version")  # fmt: skip
+    with_file = [run for run in runs if run.rows is not None]
+    for run in with_file[1:]:
+        if run.rows != with_file[0].rows:
+            raise UserError(f"{run.folder} and {with_file[0].folder} were judged on evaluation files of {run.rows} and "
+                            f"{with_file[0].rows} rows: give all runs the same --eval-csv")  # fmt: skip
+    by_lookahead: dict[int, CollatzRun] = {}
+    for run in (*with_file, *(run for run in runs if run.rows is None)):
+        twin = by_lookahead.setdefault(run.lookahead, run)
+        for name in _EXACT:
+            counts = [[BY_NAME[what].read(each.report[name]) for each in (run, twin)] for what in _COUNTED]
+            # A run without an evaluation file has no value for it.
+            if any(ours != theirs for ours, theirs in counts if ours is not None and theirs is not None):
+                raise UserError(f"{run.folder} and {twin.folder} count other violations of {name}, so they were judged "
+                                "on other numbers: give all runs the same --eval-csv and --test-starts")  # fmt: skip
+
+
+def reports_by_lookahead(arms: Sequence[CollatzArm]) -> dict[int, dict[str, Any]]:
+    """For each lookahead, in order of the arms, a report to read closed forms from: with an evaluation file, if any."""
+    runs = [run for arm in arms for run in arm.runs]
+    return {
+        lookahead: max((run for run in runs if run.lookahead == lookahead), key=lambda run: run.rows is not None).report
+        for lookahead in dict.fromkeys(run.lookahead for run in runs)
+    }
+
+
+# How a setting that an arm does not share with the first of its preset is named; others as key=value.
+_WORDS: dict[str, Callable[[Any], str]] = {
+    "collatz.mine_negatives": lambda value: "mining" if value else "no mining",
+    "collatz.mine_interval": lambda value: f"mined every {value}",
+    "collatz.mine_count": lambda value: f"{value} mined",
+    "collatz.mine_start_epoch": lambda value: f"mining from {value} on",
+    "collatz.use_t4": lambda value: "T4" if value else "no T4",
+    "collatz.use_t8": lambda value: "T8" if value else "no T8",
+    "collatz.ramp_len": lambda value: f"ramp {value}",
+    "collatz.target_type": lambda value: f"{value} target",
+    "collatz.layers": lambda value: f"layers {','.join(map(str, value))}",
+    "collatz.legacy_lr_plateau": lambda value: "rate that collapses" if value else "rate that does not collapse",
+    "collatz.growth_weight": lambda value: f"growth weight {value:g}",
+    "collatz.decontaminate": lambda value: "test orbits kept out" if value else "trained on test orbits",
+    "collatz.empty_pool": lambda value: f"empty pool {value}",
+    "lr_min_ratio": lambda value: "constant rate" if value == 1 else "cosine",
+    "updates": lambda value: f"{value} updates",
+}
+_OF_MINING = {"collatz.mine_interval", "collatz.mine_count", "collatz.mine_start_epoch"}
+_SAID = {"collatz.lookahead", "collatz.preset", "epochs", "min_eval_interval"}  # in the label anyway, or by `updates`
+
+
+def _unsaid(own: Entry, base: Entry) -> set[str]:
+    """Settings without a meaning here, or that another one implies: a rate that follows a schedule cannot collapse."""
+    of_mining = set() if own.get("collatz.mine_negatives") else _OF_MINING
+    return of_mining | ({"collatz.legacy_lr_plateau"} if own.get("lr_min_ratio") != base.get("lr_min_ratio") else set())
+
+
+def arm_labels(settings: Sequence[Mapping[str, Any]]) -> list[str]:
+    """`faithful L10 mining`: preset, lookahead, and what differs from the first arm of the preset. No two are alike."""
+    first: dict[str, Mapping[str, Any]] = {}
+    labels = []
+    for own in settings:
+        base = first.setdefault(own["collatz.preset"], own)
+        words = [str(own["collatz.preset"]), f"L{own['collatz.lookahead']}"]
+        for key in dict.fromkeys([*own, *base]):
+            value = own.get(key)
+            if value == base.get(key) or key in _SAID or key in _unsaid(own, base):
+                continue
+            words.append(_WORDS[key](value) if key in _WORDS else f"{key.removeprefix('collatz.')}={value}")
+        text = " ".join([*words[:2], ", ".join(words[2:])]).strip()
+        labels.append(text if len(text) <= 80 else f"{text[:76]}...")
+    return [
+        label if labels.count(label) == 1 else f"{label} {config_hash(own)[:6]}"
+        for own, label in zip(settings, labels, strict=True)
+    ]

@@ -1,0 +1,184 @@
+"""Collatz runs beside each other, beside the closed forms and beside the source's findings: tables and pictures.
+
+    python projects/collatz/report/compare_runs.py RUN [RUN ...] --out DIR
+
+RUN: folders of finished runs of collatz.py. Runs that differ in nothing but the seed are one arm; the first arm named
+is the baseline. Numbers are means over seeds with their 95 % Student t intervals; differences are paired by seed.
+Validation states choose the best weights and are in no other number. The closed forms, V_avg, V_min, V_max, V_tmin and
+V_tmax among them, are judged on the same steps at the same lookahead; a run that does not beat the best of them says
+so, with the bound below which no function of ln n and the window comes beside it.
+
+Writes to DIR collatz_report.txt, .csv (a line for each run and moment) and .json, and three figures as .png and .svg,
+with their numbers as .csv and .json and a caption as .txt: collatz_margins (along the five orbits), collatz_lookahead
+(violations against the lookahead) and collatz_training (loss, validation, learning rate).
+"""
+
+import argparse
+import shlex
+import sys
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[3]))
+
+import matplotlib.pyplot as plt
+from matplotlib.figure import Figure
+
+from analysis.arms.run_curves import commit_of, distinct, machine_of, refuse_twice
+from analysis.arms.seed_pairs import INTERVAL
+from analysis.figures.figure_files import make_folder, save_caption, save_csv, save_figure, save_json
+from errors import exit_on_user_error
+from projects.collatz.closed_forms import TiltedMaximum
+from projects.collatz.report.arms import CollatzArm, collatz_arms
+from projects.collatz.report.comparisons import (
+    against_closed,
+    arm_records,
+    closed_records,
+    differences,
+    run_records,
+    run_verdicts,
+)
+from projects.collatz.report.figures import (
+    draw_lookahead,
+    draw_margins,
+    draw_training,
+    lookahead_rows,
+    margin_rows,
+    training_rows,
+)
+from projects.collatz.report.findings import finding_lines, findings
+from projects.collatz.report.margins import closed_form_margins, run_margins
+from projects.collatz.report.runs import CollatzRun, read_collatz_run
+from projects.collatz.report.tables import (
+    closed_lines,
+    comparison_table,
+    difference_lines,
+    hard_seed_records,
+    hard_seed_table,
+    peak_and_final_table,
+    words_table,
+)
+
+SCHEMA_VERSION = 1
+_LOOKED_AHEAD = 40  # of the figure, at least
+
+
+def best_run(arms: Sequence[CollatzArm]) -> CollatzRun:
+    """The run whose best weights pass most validation states, which are reported nowhere."""
+    runs = [run for arm in arms for run in arm.runs]
+    return max(runs, key=lambda run: float((run.summary.get("best") or {}).get("value") or 0.0))
+
+
+def origin(runs: Sequence[CollatzRun], command: str) -> dict[str, Any]:
+    """What made the numbers: command, commits, machines, data, seeds, n."""
+    first = runs[0].report["samples"]
+    datasets = [run.provenance.get("datasets") for run in runs]
+    return {
+        "command": command,
+        "commits": distinct(commit_of(run.provenance) for run in runs),
+        "machines": distinct(machine_of(run.provenance) for run in runs),
+        "datasets": [each for index, each in enumerate(datasets) if each not in datasets[:index]],
+        "seeds": sorted({run.seed for run in runs if run.seed is not None}),
+        "n_runs": len(runs),
+        "n_on_orbit": first["on_orbit"]["states"],
+        "n_rows": next((run.rows for run in runs if run.rows is not None), None),
+        "n_orbit_steps": sum(count["steps"] for count in runs[0].entries["final"]["orbits"].values()),
+        "n_fresh_steps": sum(count["steps"] for count in runs[0].entries["final"]["fresh"].values()),
+        "interval": INTERVAL.replace("puzzles", "numbers"),
+    }
+
+
+def source_lines(made: dict[str, Any]) -> list[str]:
+    """The last lines of every caption."""
+    return [
+        f"n = {made['n_on_orbit']:,} on-orbit steps, {made['n_orbit_steps']} steps along five orbits, "
+        f"{made['n_fresh_steps']:,} along seven fresh ones, {made['n_rows'] or 'no'} rows of an evaluation file; runs: "
+        f"{made['n_runs']}, seeds {', '.join(map(str, made['seeds']))}.",
+        f"Trained on: {'; '.join(made['machines'])}.",
+        f"Commits: {', '.join(made['commits'])}.",
+        f"Figure: {made['command']}",
+    ]
+
+
+def save_picture(figure: Figure, stem: Path, rows: Sequence[dict[str, Any]], words: str, made: dict[str, Any]) -> None:
+    """The picture, its numbers and its caption."""
+    save_figure(figure, stem, ("png", "svg"))
+    plt.close(figure)
+    save_csv(rows, stem.with_suffix(".csv"))
+    save_json(made | {"points": rows}, stem.with_suffix(".json"))
+    save_caption("\n".join([words, *source_lines(made)]), stem.with_suffix(".txt"))
+
+
+@exit_on_user_error
+def main(argv: Sequence[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("runs", type=Path, nargs="+", metavar="RUN", help="folders of finished runs (--output-dir)")
+    parser.add_argument("--out", type=Path, metavar="DIR", required=True, help="folder for tables and figures")
+    options = parser.parse_args(argv)
+    refuse_twice(options.runs)
+    runs = [read_collatz_run(folder) for folder in options.runs]
+    arms = collatz_arms(runs)
+    margins = {run.folder: run_margins(run, "final") for run in runs}
+    found, gaps, closed = findings(arms, margins), differences(arms), against_closed(arms)
+    verdicts = {run.name: run_verdicts(run) for run in runs}
+    hard = hard_seed_records(arms)
+    table = [
+        *comparison_table(arms), "", *closed_lines(closed), *(each["best"] for each in verdicts.values()), "",
+        *words_table(arms), "", *difference_lines(arms, gaps), "", *peak_and_final_table(arms), "",
+        *hard_seed_table(hard), "", *finding_lines(found),
+    ]  # fmt: skip
+    print("\n".join(table))
+
+    command = "python projects/collatz/report/compare_runs.py " + shlex.join(
+        [*map(str, options.runs), "--out", str(options.out)]
+    )
+    folder, made = make_folder(options.out), origin(runs, command)
+    save_caption("\n".join(table), folder / "collatz_report.txt")
+    save_csv(run_records(arms), folder / "collatz_report.csv")
+    save_json({
+        "schema_version": SCHEMA_VERSION, **made,
+        "arms": arm_records(arms),
+        "closed_forms": closed_records(arms),
+        "against_closed": [asdict(each) for each in closed],
+        "verdicts": verdicts,
+        "differences": [asdict(each) for each in gaps],
+        "findings": [asdict(each) | {"verdict": each.verdict} for each in found],
+        "hard_seeds": hard,
+        "runs": run_records(arms),
+    }, folder / "collatz_report.json")  # fmt: skip
+
+    best, tmax = best_run(arms), TiltedMaximum(1.0)
+    functions = {
+        f"{best.name}, best weights": run_margins(best, "best"),
+        f"{tmax.name} at L = {best.lookahead}": closed_form_margins(tmax, best.lookahead),
+    }
+    save_picture(
+        draw_margins(functions), folder / "collatz_margins", margin_rows(functions),
+        f"Margins V(n) - V(T(n)) along the five orbits, over the slope dV / d ln n. Learned: {best.name} (seed "
+        f"{best.seed}), the run whose best weights pass most validation states. Crosses, and strokes at the foot of "
+        "the panel: violated steps. Grey: ln T^j(n). The scale is linear within 0.01 and logarithmic beyond.", made,
+    )  # fmt: skip
+    points = lookahead_rows(arms, max([_LOOKED_AHEAD, *(arm.lookahead for arm in arms)]))
+    save_picture(
+        draw_lookahead(arms, points), folder / "collatz_lookahead", points,
+        "Violations against the lookahead. Left: share of on-orbit steps; lines: theory on uniform residues "
+        "(projects/collatz/bounds.py), short bars: closed forms on the steps that the runs are judged on. Right: along "
+        "the five orbits; lines: closed forms at every lookahead, stars: the source's runs 5 and 6. Large markers: "
+        "mean of an arm's best weights, small ones: its runs, number of seeds in brackets. Vertical lines: "
+        f"{made['interval']}. Arms of one lookahead stand side by side.", made,
+    )  # fmt: skip
+    curves = training_rows(arms)
+    save_picture(
+        draw_training(arms, curves), folder / "collatz_training", curves,
+        "Training, a thin line for each run, a colour and line for each arm. Above: loss, means over stretches of "
+        "updates; losses of arms with different lookaheads, targets or weights are not comparable. Middle: share of "
+        "violated on-orbit validation steps, which choose the best weights. Below: learning rate.", made,
+    )  # fmt: skip
+    print(f"written: {folder / 'collatz_report.txt'} (also .csv .json), {folder / 'collatz_margins.png'}, "
+          "collatz_lookahead.png, collatz_training.png (also .svg .csv .json .txt)")  # fmt: skip
+
+
+if __name__ == "__main__":
+    main()

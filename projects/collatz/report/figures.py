@@ -1,0 +1,258 @@
+"""Pictures of Collatz runs: margins along the five orbits, violations against the lookahead, training curves."""
+
+import itertools
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import matplotlib
+import matplotlib.pyplot as plt
+import matplotlib.ticker
+import numpy as np
+from matplotlib.figure import Figure
+
+from analysis.arms.seed_pairs import mean_interval
+from analysis.figures.figure_files import BLUE, GREEN, GREY, ORANGE, PURPLE, RED, STYLE
+from projects.collatz.bounds import bounds_at
+from projects.collatz.closed_forms import CLOSED_FORMS
+from projects.collatz.evaluation import judge_orbits
+from projects.collatz.report.arms import CollatzArm, reports_by_lookahead
+from projects.collatz.report.margins import OrbitMargins
+from projects.collatz.report.orbit_facts import SOURCE_VIOLATIONS
+from projects.collatz.report.runs import BY_NAME
+from projects.collatz.syracuse import TEST_STARTS, orbit
+
+_COLOURS = (BLUE, ORANGE, GREEN, PURPLE, RED, GREY)
+_LINES = ("-", "--", ":", "-.")
+_MARKERS = "osD^vP"
+# Of the closed forms, those that are drawn along the orbits at every lookahead.
+DRAWN = {"V_avg": GREY, "V_min": PURPLE, "V_max": GREEN, "V_tmin_1.2": ORANGE, "V_tmax_1": RED}
+_FORMS = [form for form in CLOSED_FORMS if form.name in DRAWN]
+LOG_BINS = 120
+
+
+def looks_of(arms: Sequence[CollatzArm]) -> dict[str, tuple[str, str, str]]:
+    """Colour, line and marker of each arm, no two alike up to 24 arms."""
+    styles = [(colour, line, marker) for line, marker in zip(_LINES, _MARKERS, strict=False) for colour in _COLOURS]
+    return {arm.label: style for arm, style in zip(arms, itertools.cycle(styles), strict=False)}
+
+
+# -- margins along the five orbits
+
+
+def margin_rows(functions: Mapping[str, OrbitMargins]) -> list[dict[str, Any]]:
+    """A flat row for each step of each orbit and function. margin: V(n) - V(T(n)) over dV / d ln n."""
+    rows = []
+    for start in TEST_STARTS:
+        path = orbit(start)
+        for name, found in functions.items():
+            rows += [
+                {"start": start, "step": step, "function": name, "n": str(path.states[step]),
+                 "k": path.valuations[step], "margin": float(margin) / found.slope, "violated": bool(bad)}
+                for step, (margin, bad) in enumerate(zip(found.margins[start], found.violated[start], strict=True))
+            ]  # fmt: skip
+    return rows
+
+
+def draw_margins(functions: Mapping[str, OrbitMargins]) -> Figure:
+    """A panel for each orbit: ln T^j(n) in grey, margins of the functions, violations marked at the bottom."""
+    colours = dict(zip(functions, (BLUE, ORANGE), strict=True))
+    with matplotlib.rc_context(STYLE):
+        figure, panels = plt.subplots(len(TEST_STARTS), 1, figsize=(10, 11), constrained_layout=True)
+        for axes, start in zip(panels, TEST_STARTS, strict=True):
+            path = orbit(start)
+            behind = axes.twinx()
+            behind.fill_between(range(len(path.states)), np.log(np.array(path.states, float)), color=GREY, alpha=0.15)
+            behind.set_ylim(bottom=0)
+            behind.set_ylabel("ln T$^j$(n)", color=GREY)
+            behind.grid(False)
+            behind.spines["right"].set_visible(True)
+            behind.tick_params(axis="y", colors=GREY)
+            axes.set_zorder(behind.get_zorder() + 1)
+            axes.patch.set_visible(False)
+            counts = []
+            for row, (name, found) in enumerate(functions.items()):
+                scaled, bad = found.margins[start] / found.slope, found.violated[start]
+                axes.plot(scaled, color=colours[name], linewidth=1.0, alpha=0.85)
+                # Marked at the foot too: most violations are too small to be seen.
+                where = np.flatnonzero(bad)
+                axes.plot(where, scaled[bad], "x", color=colours[name], markersize=5, zorder=5)
+                axes.plot(where, np.full(len(where), 0.035 + 0.06 * row), "|", color=colours[name], markersize=9,
+                          markeredgewidth=1.6, transform=axes.get_xaxis_transform(), zorder=5)  # fmt: skip
+                counts.append(f"{name} {int(bad.sum())}")
+            axes.axhline(0, color="black", linewidth=0.7)
+            axes.set_yscale("symlog", linthresh=0.01, linscale=1.0)
+            axes.yaxis.set_major_locator(matplotlib.ticker.FixedLocator([-100, -1, -0.01, 0, 0.01, 1, 100]))
+            axes.yaxis.set_minor_locator(matplotlib.ticker.NullLocator())
+            axes.yaxis.set_major_formatter(matplotlib.ticker.FuncFormatter(lambda value, _: f"{value:g}"))
+            axes.set_xlim(-1, path.steps)
+            axes.set_title(f"{start}: {path.steps} steps; violated: {', '.join(counts)}", loc="left", fontsize=9)
+        figure.supylabel("margin V(n) - V(T(n)), nats of ln n", fontsize=10)
+        panels[-1].set_xlabel("step j of the orbit")
+        for name, colour in colours.items():
+            panels[0].plot([], [], color=colour, marker="x", label=name)
+        figure.legend(loc="outside lower left", ncols=2, fontsize=9)
+    return figure
+
+
+# -- violations against the lookahead
+
+
+def lookahead_rows(arms: Sequence[CollatzArm], largest: int) -> list[dict[str, Any]]:
+    """Every point of the figure: theory and closed forms at lookaheads 1 to `largest`, what was measured, arms."""
+    rows: list[dict[str, Any]] = []
+    for lookahead in range(1, largest + 1):
+        bounds = bounds_at(lookahead)
+        for name, value in (("V_avg, theory", bounds.rate_V_avg), ("V_min and V_max, theory", bounds.rate_V_min),
+                            ("lower bound", bounds.lower_bound)):  # fmt: skip
+            rows.append({"panel": "rate", "kind": "theory", "name": name, "lookahead": lookahead, "value": value})
+        for name, counts in judge_orbits(_FORMS, TEST_STARTS, lookahead).items():
+            total = sum(count.violations for count in counts.values())
+            rows.append({"panel": "orbits", "kind": "closed form", "name": name, "lookahead": lookahead,
+                         "value": total})  # fmt: skip
+    for lookahead, report in reports_by_lookahead(arms).items():
+        for name in DRAWN:
+            low, high = report[name]["on_orbit"]["rate_interval"]
+            rows.append({"panel": "rate", "kind": "closed form", "name": name, "lookahead": lookahead,
+                         "value": report[name]["on_orbit"]["rate"], "low": low, "high": high})  # fmt: skip
+    for arm in arms:
+        for panel, metric in (("rate", BY_NAME["on_orbit"]), ("orbits", BY_NAME["orbits"])):
+            values = arm.values(metric, "best")
+            assert values is not None
+            rows += [
+                {"panel": panel, "kind": "run", "name": arm.label, "lookahead": arm.lookahead, "seed": run.seed,
+                 "value": value}
+                for run, value in zip(arm.runs, values, strict=True)
+            ]  # fmt: skip
+            mean = mean_interval(values)
+            rows.append({"panel": panel, "kind": "arm", "name": arm.label, "lookahead": arm.lookahead,
+                         "value": mean.mean, "low": mean.low, "high": mean.high, "seeds": mean.n})  # fmt: skip
+    for lookahead, violations in SOURCE_VIOLATIONS.items():
+        rows.append({"panel": "orbits", "kind": "source", "name": "source, 4.4 million parameters",
+                     "lookahead": lookahead, "value": sum(violations.values())})  # fmt: skip
+    return rows
+
+
+def draw_lookahead(arms: Sequence[CollatzArm], rows: Sequence[Mapping[str, Any]]) -> Figure:
+    """Left: on-orbit violation rate. Right: violations along the five orbits."""
+    looks = looks_of(arms)
+    theory = {"V_avg, theory": (GREY, "-"), "V_min and V_max, theory": (GREEN, "-"), "lower bound": ("black", "--")}
+    with matplotlib.rc_context(STYLE):
+        figure, (left, right) = plt.subplots(1, 2, figsize=(11, 5.2), constrained_layout=True)
+        for axes, panel in ((left, "rate"), (right, "orbits")):
+            own = [row for row in rows if row["panel"] == panel]
+            for name, (colour, line) in theory.items():
+                points = [row for row in own if row["name"] == name]
+                axes.plot([row["lookahead"] for row in points], [row["value"] for row in points], line, color=colour,
+                          linewidth=1.4, label=name if points else None)  # fmt: skip
+            for name, colour in DRAWN.items():
+                points = [row for row in own if row["kind"] == "closed form" and row["name"] == name]
+                style = {"marker": "_", "markersize": 11, "linestyle": "none", "markeredgewidth": 2}
+                if panel == "orbits":
+                    style = {"linewidth": 1.2, "alpha": 0.8}
+                axes.plot([row["lookahead"] for row in points], [row["value"] for row in points], color=colour,
+                          label=name if panel == "rate" else None, **style)  # fmt: skip
+            shifts = _shifts(arms)
+            for row in own:
+                if row["kind"] not in ("run", "arm"):
+                    continue
+                colour, _, marker = looks[row["name"]]
+                at = row["lookahead"] + shifts[row["name"]]
+                if row["kind"] == "run":
+                    axes.plot(at, row["value"], marker, color=colour, markersize=3, alpha=0.45)
+                    continue
+                axes.plot(at, row["value"], marker, color=colour, markersize=6, markeredgecolor="white", zorder=6,
+                          label=f"{row['name']} ({row['seeds']})" if panel == "rate" else None)  # fmt: skip
+                if row["low"] is not None:
+                    axes.vlines(at, max(row["low"], 1e-6), row["high"], color=colour, linewidth=1.2, zorder=5)
+            source = [row for row in own if row["kind"] == "source"]
+            axes.plot([row["lookahead"] for row in source], [row["value"] for row in source], "*", color="black",
+                      markersize=11, label=source[0]["name"] if source else None)  # fmt: skip
+            axes.set_xlabel("lookahead L")
+        left.set_yscale("log")
+        # Beyond the lookaheads of the runs the bound would take the picture over.
+        left.set_ylim(bottom=0.5 * min(row["value"] for row in rows if row["panel"] == "rate"))
+        left.yaxis.set_major_formatter(matplotlib.ticker.FuncFormatter(lambda value, _: f"{100 * value:g} %"))
+        left.set_ylabel("violated on-orbit steps")
+        right.set_yscale("symlog", linthresh=10)
+        right.yaxis.set_major_formatter(matplotlib.ticker.ScalarFormatter())
+        right.set_yticks([0, 5, 10, 20, 50, 100, 200])
+        right.set_ylim(bottom=-0.5)
+        right.set_ylabel(f"violations along the five orbits (of {sum(orbit(start).steps for start in TEST_STARTS)})")
+        figure.legend(loc="outside lower left", ncols=3, fontsize=8)
+    return figure
+
+
+def _shifts(arms: Sequence[CollatzArm]) -> dict[str, float]:
+    """Arms of one lookahead stand side by side."""
+    found: dict[str, float] = {}
+    for lookahead in {arm.lookahead for arm in arms}:
+        own = [arm.label for arm in arms if arm.lookahead == lookahead]
+        step = min(0.7, 6 / len(own))
+        found |= {label: step * (place - (len(own) - 1) / 2) for place, label in enumerate(own)}
+    return found
+
+
+# -- training curves
+
+PANELS = {
+    "train/loss": "training loss",
+    "eval/validation/violations": "violated validation steps",
+    "train/lr": "learning rate",
+}
+
+
+def training_rows(arms: Sequence[CollatzArm]) -> list[dict[str, Any]]:
+    """Every point of the curves; of the training log, means over at most `LOG_BINS` stretches of equal length."""
+    rows = []
+    for arm in arms:
+        for run in arm.runs:
+            counts = dict(run.curve("eval/validation/count"))
+            for key in PANELS:
+                points: Sequence[tuple[float, float]] = run.curve(key)
+                if key.startswith("train/"):
+                    points = binned(points)
+                if key.startswith("eval/"):
+                    points = [(step, value / counts[int(step)]) for step, value in points if counts.get(int(step))]
+                rows += [
+                    {"panel": key, "arm": arm.label, "seed": run.seed, "step": step, "value": value}
+                    for step, value in points
+                ]
+    return rows
+
+
+def binned(points: Sequence[tuple[float, float]], bins: int = LOG_BINS) -> list[tuple[float, float]]:
+    """Means of (update, value) over stretches of updates of equal length; at most `bins`, empty ones left out."""
+    if len(points) <= bins:
+        return list(points)
+    steps, values = np.array(points).T
+    place = np.minimum((bins * (steps - steps[0]) / (steps[-1] - steps[0])).astype(int), bins - 1)
+    return [(float(steps[place == each].mean()), float(values[place == each].mean())) for each in np.unique(place)]
+
+
+def draw_training(arms: Sequence[CollatzArm], rows: Sequence[Mapping[str, Any]]) -> Figure:
+    """Loss, violated validation steps and rate against updates, a thin line for each run."""
+    looks = looks_of(arms)
+    with matplotlib.rc_context(STYLE):
+        figure, panels = plt.subplots(len(PANELS), 1, figsize=(8.5, 9), sharex=True, constrained_layout=True)
+        for axes, (key, label) in zip(panels, PANELS.items(), strict=True):
+            own = [row for row in rows if row["panel"] == key]
+            for arm in arms:
+                colour, line, _ = looks[arm.label]
+                for run in arm.runs:
+                    mine = [row for row in own if row["arm"] == arm.label and row["seed"] == run.seed]
+                    axes.plot([row["step"] for row in mine], [row["value"] for row in mine], color=colour,
+                              linestyle=line, linewidth=0.9, alpha=0.8)  # fmt: skip
+            above = [row["value"] for row in own if row["value"] > 0]
+            # Within a decade a logarithmic axis has hardly a number on it.
+            if above and max(above) > 10 * min(above):
+                axes.set_yscale("log")
+            axes.set_ylabel(label)
+        panels[1].yaxis.set_major_formatter(matplotlib.ticker.FuncFormatter(lambda value, _: f"{100 * value:g} %"))
+        panels[-1].set_xlabel("updates")
+        panels[-1].set_xlim(left=0)
+        for arm in arms:
+            colour, line, _ = looks[arm.label]
+            seeds = f"{len(arm.runs)} {'seed' if len(arm.runs) == 1 else 'seeds'}"
+            panels[0].plot([], [], color=colour, linestyle=line, label=f"{arm.label} ({seeds})")
+        figure.legend(loc="outside lower left", ncols=2, fontsize=8)
+    return figure

@@ -1,0 +1,63 @@
+"""Margins of a run's weights along the five reported orbits, on the scale of ln n so that runs can be compared."""
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+
+from projects.collatz.closed_forms import SMALLEST_MARGIN, ClosedForm, margins
+from projects.collatz.judge import NetworkJudge
+from projects.collatz.report.runs import CollatzRun
+from projects.collatz.setup import build_value
+from projects.collatz.syracuse import TEST_STARTS, orbit
+from projects.collatz.windows import Windows, orbit_windows
+from training.storage.weights import check_weights
+from training.trained_model import open_checkpoint
+
+
+@dataclass(frozen=True)
+class OrbitMargins:
+    """V along the five orbits.
+
+    Attributes: margins: by start, V(n) - V(T(n)) of each step. violated: by start, bool of each step. slope: dV / d ln
+    n, by least squares over all states; V has no fixed scale, so that margins of two networks compare only over it.
+    """
+
+    margins: dict[int, np.ndarray]
+    violated: dict[int, np.ndarray]
+    slope: float
+
+    def worst(self, start: int) -> float | None:
+        """The smallest margin among the violations, in nats of ln n; None without one, or where V does not rise."""
+        bad = self.margins[start][self.violated[start]]
+        return float(bad.min() / self.slope) if len(bad) and self.slope > 0 else None
+
+
+def run_margins(run: CollatzRun, moment: str) -> OrbitMargins:
+    """Of the best or final weights, in float64. Errors: `UserError` for weights that are missing or do not fit."""
+    checkpoint = open_checkpoint(run.folder / f"{moment}.pt", device="cpu")
+    network = build_value(checkpoint.config, torch.device("cpu"))
+    check_weights(network.state_dict(), checkpoint.weights, source=checkpoint.path)
+    network.load_state_dict(checkpoint.weights)
+    judge = NetworkJudge.float64("V", network)
+    return _along({start: judge.margins(windows) for start, windows in _windows(run.lookahead).items()}, None)
+
+
+def closed_form_margins(form: ClosedForm, lookahead: int) -> OrbitMargins:
+    """Of a function in closed form; what it violates, it says itself."""
+    windows = _windows(lookahead)
+    found = {start: margins(form, each) for start, each in windows.items()}
+    return _along(found, {start: form.violations(each) for start, each in windows.items()})
+
+
+def _windows(lookahead: int) -> dict[int, Windows]:
+    return {start: orbit_windows(orbit(start), lookahead) for start in TEST_STARTS}
+
+
+def _along(found: dict[int, np.ndarray], violated: dict[int, np.ndarray] | None) -> OrbitMargins:
+    # All orbits end at 1, so V of a state is V(1) and the margins from there on.
+    heights = [np.append(np.cumsum(each[::-1])[::-1], 0.0) for each in found.values()]
+    logs = [np.log(np.array(orbit(start).states, np.float64)) for start in found]
+    slope = float(np.polyfit(np.concatenate(logs), np.concatenate(heights), 1)[0])
+    bad = violated or {start: each < SMALLEST_MARGIN for start, each in found.items()}
+    return OrbitMargins(found, bad, slope)

@@ -1,0 +1,239 @@
+"""Questions about Collatz orbits that need no training: which steps fail, which orbits are hard, what L = 30 gives.
+
+    python projects/collatz/report/orbits.py --out DIR
+
+1. Orbits: steps, maxima of the odd-only and of the full map, mean valuation, windows that rise (T^(L+1)(n) >= n, where
+   V_avg fails), how much of each orbit the source's hard seeds train on, and whether the start is a record: no smaller
+   odd number takes as many steps. The source's own table stands beside it, corrected.
+2. Closed forms at each lookahead, on those orbits, on the fresh ones and on an on-orbit sample, beside the bound.
+3. Growth and decay steps: on which of them each closed form fails; and at small lookaheads the best possible V by exact
+   search, with growth steps weighing as much as decay steps and ten times as much, as in the source's loss.
+
+docs/collatz.md says what follows from it. Writes collatz_orbits.txt, .csv (a line for each function and lookahead) and
+.json to DIR.
+"""
+
+import argparse
+import shlex
+import sys
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[3]))
+
+import numpy as np
+from tqdm import tqdm
+
+from analysis.figures.figure_files import make_folder, save_caption, save_csv, save_json
+from errors import UserError, exit_on_user_error
+from projects.collatz.baselines import environment
+from projects.collatz.bounds import bounds_at
+from projects.collatz.checks import MOST_LOOKAHEAD as LARGEST_LOOKAHEAD
+from projects.collatz.closed_forms import CLOSED_FORMS
+from projects.collatz.evaluation import judge_orbits
+from projects.collatz.evaluation_report import TEST_SEED, test_states
+from projects.collatz.report.orbit_facts import (
+    CORRECTION,
+    SOURCE_TABLE,
+    OrbitFacts,
+    at_least_as_long,
+    odd_step_counts,
+    orbit_facts,
+    record_starts,
+)
+from projects.collatz.report.small_windows import MOST_LOOKAHEAD, BestWindows, best_windows
+from projects.collatz.samples import FRESH_STARTS, ORBIT_BITS
+from projects.collatz.syracuse import TEST_STARTS
+from projects.collatz.windows import windows_of
+from training.evaluation.answering import wilson_interval
+from training.evaluation.summary_table import aligned
+
+SCHEMA_VERSION = 1
+LOOKAHEADS = (10, 20, 30)
+RECORDS_BELOW = 1 << 20
+GROWTH_WEIGHT = 10.0  # of the source's loss
+
+
+def closed_form_rows(lookahead: int, states: Sequence[int]) -> list[dict[str, Any]]:
+    """A flat row for each closed form: violations along the reported and the fresh orbits, and among the states' steps.
+
+    growth_violations and decay_violations are counts among growth_steps and decay_steps of the states.
+    """
+    orbits, fresh = (judge_orbits(CLOSED_FORMS, starts, lookahead) for starts in (TEST_STARTS, FRESH_STARTS))
+    failed: dict[str, list[np.ndarray]] = {form.name: [] for form in CLOSED_FORMS}
+    growth_parts = []
+    for windows in windows_of(states, lookahead):
+        growth_parts.append(windows.is_growth)
+        for form in CLOSED_FORMS:
+            failed[form.name].append(form.violations(windows))
+    growth = np.concatenate(growth_parts)
+    rows = []
+    for form in CLOSED_FORMS:
+        violations = np.concatenate(failed[form.name])
+        count = int(violations.sum())
+        low, high = wilson_interval(count, len(growth))
+        rows.append({
+            "lookahead": lookahead, "function": form.name,
+            "orbit_violations": sum(each.violations for each in orbits[form.name].values()),
+            "orbit_steps": sum(each.steps for each in orbits[form.name].values()),
+            **{f"orbit_{start}": each.violations for start, each in orbits[form.name].items()},
+            "fresh_violations": sum(each.violations for each in fresh[form.name].values()),
+            "fresh_steps": sum(each.steps for each in fresh[form.name].values()),
+            "steps": len(growth), "violations": count, "rate": count / len(growth), "low": low, "high": high,
+            "growth_steps": int(growth.sum()), "growth_violations": int((violations & growth).sum()),
+            "decay_steps": int((~growth).sum()), "decay_violations": int((violations & ~growth).sum()),
+        })  # fmt: skip
+    return rows
+
+
+def small_optima(most: int) -> list[dict[str, Any]]:
+    """By lookahead 1..`most`: the best V at equal weights, both ways to break ties, and at the source's weight."""
+    found = []
+    for lookahead in tqdm(range(1, most + 1), desc="best small windows", disable=None, leave=False):
+        bounds = bounds_at(lookahead)
+        fewest, most_growth = (best_windows(lookahead, 1.0, prefer_growth=each) for each in (False, True))
+        weighted = best_windows(lookahead, GROWTH_WEIGHT)
+        found.append({
+            "lookahead": lookahead, "lower_bound": bounds.lower_bound, "rate_V_min": bounds.rate_V_min,
+            "forced_growth": fewest.forced_growth, "equal_fewest_growth": _optimum(fewest),
+            "equal_most_growth": _optimum(most_growth), "weighted": _optimum(weighted),
+        })  # fmt: skip
+    return found
+
+
+def _optimum(best: BestWindows) -> dict[str, float]:
+    return {"growth_weight": best.growth_weight, "rate": best.rate, "growth": best.growth, "decay": best.decay}
+
+
+def orbit_table(facts: Sequence[OrbitFacts], longer: dict[int, int | None]) -> list[str]:
+    """One line for each start; `longer` as `at_least_as_long` gives it."""
+    lookaheads = list(facts[0].rising)
+    header = ["start", "steps", "growth", "mean k", "odd max", "ratio", "full max", "ratio",
+              *(f"rise L={each}" for each in lookaheads), "trained on", "as long"]  # fmt: skip
+    rows = [header]
+    for each in facts:
+        count = longer[each.start]
+        rows.append([
+            str(each.start), str(each.steps), str(each.growth_steps), f"{each.mean_valuation:.3f}",
+            f"{each.odd_max:,}", f"{each.odd_ratio:,.1f}", f"{each.full_max:,}", f"{each.full_ratio:,.1f}",
+            *(str(rising) for rising in each.rising.values()), f"{each.trained_on}/{each.steps}",
+            "-" if count is None else "record" if count == 1 else str(count),
+        ])  # fmt: skip
+    return aligned(rows, left=1)
+
+
+def closed_form_table(rows: Sequence[dict[str, Any]]) -> list[str]:
+    """One line for each function at one lookahead."""
+    first = rows[0]
+    header = [f"L = {first['lookahead']}", f"on-orbit /{first['steps']:,}", "95 %", "of growth steps", "of decay steps",
+              f"orbits /{first['orbit_steps']}", "each", f"fresh /{first['fresh_steps']}"]  # fmt: skip
+    lines = [header]
+    for row in rows:
+        each = "/".join(str(row[f"orbit_{start}"]) for start in TEST_STARTS)
+        lines.append([
+            row["function"], f"{100 * row['rate']:.3f} %", f"{100 * row['low']:.2f}-{100 * row['high']:.2f}",
+            f"{100 * row['growth_violations'] / row['growth_steps']:.3f} %",
+            f"{100 * row['decay_violations'] / row['decay_steps']:.3f} %",
+            str(row["orbit_violations"]), each, str(row["fresh_violations"]),
+        ])  # fmt: skip
+    bounds = bounds_at(first["lookahead"])
+    theory = (
+        f"in theory: V_avg {100 * bounds.rate_V_avg:.4g} %, V_min and V_max {100 * bounds.rate_V_min:.4g} %, nothing "
+        f"below {100 * bounds.lower_bound:.4g} %; growth steps that every V of ln n and the window fails: "
+        f"{100 * 2.0 ** -(first['lookahead'] + 1):.3g} % of all steps"
+    )
+    return [*aligned(lines, left=1), theory]
+
+
+def small_table(optima: Sequence[dict[str, Any]]) -> list[str]:
+    """One line for each lookahead, in percent of all steps."""
+    rows: list[Sequence[str]] = [
+        ("L", "bound", "best V", "on growth", "on decay", "at 10:1", "on growth", "on decay", "forced growth", "V_min")
+    ]
+    for each in optima:
+        low, high, weighted = each["equal_fewest_growth"], each["equal_most_growth"], each["weighted"]
+        rows.append((
+            str(each["lookahead"]), _percent(each["lower_bound"]), _percent(low["rate"]),
+            f"{_percent(low['growth'])} to {_percent(high['growth'])}",
+            f"{_percent(high['decay'])} to {_percent(low['decay'])}", _percent(weighted["rate"]),
+            _percent(weighted["growth"]), _percent(weighted["decay"]), _percent(each["forced_growth"]),
+            _percent(each["rate_V_min"]),
+        ))  # fmt: skip
+    return aligned(rows, left=1)
+
+
+def _percent(share: float) -> str:
+    return f"{100 * share:.3f}"
+
+
+def _lookaheads(text: str) -> list[int]:
+    words = [word.strip() for word in text.split(",")]
+    if not all(word.isascii() and word.isdigit() and len(word) <= 6 for word in words):
+        raise argparse.ArgumentTypeError(f"{text[:40]!r} are no lookaheads such as 10,20,30")
+    found = list(dict.fromkeys(map(int, words)))
+    if not all(1 <= each <= LARGEST_LOOKAHEAD for each in found):
+        raise argparse.ArgumentTypeError(f"{text[:40]!r}: expected lookaheads from 1 to {LARGEST_LOOKAHEAD}")
+    return found
+
+
+@exit_on_user_error
+def main(argv: Sequence[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--out", type=Path, metavar="DIR", required=True, help="folder for the tables")
+    parser.add_argument("--lookaheads", type=_lookaheads, default=list(LOOKAHEADS), metavar="L,L,...",
+                        help="default 10,20,30")  # fmt: skip
+    parser.add_argument("--starts", type=int, default=100, metavar="N",
+                        help=f"orbits of {ORBIT_BITS}-bit starts in the sample (default %(default)s)")  # fmt: skip
+    parser.add_argument("--small", type=int, default=MOST_LOOKAHEAD, metavar="L",
+                        help="largest lookahead of the exact search (default and most %(default)s)")  # fmt: skip
+    options = parser.parse_args(argv)
+    if not 1 <= options.starts <= 100_000:
+        raise UserError(f"--starts {options.starts}: expected 1 to 100,000")
+    if not 1 <= options.small <= MOST_LOOKAHEAD:
+        raise UserError(f"--small {options.small}: expected 1 to {MOST_LOOKAHEAD}")
+    typed = ["--out", str(options.out), "--lookaheads", ",".join(map(str, options.lookaheads)),
+             "--starts", str(options.starts), "--small", str(options.small)]  # fmt: skip
+    folder = make_folder(options.out)
+    starts = (*TEST_STARTS, *FRESH_STARTS)
+    facts = [orbit_facts(start, options.lookaheads) for start in starts]
+    counts = odd_step_counts(RECORDS_BELOW)
+    longer = at_least_as_long(counts, starts)
+    states = test_states(options.starts)
+    rows = [closed_form_rows(each, states) for each in tqdm(options.lookaheads, disable=None, leave=False)]
+    optima = small_optima(options.small)
+    table = [
+        "Orbits. rise L: states with T^(L+1)(n) >= n. trained on: states on orbits of the source's seeds. as long:",
+        f"odd numbers up to the start with at least as many steps, of starts below {RECORDS_BELOW:,}; record: no other",
+        *orbit_table(facts, longer), CORRECTION, "",
+        *(line for part in rows for line in [*closed_form_table(part), ""]),
+        "The best V = alpha ln n + G(k_1..k_L) there is, in percent of all steps, valuations from 3 on seen as one: at",
+        "equal weights (from the fewest to the most violated growth steps that are as good), and growth steps 10:1",
+        *small_table(optima),
+    ]  # fmt: skip
+    print("\n".join(table))
+    save_caption("\n".join(table), folder / "collatz_orbits.txt")
+    save_csv([row for part in rows for row in part], folder / "collatz_orbits.csv")
+    save_json({
+        "schema_version": SCHEMA_VERSION,
+        "command": f"python projects/collatz/report/orbits.py {shlex.join(typed)}",
+        "environment": environment(),
+        "sample": {"starts": options.starts, "bits": ORBIT_BITS, "seed": TEST_SEED, "states": len(states)},
+        "orbits": [
+            asdict(each) | {"odd_ratio": each.odd_ratio, "full_ratio": each.full_ratio,
+                            "mean_valuation": each.mean_valuation, "at_least_as_long": longer[each.start],
+                            "source": SOURCE_TABLE.get(each.start)}
+            for each in facts
+        ],
+        "correction": CORRECTION,
+        "records": {"below": RECORDS_BELOW, "starts": record_starts(counts)},
+        "closed_forms": [row for part in rows for row in part],
+        "bounds": {str(each): bounds_at(each).as_dict() for each in options.lookaheads},
+        "small_windows": optima,
+    }, folder / "collatz_orbits.json")  # fmt: skip
+    print(f"written: {folder / 'collatz_orbits.txt'} (also .csv .json)")
+
+
+if __name__ == "__main__":
+    main()

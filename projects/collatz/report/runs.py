@@ -1,0 +1,222 @@
+"""Finished Collatz runs as the report reads them: what was measured of their best and final weights."""
+
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from analysis.arms.run_curves import number_or_none, shared_settings
+from errors import UserError
+from projects.collatz.closed_forms import CLOSED_FORMS
+from projects.collatz.scoring import REPORT
+from training.records.metrics_log import read_metrics
+from training.storage.json_files import JsonError, read_json_object
+from training.storage.run_folder import RunFolder
+
+MOMENTS = ("best", "final")
+
+Entry = Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class Metric:
+    """A number of a function's entry in evaluation.json; None where it was not measured.
+
+    scale: 100 for shares, shown in percent. less_is_better: of violations, not of passes. unit: of a difference.
+    """
+
+    name: str
+    header: str
+    scale: float
+    read: Callable[[Entry], float | None]
+    less_is_better: bool = True
+    unit: str = "points"
+
+    def shown(self, value: float | None, form: str = "") -> str:
+        """The value in the unit of the header; a dash for None."""
+        return "-" if value is None else format(self.scale * value, form or (".2f" if self.scale == 100 else ".1f"))
+
+
+def _share(key: str) -> Callable[[Entry], float | None]:
+    return lambda entry: None if entry[key] is None else float(entry[key])
+
+
+def _decay_pass(entry: Entry) -> float | None:
+    """Share passed of the rows of the evaluation file that are no growth steps."""
+    rows = entry["rows"]
+    if rows is None or entry["growth_rows"] == rows:
+        return None
+    growth_rows = entry["growth_rows"]
+    growth = round(entry["growth_pass"] * growth_rows) if growth_rows else 0
+    return float((rows - entry["violations"] - growth) / (rows - growth_rows))
+
+
+def _along(key: str) -> Callable[[Entry], float | None]:
+    return lambda entry: float(sum(count["violations"] for count in entry[key].values()))
+
+
+def _rate(*keys: str) -> Callable[[Entry], float | None]:
+    def read(entry: Entry) -> float | None:
+        for key in keys:
+            entry = entry[key]
+        return float(entry["violations"] / entry["steps"])
+
+    return read
+
+
+METRICS = (
+    Metric("on_orbit", "on-orbit viol. %", 100, _rate("on_orbit")),
+    Metric("pass", "pass %", 100, _share("pass"), False),
+    Metric("weighted_pass", "weighted", 100, _share("weighted_pass"), False),
+    Metric("growth_pass", "growth", 100, _share("growth_pass"), False),
+    Metric("growth_weighted_pass", "gr.wtd", 100, _share("growth_weighted_pass"), False),
+    Metric("decay_pass", "decay", 100, _decay_pass, False),
+    Metric("free_pass", "n%3!=0", 100, _share("free_pass"), False),
+    Metric("orbits", "five orbits", 1, _along("orbits"), unit="violations"),
+    Metric("fresh", "fresh orbits", 1, _along("fresh"), unit="violations"),
+)
+BY_NAME = {metric.name: metric for metric in METRICS}
+
+
+def size_metrics(entry: Entry) -> list[Metric]:
+    """Violated share of random numbers, by bits."""
+    return [Metric(f"bits_{bits}", f"{bits} bits %", 100, _rate("sizes", bits)) for bits in entry["sizes"]]
+
+
+def word_metrics(entry: Entry) -> list[Metric]:
+    """Violated share of the steps of adversarial words."""
+    return [Metric(f"word_{name}", f"{name} %", 100, _rate("adversarial", name)) for name in entry["adversarial"]]
+
+
+@dataclass(frozen=True)
+class LogPoint:
+    """A line of metrics.jsonl: `values` are its numbers by key."""
+
+    step: int
+    values: dict[str, float]
+
+
+@dataclass(frozen=True)
+class CollatzRun:
+    """A run at its end.
+
+    Attributes: settings: what makes an arm. report: evaluation.json. entries: by moment, the function's entry in it.
+    steps: updates by moment. log: lines of metrics.jsonl, in order of updates.
+    """
+
+    folder: Path
+    seed: int | None
+    settings: dict[str, Any]
+    provenance: dict[str, Any]
+    summary: dict[str, Any]
+    report: dict[str, Any]
+    entries: dict[str, Entry]
+    steps: dict[str, int]
+    log: list[LogPoint]
+
+    @property
+    def name(self) -> str:
+        return self.folder.name
+
+    @property
+    def preset(self) -> str:
+        return str(self.settings["collatz.preset"])
+
+    @property
+    def lookahead(self) -> int:
+        return int(self.report["lookahead"])
+
+    @property
+    def rows(self) -> int | None:
+        """Rows of the evaluation file it was judged on."""
+        rows = self.report["V_final"]["rows"]
+        return None if rows is None else int(rows)
+
+    def curve(self, key: str) -> list[tuple[int, float]]:
+        """(updates, value) wherever the log has `key`; of two lines of one update the later counts."""
+        found = {point.step: point.values[key] for point in self.log if key in point.values}
+        return sorted(found.items())
+
+
+def read_collatz_run(folder: Path) -> CollatzRun:
+    """Errors: `UserError` for a run that has not ended, is none of collatz.py, or holds a damaged record."""
+    names = RunFolder(folder)
+    evaluation = folder / REPORT
+    if not names.provenance.is_file():
+        raise UserError(f"{folder} has no {names.provenance.name}: name the --output-dir of a run of collatz.py")
+    provenance = _object(names.provenance)
+    config, seeds = provenance.get("config"), provenance.get("seeds")
+    if not isinstance(config, dict) or not isinstance(seeds, dict):
+        raise UserError(f"{names.provenance} holds no config and seeds: name the --output-dir of a run")
+    if not isinstance(config.get("collatz"), dict) or not config["collatz"].get("preset"):
+        raise UserError(f"{folder} is a run on puzzles, expected one of collatz.py; see analysis/arms/peak_vs_final.py")
+    for path in (names.summary, evaluation, names.metrics):
+        if not path.is_file():
+            raise UserError(f"{folder} has no {path.name}: let the run go on to its end with its own command")
+    summary, report = _object(names.summary), _object(evaluation)
+    seed = seeds.get("seed")
+    if type(seed) is not int and seed is not None:
+        raise UserError(f"{names.provenance}: found seed {seed!r}, expected a whole number")
+    log = [_point(record) for record in read_metrics(names.metrics)]
+    updates = summary.get("steps")
+    if type(updates) is not int or not isinstance(summary.get("test"), dict):
+        raise UserError(f"{names.summary} is no summary of a run: steps or test are missing")
+    if max((point.step for point in log), default=0) > updates:
+        raise UserError(f"{folder} was summed up at update {updates} and has gone on: let it go on to its end")
+    try:
+        entries, steps = _judged(report, summary, config["collatz"])
+    except (AttributeError, KeyError, TypeError, ValueError, IndexError, OverflowError, ZeroDivisionError) as error:
+        raise UserError(
+            f"{evaluation} is no evaluation of this run ({type(error).__name__}: {error}): name another run, or train "
+            "this one anew"
+        ) from error
+    return CollatzRun(
+        folder, seed, _settings(config) | {"updates": updates}, provenance, summary, report, entries, steps,
+        sorted(log, key=lambda point: point.step),
+    )  # fmt: skip
+
+
+def _judged(report: Entry, summary: Entry, settings: Entry) -> tuple[dict[str, Entry], dict[str, int]]:
+    """Entries and updates of the best and the final weights; every number that is read later is read here once."""
+    if report["lookahead"] != settings["lookahead"]:
+        raise ValueError(f"lookahead {report['lookahead']}, the run's is {settings['lookahead']}")
+    steps = {moment: summary["test"][moment]["step"] for moment in MOMENTS}
+    if not all(type(step) is int and step >= 0 for step in steps.values()):
+        raise ValueError(f"updates {steps}")
+    final = report["V_final"]
+    entries = {"final": final, "best": final if steps["best"] == steps["final"] else report["V_best"]}
+    for entry in (*entries.values(), *(report[form.name] for form in CLOSED_FORMS)):
+        for metric in (*METRICS, *size_metrics(entry), *word_metrics(entry)):
+            value = metric.read(entry)
+            if value is not None and not (math.isfinite(value) and value >= 0):
+                raise ValueError(f"{metric.name} is {value}")
+        for count in (*entry["orbits"].values(), *entry["fresh"].values()):
+            if type(count["steps"]) is not int or not 0 <= count["violations"] <= count["steps"]:
+                raise ValueError(f"{count['violations']} violations in {count['steps']} steps")
+        if len(entry["on_orbit"]["rate_interval"]) != 2:
+            raise ValueError("an interval without two ends")
+    if not all(isinstance(report["bounds"][name], float) for name in ("rate_V_avg", "rate_V_min", "lower_bound")):
+        raise ValueError("bounds")
+    if not isinstance(report["samples"]["on_orbit"]["states"], int):
+        raise ValueError("samples")
+    return entries, steps
+
+
+def _settings(config: Entry) -> dict[str, Any]:
+    """As `shared_settings`; of the evaluation file only its name, which may lie elsewhere on another machine."""
+    settings = shared_settings(config)
+    file = settings.get("collatz.eval_csv")
+    return settings | {"collatz.eval_csv": Path(file).name if isinstance(file, str) else None}
+
+
+def _point(record: Entry) -> LogPoint:
+    numbers = {key: number_or_none(value) for key, value in record.items()}
+    return LogPoint(record["step"], {key: value for key, value in numbers.items() if value is not None})
+
+
+def _object(path: Path) -> dict[str, Any]:
+    try:
+        return read_json_object(path)
+    except JsonError as error:
+        raise UserError(f"{path}: {error}") from error

@@ -1,0 +1,177 @@
+"""The report's tables as lines of text: arms beside closed forms, differences, peak and final, hard seeds."""
+
+from collections.abc import Sequence
+from typing import Any
+
+from analysis.arms.seed_pairs import mean_interval
+from projects.collatz.report.arms import CollatzArm, reports_by_lookahead
+from projects.collatz.report.comparisons import (
+    CLOSED_NAMES,
+    AgainstClosed,
+    ArmDifference,
+    all_metrics,
+    describe,
+)
+from projects.collatz.report.orbit_facts import CORRECTION, SOURCE_TABLE, SOURCE_VIOLATIONS, orbit_facts
+from projects.collatz.report.runs import BY_NAME, METRICS, MOMENTS, Metric, size_metrics, word_metrics
+from projects.collatz.syracuse import TEST_STARTS
+from training.evaluation.summary_table import aligned
+
+
+def comparison_table(arms: Sequence[CollatzArm]) -> list[str]:
+    """Arms, best and final weights, then the closed forms at each lookahead, and the bounds."""
+    entry = arms[0].runs[0].entries["final"]
+    totals = {key: sum(count["steps"] for count in entry[key].values()) for key in ("orbits", "fresh")}
+    headers = [f"{metric.header} /{totals[metric.name]:,}" if metric.name in totals else metric.header
+               for metric in METRICS]  # fmt: skip
+    sample = arms[0].runs[0].report["samples"]["on_orbit"]
+    file_rows = next((run.rows for arm in arms for run in arm.runs if run.rows is not None), None)
+    lines = [
+        f"mean [95 % t interval over seeds]; on-orbit: {sample['states']:,} steps of {sample['starts']} orbits from "
+        f"{sample['bits']}-bit starts; file: pass % of {file_rows or 'no'} rows, by weight, on growth and decay steps"
+    ]
+    rows = [["", "weights", "n", *headers, "each"]]
+    for arm in arms:
+        for moment in MOMENTS:
+            cells = [_cell(arm, metric, moment) for metric in METRICS]
+            rows.append([arm.label, moment, str(len(arm.runs)), *cells, _each_orbit(arm, moment)])
+    for lookahead, report in reports_by_lookahead(arms).items():
+        for name in CLOSED_NAMES:
+            each = "/".join(str(count["violations"]) for count in report[name]["orbits"].values())
+            cells = [metric.shown(metric.read(report[name])) for metric in METRICS]
+            rows.append([f"{name} L{lookahead}", "closed form", "", *cells, each])
+    lines += aligned(rows, left=2)
+    for lookahead, report in reports_by_lookahead(arms).items():
+        bounds = report["bounds"]
+        lines.append(
+            f"in theory at lookahead {lookahead}: V_avg {100 * bounds['rate_V_avg']:.4g} %, V_min and V_max "
+            f"{100 * bounds['rate_V_min']:.4g} % violations; no function of ln n and the window below "
+            f"{100 * bounds['lower_bound']:.4g} %"
+        )
+    return lines
+
+
+def _cell(arm: CollatzArm, metric: Metric, moment: str) -> str:
+    values = arm.values(metric, moment)
+    if values is None:
+        return "-"
+    interval = mean_interval(values)
+    form = ".3f" if metric.name == "on_orbit" else ""
+    text = metric.shown(interval.mean, form)
+    if interval.bounds is None:
+        return text
+    low, high = (metric.shown(bound, form) for bound in interval.bounds)
+    return f"{text} [{low}, {high}]"
+
+
+def _each_orbit(arm: CollatzArm, moment: str) -> str:
+    """Mean violations along each of the five orbits, in their order."""
+    starts = arm.runs[0].entries[moment]["orbits"]
+    means = [sum(run.entries[moment]["orbits"][start]["violations"] for run in arm.runs) / len(arm.runs)
+             for start in starts]  # fmt: skip
+    return "/".join(f"{mean:.3g}" for mean in means)
+
+
+def closed_lines(closed: Sequence[AgainstClosed]) -> list[str]:
+    """Whether each arm's best weights beat the best closed form, in words."""
+    words = {True: "beats", False: "does not beat", None: "is not told apart from"}
+    lines = []
+    for each in closed:
+        if each.moment != "best":
+            continue
+        metric = BY_NAME[each.metric]
+        verb = words[each.beats]
+        if each.beats is None and each.interval.bounds is None:
+            verb = "has too few seeds to be compared with"
+        best = f"the best closed form, {each.closed_form} ({metric.shown(each.closed_value, '.3f')})"
+        lines.append(f"{each.arm} {verb} {best}, in {metric.header}: {describe(each.interval, metric)}")
+    return lines
+
+
+def words_table(arms: Sequence[CollatzArm]) -> list[str]:
+    """Violated share of random numbers by bits and of adversarial words, best weights and closed forms, in percent."""
+    entry = arms[0].runs[0].entries["final"]
+    metrics = [*size_metrics(entry), *word_metrics(entry)]
+    rows = [["violations in %", *(metric.header.removesuffix(" %") for metric in metrics)]]
+    for arm in arms:
+        means = [arm.values(metric, "best") for metric in metrics]
+        rows.append([arm.label, *("-" if each is None else metric.shown(sum(each) / len(each))
+                                  for metric, each in zip(metrics, means, strict=True))])  # fmt: skip
+    for lookahead, report in reports_by_lookahead(arms).items():
+        rows += [[f"{name} L{lookahead}", *(metric.shown(metric.read(report[name])) for metric in metrics)]
+                 for name in CLOSED_NAMES]  # fmt: skip
+    return aligned(rows, left=1)
+
+
+def difference_lines(arms: Sequence[CollatzArm], found: Sequence[ArmDifference]) -> list[str]:
+    """Final weights against the first arm's, in the columns of the table."""
+    names = {metric.name for metric in METRICS}
+    by_name = {metric.name: metric for metric in all_metrics(arms)}
+    lines = [
+        f"{each.arm} minus {each.baseline}, final, {by_name[each.metric].header}: "
+        f"{describe(each.interval, by_name[each.metric])}"
+        for each in found
+        if each.moment == "final" and each.metric in names
+    ]
+    compared = {each.arm for each in found}
+    lines += [f"{arm.label}: no seed in common with {arms[0].label}, not compared"
+              for arm in arms[1:] if arm.label not in compared]  # fmt: skip
+    return lines or ["one arm: nothing to compare"]
+
+
+def peak_and_final_table(arms: Sequence[CollatzArm]) -> list[str]:
+    """A line for each run: the validation share that chose its best weights, best and final on what chose nothing."""
+    rows = [["run", "arm", "seed", "validation pass %, best", "@ update", "on-orbit viol. %, best", "final",
+             "five orbits, best", "final", "updates", "seconds"]]  # fmt: skip
+    on_orbit, orbits = BY_NAME["on_orbit"], BY_NAME["orbits"]
+    for arm in arms:
+        for run in arm.runs:
+            chosen, seconds = (run.summary.get("best") or {}).get("value"), run.summary.get("train_seconds")
+            rows.append([
+                run.name, arm.label, str(run.seed),
+                "-" if chosen is None else f"{100 * chosen:.3f}", str(run.steps["best"]),
+                *(on_orbit.shown(on_orbit.read(run.entries[moment]), ".3f") for moment in MOMENTS),
+                *(orbits.shown(orbits.read(run.entries[moment]), ".0f") for moment in MOMENTS),
+                str(arm.settings["updates"]), "-" if seconds is None else f"{seconds:.0f}",
+            ])  # fmt: skip
+    return aligned(rows, left=2)
+
+
+def hard_seed_records(arms: Sequence[CollatzArm]) -> list[dict[str, Any]]:
+    """The source's table of its five trajectories, computed anew, with the runs here that violate least along each."""
+    records = []
+    for start in TEST_STARTS:
+        facts = orbit_facts(start, [])
+        counts = [
+            (run.entries["best"]["orbits"][str(start)]["violations"], run.name, arm.label)
+            for arm in arms
+            for run in arm.runs
+        ]
+        fewest = min(count for count, _, _ in counts)
+        there = [name for count, name, _ in counts if count == fewest]
+        terms, maximum, ratio = SOURCE_TABLE[start]
+        records.append({
+            "start": start, "steps": facts.steps, "terms": facts.steps + 1, "odd_max": facts.odd_max,
+            "odd_ratio": facts.odd_ratio, "full_max": facts.full_max, "full_ratio": facts.full_ratio,
+            "source_terms": terms, "source_max": maximum, "source_ratio": ratio,
+            "source_max_is_odd_only": maximum == facts.odd_max,
+            "source_violations": {str(lookahead): found[start] for lookahead, found in SOURCE_VIOLATIONS.items()},
+            "fewest_violations": fewest, "best_runs": there,
+        })  # fmt: skip
+    return records
+
+
+def hard_seed_table(records: Sequence[dict[str, Any]]) -> list[str]:
+    """start, steps, odd-only maximum and ratio, violations of the source's runs, best run here."""
+    rows = [["start", "steps", "odd-only maximum", "ratio", "source's maximum", "source L10", "source L20",
+             "fewest here", "by"]]  # fmt: skip
+    for each in records:
+        by = each["best_runs"]
+        names = by[0] if len(by) == 1 else f"{by[0]} and {len(by) - 1} more"
+        wrong = "" if each["source_max_is_odd_only"] else " (full map)"
+        rows.append([
+            str(each["start"]), str(each["steps"]), f"{each['odd_max']:,}", f"{each['odd_ratio']:,.1f}",
+            f"{each['source_max']:,}{wrong}", *(str(count) for count in each["source_violations"].values()),
+            str(each["fewest_violations"]), names,
+        ])  # fmt: skip
+    return [*aligned(rows, left=1), CORRECTION]

@@ -1,0 +1,202 @@
+"""Evaluation of a Collatz run while it trains, and at its end beside the closed forms. It owns its data."""
+
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from tqdm import tqdm
+
+from projects.collatz.closed_forms import SMALLEST_MARGIN
+from projects.collatz.decrease import pair_margins
+from projects.collatz.eval_file import EvalRows
+from projects.collatz.evaluation import rates
+from projects.collatz.evaluation_report import HEADLINE, SCHEMA_VERSION, full_report, report_table, validation_states
+from projects.collatz.judge import NetworkJudge
+from projects.collatz.syracuse import TEST_STARTS, orbit
+from projects.collatz.value_networks import CollatzValue
+from projects.collatz.windows import Windows, orbit_windows, windows_of
+from training.evaluation.answering import wilson_interval
+from training.reports import Reports
+from training.run import Run
+from training.storage.atomic_file import write_json_atomically
+from training.storage.weights import load_weights
+
+REPORT = "evaluation.json"
+QUICK_NUMBERS = 1000
+_RATES = ("rows", "violations", "pass", "weighted_pass", "growth_pass", "growth_weighted_pass", "free_pass")
+
+
+class CollatzScoring:
+    """Quick looks and full evaluations at their own intervals, and the report of the end.
+
+    The on-orbit validation states choose the best checkpoint; the evaluation file, the reported orbits and the on-orbit
+    test states do not. Every process computes all of it, alike.
+
+    Args:
+        rows: of the evaluation file, None without one.
+    """
+
+    headline = "eval/validation/pass"
+
+    def __init__(self, run: Run, reports: Reports | None, rows: EvalRows | None = None) -> None:
+        self.run, self.reports, self.rows = run, reports, rows
+        self._windows: dict[str, list[Windows]] = {}
+
+    def validate(self, *, last: bool) -> bool:
+        """What is due at this step; True when it is the new best."""
+        run, settings = self.run, self.run.config.collatz
+        full = last or run.step % settings.eval_interval == 0
+        quick = last or run.step % settings.quick_eval_interval == 0
+        run.validation.last_fast_step = run.step
+        if not full and not quick:
+            return False
+        if self.reports is not None:
+            self.reports.event(run, "eval")
+        network = run.evaluated_model
+        assert isinstance(network, CollatzValue)
+        was_training = network.training
+        network.eval()
+        record: dict[str, Any] = {"step": run.step} | run.compute_spent
+        said, improved = [], False
+        if quick:
+            record |= self._quick(network)
+            said.append(f"27: {record['eval/quick/orbit_27_violations']} violations")
+            said.append(f"{100 * record['eval/quick/pass']:.1f} % of {QUICK_NUMBERS} random numbers pass")
+        if full:
+            found = self._full(NetworkJudge("V", network))
+            record |= found
+            count, bad = found["eval/validation/count"], found["eval/validation/violations"]
+            improved = run.validation.note_full(found[self.headline], count - bad, count, run.step)
+            said = [f"on-orbit {100 * bad / count:.2f} % violated ({bad}/{count})" + " (new best)" * improved, *said]
+            said.append(f"{found['eval/orbits/violations']} violations along {', '.join(map(str, TEST_STARTS))}")
+            if self.rows is not None:
+                said.append(f"file {100 * found['eval/csv/pass']:.2f} % pass")
+        network.train(was_training)
+        if self.reports is not None:
+            self.reports.log.append(record)
+            tqdm.write(f"update {run.step}: {'; '.join(said)}")
+            self.reports.event(run, "running")
+        return improved
+
+    def _quick(self, network: CollatzValue) -> dict[str, Any]:
+        """The orbit of 27, and fresh random numbers of the distribution that is trained on."""
+        source: Any = self.run.source
+        batch = source.random_rows(self.run.step, QUICK_NUMBERS)
+        margins = pair_margins(network, {name: leaf.to(self.run.device) for name, leaf in batch.items()})
+        along = NetworkJudge("V", network).violations(orbit_windows(orbit(27), network.lookahead))
+        return {
+            "eval/quick/count": QUICK_NUMBERS,
+            "eval/quick/pass": float((margins >= SMALLEST_MARGIN).double().mean()),
+            "eval/quick/orbit_27_violations": int(along.sum()),
+        }
+
+    def _full(self, judge: NetworkJudge) -> dict[str, Any]:
+        lookahead = judge.network.lookahead
+        result: dict[str, Any] = {}
+        states = self._of("validation", lambda: validation_states(self.run.config.collatz.validation_starts), lookahead)
+        violations = np.concatenate([judge.violations(windows) for windows in states])
+        result |= {
+            "eval/validation/count": len(violations),
+            "eval/validation/violations": int(violations.sum()),
+            self.headline: 1 - float(violations.mean()),
+        }
+        total = 0
+        for start in TEST_STARTS:
+            margins = judge.margins(orbit_windows(orbit(start), lookahead))
+            bad = margins[margins < SMALLEST_MARGIN]
+            total += len(bad)
+            result[f"eval/orbits/{start}/violations"] = len(bad)
+            if len(bad):
+                result[f"eval/orbits/{start}/worst_margin"] = float(bad.min())
+        result["eval/orbits/violations"] = total
+        if self.rows is not None:
+            rows = self.rows
+            blocks = self._of("csv", lambda: rows.numbers, lookahead)
+            margins = np.concatenate([judge.margins(windows) for windows in blocks])
+            free = np.array([number % 3 != 0 for number in rows.numbers])
+            found = rates(margins < SMALLEST_MARGIN, rows.is_growth, rows.weights, free)
+            result |= {f"eval/csv/{key}": found[key] for key in _RATES if found[key] is not None}
+            low, middle = np.quantile(margins, [0.05, 0.5])
+            spread = {"mean": margins.mean(), "median": middle, "p5": low, "min": margins.min()}
+            result |= {f"eval/csv/margin_{key}": float(value) for key, value in spread.items()}
+        return result
+
+    def _of(self, name: str, numbers: Any, lookahead: int) -> list[Windows]:
+        """Windows of a set of numbers, made once."""
+        if name not in self._windows:
+            self._windows[name] = list(windows_of(numbers(), lookahead))
+        return self._windows[name]
+
+    def final_results(self) -> dict[str, Any]:
+        """The report of the final and the best weights beside the closed forms; `evaluation.json` holds all of it."""
+        run = self.run
+        self._windows = {}
+        network = run.evaluated_model
+        assert isinstance(network, CollatzValue)
+        weights = {"final": (network, run.step)}
+        best = run.validation.best
+        if best is not None and best.step != run.step and run.folder.best.exists():
+            other = NetworkJudge.float64("V_best", network).network.to(network.compute_dtype)
+            other.load_state_dict(load_weights(run.folder.best))
+            weights["best"] = (other, best.step)
+        report = full_report(
+            [NetworkJudge.float64(f"V_{which}", each) for which, (each, _) in weights.items()],
+            run.config.collatz.lookahead,
+            self.rows,
+            test_starts=run.config.collatz.test_starts,
+            networks32=[NetworkJudge(f"V_{which}", each.eval()) for which, (each, _) in weights.items()],
+        )
+        tests = {which: self._test(report[f"V_{which}"], step) for which, (_, step) in weights.items()}
+        if best is not None and best.step == run.step:
+            tests["best"] = tests["final"]
+        source: Any = run.source
+        overlap = {"rows_on_test_orbits": source.overlap, "rows_prepared": source.drawn}
+        if self.reports is not None:
+            path = run.folder.path / REPORT
+            try:
+                write_json_atomically(path, {"schema_version": SCHEMA_VERSION, **report})
+            except OSError as error:
+                print(f"warning: {path} cannot be written ({error.strerror or error})", file=sys.stderr)
+            record: dict[str, Any] = {"step": run.step} | run.compute_spent
+            for which, values in tests.items():
+                record |= {f"test/{which}/{key}": values[key] for key in ("value", "numerator", "denominator")}
+            self.reports.log.append(record)
+        self._report = report, [f"V_{which}" for which in weights]
+        return {"test": tests, "overlap": overlap, "report": REPORT}
+
+    @staticmethod
+    def _test(entry: dict[str, Any], step: int) -> dict[str, Any]:
+        found = entry[HEADLINE]
+        passed = found["steps"] - found["violations"]
+        return {
+            "metric": "test/on_orbit/pass",
+            "value": passed / found["steps"],
+            "numerator": passed,
+            "denominator": found["steps"],
+            "interval95": list(wilson_interval(passed, found["steps"])),
+            "step": step,
+            "orbit_violations": {start: count["violations"] for start, count in entry["orbits"].items()},
+            "fresh_violations": sum(count["violations"] for count in entry["fresh"].values()),
+            **{key: entry[key] for key in _RATES},
+            "float32": entry["float32"],
+        }
+
+    def print_summary(self, results: dict[str, Any]) -> None:
+        """The table at the end, and how much of the training data lay on test orbits."""
+        run = self.run
+        report, networks = self._report
+        print(f"{run.step} updates, {run.train_seconds:.0f} s of training")
+        print(report_table(report, networks))
+        print(overlap_line(results["overlap"], run.config.collatz.decontaminate))
+        print(f"everything is in {run.folder.path}")
+        print(json.dumps({"run_folder": str(Path(run.folder.path)), "steps": run.step}))
+
+
+def overlap_line(overlap: dict[str, int], decontaminate: bool) -> str:
+    """How many of the rows of this session had a state on a test orbit."""
+    rows, drawn = overlap["rows_on_test_orbits"], overlap["rows_prepared"]
+    share = f" ({100 * rows / drawn:.2f} %)" if drawn else ""
+    fate = "kept out of training" if decontaminate else "trained on; --decontaminate keeps them out"
+    return f"split by orbit: {rows:,} of {drawn:,} rows of this session{share} had a state on a test orbit: {fate}"

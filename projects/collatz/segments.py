@@ -1,0 +1,122 @@
+"""Training data along orbits: random starts of 200 bits and more, walked down, cut into segments of consecutive states.
+
+A segment of S + 1 states gives S steps for S + 1 passes of a network. The starts never repeat, so neither do the data;
+towards their ends orbits pass all smaller sizes. A batch is a pure function of (seed, position).
+"""
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.lib.stride_tricks import sliding_window_view
+
+from dataset.puzzle_source import stream
+from dataset.source import Position
+from projects.collatz.kept_out import KeptOut
+from projects.collatz.limbs import LIMB_BITS, from_limbs
+from projects.collatz.walk import Batch, Walk, walk
+
+_STARTS, _QUICK = 21, 22  # independent streams of one seed
+SEGMENTS_A_START = 16
+
+
+@dataclass(frozen=True)
+class SegmentSettings:
+    """segments: of a batch. steps: of a segment. Starts have bits uniform between `fewest_bits` and `most_bits`."""
+
+    segments: int
+    steps: int
+    lookahead: int
+    fewest_bits: int
+    most_bits: int
+    decontaminate: bool
+
+
+class SegmentSource:
+    """Batches with `logs` (B, S+1+L), `residues` (B, S+1), `valuations` (B, S+L), `kept` (B, S) bool by step.
+
+    B segments of S steps each. A step is kept out where it starts at 1 (the orbit has ended) and, with
+    `decontaminate`, where either end lies on a test orbit.
+    Attributes: `overlap`, steps so far with an end on a test orbit, of `drawn`; counted in what this process prepared.
+    """
+
+    epochs_per_iteration = 1
+    mean_examples = 1.0
+
+    def __init__(self, settings: SegmentSettings, seed: int, kept_out: KeptOut) -> None:
+        self.settings, self.seed = settings, seed
+        self._kept_out = kept_out
+        # A block is a whole number of batches: so many starts give SEGMENTS_A_START segments each.
+        self._block_starts = settings.segments * max(1, 128 // settings.segments)
+        self._batches = self._block_starts * SEGMENTS_A_START // settings.segments
+        self._block: tuple[int, dict[str, np.ndarray]] | None = None
+        self.overlap = self.drawn = 0
+
+    @property
+    def total_groups(self) -> int:
+        return self.settings.segments
+
+    def next(self, position: Position) -> tuple[Batch, Position]:
+        epoch = position["iteration"]
+        number, index = divmod(epoch, self._batches)
+        if self._block is None or self._block[0] != number:
+            self._block = number, self._make(number)
+        size = self.settings.segments
+        rows = slice(index * size, (index + 1) * size)
+        arrays = {name: array[rows] for name, array in self._block[1].items()}
+        nothing = np.empty((0, 0))
+        walked = Walk(arrays.pop("logs"), arrays.pop("residues"), arrays.pop("valuations"), nothing, nothing)
+        return walked.batch(**arrays), {"iteration": epoch + 1, "batch": 0, "cursor": 0}
+
+    def starts(self, number: int) -> list[int]:
+        """The starts of a block."""
+        return from_limbs(self._random(self._block_starts, stream(self.seed, _STARTS, number, 0)))
+
+    def random_rows(self, epoch: int, count: int) -> Batch:
+        """`count` random numbers as the starts are, drawn apart from them: for a quick look at the network."""
+        limbs = self._random(count, stream(self.seed, _QUICK, epoch, 0))
+        return walk(limbs, 2, self.settings.lookahead, self._kept_out, window_logs=True).batch()
+
+    def _random(self, count: int, generator: np.random.Generator) -> np.ndarray:
+        """(limbs, count) odd numbers."""
+        settings = self.settings
+        bits = generator.integers(settings.fewest_bits, settings.most_bits + 1, size=count)
+        num_limbs = -(-settings.most_bits // LIMB_BITS)
+        limbs = generator.integers(0, 2**LIMB_BITS, size=(num_limbs, count), dtype=np.uint64)
+        one = np.uint64(1)
+        for index, row in enumerate(limbs):
+            row &= (one << np.clip(bits - LIMB_BITS * index, 0, LIMB_BITS).astype(np.uint64)) - one
+            row |= np.where((bits - 1) // LIMB_BITS == index, one << ((bits - 1) % LIMB_BITS).astype(np.uint64), 0)
+        limbs[0] |= one
+        return limbs
+
+    def _make(self, number: int) -> dict[str, np.ndarray]:
+        """All segments of a block, in random order."""
+        settings = self.settings
+        generator = stream(self.seed, _STARTS, number, 0)
+        limbs = self._random(self._block_starts, generator)
+        steps, lookahead = settings.steps, settings.lookahead
+        walked = walk(limbs, steps * SEGMENTS_A_START + 1, lookahead, self._kept_out, window_logs=True)
+        tested = walked.on_test_orbit[:, :-1] | walked.on_test_orbit[:, 1:]
+        going = ~walked.at_one[:, :-1]
+        self.overlap += int((tested & going).sum())
+        self.drawn += int(going.sum())
+        kept = going & ~tested if settings.decontaminate else going
+        widths = {"logs": steps + 1 + lookahead, "residues": steps + 1, "valuations": steps + lookahead, "kept": steps}
+        found = {"logs": walked.logs, "residues": walked.residues, "valuations": walked.valuations, "kept": kept}
+        order = generator.permutation(self._block_starts * SEGMENTS_A_START)
+        return {
+            name: sliding_window_view(array, widths[name], axis=1)[:, ::steps].reshape(-1, widths[name])[order]
+            for name, array in found.items()
+        }
+
+    def state_dict(self) -> dict[str, Any]:
+        """Empty: the position is all there is."""
+        return {}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        if state:
+            raise ValueError(f"the state's source holds {sorted(state)}, but orbit segments keep none")
+
+    def fingerprint(self) -> dict[str, Any]:
+        return {"data": "collatz orbit segments", "seed": self.seed, "test_states": len(self._kept_out.states)}

@@ -1,0 +1,148 @@
+"""From the settings `collatz` to the parts of a run: network, data, objective, and what watches the rate."""
+
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from errors import UserError
+from projects.collatz.decrease import (
+    HingeDecrease,
+    SaturatingDecrease,
+    further_states,
+    pair_margins,
+)
+from projects.collatz.eval_file import read_eval_file
+from projects.collatz.evaluation_report import test_states, validation_states
+from projects.collatz.kept_out import KeptOut, kept_out
+from projects.collatz.pairs import PairSettings, PairSource
+from projects.collatz.scoring import CollatzScoring
+from projects.collatz.segments import SegmentSettings, SegmentSource
+from projects.collatz.value_networks import NETWORKS, CollatzValue
+from training.devices import keep_freed_memory, resolve_device, resolve_dtype
+from training.distributed import World
+from training.ema import EMA
+from training.hooks.base import Hook
+from training.hooks.loss_plateau import LossPlateau
+from training.objectives.base import Objective
+from training.optim import assert_ownership, dense_optimizer
+from training.run import Run
+from training.seeding import derived_seed, seed_everything
+from training.settings.resolving import TrainConfig
+from training.storage.run_folder import RunFolder
+from training.validation import ValidationRecord
+
+
+def choose_device(config: TrainConfig, local_rank: int = 0) -> torch.device:
+    """As asked for; `auto` is CUDA or the CPU, since the logarithms are in float64."""
+    device = resolve_device(config.device, local_rank)
+    return torch.device("cpu") if device.type == "mps" and config.device == "auto" else device
+
+
+def build_value(config: TrainConfig, device: torch.device) -> CollatzValue:
+    """The freshly initialised network of a run. Errors: `UserError` for a size that cannot be built."""
+    settings = config.collatz
+    assert settings.preset is not None
+    try:
+        network = NETWORKS[settings.preset](settings.lookahead, settings.layers, derived_seed(config.seed, "weights"))
+        return network.to(device, resolve_dtype(config.dtype, device))
+    except (RuntimeError, MemoryError, OverflowError) as error:
+        reason = " ".join(str(error).split())[:200]
+        raise UserError(
+            f"option 'collatz.layers': found {settings.layers}, which cannot be built on {device} ({reason}); expected "
+            "smaller widths"
+        ) from error
+
+
+def states_kept_out(config: TrainConfig) -> KeptOut:
+    """The test orbits, and the states of the samples that choose and report."""
+    settings = config.collatz
+    return kept_out(test_states(settings.test_starts) + validation_states(settings.validation_starts))
+
+
+def build_source(config: TrainConfig, network: CollatzValue | None = None) -> PairSource | SegmentSource:
+    """The data of a run; mined numbers are chosen by `network`."""
+    settings, states = config.collatz, states_kept_out(config)
+    if settings.preset == "orbit":
+        return SegmentSource(
+            SegmentSettings(
+                segments=config.global_batch_size,
+                steps=settings.segment_steps,
+                lookahead=settings.lookahead,
+                fewest_bits=settings.fewest_bits,
+                most_bits=settings.most_bits,
+                decontaminate=settings.decontaminate,
+            ),
+            config.seed,
+            states,
+        )
+    feedback: Callable[[Any], torch.Tensor] | None = None
+    if network is not None:
+        device = next(network.parameters()).device
+
+        def feedback(batch: dict[str, torch.Tensor]) -> torch.Tensor:
+            return pair_margins(network, {name: leaf.to(device) for name, leaf in batch.items()})
+
+    return PairSource(
+        PairSettings(
+            batch_size=config.global_batch_size,
+            states=max([1, *(ahead for ahead, _ in further_states(settings))]) + 1,
+            lookahead=settings.lookahead,
+            hard_ratio=settings.hard_ratio,
+            max_bits=settings.max_bits,
+            curriculum=settings.curriculum,
+            start_seeds=settings.start_seeds,
+            ramp_len=settings.ramp_len,
+            empty_pool=settings.empty_pool,
+            decontaminate=settings.decontaminate,
+            mine_interval=settings.mine_interval if settings.mine_negatives else None,
+            mine_count=settings.mine_count,
+            mine_start_epoch=settings.mine_start_epoch,
+        ),
+        config.seed,
+        states,
+        feedback,
+    )
+
+
+def build_objective(config: TrainConfig) -> Objective:
+    """The loss that the preset names."""
+    if config.collatz.preset == "orbit":
+        return SaturatingDecrease(config.collatz, config.epochs)
+    return HingeDecrease(config.collatz)
+
+
+def build_collatz_run(config: TrainConfig, world: World) -> Run:
+    """All parts of a Collatz run, freshly initialised."""
+    device = choose_device(config, world.local_rank)
+    keep_freed_memory(device)
+    if config.threads is not None:
+        torch.set_num_threads(config.threads)
+    seed_everything(config.seed)
+    # Read before there is a folder: a file that cannot be used leaves nothing behind.
+    rows = None if config.collatz.eval_csv is None else read_eval_file(Path(config.collatz.eval_csv))
+    network = build_value(config, device)
+    network.train()
+    dense = dense_optimizer(config.optimizer, network, config.lr, (config.beta1, config.beta2), config.weight_decay)
+    assert_ownership(network, [dense])
+    hooks: list[Hook] = [LossPlateau(config.lr)] if config.collatz.legacy_lr_plateau else []
+    return Run(
+        config=config,
+        world=world,
+        device=device,
+        folder=RunFolder(config.checkpoint_path or "."),
+        model=network,
+        ema=EMA(network, config.ema_rate) if config.ema else None,
+        dense=dense,
+        sparse=None,
+        objective=build_objective(config),
+        source=build_source(config, network),
+        planned_updates=config.epochs,
+        scoring=partial(CollatzScoring, rows=rows),
+        headline=CollatzScoring.headline,
+        judged_on={} if rows is None else {"eval_csv": {"sha256": rows.sha256, "rows": len(rows)}},
+        hooks=hooks,
+        validation=ValidationRecord(patience=config.early_stop_patience),
+    )

@@ -1,0 +1,63 @@
+"""Numbers walked along T into what a network sees of them: logarithms, residues, valuations. All of it exact."""
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from projects.collatz import limbs as collatz_limbs
+from projects.collatz.kept_out import KeptOut
+from projects.collatz.windows import MODULUS, next_residues
+
+Batch = dict[str, Tensor]
+
+
+@dataclass(frozen=True)
+class Walk:
+    """States n, T(n), ..., T^(M-1)(n) of B numbers and the valuations that their windows need.
+
+    Attributes:
+        logs: (B, J) float64, ln T^j(n) for j < J, J >= M.
+        residues: (B, M) uint8, modulo 81.
+        valuations: (B, M - 1 + L) int16, k_1, k_2, ...
+        on_test_orbit: (B, M) bool. at_one: (B, M) bool, T^j(n) = 1.
+    """
+
+    logs: np.ndarray
+    residues: np.ndarray
+    valuations: np.ndarray
+    on_test_orbit: np.ndarray
+    at_one: np.ndarray
+
+    def batch(self, **more: np.ndarray) -> Batch:
+        """Logs, residues, valuations and further arrays as tensors."""
+        arrays = {"logs": self.logs, "residues": self.residues, "valuations": self.valuations, **more}
+        return {name: torch.from_numpy(np.ascontiguousarray(array)) for name, array in arrays.items()}
+
+
+def walk(limbs: np.ndarray, states: int, lookahead: int, kept_out: KeptOut, *, window_logs: bool) -> Walk:
+    """Walk odd numbers in limbs (limbs, B) through `states` states and a window beyond the last.
+
+    `window_logs`: logarithms of all states of the windows too, not of the first states alone.
+    """
+    size, steps = limbs.shape[1], states - 1 + lookahead
+    num_logs = states + lookahead if window_logs else states
+    logs, valuations = np.empty((num_logs, size)), np.empty((steps, size), np.int16)
+    residues = np.empty((states, size), np.int64)
+    found, at_one = np.empty((states, size), bool), np.empty((states, size), bool)
+    stepper = collatz_limbs.Stepper(limbs)
+    residues[0] = collatz_limbs.remainders(limbs, MODULUS)
+    for step in range(max(steps + 1, num_logs)):
+        if step:
+            stepper.step()
+            if step <= steps:
+                valuations[step - 1] = stepper.valuations
+        if step < num_logs:
+            logs[step] = collatz_limbs.logarithms(stepper.limbs)
+        if step < states:
+            found[step] = kept_out.holds(stepper.limbs)
+            at_one[step] = collatz_limbs.is_one(stepper.limbs)
+            if step:
+                residues[step] = next_residues(residues[step - 1], valuations[step - 1])
+    return Walk(logs.T, residues.T.astype(np.uint8), valuations.T, found.T, at_one.T)

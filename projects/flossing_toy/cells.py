@@ -1,0 +1,132 @@
+"""Cells of the flossing toy as files: which there are, claiming one, keeping its result, reading all of them."""
+
+import fcntl
+import itertools
+import os
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from errors import UserError
+from projects.flossing_toy.delayed_bits import TASKS
+from projects.flossing_toy.toy_training import ARMS, Cell, ToySettings
+from training.storage.atomic_file import write_json_atomically
+from training.storage.json_files import JsonError, read_json_object
+
+FOLDER = "cells"
+_ENTRIES = ("cell", "settings", "episodes", "measures", "curve", "final", "seconds", "made_by")
+
+
+@dataclass(frozen=True)
+class FinishedCell:
+    """A cell and what `projects.flossing_toy.toy_training.run_cell` found."""
+
+    cell: Cell
+    found: dict[str, Any]
+
+    @property
+    def accuracy(self) -> float:
+        return float(self.found["final"]["accuracy"])
+
+    @property
+    def seconds(self) -> float:
+        return float(sum(self.found["seconds"].values()))
+
+    def measure(self, when: str) -> dict[str, Any]:
+        """The first measure `at the start` or `after flossing`, or the one `at the end`. Errors: StopIteration."""
+        return next(one for one in self.found["measures"] if one["when"] == when)
+
+    def epochs_to(self, accuracy: float) -> int | None:
+        """The last epoch of the first full block whose mean accuracy is so high; None: never."""
+        curve = self.found["curve"]
+        for epoch, value in zip(curve["last_epoch"], curve["accuracy"], strict=True):
+            if value >= accuracy and epoch % self.found["settings"]["block"] == 0:
+                return int(epoch)
+        return None
+
+
+def all_cells(tasks: Sequence[str], delays: Sequence[int], arms: Sequence[str], seeds: Sequence[int]) -> list[Cell]:
+    """Seed by seed, so that an interrupted comparison has whole seeds; within one the short delays first."""
+    return [
+        Cell(task, delay, arm, seed) for seed, delay, task, arm in itertools.product(seeds, sorted(delays), tasks, arms)
+    ]
+
+
+class CellFolder:
+    """`<out>/cells`: one JSON per finished cell. Several processes may work in it: the kernel keeps their claims, and
+    lets go of them however a process ends.
+    """
+
+    def __init__(self, out: Path, settings: ToySettings) -> None:
+        """Errors: `UserError` when the folder cannot be made."""
+        self.path = out / FOLDER
+        self.settings = settings
+        try:
+            self.path.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise UserError(f"--out {out} cannot be made: {error.strerror or error}") from error
+
+    def file(self, cell: Cell) -> Path:
+        return self.path / f"{cell.name}.json"
+
+    @contextmanager
+    def claim(self, cell: Cell) -> Iterator[bool]:
+        """Within: whether the cell is this process's to train. Not so when it is finished or another process's."""
+        try:
+            descriptor = os.open(self.path / f".{cell.name}.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+        except OSError as error:
+            raise UserError(f"{self.path} cannot be written: {error.strerror or error}; name another --out") from error
+        try:
+            try:
+                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                yield False
+                return
+            for left in self.path.glob(f".{cell.name}.json.*.tmp"):
+                left.unlink(missing_ok=True)  # of a process that was killed while it wrote
+            yield not self.file(cell).exists()
+        finally:
+            os.close(descriptor)
+
+    def save(self, cell: Cell, found: dict[str, Any]) -> None:
+        """Errors: `UserError` when the disk refuses; nothing half written stays."""
+        try:
+            write_json_atomically(self.file(cell), found)
+        except OSError as error:
+            raise UserError(
+                f"{self.file(cell)} cannot be written: {error.strerror or error}; once the disk accepts "
+                "it, the same command goes on with this cell"
+            ) from error
+
+    def read(self, cell: Cell) -> FinishedCell | None:
+        """What was found; None where the cell is not finished. Errors: `UserError` for a file of other settings."""
+        path = self.file(cell)
+        if not path.exists():
+            return None
+        try:
+            found = read_json_object(path)
+        except JsonError as error:
+            raise UserError(f"{path}: {error}; remove it, and the same command makes it again") from error
+        missing = [name for name in _ENTRIES if name not in found]
+        if missing or found["cell"] != asdict(cell):
+            reason = f"it lacks {', '.join(missing)}" if missing else f"it holds {found['cell']}"
+            raise UserError(f"{path} is not this cell's: {reason}; remove it, and the same command makes it again")
+        ours = asdict(self.settings)
+        theirs = found["settings"] if isinstance(found["settings"], dict) else {}
+        changed = [f"{key} {theirs.get(key)} -> {value}" for key, value in ours.items() if theirs.get(key) != value]
+        if changed:
+            raise UserError(
+                f"{path} was made with other settings ({', '.join(changed)}): name another --out, or give "
+                "the flags that it was made with"
+            )
+        return FinishedCell(cell, found)
+
+
+def check_names(tasks: Sequence[str], arms: Sequence[str]) -> None:
+    """Errors: `UserError` for a task or arm that there is not."""
+    for option, given, known in (("--tasks", tasks, TASKS), ("--arms", arms, ARMS)):
+        unknown = [name for name in given if name not in known]
+        if unknown or not given:
+            raise UserError(f"{option}: found {', '.join(unknown) or 'nothing'}, expected some of {', '.join(known)}")

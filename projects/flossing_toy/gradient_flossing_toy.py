@@ -1,0 +1,275 @@
+"""Gradient flossing on the task that it was shown on: delayed XOR and copy, with its controls.
+
+    python projects/flossing_toy/gradient_flossing_toy.py --out out/flossing
+    python projects/flossing_toy/gradient_flossing_toy.py --out out --seeds 0,1 --delays 10,30 --tasks xor --arms none
+
+A cell is one training: task, delay, arm, seed. Finished ones are kept as --out/cells/<cell>.json and never made again;
+the same command goes on after any stop, and several processes may work on one --out at the same time. When none is left
+(or with --report at once) the report of all finished cells that the flags name is written to --out: the table and the
+claims as flossing_toy.txt, .json and .csv, and the figures flossing_spectra, flossing_accuracy and flossing_curves as
+.png and .svg with their numbers as .csv and .json and captions as .txt.
+
+Arms: none (no flossing; gradients are clipped, as in all arms but one: this is the control "clipping only"), pre,
+inter, pre_inter; controls: shuffled and shuffled_inter (as many flossing updates as pre and pre_inter, towards the
+network's own first exponents in another order), orthogonal (J at the start, no flossing), unclipped (neither flossing
+nor clipping).
+
+Source: Engelken 2023 (arXiv:2312.17306), settings of github.com/RainerEngelken/GradientFlossing.
+"""
+
+import argparse
+import hashlib
+import json
+import math
+import re
+import shlex
+import sys
+from collections.abc import Sequence
+from dataclasses import fields
+from pathlib import Path
+from typing import Any
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
+
+import matplotlib.pyplot as plt
+import torch
+from matplotlib.figure import Figure
+from tqdm import tqdm
+
+from analysis.arms.run_curves import commit_of, distinct, machine_of
+from analysis.arms.seed_pairs import INTERVAL
+from analysis.figures.figure_files import make_folder, save_caption, save_csv, save_figure, save_json
+from errors import UserError, exit_on_user_error
+from projects.flossing_toy.cells import CellFolder, FinishedCell, all_cells, check_names
+from projects.flossing_toy.delayed_bits import first_scored
+from projects.flossing_toy.figures import curves, draw_accuracies, draw_curves, draw_spectra, spectra
+from projects.flossing_toy.summary import accuracies, claims, summary, tables
+from projects.flossing_toy.toy_training import Cell, NonFiniteToyError, ToySettings, planned_updates, run_cell
+from training.devices import keep_freed_memory
+from training.evaluation.summary_table import aligned
+from training.records.provenance import collect_provenance
+from training.settings.flags import FlagParser
+
+DEFAULT_ARMS = "none,pre,pre_inter,shuffled,orthogonal,unclipped"
+# Settings that are flags, with what stands in their help.
+_FLAGS = {
+    "num_units": "N, rate units", "num_steps": "T, steps of a sequence", "batch_size": "B, sequences of a batch",
+    "epochs": "updates of the task", "num_exponents": "k, exponents flossed", "window": "steps of a flossing update",
+    "transient": "of these, steps before exponents are measured", "qr_interval": "steps between orthonormalisations",
+    "floss_updates": "flossing updates of one episode", "inter_every": "epochs between episodes during training",
+    "inter_episodes": "episodes during training", "lr": "learning rate of both", "clip": "norm to which each array of "
+    "the task's gradient is clipped", "floss_clip": "likewise of flossing; 0: none, as in the source",
+    "block": "epochs of one point of the learning curve", "eval_batches": "batches of the final accuracy",
+    "measured_sequences": "sequences that spectra are measured on",
+    "stop_accuracy": "end training once so accurate for --patience points (default: never)",
+    "patience": "points of the learning curve",
+}  # fmt: skip
+
+
+def _list(text: str) -> list[str]:
+    return [word for word in text.split(",") if word]
+
+
+def _numbers(option: str, text: str, least: int) -> list[int]:
+    found = _list(text)
+    if not found or not all(re.fullmatch(r"[0-9]{1,9}", word) and int(word) >= least for word in found):
+        raise UserError(f"{option}: found {text!r}, expected whole numbers of at least {least} with commas between")
+    return list(dict.fromkeys(map(int, found)))
+
+
+def build_parser() -> argparse.ArgumentParser:
+    parser = FlagParser(
+        "gradient_flossing_toy.py",
+        help_command="python projects/flossing_toy/gradient_flossing_toy.py",
+        description=__doc__,
+    )
+    parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="cells and report")
+    parser.add_argument("--seeds", default="0,1,2,3,4", metavar="LIST", help="default: %(default)s")
+    parser.add_argument("--delays", default="10,30,50,70", metavar="LIST", help="default: %(default)s")
+    parser.add_argument("--tasks", default="xor,copy", metavar="LIST", help="default: %(default)s")
+    parser.add_argument("--arms", default=DEFAULT_ARMS, metavar="LIST", help="default: %(default)s")
+    parser.add_argument("--part", default="1/1", metavar="I/N", help="every N-th cell only, from the I-th on")
+    parser.add_argument("--report", action="store_true", help="train nothing")
+    sizes = parser.add_argument_group("settings of all cells (defaults: the source's)")
+    for setting in fields(ToySettings):
+        if setting.name in _FLAGS:
+            # The annotations of the dataclass: int, float, or float | None.
+            kind = int if setting.type is int else float
+            sizes.add_argument(
+                f"--{setting.name.replace('_', '-')}", type=kind, default=setting.default, metavar="N",
+                help=_FLAGS[setting.name] + ("" if setting.default is None else "; default: %(default)s"),
+            )  # fmt: skip
+    return parser
+
+
+def settings_of(options: argparse.Namespace) -> ToySettings:
+    """Errors: `UserError` for a setting out of its range."""
+    settings = ToySettings(**{name: getattr(options, name) for name in _FLAGS})
+    for name in _FLAGS:
+        value = getattr(settings, name)
+        may_be_zero = name in ("transient", "inter_episodes", "floss_clip")
+        if value is not None and not (0 < value < math.inf or (may_be_zero and value == 0)):
+            expected = "0 or more" if may_be_zero else "a number above 0"
+            raise UserError(f"--{name.replace('_', '-')}: found {value}, expected {expected}")
+    if settings.num_exponents > settings.num_units:
+        raise UserError(
+            f"--num-exponents: found {settings.num_exponents}, expected at most --num-units {settings.num_units}"
+        )
+    if settings.transient >= settings.window:
+        raise UserError(f"--transient: found {settings.transient}, expected less than --window {settings.window}")
+    return settings
+
+
+def chosen_cells(options: argparse.Namespace, settings: ToySettings) -> list[Cell]:
+    """The cells that the flags name. Errors: `UserError`."""
+    tasks, arms = list(dict.fromkeys(_list(options.tasks))), list(dict.fromkeys(_list(options.arms)))
+    check_names(tasks, arms)
+    delays, seeds = _numbers("--delays", options.delays, 1), _numbers("--seeds", options.seeds, 0)
+    for task in tasks:
+        needed = first_scored(task, max(delays))
+        if needed >= settings.num_steps:
+            raise UserError(
+                f"--delays: {task} with {max(delays)} scores nothing in {settings.num_steps} steps; use "
+                f"--num-steps {2 * needed}"
+            )
+    return all_cells(tasks, delays, arms, seeds)
+
+
+def part_of(cells: Sequence[Cell], text: str) -> list[Cell]:
+    """Every N-th cell. Errors: `UserError`."""
+    found = re.fullmatch(r"([0-9]{1,4})/([0-9]{1,4})", text)
+    if not found or not 1 <= int(found[1]) <= int(found[2]):
+        raise UserError(f"--part: found {text!r}, expected I/N with I from 1 to N, as 1/2")
+    return list(cells[int(found[1]) - 1 :: int(found[2])])
+
+
+def train_cells(folder: CellFolder, cells: Sequence[Cell]) -> list[Cell]:
+    """Train what is neither finished nor another process's; returns the cells that another process works on.
+
+    Errors: `UserError`; `NonFiniteToyError` becomes one.
+    """
+    settings, elsewhere = folder.settings, []
+    here = collect_provenance({})
+    made_by = {"commit": commit_of(here), "machine": machine_of(here), "torch": torch.__version__}
+    todo = [cell for cell in cells if folder.read(cell) is None]
+    total = sum(planned_updates(settings, cell) for cell in todo)
+    with tqdm(total=total, desc="cells", unit="update", disable=None, smoothing=0.02) as progress:
+        for number, cell in enumerate(todo, start=1):
+            progress.set_postfix_str(f"{number}/{len(todo)} {cell.name}")
+            before = progress.n
+            with folder.claim(cell) as mine:
+                if mine:
+                    try:
+                        found = run_cell(settings, cell, progress.update)
+                    except NonFiniteToyError as error:
+                        raise UserError(f"{error}; use a smaller --lr, or --floss-clip 1") from error
+                    folder.save(cell, found | {"made_by": made_by})
+                elif not folder.file(cell).exists():
+                    elsewhere.append(cell)
+            # A cell that ended early, or that another process made, is done with all the same.
+            progress.update(planned_updates(settings, cell) - (progress.n - before))
+    return elsewhere
+
+
+def report(out: Path, cells: Sequence[FinishedCell], missing: int, command: str) -> list[str]:
+    """Write everything; returns the lines of the table and the claims. Errors: `UserError`."""
+    folder = make_folder(out)
+    settings = cells[0].found["settings"]
+    everything: dict[str, Any] = {
+        "toy": "gradient flossing",
+        "command": command,
+        "commits": distinct(one.found["made_by"]["commit"] for one in cells),
+        "machines": distinct(one.found["made_by"]["machine"] for one in cells),
+        "seeds": sorted({one.cell.seed for one in cells}),
+        "cells": len(cells),
+        "missing_cells": missing,
+        "seconds": sum(one.seconds for one in cells),
+        "interval": INTERVAL,
+        "settings_sha256": hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest(),
+        "settings": settings,
+    } | summary(cells)
+    lines = aligned(tables(cells), left=3)
+    lines += [f"{_verdict(one.holds)}: {one.words}: {one.found}" for one in claims(cells)]
+    save_json(everything, folder / "flossing_toy.json")
+    save_csv([_flat(one) for one in cells], folder / "flossing_toy.csv")
+    save_caption("\n".join([*lines, f"Report: {command}"]), folder / "flossing_toy.txt")
+    seeds = ", ".join(map(str, everything["seeds"]))
+    base = (
+        f"Rate network of {settings['num_units']} units, {settings['epochs']} epochs at most of batches of "
+        f"{settings['batch_size']} sequences of {settings['num_steps']} steps; seeds {seeds}; {len(cells)} trainings"
+        f"{f' ({missing} of those asked for are missing)' if missing else ''}; commits "
+        f"{', '.join(everything['commits'])}.\nFigure: {command}"
+    )
+    rows = spectra(cells)
+    _figure(folder / "flossing_spectra", draw_spectra(rows), rows, (
+        f"Lyapunov exponents before training over {settings['window'] - settings['transient']} steps, mean over "
+        f"{settings['measured_sequences']} sequences that were not flossed on; thin lines: seeds, thick: their mean. "
+        f"Flossing: {settings['floss_updates']} updates. {base}"
+    ))  # fmt: skip
+    flat = [{"task": one.task, "delay": one.delay, "arm": one.arm, "mean": one.interval.mean, "low": one.interval.low,
+             "high": one.interval.high, "n": one.interval.n} for one in accuracies(cells)]  # fmt: skip
+    _figure(folder / "flossing_accuracy", draw_accuracies(cells), flat, (
+        f"Accuracy at the end of training on {settings['eval_batches'] * settings['batch_size']} new sequences against "
+        f"the delay; lines: mean over seeds, bars: {INTERVAL.split(' (')[0]}, dots: seeds, dotted: chance. Arms stand "
+        f"beside each other at each delay. {base}"
+    ))  # fmt: skip
+    _figure(folder / "flossing_curves", draw_curves(cells), curves(cells), (
+        f"Accuracy on fresh batches while training, means of {settings['block']} epochs; thin lines: seeds, thick: "
+        f"their mean, to which a training that ended early goes on contributing its last value. Flossing updates are "
+        f"not counted as epochs. {base}"
+    ))  # fmt: skip
+    return lines
+
+
+def _figure(stem: Path, figure: Figure, rows: Sequence[dict[str, Any]], caption: str) -> None:
+    save_figure(figure, stem, ("png", "svg"))
+    plt.close(figure)
+    save_csv(rows, stem.with_suffix(".csv"))
+    save_json({"rows": list(rows)}, stem.with_suffix(".json"))
+    save_caption(caption, stem.with_suffix(".txt"))
+
+
+def _verdict(holds: bool | None) -> str:
+    return "open" if holds is None else "holds" if holds else "fails"
+
+
+def _flat(one: FinishedCell) -> dict[str, Any]:
+    final, cell = one.found["final"], one.cell
+    episodes = one.found["episodes"]
+    return {
+        "task": cell.task, "delay": cell.delay, "arm": cell.arm, "seed": cell.seed, "accuracy": final["accuracy"],
+        "loss": final["loss"], "bits": final["bits"], "epochs": one.found["curve"]["last_epoch"][-1],
+        "epochs_to_95": one.epochs_to(0.95), "flossing_updates": sum(len(each["losses"]) for each in episodes),
+        "first_grad_norm": one.found["curve"]["grad_norm"][0], "last_grad_norm": one.found["curve"]["grad_norm"][-1],
+        "seconds": one.seconds,
+    }  # fmt: skip
+
+
+@exit_on_user_error
+def main(argv: Sequence[str] | None = None) -> None:
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    options = build_parser().parse_args(arguments)
+    settings = settings_of(options)
+    cells = chosen_cells(options, settings)
+    mine = part_of(cells, options.part)
+    # One thread: matrices this small lose time in more, and a cell's bits do not depend on the machine's cores.
+    torch.set_num_threads(1)
+    keep_freed_memory(torch.device("cpu"))
+    folder = CellFolder(options.out, settings)
+    elsewhere = [] if options.report else train_cells(folder, mine)
+    if elsewhere:
+        print(f"{len(elsewhere)} cells are being trained by another process")
+    finished = [one for one in map(folder.read, cells) if one is not None]
+    if not finished:
+        raise UserError(f"{options.out} holds no finished cell of these; leave out --report to train them")
+    missing = len(cells) - len(finished)
+    lines = report(
+        options.out, finished, missing, "python projects/flossing_toy/gradient_flossing_toy.py " + shlex.join(arguments)
+    )
+    print("\n".join(lines))
+    left = f"; {missing} of {len(cells)} cells are not finished, the same command goes on" if missing else ""
+    print(f"written: {options.out}/flossing_toy.txt and the figures beside it{left}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,305 @@
+"""One cell of the flossing toy: a rate network trained on a delayed task, flossed before and during training or not.
+
+Everything random is a function of (seed, use, number): arms of one seed share the first weights, the batches and the
+sequences that are flossed on, so that they differ by their arm alone, and a cell begun again gives the same bits.
+
+Source: Engelken 2023 (arXiv:2312.17306) and github.com/RainerEngelken/GradientFlossing; defaults are those of its
+README, with 3,001 epochs and 500 flossing updates an episode.
+Differs: the gradient of flossing is clipped as the task's is, where the source clips the task's only. Spikes stay in
+Adam's second moment, and on some seeds 500 updates then divide the loss by 6 instead of hundreds (LOG.md).
+"""
+
+import math
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from dynamics.lyapunov import lyapunov_spectrum
+from projects.flossing_toy.delayed_bits import DelayedBits, delayed_bits, draw_bits
+from projects.flossing_toy.rate_exponents import window_exponents
+from projects.flossing_toy.rate_network import Gradients, RateNetwork, task_pass
+from training.seeding import generator
+
+
+@dataclass(frozen=True)
+class Arm:
+    """What distinguishes an arm. before, during: when it is flossed. shuffled: towards its own first exponents in
+    another order instead of zero: as many updates of the same kind that push nowhere. orthogonal: first J. clipped:
+    whether the task's gradients are.
+    """
+
+    before: bool = False
+    during: bool = False
+    shuffled: bool = False
+    orthogonal: bool = False
+    clipped: bool = True
+
+
+ARMS = {
+    "none": Arm(),
+    "pre": Arm(before=True),
+    "inter": Arm(during=True),
+    "pre_inter": Arm(before=True, during=True),
+    "shuffled": Arm(before=True, shuffled=True),
+    "shuffled_inter": Arm(before=True, during=True, shuffled=True),
+    "orthogonal": Arm(orthogonal=True),
+    "unclipped": Arm(clipped=False),
+}
+
+
+@dataclass(frozen=True)
+class ToySettings:
+    """What all cells of a comparison share. Lengths are steps of the network, `epochs` updates of the task."""
+
+    num_units: int = 80
+    gain: float = 1.0
+    num_steps: int = 300
+    batch_size: int = 16
+    epochs: int = 3001
+    num_exponents: int = 75
+    window: int = 55
+    transient: int = 16
+    qr_interval: int = 3
+    floss_updates: int = 500  # of one episode
+    inter_every: int = 100  # an episode before each so many-th epoch
+    inter_episodes: int = 2
+    lr: float = 1e-3
+    clip: float = 0.03  # norm of each array of the task's gradient
+    floss_clip: float = 0.03  # likewise of flossing; 0 = none
+    block: int = 10  # epochs of which the learning curve is a mean
+    eval_batches: int = 16
+    measured_sequences: int = 4
+    # Training ends once so accurate for `patience` blocks, and not before the last episode; None: never early.
+    stop_accuracy: float | None = None
+    patience: int = 5
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One training: which task and delay, in which arm, from which seed."""
+
+    task: str
+    delay: int
+    arm: str
+    seed: int
+
+    @property
+    def name(self) -> str:
+        return f"{self.task}_d{self.delay}_{self.arm}_s{self.seed}"
+
+
+class NonFiniteToyError(RuntimeError):
+    """A loss or gradient of a cell is NaN or infinite."""
+
+
+def planned_updates(settings: ToySettings, cell: Cell) -> int:
+    """Updates of a cell, flossing included."""
+    arm = ARMS[cell.arm]
+    during = min(settings.inter_episodes, settings.epochs // settings.inter_every) if arm.during else 0
+    return settings.epochs + settings.floss_updates * (int(arm.before) + during)
+
+
+class ToyRun:
+    """The training of a cell. Errors: `NonFiniteToyError`."""
+
+    def __init__(self, settings: ToySettings, cell: Cell, advanced: Callable[[int], None] | None = None) -> None:
+        self.settings, self.cell, self.arm = settings, cell, ARMS[cell.arm]
+        self.advanced = advanced or (lambda updates: None)
+        self.network = RateNetwork(
+            settings.num_units, settings.batch_size, self._draws("network"), gain=settings.gain,
+            orthogonal=self.arm.orthogonal,
+        )  # fmt: skip
+        self.task_optimizer = torch.optim.Adam(self.network.parameters(), settings.lr, fused=True)
+        dynamics = [self.network.J, self.network.w_s, self.network.b]
+        self.floss_optimizer = torch.optim.Adam(dynamics, settings.lr, fused=True)
+        shape = settings.num_units, settings.num_exponents
+        self.tangents = torch.linalg.qr(torch.randn(shape, generator=self._draws("tangents"))).Q
+        self.target = torch.zeros(settings.num_exponents)
+        self.floss_count = 0
+        self.seconds = {"training": 0.0, "flossing": 0.0, "measuring": 0.0}
+
+    def _draws(self, use: str, number: int = 0) -> torch.Generator:
+        return generator(self.cell.seed, f"flossing_toy/{use}", number)
+
+    def result(self) -> dict[str, Any]:
+        """Train; everything worth keeping of the cell, as plain numbers."""
+        settings = self.settings
+        measures = [self._measure(0)]
+        if self.arm.shuffled:
+            own = torch.tensor(measures[0]["exponents"], dtype=torch.float32)
+            self.target = own[torch.randperm(len(own), generator=self._draws("order"))]
+        episodes: list[dict[str, Any]] = []
+        curve = _Curve(settings.block)
+        for epoch in range(1, settings.epochs + 1):
+            if self._flosses_before(epoch, len(episodes)):
+                episodes.append(self._episode(epoch))
+                measures.append(self._measure(epoch - 1, "after flossing"))
+            started = time.perf_counter()
+            curve.add(*self._train(epoch))
+            self.seconds["training"] += time.perf_counter() - started
+            self.advanced(1)
+            if self._solved(curve, epoch):
+                break
+        measures.append(self._measure(epoch))
+        return {
+            "format": 1,
+            "cell": asdict(self.cell),
+            "settings": asdict(settings),
+            "episodes": episodes,
+            "measures": measures,
+            "curve": curve.columns(),
+            "final": self._evaluate(),
+            "seconds": {name: round(value, 3) for name, value in self.seconds.items()},
+        }
+
+    def _flosses_before(self, epoch: int, episodes: int) -> bool:
+        if epoch == 1 and self.arm.before:
+            return True
+        during = episodes - int(self.arm.before)
+        return self.arm.during and epoch % self.settings.inter_every == 0 and during < self.settings.inter_episodes
+
+    def _solved(self, curve: "_Curve", epoch: int) -> bool:
+        settings = self.settings
+        if settings.stop_accuracy is None or epoch % settings.block:
+            return False
+        last = settings.inter_every * settings.inter_episodes if self.arm.during else 0
+        recent = curve.columns()["accuracy"][-settings.patience :]
+        return epoch >= last and len(recent) == settings.patience and min(recent) >= settings.stop_accuracy
+
+    # -- the task
+
+    def _bits(self, use: str, number: int) -> DelayedBits:
+        draws = self._draws(use, number)
+        bits = draw_bits(self.settings.num_steps, self.settings.batch_size, draws)
+        return delayed_bits(self.cell.task, self.cell.delay, bits)
+
+    def _train(self, epoch: int) -> tuple[float, float, float]:
+        """One update on a fresh batch: loss, accuracy (before the update) and the gradient's norm before clipping."""
+        batch = self._bits("batch", epoch)
+        done = task_pass(self.network, batch.inputs, batch.targets, batch.first)
+        assert done.gradients is not None
+        norm = self._apply(self.task_optimizer, done.gradients, self.settings.clip if self.arm.clipped else None)
+        return self._finite(done.loss.item(), epoch), done.accuracy.item(), self._finite(norm, epoch)
+
+    def _evaluate(self) -> dict[str, Any]:
+        """Accuracy on sequences that nothing was trained on."""
+        found = []
+        for number in range(self.settings.eval_batches):
+            batch = self._bits("evaluation", number)
+            found.append(task_pass(self.network, batch.inputs, batch.targets, batch.first, gradients=False))
+        mean = sum(one.accuracy.item() for one in found) / len(found)
+        return {
+            "accuracy": mean,
+            "loss": sum(one.loss.item() for one in found) / len(found),
+            "bits": len(found) * self.settings.batch_size * (self.settings.num_steps - batch.first),
+        }
+
+    # -- flossing
+
+    def _episode(self, epoch: int) -> dict[str, Any]:
+        """Flossing updates alone, each on a new sequence."""
+        settings, started = self.settings, time.perf_counter()
+        losses, norms = [], []
+        for _ in range(settings.floss_updates):
+            self.floss_count += 1
+            inputs = self._sequences("floss", self.floss_count, 1)[:, 0]
+            found = window_exponents(
+                self.network, self.network.x0[0], inputs, self.tangents, transient=settings.transient,
+                qr_interval=settings.qr_interval,
+            )  # fmt: skip
+            distance = found.exponents - self.target
+            gradients = found.pull(2 * distance / len(distance))
+            norm = self._apply(self.floss_optimizer, gradients, settings.floss_clip)
+            losses.append(self._finite(distance.square().mean().item(), epoch))
+            norms.append(self._finite(norm, epoch))
+        self.seconds["flossing"] += time.perf_counter() - started
+        self.advanced(settings.floss_updates)
+        return {"before_epoch": epoch, "losses": losses, "grad_norms": norms}
+
+    def _sequences(self, use: str, number: int, count: int) -> Tensor:
+        bits = draw_bits(self.settings.window, count, self._draws(use, number))
+        return bits[..., None].to(torch.float32)
+
+    @torch.no_grad()
+    def _measure(self, epochs: int, when: str | None = None) -> dict[str, Any]:
+        """Spectrum and conditioning in float64 on sequences of their own.
+
+        log10_condition: of d x_T / d x_0 on the span of the first tangents, T the window.
+        """
+        settings, started = self.settings, time.perf_counter()
+        inputs = self._sequences("measure", 0, settings.measured_sequences).double()
+        precise = RateNetwork(settings.num_units, settings.batch_size, self._draws("network"), dtype=torch.float64)
+        precise.load_state_dict(self.network.state_dict())
+        tangents = self.tangents.double()
+        exponents = torch.stack([
+            window_exponents(precise, precise.x0[0], sequence, tangents, transient=settings.transient).exponents
+            for sequence in inputs.unbind(dim=1)
+        ])  # fmt: skip
+        whole = lyapunov_spectrum(
+            precise.state_maps(inputs), precise.x0[:1].expand(inputs.shape[1], -1), num_steps=1,
+            num_exponents=settings.num_exponents, initial_tangents=tangents.expand(inputs.shape[1], -1, -1),
+        )  # fmt: skip
+        spread = (whole.svd_exponents[:, 0] - whole.svd_exponents[:, -1]) / math.log(10)
+        self.seconds["measuring"] += time.perf_counter() - started
+        return {
+            "epochs": epochs,
+            "when": when or ("at the start" if epochs == 0 else "at the end"),
+            "exponents": exponents.mean(dim=0).tolist(),
+            "mean_square": exponents.square().mean().item(),
+            "log10_condition": spread.tolist(),
+        }
+
+    # -- both
+
+    def _apply(self, optimizer: torch.optim.Optimizer, gradients: Gradients, clip: float | None) -> float:
+        """Clip each array's gradient to norm `clip` (not where it is 0 or None) and make the update.
+
+        Returns the whole gradient's norm before clipping.
+        """
+        norms = torch._foreach_norm(list(gradients.values()))
+        for (name, gradient), norm in zip(gradients.items(), norms, strict=True):
+            if clip:
+                # Multiplied by 1 where it is short enough: no bits change.
+                gradient = gradient * (clip / norm.clamp_min(clip))
+            getattr(self.network, name).grad = gradient
+        optimizer.step()
+        return float(torch.stack(norms).norm())
+
+    def _finite(self, value: float, epoch: int) -> float:
+        if not math.isfinite(value):
+            raise NonFiniteToyError(
+                f"{self.cell.name}: {value} at epoch {epoch}; flossing {'on' if self.floss_count else 'off'}"
+            )
+        return value
+
+
+class _Curve:
+    """Means over blocks of epochs; the last block may be shorter."""
+
+    NAMES = ("loss", "accuracy", "grad_norm")
+
+    def __init__(self, block: int) -> None:
+        self.block = block
+        self.rows: list[tuple[float, float, float]] = []
+
+    def add(self, *row: float) -> None:
+        loss, accuracy, norm = row
+        self.rows.append((loss, accuracy, norm))
+
+    def columns(self) -> dict[str, list[Any]]:
+        starts = range(0, len(self.rows), self.block)
+        blocks = [self.rows[start : start + self.block] for start in starts]
+        ends = [start + len(rows) for start, rows in zip(starts, blocks, strict=True)]
+        found: dict[str, list[Any]] = {"last_epoch": ends}
+        for index, name in enumerate(self.NAMES):
+            found[name] = [sum(row[index] for row in rows) / len(rows) for rows in blocks]
+        return found
+
+
+def run_cell(settings: ToySettings, cell: Cell, advanced: Callable[[int], None] | None = None) -> dict[str, Any]:
+    """Train one cell; `advanced` is told of updates made. Errors: `NonFiniteToyError`."""
+    return ToyRun(settings, cell, advanced).result()

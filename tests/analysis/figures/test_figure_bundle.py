@@ -1,0 +1,147 @@
+"""The bundle: every number of its words is one of the results, it repeats itself, and says what it lacks."""
+
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from analysis.figures import make_figure_bundle
+from analysis.figures.bundle_sources import FIG3, FIG4, find_sources
+from analysis.figures.bundle_text import FIG1, FIG2
+from analysis.spectra.spectrum_files import SpectrumStore
+from analysis.spectra.spectrum_report import write_report
+from analysis.spectra.spectrum_table import SpectrumTable
+
+
+def table(label: str, model: str, seed: int, *, objective: str = "act_streaming", shift: float = 0.25) -> SpectrumTable:
+    """40 puzzles, 6 steps, 3 exponents; a third fails, with a leading exponent larger by `shift` on average."""
+    rng = np.random.default_rng(seed)
+    n, steps, k = 40, 6, 3
+    failed = np.arange(n) % 3 == 0
+    growth = rng.normal(size=(n, steps, k)) * 0.3 - np.arange(k) + shift * failed[:, None, None]
+    exact = np.repeat(~failed[:, None], steps, axis=1)
+    positive = rng.uniform(0.1, 1, size=(n, steps))
+    arrays: dict[str, Any] = {
+        "row": np.arange(n), "step_growth": growth, "sub_update_growth": growth, "svd_exponents": growth.mean(axis=1),
+        "condition_log": np.ones(n), "first_nonfinite": -np.ones(n), "flag_rank_lost": np.zeros(n, bool),
+        "exact": exact, "q_halt": -positive, "drift": positive, "norm": positive, "margin": positive,
+        "entropy": positive, "changed": np.ones((n, steps), int), "residual": positive[:, 0],
+        "givens": np.arange(n) % 7, "rating": np.full(n, -1),
+    }  # fmt: skip
+    settings = {"model": model, "objective": objective, "sub_updates_per_step": 6, "train_seed": seed, "seed": 0,
+                "weights_sha256": label}  # fmt: skip
+    return SpectrumTable(label, arrays, settings)
+
+
+def write(folder: Path, tables: list[SpectrumTable]) -> dict[str, Any]:
+    """As analysis/spectra/lyapunov_spectrum.py leaves a folder."""
+    for each in tables:
+        own = folder if len(tables) == 1 else folder / each.label
+        store = SpectrumStore(own, each.settings)
+        store.add(each.arrays)
+        store.finish(each.arrays["row"])
+    origin = {
+        "command": "python analysis/spectra/lyapunov_spectrum.py ...",
+        "git": {"commit": "c0ffee", "dirty": False},
+    }
+    return write_report(folder, tables, burn_in=2, draws=200, seed=0, origin=origin)
+
+
+@pytest.fixture(scope="module")
+def results(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("out")
+    write(folder / "trm", [table("a", "TRM-att", 0), table("b", "TRM-att", 1)])
+    write(folder / "hrm", [table("c", "HRM", 2)])
+    write(folder / "multi", [table("a", "TRM-att", 0), table("d", "TRM-att", 0, objective="multi", shift=0.05)])
+    (folder / "empty").mkdir()
+    return folder
+
+
+def test_without_figures_three_and_four(results: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    out = tmp_path / "bundle_20261125"
+    names = [str(results / name) for name in ("trm", "hrm", "multi")]
+    make_figure_bundle.main(["--runs", *names, "--out", str(out)])
+    assert f"left out: {FIG3}, {FIG4}" in capsys.readouterr().out
+    files = sorted(str(path.relative_to(out)) for path in out.rglob("*") if path.is_file())
+    figures = [f"figures/{name}.{suffix}" for name in (FIG1, FIG2) for suffix in ("csv", "json", "png", "svg")]
+    assert files == sorted([*figures, "README.md", "email_draft.md", "figure_captions.md"])
+    readme, letter = (out / "README.md").read_text(), (out / "email_draft.md").read_text()
+    assert "Prepared on 2026-11-25." in readme and f"`{FIG3}`: no result of analysis/arms/peak_vs_final.py" in readme
+    assert "(Fig. 1)" in letter and "(Fig. 2" in letter and "(Fig. 3)" not in letter and "(Fig. 4)" not in letter
+
+    summary = json.loads((results / "trm" / "summary.json").read_text())
+    found = summary["models"]["TRM-att"]["lambda1"]
+    for name in ("median_solved", "median_failed"):
+        assert f"{found[name]['mean']['value'] / 6:.3f} [" in letter
+    assert f"AUROC {found['auroc']['mean']['value']:.3f}" in letter and "52 of 80 solved, 2 runs" in letter
+    hrm = json.loads((results / "hrm" / "summary.json").read_text())["runs"][0]["lambda1"]["auroc"]
+    assert f"{hrm['value']:.3f} [{hrm['low']:.3f}, {hrm['high']:.3f}]" in letter and "1 run)" in letter
+
+    numbers = json.loads((out / "figures" / f"{FIG1}.json").read_text())
+    (first, *_) = numbers["measurements"]
+    assert first["commit"] == "c0ffee" and [run["train_seed"] for run in first["runs"]] == [0, 1]
+    assert sum(run["failed"] for run in first["runs"]) == 28
+    drawn = (out / "figures" / f"{FIG1}.csv").read_text().splitlines()
+    assert len(drawn) == 1 + 120  # plainly pretrained networks only; the others are in the table of differences
+    captions = (out / "figure_captions.md").read_text()
+    assert "| TRM-att multi | TRM-att | lambda1_median_failed | -" in captions
+
+    before = {path: path.read_bytes() for path in out.rglob("*") if path.is_file()}
+    make_figure_bundle.main(["--runs", *names, "--out", str(out)])
+    assert {path: path.read_bytes() for path in out.rglob("*") if path.is_file()} == before
+
+
+def test_figures_that_others_drew(results: Path, tmp_path: Path) -> None:
+    peak, rollouts = tmp_path / "peak", tmp_path / "ptrm"
+    difference = {"arm": "TRM multi_perturbed_ce K=4", "moment": "best", "start": "the initial state",
+                  "interval": {"mean": -0.0123, "low": -0.03, "high": 0.0054, "n": 5}}  # fmt: skip
+    numbers = {
+        FIG3: (peak, f"{FIG3}.json", {"differences": [difference]}),
+        FIG4: (rollouts, "summary.json", {
+            "correlation_of_q_and_growth": [{"within": {"value": -0.345, "interval95": [-0.5, -0.1]}}],
+            "solved_partly": 17, "puzzles": 99,
+        }),
+    }  # fmt: skip
+    for name, (folder, file, content) in numbers.items():
+        folder.mkdir()
+        for suffix in ("png", "svg", "csv", "txt"):
+            (folder / f"{name}.{suffix}").write_text(f"{name} {suffix}")
+        (folder / file).write_text(json.dumps(content))
+    out = tmp_path / "bundle_20261125"
+    make_figure_bundle.main(["--runs", str(results / "trm"), str(peak), str(rollouts), "--out", str(out)])
+    letter = (out / "email_draft.md").read_text()
+    assert "best weights -1.23 points [-3.00, 0.54] (5 seeds)" in " ".join(letter.split())
+    assert "(17 of 99), is -0.34 [-0.50, -0.10]" in " ".join(letter.split())
+    for name in (FIG3, FIG4):
+        assert (out / "figures" / f"{name}.png").read_text() == f"{name} png"
+        assert f"{name} txt" in (out / "figure_captions.md").read_text()
+    assert json.loads((out / "figures" / f"{FIG4}.json").read_text())["puzzles"] == 99
+
+    # What is missing later disappears from the folder too.
+    make_figure_bundle.main(["--runs", str(peak), "--out", str(out)])
+    left = {path.name.partition(".")[0] for path in (out / "figures").iterdir()}
+    assert left == {FIG3}
+    (peak / f"{FIG3}.svg").unlink()
+    with pytest.raises(SystemExit):
+        make_figure_bundle.main(["--runs", str(peak), "--out", str(out)])
+
+
+@pytest.mark.parametrize("name", ["bundle", "bundle_2026", "bundle_20261341", "20261125"])
+def test_the_name_holds_a_date(results: Path, tmp_path: Path, name: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as caught:
+        make_figure_bundle.main(["--runs", str(results / "hrm"), "--out", str(tmp_path / name)])
+    assert caught.value.code == 2 and "ends with a date" in capsys.readouterr().err
+
+
+def test_folders_that_hold_nothing_are_named(results: Path, tmp_path: Path) -> None:
+    with pytest.raises(SystemExit):
+        make_figure_bundle.main(["--runs", str(results / "empty"), "--out", str(tmp_path / "bundle_20261125")])
+    assert not (tmp_path / "bundle_20261125").exists()
+
+
+def test_the_rows_of_the_summary_are_drawn(results: Path) -> None:
+    (only,) = find_sources([results / "hrm"]).spectra
+    assert [len(each) for each in only.tables] == [40] and re.fullmatch("c", only.tables[0].label)

@@ -1,0 +1,96 @@
+"""The script on two tiny runs: what it writes, that it goes on, that it repeats itself, what it refuses."""
+
+import csv
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from analysis.spectra import lyapunov_spectrum
+from analysis.spectra.spectrum_files import read_arrays
+from tests.helpers import refused_line, train_here
+
+OPTIONS = ["--num-puzzles", "10", "--num-steps", "4", "--num-exponents", "3", "--batch-size", "4", "--draws", "200",
+           "--extended-steps", "8", "--replicate", "--device", "cpu"]  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def runs(sudoku6_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
+    folder = tmp_path_factory.mktemp("runs")
+    for seed in (0, 1):
+        train_here("trm_att", sudoku6_folder, folder / f"seed{seed}", ["max_steps=2", f"seed={seed}"])
+    return [folder / f"seed{seed}" / "best.pt" for seed in (0, 1)]
+
+
+def run(checkpoints: list[Path], out: Path, *options: str) -> None:
+    names = [str(path) for path in checkpoints]
+    lyapunov_spectrum.main(["--checkpoint", *names, "--out", str(out), *OPTIONS, *options])
+
+
+def test_one_run(runs: list[Path], tmp_path: Path) -> None:
+    run(runs[:1], tmp_path / "a")
+    arrays = read_arrays(tmp_path / "a" / "spectrum.npz")
+    assert arrays["step_growth"].shape == (10, 4, 3) and arrays["extended_growth"].shape == (10, 4)
+    with (tmp_path / "a" / "spectrum.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    expected = arrays["step_growth"][:, 1:].mean(axis=1)
+    np.testing.assert_allclose([float(row["lambda_2"]) for row in rows], expected[:, 1], rtol=1e-8)
+    summary = json.loads((tmp_path / "a" / "summary.json").read_text())
+    (only,) = summary["runs"]
+    assert only["burn_in"] == 1 and only["model"] == "TRM-att" and only["n"] == 10
+    assert only["exact_accuracy"]["denominator"] == 10
+    assert only["long_rollout"]["num_steps"] == 8 and only["beyond_baselines"]["nested"]["all"]["num_baselines"] == 7
+    leading = np.median(expected[:, 0])
+    assert only["lambda1"]["median_failed"]["value"] == pytest.approx(leading)  # an untrained run solves nothing
+    assert only["lambda1"]["auroc"] == {
+        "value": None, "low": None, "high": None, "reason": "all 10 puzzles failed"
+    }  # fmt: skip
+    for name in ("lambda1_success_failure", "spectrum_shift", "long_rollout"):
+        for suffix in ("png", "pdf", "svg", "csv", "txt"):
+            assert (tmp_path / "a" / f"{name}.{suffix}").stat().st_size > 0
+
+    before = {path.name: path.read_bytes() for path in (tmp_path / "a").iterdir()}
+    run(runs[:1], tmp_path / "a")  # nothing is measured again, and all of it is written alike
+    after = {path.name: path.read_bytes() for path in (tmp_path / "a").iterdir()}
+    assert {name for name in before if before[name] != after.get(name)} <= {"summary.json"}
+
+    run(runs[:1], tmp_path / "a", "--num-puzzles", "12")  # the later option wins: two rows more
+    longer = read_arrays(tmp_path / "a" / "spectrum.npz")
+    assert len(longer["row"]) == 12
+    np.testing.assert_array_equal(longer["step_growth"][:8], arrays["step_growth"][:8])
+
+
+def test_two_runs(runs: list[Path], tmp_path: Path) -> None:
+    run(runs, tmp_path)
+    summary = json.loads((tmp_path / "summary.json").read_text())
+    assert [each["label"] for each in summary["runs"]] == ["seed0_best", "seed1_best"]
+    found = summary["models"]["TRM-att"]
+    assert found["lambda1"]["median_failed"]["same_puzzles"] and found["lambda1"]["median_failed"]["runs"] == 2
+    both = [each["lambda1"]["median_failed"]["value"] for each in summary["runs"]]
+    assert found["lambda1"]["median_failed"]["mean"]["value"] == pytest.approx(np.mean(both))
+    assert (tmp_path / "seed1_best" / "spectrum.csv").exists() and not (tmp_path / "spectrum.csv").exists()
+
+
+@pytest.mark.parametrize(
+    ("options", "says"),
+    [
+        (["--num-exponents", "0"], "--num-exponents 0: expected at least 1"),
+        (["--burn-in", "4"], "--burn-in 4: expected 0 to 3"),
+        (["--extended-steps", "3"], "--extended-steps 3: expected 0 or more than --num-steps 4"),
+        (["--qr-interval", "5"], "does not divide the"),
+        (["--num-exponents", "99999"], "num_exponents=99999: the state has"),
+        (["--data-path", "nowhere"], "nowhere"),
+    ],
+)
+def test_refusals(
+    runs: list[Path], tmp_path: Path, capsys: pytest.CaptureFixture[str], options: list[str], says: str
+) -> None:
+    words = ["--checkpoint", runs[0], "--out", tmp_path / "x", *OPTIONS, *options]
+    assert says in refused_line(capsys, lyapunov_spectrum.main, words)
+
+
+def test_two_runs_of_one_name_are_refused(runs: list[Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        run([runs[0], runs[0]], tmp_path)
+    assert "two checkpoints are called seed0_best" in capsys.readouterr().err

@@ -1,0 +1,84 @@
+"""The benchmark of K trajectories: what is counted, what is refused, what is written. No assertion on time."""
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+
+from errors import UserError
+from scripts.benchmark import trajectories as benchmark_trajectories
+from scripts.benchmark.setup import compose_preset, data_shape
+from scripts.benchmark.trajectories import kinds, measure_times
+from scripts.record_reports import read_report
+from scripts.report_entries import three_digits
+
+TINY = {"device": "cpu", "global_batch_size": "2", "threads": "1", "arch.hidden_size": "16", "arch.num_heads": "2"}
+
+
+@pytest.mark.parametrize("preset", ["smoke", "hrm_sudoku_6x6_cpu"])
+def test_all_kinds_are_compared_at_equal_steps(preset: str) -> None:
+    """Weights whose halting values differ from row to row would halt some of HRM's at once."""
+    config = compose_preset(preset, TINY)
+    steps = config.arch.halt_max_steps
+    results = measure_times(config, data_shape(config, preset), 3, 2, halting=False)
+    assert list(results) == list(kinds(3))
+    learns_continue = not config.arch.no_ACT_continue
+    for name, record in results.items():
+        count = 1 if name in ("baseline_ce", "single_perturbed_ce") else 3
+        assert record["passes"]["trained"] == 2 * count * steps
+        assert record["passes"]["extra"] == (2 * count if learns_continue else 0)
+        assert record["seconds"]["count"] == record["over_baseline"]["count"] == 2
+    assert results["baseline_ce"]["over_baseline"]["median"] == 1.0
+
+
+def test_the_whole_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    file = tmp_path / "trajectories.json"
+    options = [word for key, value in TINY.items() if "." in key or key == "threads" for word in (f"{key}={value}",)]
+    benchmark_trajectories.main([
+        "--preset", "smoke", "--batch-size", "2", "--device", "cpu", "--num-trajectories", "2", "--repeats", "1",
+        "--json", str(file), "--set", *options,
+    ])  # fmt: skip
+    table = capsys.readouterr().out.splitlines()
+    assert [line.split()[0] for line in table] == ["update", *kinds(2)]
+    record = json.loads(file.read_text())
+    assert record["num_trajectories"] == 2 and record["batch_size"] == 2 and not record["halting"]
+    assert record["environment"]["commit"] and list(tmp_path.iterdir()) == [file]
+    report = read_report(file)
+    assert report.seeds == ["0"] and report.datasets == ["synthetic"]
+    passes = record["results"]["parallel_fixed"]["passes"]["trained"]
+    median = record["results"]["parallel_fixed"]["seconds"]["median"]
+    assert f"parallel_fixed {three_digits(1e3 * median)} ms" in report.result
+    assert f", {passes:g} passes" in report.result and "smoke (2 puzzles, K=2): baseline_ce " in report.result
+    for result in record["results"].values():
+        assert result["peak_memory"]["kind"] == "resident_growth" and result["peak_memory"]["bytes"] >= 0
+
+
+def test_memory_that_is_used_is_seen() -> None:
+    """A larger batch takes more, by the measure that is taken in a process of its own."""
+    sizes = []
+    for size in (2, 512):
+        argv = ["--preset", "smoke", "--device", "cpu", "--batch-size", str(size), "--set", "arch.hidden_size=64"]
+        sizes.append(benchmark_trajectories.memory_in_a_process_of_its_own(argv, "parallel_fixed")["bytes"])
+    hidden = 512 * 4 * 17 * 64 * 4  # one activation of all trajectories in float32
+    assert sizes[1] - sizes[0] > 2 * hidden
+
+
+@pytest.mark.parametrize(
+    ("argv", "words"),
+    [
+        (["--num-trajectories", "1"], "expected at least 2"),
+        (["--repeats", "0"], "--repeats 0"),
+        (["--set", "arch.hidden_sise=3"], "arch.hidden_size"),
+    ],
+)
+def test_mistakes(argv: list[str], words: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as ending:
+        benchmark_trajectories.main(["--preset", "smoke", *argv])
+    assert ending.value.code == 2 and words in capsys.readouterr().err
+
+
+def test_a_failed_process_is_one_line() -> None:
+    with pytest.raises(UserError, match="peak memory of baseline_ce could not be measured"):
+        benchmark_trajectories.memory_in_a_process_of_its_own(["--preset", "no_such_preset"], "baseline_ce")
+    assert torch.get_num_threads() >= 1

@@ -1,0 +1,144 @@
+"""How often rows are solved from perturbed starts: over all rollouts, and by all, some or none of a row's."""
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+
+from models.act import Batch
+from models.losses import IGNORE_LABEL_ID
+from models.recursive_model import RecursiveModel
+from training.distributed import World
+from training.evaluation.answering import Evaluator, effective_wilson, evaluate
+from training.inference.base import Predictions
+from training.inference.perturbed import PerturbedInference, PerturbedPredictions
+from training.settings.schema import EvalConfig
+
+RATES = (
+    "exact_accuracy", "exact_low", "exact_high", "exact_count", "count", "solved_always", "solved_partly",
+    "solved_never", "puzzles", "accuracy", "steps",
+)  # fmt: skip
+
+
+class RobustnessEvaluator(Evaluator):
+    """Judges K rollouts of each row that has a scored token. Sums are over rows.
+
+    `solved_k` for k = 0..K: rows that exactly k rollouts solve. `accuracy` and `steps`: of a row, mean over its
+    rollouts.
+    """
+
+    def __init__(self, rollouts: int) -> None:
+        self.rollouts = rollouts
+        self.sums: dict[str, float] = {}
+        self.begin()
+
+    def begin(self) -> None:
+        names = [f"solved_{k}" for k in range(self.rollouts + 1)]
+        self.sums = dict.fromkeys([*names, "accuracy", "steps"], 0.0)
+
+    def update(self, batch: Batch, predictions: Predictions) -> None:
+        if not isinstance(predictions, PerturbedPredictions):
+            raise TypeError(f"needs PerturbedInference, found {type(predictions).__name__}")
+        labels = batch["labels"]
+        valid = labels != IGNORE_LABEL_ID
+        scored = valid.any(dim=-1)
+        right = (predictions.rollout_answers == labels[:, None]) & valid[:, None]
+        num_right, num_valid = right.sum(dim=-1), valid.sum(dim=-1)[:, None]
+        solved = (num_right == num_valid).sum(dim=-1)[scored]
+        for k, rows in enumerate(torch.bincount(solved, minlength=self.rollouts + 1).tolist()):
+            self.sums[f"solved_{k}"] += rows
+        accuracy = (num_right.double() / num_valid.clamp_min(1)).mean(dim=-1)
+        self.sums["accuracy"] += float(accuracy[scored].sum())
+        self.sums["steps"] += float(predictions.rollout_steps.double().mean(dim=-1)[scored].sum())
+
+    def histogram(self) -> list[int]:
+        """Rows by the number of rollouts that solve them: (K + 1) counts."""
+        return [int(self.sums[f"solved_{k}"]) for k in range(self.rollouts + 1)]
+
+    def result(self) -> dict[str, float]:
+        """The rates of `docs/metrics.md`, with numerator and denominator; zero counts alone without rows."""
+        counts = self.histogram()
+        puzzles = sum(counts)
+        exact = sum(k * rows for k, rows in enumerate(counts))
+        numbers: dict[str, float] = {
+            "exact_count": exact, "count": self.rollouts * puzzles, "puzzles": puzzles,
+            "always_count": counts[-1], "partly_count": sum(counts[1:-1]), "never_count": counts[0],
+        }  # fmt: skip
+        if not puzzles:
+            return numbers
+        low, high = clustered_interval(counts)
+        shares = {f"solved_{name}": numbers[f"{name}_count"] / puzzles for name in ("always", "partly", "never")}
+        means = {name: self.sums[name] / puzzles for name in ("accuracy", "steps")}
+        rate = {"exact_accuracy": exact / (self.rollouts * puzzles), "exact_low": low, "exact_high": high}
+        return rate | shares | means | numbers
+
+
+def clustered_interval(counts: Sequence[int]) -> tuple[float, float]:
+    """95 % interval of the rate at which rollouts succeed, when puzzles are drawn and each brings its K rollouts.
+
+    `effective_wilson` of the puzzles' shares: with as many trials as puzzles, as if each had one rollout, where the
+    rollouts of every puzzle agree, and never with more than there are rollouts.
+
+    Args:
+        counts: (K + 1), puzzles by the number of their rollouts that succeed; at least one puzzle.
+    """
+    rows = np.asarray(counts, np.float64)
+    shares = np.arange(len(rows)) / (len(rows) - 1)
+    puzzles = rows.sum()
+    rate = float(rows @ shares / puzzles)
+    variance = float(rows @ (shares - rate) ** 2 / puzzles)
+    return effective_wilson(rate, variance, float(puzzles), float(puzzles * (len(rows) - 1)))
+
+
+def measure_robustness(
+    model: RecursiveModel,
+    parts: Sequence[Iterable[Batch]],
+    sigmas: Sequence[float],
+    settings: EvalConfig,
+    world: World,
+    *,
+    show_progress: bool = False,
+) -> list[dict[str, Any]]:
+    """Evaluate the rows of all `parts` together from starts perturbed by each of `sigmas`. Collective.
+
+    One record for each sigma: `sigma`, `site`, `rollouts`, the `result` of `RobustnessEvaluator`, `histogram`,
+    `forward_passes` and `seconds`.
+    """
+    records = []
+    for sigma in sigmas:
+        inference = PerturbedInference(sigma, settings.site, settings.rollouts, settings.max_steps)
+        total = RobustnessEvaluator(settings.rollouts)
+        spent = {"forward_passes": 0.0, "seconds": 0.0}
+        for batches in parts:
+            evaluator = RobustnessEvaluator(settings.rollouts)
+            result = evaluate(
+                model, batches, inference, [evaluator], world, description=f"sigma {sigma:g}",
+                show_progress=show_progress,
+            )  # fmt: skip
+            total.sums = {name: value + evaluator.sums[name] for name, value in total.sums.items()}
+            spent = {name: value + result[name] for name, value in spent.items()}
+        records.append({
+            "sigma": sigma, "site": settings.site, "rollouts": settings.rollouts, **total.result(),
+            "histogram": total.histogram(), "forward_passes": int(spent["forward_passes"]), "seconds": spent["seconds"],
+        })  # fmt: skip
+    return records
+
+
+def robustness_lines(measured: Sequence[Mapping[str, Any]] | None) -> list[str]:
+    """For people, a line for each noise scale: rollouts that succeed, and rows that all, some and none solve."""
+    if not measured or not measured[0]["puzzles"]:
+        return []
+    first = measured[0]
+    lines = [
+        f"  from perturbed starts ({first['rollouts']} rollouts of each row, {first['site']}); 95 % interval over rows",
+        "     sigma  solved rollouts  always  partly  never",
+    ]
+    for each in measured:
+        interval = f"{each['exact_low']:.3f}-{each['exact_high']:.3f}"
+        lines.append(
+            f"  {each['sigma']:>8g}  {each['exact_accuracy']:>15.4f}  {each['always_count']:>6}  "
+            f"{each['partly_count']:>6}  {each['never_count']:>5}  "
+            f"({each['exact_count']}/{each['count']}, 95% {interval})"
+        )
+    return lines

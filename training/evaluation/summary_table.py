@@ -1,0 +1,63 @@
+"""The table at the end of a run: what was reached on which rows, and what training had cost by then."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from training.evaluation.answering import describe_rate
+from training.validation import Best
+
+HEADER = ("rows, weights", "exact accuracy", "tokens", "loss", "updates", "samples", "FLOPs", "seconds")
+
+
+def compute_point(step: int, spent: Mapping[str, float]) -> dict[str, float | None]:
+    """A point of the logged curve under short names; null where `spent` (keys `train/...`) lacks a value."""
+    return {"updates": step} | {name: spent.get(f"train/{name}") for name in ("samples", "flops", "seconds")}
+
+
+def summary_table(results: Mapping[str, Any], best: Best | None) -> list[Sequence[str]]:
+    """Header and rows: best and final on validation rows, initial, best and final on test rows.
+
+    `results` is what `Scoring.final_results` returns. What is not known or not measured is a dash. The columns
+    after the loss are the training compute spent when the weights were what they are.
+    """
+    curve = results["curve"]
+    spent = {"initial": compute_point(0, {"train/samples": 0, "train/flops": 0, "train/seconds": 0}), **curve}
+    rows: list[Sequence[str]] = [HEADER]
+    if best is not None:
+        counts = {"exact_count": best.numerator, "count": best.denominator}
+        rows.append(_row("validation, best", counts, {}, spent["best"]))
+    final = results.get("final")
+    if final is not None:
+        counts = {"exact_count": final["numerator"], "count": final["denominator"]}
+        at_end = final["step"] == curve["final"]["updates"]
+        point = spent["final"] if at_end else compute_point(final["step"], {})
+        rows.append(_row("validation, final", counts, {}, point))
+    for which in ("initial", "best", "final"):
+        values = results["test"].get(which)
+        if values is not None:
+            counts = {"exact_count": values["numerator"], "count": values["denominator"]}
+            rows.append(_row(f"test, {which}", counts, values, spent[which]))
+    return rows
+
+
+def aligned(rows: Sequence[Sequence[str]], *, left: int = 2) -> list[str]:
+    """Lines with two spaces between columns: the first `left` columns flush left, the others flush right."""
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    return [
+        "  ".join(
+            cell.ljust(width) if index < left else cell.rjust(width)
+            for index, (cell, width) in enumerate(zip(row, widths, strict=True))
+        ).rstrip()
+        for row in rows
+    ]
+
+
+def _row(name: str, counts: Mapping[str, float], values: Mapping[str, Any], spent: Mapping[str, Any]) -> Sequence[str]:
+    rate = describe_rate(counts).removeprefix("exact_accuracy ")
+    measured = [_number(values.get(key), ".4f") for key in ("accuracy", "lm_loss")]
+    cost = {"updates": "d", "samples": ",.0f", "flops": ".3g", "seconds": ".0f"}
+    return [name, rate, *measured, *(_number(spent[key], form) for key, form in cost.items())]
+
+
+def _number(value: float | None, form: str) -> str:
+    return "-" if value is None else format(value, form)

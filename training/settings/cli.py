@@ -1,0 +1,355 @@
+"""Command lines: argv is checked before Hydra sees it, then composed; and key=value for the flag scripts.
+
+Every mistake in a command line ends as one line on stderr that names the key, what was found and the nearest
+valid key, with exit code 2. Official TRM and HRM commands work unchanged: a `+` before an existing option is
+accepted, and `data_path=X` alone selects HRM.
+"""
+
+import os
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import MISSING, dataclass, fields, is_dataclass
+from pathlib import Path
+from typing import Any, NoReturn, get_type_hints
+
+import yaml
+from hydra import compose, initialize_config_dir
+from hydra import main as hydra_main
+from hydra._internal.utils import get_args_parser
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.override_parser.types import Override, OverrideType
+from hydra.errors import HydraException
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from errors import UserError, exit_on_user_error
+from training.settings.resolving import TrainConfig, merge_into_schema, nearest_key, resolve, schema_keys
+
+CONFIG_DIR = Path(__file__).resolve().parents[2] / "config"
+HELP = "python pretrain.py --help lists the options"
+
+# What composition can raise on odd input: Hydra's and OmegaConf's own, those of a config file's yaml and
+# of reading it, and the plain Python errors of their grammar functions (`range(a)`, `int(x)`).
+_COMPOSE_ERRORS = (
+    HydraException,
+    OmegaConfBaseException,
+    yaml.YAMLError,
+    OSError,
+    ValueError,
+    TypeError,
+    AttributeError,
+    KeyError,
+    ArithmeticError,
+    RecursionError,
+)
+
+
+@dataclass(frozen=True)
+class CommandLine:
+    """A checked command line: `argv` is what Hydra gets; `notes` are lines for the user."""
+
+    argv: list[str]
+    overrides: list[str]
+    notes: list[str]
+
+
+def _one_line(error: BaseException) -> str:
+    text = str(error).split("Check that it's in your config search path")[0]
+    lines = [line.strip() for line in text.splitlines() if line.strip() and "hydra.cc" not in line]
+    return " ".join(lines)[:400] or type(error).__name__
+
+
+class _Groups:
+    """The config groups (folders) in the search path, with the choices (files) of each."""
+
+    def __init__(self, folders: Sequence[Path]) -> None:
+        self.choices: dict[str, list[str]] = {}
+        for folder in folders:
+            for file in sorted(folder.glob("*/**/*.yaml")):
+                group, _, _ = file.relative_to(folder).as_posix().partition("/")
+                choice = file.relative_to(folder / group).as_posix()[: -len(".yaml")]
+                self.choices.setdefault(group, []).append(choice)
+
+    def check(self, group: str, choice: Any) -> None:
+        names = choice if isinstance(choice, list) else [choice]
+        for name in names:
+            if name not in self.choices[group]:
+                known = ", ".join(dict.fromkeys(self.choices[group]))
+                raise UserError(f"unknown choice {group}={name}: available are {known}")
+
+
+def check_command_line(argv: Sequence[str], config_name: str = "cfg_pretrain") -> CommandLine:
+    """Check and rewrite the arguments (without the program's name) of a Hydra entry script.
+
+    Returns the arguments for Hydra. Errors: `UserError`, one line, for an unreadable override, an unknown key
+    (also after `+`, `++`, `~`), an unknown group choice, a bad value or an impossible combination.
+    """
+    parser = get_args_parser()
+
+    def refuse(message: str) -> NoReturn:
+        raise UserError(f"{message}: expected key=value pairs and Hydra's flags; {HELP}")
+
+    parser.error = refuse  # type: ignore[method-assign]
+    argv = list(argv)
+    args = parser.parse_intermixed_args(argv)
+    if args.experimental_rerun is not None:
+        raise UserError("--experimental-rerun is refused: it would unpickle a file; give the options instead")
+    flags = list(argv)
+    for text in args.overrides:
+        flags.remove(text)
+    if args.shell_completion or args.hydra_help:
+        return CommandLine(argv, args.overrides, [])
+
+    folders = [_folder("--config-path", args.config_path, CONFIG_DIR)]
+    if args.config_path is not None:
+        # Hydra would look beside this file.
+        flags += ["--config-path", str(folders[0])]
+    if args.config_dir is not None:
+        folders.append(_folder("--config-dir", args.config_dir, CONFIG_DIR))
+    config_name = (args.config_name or config_name).removesuffix(".yaml")
+
+    multirun = args.multirun or any(text.lstrip("+") == "hydra.mode=MULTIRUN" for text in args.overrides)
+    overrides, notes = _rewrite(args.overrides, _Groups(folders), multirun=multirun)
+    inspects = bool(args.cfg or args.info or args.help)
+    if args.resolve and not (args.cfg or args.help):
+        raise UserError("--resolve prints nothing by itself: use it with --cfg job")
+    if sum(map(bool, (args.run, args.multirun, args.cfg, args.info))) > 1:
+        raise UserError("only one of --run, --multirun, --cfg and --info can be given")
+    first = _first_choices(overrides)
+    raw = _compose(config_name, first, folders)
+    # Resolvers such as ${hydra:job.num} have a value inside the job only.
+    if not any("${hydra:" in text for text in first):
+        _to_config(raw, require_data=not inspects)
+    return CommandLine([*flags, *overrides], overrides, notes)
+
+
+def _folder(flag: str, given: str | None, default: Path) -> Path:
+    if given is None:
+        return default
+    for folder in (Path(given), default.parent / given):
+        if os.path.isdir(folder):
+            return folder.resolve()
+    raise UserError(f"{flag} {given}: no such folder")
+
+
+def _rewrite(texts: Sequence[str], groups: _Groups, *, multirun: bool) -> tuple[list[str], list[str]]:
+    """Check each override and bring it to the form that Hydra accepts. Returns (overrides, notes)."""
+    valid = schema_keys(TrainConfig)
+    parsed = [_parse(text) for text in texts]
+    rewritten: list[str] = []
+    for text, override in zip(texts, parsed, strict=True):
+        key = override.key_or_group
+        if override.is_sweep_override() and not multirun:
+            raise UserError(f"'{text}' lists several values: add -m for one run each, or quote: '{key}=\"...\"'")
+        if key.startswith(("hydra.", "hydra/")):
+            rewritten.append(text)
+        elif override.package is not None:
+            raise UserError(f"'{text}': no option takes a package ('@'); {HELP}")
+        elif key in groups.choices:
+            rewritten.append(_group_override(override, groups))
+        elif key not in valid:
+            nearest = nearest_key(key, [*groups.choices, *valid])
+            raise UserError(f"unknown option '{key}' in '{text}': the nearest valid key is '{nearest}'; {HELP}")
+        elif override.type == OverrideType.DEL:
+            rewritten.append(text)
+        else:
+            if multirun and key in ("run_name", "checkpoint_path") and not override.is_sweep_override():
+                if "${" not in text:
+                    example = f"'{key}=name-${{seed}}'"
+                    raise UserError(
+                        f"'{text}' would put every run of a sweep in one folder: leave it out, or {example}"
+                    )
+            rewritten.append(f"++{key}={override.get_value_string()}")
+    notes = []
+    given = {override.key_or_group for override in parsed if override.type != OverrideType.DEL}
+    alias = next((o for o in parsed if o.key_or_group == "data_path" and not o.is_delete()), None)
+    if alias is not None and alias.value() is not None:
+        if "data_paths" not in given:
+            # Not the value itself: so a preset's data_paths is replaced, and a sweep over data_path works.
+            rewritten.append("++data_paths=['${data_path}']")
+        if not given & {"arch", "arch.name", "experiment"}:
+            rewritten.append("arch=hrm_v1")
+            notes.append("data_path without an architecture: arch=hrm_v1, as in the HRM code (TRM: add arch=trm)")
+    return rewritten, notes
+
+
+def _parse(text: str) -> Override:
+    key, equals, value = text.partition("=")
+    key = key.strip("+~ ")
+    try:
+        override = OverridesParser.create().parse_overrides([text])[0]
+    except _COMPOSE_ERRORS:
+        override = None
+    if override is not None and override.key_or_group:
+        return override
+    if equals and key:
+        raise UserError(f"cannot read '{text}': a value with special characters is quoted, {key}='\"{value}\"'")
+    example = f"'{nearest_key(key, schema_keys(TrainConfig))}=VALUE'" if key else "'lr=1e-4'"
+    raise UserError(f"cannot read '{text}': expected key=value such as {example}; {HELP}")
+
+
+def _group_override(override: Override, groups: _Groups) -> str:
+    group = override.key_or_group
+    if override.type == OverrideType.DEL:
+        raise UserError(f"'{override.input_line}': {group} cannot be removed, only chosen")
+    value = override.value()
+    if override.is_sweep_override():
+        if override.is_choice_sweep() and hasattr(value, "list"):
+            for choice in override.sweep_iterator():
+                groups.check(group, getattr(choice, "text", choice))
+    else:
+        groups.check(group, value)
+    # experiment has no default to change, so Hydra wants a + there, and none before the others.
+    plus = "+" if group == "experiment" else ""
+    return f"{plus}{group}={override.get_value_string()}"
+
+
+def _first_choices(texts: Sequence[str]) -> list[str]:
+    """The overrides of a sweep's first run; kinds whose values only Hydra knows are left out."""
+    first = []
+    for text in texts:
+        override = _parse(text)
+        if not override.is_sweep_override():
+            first.append(text)
+            continue
+        try:
+            first.append(f"{override.get_key_element()}={next(iter(override.sweep_string_iterator()))}")
+        except (HydraException, StopIteration):
+            continue
+    return first
+
+
+def _compose(config_name: str, overrides: Sequence[str], folders: Sequence[Path]) -> DictConfig:
+    # Only the first folder is searched for the primary config.
+    ordered = sorted(folders, key=lambda folder: not os.path.isfile(folder / f"{config_name}.yaml"))
+    extra = [f"hydra.searchpath=['file://{folder}']" for folder in ordered[1:]]
+    try:
+        with initialize_config_dir(config_dir=str(ordered[0]), version_base=None):
+            return compose(config_name=config_name, overrides=[*extra, *overrides])
+    except _COMPOSE_ERRORS as error:
+        raise UserError(f"the settings do not compose: {_one_line(error)}") from None
+
+
+def _to_config(raw: DictConfig, *, require_data: bool = True) -> TrainConfig:
+    try:
+        plain = OmegaConf.to_container(raw, resolve=True)
+    except _COMPOSE_ERRORS as error:
+        raise UserError(f"the settings do not resolve: {_one_line(error)}") from None
+    assert isinstance(plain, dict)
+    return resolve({str(key): value for key, value in plain.items()}, require_data=require_data)
+
+
+def compose_config(
+    overrides: Sequence[str], config_name: str = "cfg_pretrain", *, require_data: bool = True
+) -> TrainConfig:
+    """The `TrainConfig` that the overrides of a `pretrain.py` command line stand for."""
+    rewritten, _ = _rewrite(overrides, _Groups([CONFIG_DIR]), multirun=False)
+    return _to_config(_compose(config_name, rewritten, [CONFIG_DIR]), require_data=require_data)
+
+
+@exit_on_user_error
+def hydra_entry(config_name: str, fn: Callable[[TrainConfig], None]) -> None:
+    """Run `fn` on the config that `sys.argv` and `config/<config_name>.yaml` describe; in a sweep, on each.
+
+    Works from any folder and under torchrun. A `UserError`, in the command line or out of `fn`, becomes one
+    line on stderr and exit code 2; any other exception of `fn` keeps its traceback.
+    """
+    command = check_command_line(sys.argv[1:], config_name)
+    if os.environ.get("RANK", "0") == "0":
+        # On stderr where stdout is the composed yaml that was asked for.
+        stream = sys.stderr if "--cfg" in command.argv or "-c" in command.argv else sys.stdout
+        for note in command.notes:
+            print(note, file=stream, flush=True)
+    os.environ.setdefault("HYDRA_FULL_ERROR", "1")
+    entered = False
+
+    @exit_on_user_error  # in here, as Hydra would put a line of its own before the error
+    def task(raw: DictConfig) -> None:
+        nonlocal entered
+        config = _to_config(raw)
+        entered = True
+        fn(config)
+        entered = False
+
+    program = sys.argv
+    sys.argv = [program[0], *command.argv]
+    try:
+        hydra_main(version_base=None, config_path=str(CONFIG_DIR), config_name=config_name)(task)()
+    except _COMPOSE_ERRORS as error:
+        if entered:
+            raise
+        if isinstance(error, BrokenPipeError):  # `--help | head`
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            sys.exit(1)
+        raise UserError(f"the settings do not compose: {_one_line(error)}") from None
+    finally:
+        sys.argv = program
+
+
+def parse_key_values(argv: Sequence[str], schema: type, *, description: str = "") -> Any:
+    """Read `key=value` arguments into an instance of the dataclass `schema`.
+
+    Text fields take the value as it is (no quoting needed; `null` where None is allowed); others are read as
+    yaml, so lists are written `[a,b]`; a field of a nested dataclass is `outer.inner`. A leading `+` is
+    accepted. `--help` or `-h` prints the fields, with the text in their metadata `help`, and exits 0. Errors:
+    `UserError` for an unknown key (the nearest valid one is named), a bad value, a missing required field.
+    """
+    valid = schema_keys(schema)
+    if any(text in ("-h", "--help") for text in argv):
+        print(_key_value_help(schema, description))
+        sys.exit(0)
+    raw: dict[str, Any] = {}
+    for text in argv:
+        key, equals, value = text.lstrip("+").partition("=")
+        if not equals or not key:
+            raise UserError(f"cannot read '{text}': expected key=value with keys {', '.join(valid)}")
+        if key not in valid:
+            raise UserError(f"unknown option '{key}' in '{text}': the nearest valid key is '{nearest_key(key, valid)}'")
+        if is_dataclass(valid[key]):
+            inner = next(name for name in valid if name.startswith(f"{key}."))
+            raise UserError(f"cannot read '{text}': expected keys such as '{inner}'")
+        node = raw
+        *parents, leaf = key.split(".")
+        for parent in parents:
+            node = node.setdefault(parent, {})
+        node[leaf] = _read_value(key, value, valid[key])
+    return merge_into_schema(raw, schema)
+
+
+def _read_value(key: str, value: str, kind: Any) -> Any:
+    optional = type(None) in getattr(kind, "__args__", ())
+    if optional and value.lower() in ("null", "none", "~", ""):
+        return None
+    if kind is str or str in getattr(kind, "__args__", ()) and "list" not in str(kind):
+        # OmegaConf reads ${...} as an interpolation, and nothing is there to be interpolated.
+        if "${" in value or not value.strip():
+            raise UserError(f"option '{key}': found {value!r}, expected a text or path")
+        return value
+    try:
+        return yaml.safe_load(value)
+    except (yaml.YAMLError, ValueError, RecursionError):
+        raise UserError(f"option '{key}': cannot read {value!r}") from None
+
+
+def _key_value_help(schema: type, description: str) -> str:
+    lines = [description or (schema.__doc__ or "").strip(), "", "options (key=value):"]
+    return "\n".join([*lines, *_option_lines(schema, "")])
+
+
+def _option_lines(schema: type, prefix: str) -> list[str]:
+    lines = []
+    kinds = get_type_hints(schema)
+    for item in fields(schema):
+        kind = kinds[item.name]
+        if is_dataclass(kind) and isinstance(kind, type):
+            lines += _option_lines(kind, f"{prefix}{item.name}.")
+            continue
+        if item.default is not MISSING:
+            default = f"default {item.default!r}"
+        elif item.default_factory is not MISSING:
+            default = f"default {item.default_factory()!r}"
+        else:
+            default = "required"
+        about = item.metadata.get("help", "")
+        lines.append(f"  {prefix + item.name:<20} {default}{'; ' + about if about else ''}")
+    return lines

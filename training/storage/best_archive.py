@@ -1,0 +1,193 @@
+"""The files of the best checkpoint: kept true to the run's state, and archived with all that explains them.
+
+`best/step_N/` holds, as hard links where the same bytes lie in the run folder: `weights.pt` (what evaluation
+used), `state.pt` (everything else, raw weights included), `all_config.yaml`, `status.json`; and the last log
+lines (`metrics.jsonl`), the uncommitted changes of the code (`git_diff.patch`) and `archive.json` with step,
+metrics, config hash and commit.
+
+The evaluation at the end of a run may lie where the same run, made longer, evaluates nothing; its state was
+saved before (see `training/loop.py`). What such an end puts in place of the best files is undone when the run
+goes on, so that `best.pt` always is what the state calls the best.
+"""
+
+import json
+import os
+import re
+import shutil
+from collections import deque
+from pathlib import Path
+from typing import Any
+
+from training.records.metrics_log import read_metrics
+from training.run import Run
+from training.settings.resolving import config_hash
+from training.storage.atomic_file import (
+    fsync_folder,
+    link_or_copy,
+    write_atomically,
+    write_bytes_atomically,
+    write_json_atomically,
+)
+from training.storage.checkpoint import save_weights
+from training.storage.json_files import JsonError, read_json_object
+from training.storage.run_folder import RunFolder
+
+LOG_LINES = 200
+_ARCHIVE = re.compile(r"step_(\d+)")
+_UNFINISHED = re.compile(r"\.step_\d+\.\d+\.(?:tmp|old)")
+
+
+def archives(folder: RunFolder) -> dict[int, Path]:
+    """Finished archives of a run by step, oldest first."""
+    if not folder.best_archive.is_dir():
+        return {}
+    matches = ((_ARCHIVE.fullmatch(path.name), path) for path in folder.best_archive.iterdir())
+    found = {int(match[1]): path for match, path in matches if match and path.is_dir()}
+    return dict(sorted(found.items()))
+
+
+def archive_best(run: Run, keep: int, protected_step: int | None = None) -> Path | None:
+    """Archive the best checkpoint and remove all but the `keep` newest archives and that of `protected_step`.
+
+    Call it on rank 0 once `best.pt` and `best_state.pt` are written. An archive appears whole or not at all.
+    Returns its folder, None without a best. Errors: `OSError` when the disk refuses; earlier archives are
+    intact.
+    """
+    best, folder = run.validation.best, run.folder
+    if best is None or not folder.best.exists():
+        return None
+    target = folder.best_archive / f"step_{best.step}"
+    building = folder.best_archive / f".step_{best.step}.{os.getpid()}.tmp"
+    shutil.rmtree(building, ignore_errors=True)
+    try:
+        building.mkdir(parents=True)
+        _fill(run, building)
+        _install(building, target)
+    except BaseException:
+        shutil.rmtree(building, ignore_errors=True)
+        raise
+    kept = sorted(archives(folder))[-keep:]
+    for step, path in archives(folder).items():
+        if step not in kept and step != protected_step:
+            shutil.rmtree(path, ignore_errors=True)
+    return target
+
+
+def set_aside(folder: RunFolder) -> None:
+    """Keep the present best files under hidden names: a best is about to be written that no state knows of.
+
+    Errors: `OSError` when the disk refuses.
+    """
+    for spare, present in _spares(folder):
+        if present.exists():
+            link_or_copy(present, spare)
+
+
+def align_best(run: Run) -> None:
+    """Make the best files those that the run's state names; rank 0, before the first update.
+
+    Undoes what an end of the run or a killed process wrote after that state, and does what a process killed
+    right after saving it left undone. Errors: `OSError`, `CheckpointWriteError`.
+    """
+    folder, best = run.folder, run.validation.best
+    for spare, present in _spares(folder):
+        if spare.exists():
+            os.replace(spare, present)
+    _sweep(folder)
+    if run.state_file is None:
+        return
+    for step, path in archives(folder).items():
+        if best is None or step > best.step:
+            shutil.rmtree(path)
+    if best is None:
+        folder.best.unlink(missing_ok=True)
+        folder.best_state.unlink(missing_ok=True)
+    elif best.step == run.step:
+        if not folder.best.exists():
+            save_weights(folder.best, run.evaluated_model.state_dict())
+        link_or_copy(run.state_file, folder.best_state)
+        if run.config.archive_best and best.step not in archives(folder):
+            archive_best(run, run.config.archive_keep)
+
+
+def _spares(folder: RunFolder) -> list[tuple[Path, Path]]:
+    present = (folder.best, folder.best_state)
+    return [(path.with_name(f".earlier_{path.name}"), path) for path in present]
+
+
+def _fill(run: Run, building: Path) -> None:
+    folder, best = run.folder, run.validation.best
+    assert best is not None
+    link_or_copy(folder.best, building / "weights.pt")
+    named = ((folder.best_state, "state.pt"), (folder.all_config, None), (folder.status, None))
+    for source, name in named:
+        if source.exists():
+            link_or_copy(source, building / (name or source.name))
+    tail, metrics = _log_tail(folder.metrics, best.step)
+    write_atomically(building / folder.metrics.name, lambda file: file.writelines(tail))
+    git = _git(folder.provenance)
+    if git.get("diff"):
+        text = str(git["diff"])
+        write_bytes_atomically(building / "git_diff.patch", text.encode())
+    description = {
+        "step": best.step,
+        "metric": run.headline,
+        "value": best.value,
+        "numerator": best.numerator,
+        "denominator": best.denominator,
+        "metrics": metrics,
+        "config_hash": config_hash(run.config),
+        "commit": git.get("commit"),
+        "diff_sha256": git.get("diff_sha256"),
+    }
+    write_json_atomically(building / "archive.json", description)
+
+
+def _install(building: Path, target: Path) -> None:
+    """Rename the finished folder into place; an archive of the same step gives way."""
+    old = target.with_name(f".{target.name}.{os.getpid()}.old")
+    if target.exists():
+        os.replace(target, old)
+    os.replace(building, target)
+    fsync_folder(target.parent)
+    shutil.rmtree(old, ignore_errors=True)
+
+
+def _log_tail(path: Path, step: int) -> tuple[list[bytes], dict[str, Any]]:
+    """The last log lines up to `step`, and the evaluation among them that was made at `step`."""
+    if not path.exists():
+        return [], {}
+    records = deque((record for record in read_metrics(path) if record["step"] <= step), maxlen=LOG_LINES)
+    metrics = {
+        key: value
+        for record in records
+        if record["step"] == step
+        for key, value in record.items()
+        if key.startswith(("eval/", "guard/"))
+    }
+    return [json.dumps(record, ensure_ascii=False).encode() + b"\n" for record in records], metrics
+
+
+def _git(provenance: Path) -> dict[str, Any]:
+    """Commit and diff of the present session, from the file that the session's start has written.
+
+    A session repeats the diff only where it changed: it is looked up in the newest one that has it.
+    """
+    try:
+        record = read_json_object(provenance)
+    except (JsonError, OSError):
+        return {}
+    found = [session.get("git") or {} for session in record.get("sessions", [])] or [{}]
+    present = dict(found[-1])
+    for git in [*reversed(found), record.get("git") or {}]:
+        if "diff" in git and git.get("diff_sha256") == present.get("diff_sha256"):
+            return present | {"diff": git["diff"]}
+    return present
+
+
+def _sweep(folder: RunFolder) -> None:
+    """Remove what killed processes left; the caller holds the folder's lock."""
+    if folder.best_archive.is_dir():
+        for path in folder.best_archive.iterdir():
+            if _UNFINISHED.fullmatch(path.name) and path.is_dir() and not path.is_symlink():
+                shutil.rmtree(path)

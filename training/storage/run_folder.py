@@ -1,0 +1,240 @@
+"""The run folder: the names of its files, who may use it, and where a run starts from.
+
+One folder is one run. The same command goes on by itself from the folder's newest state; anything that could
+mix two runs or lose one is refused in one line with the ways out.
+"""
+
+import errno
+import fcntl
+import os
+import sys
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from errors import UserError
+from training.storage.archive import stored_digest
+
+_SHOWN = 8  # differences listed before the rest is counted
+_LOCK_REFUSED = (errno.EAGAIN, errno.EACCES)
+
+
+class RunFolder:
+    """Names of everything in a run folder. `path` is `checkpoint_path`; creating it is a separate step."""
+
+    def __init__(self, path: Path | str) -> None:
+        self.path = Path(path)
+        self.all_config = self.path / "all_config.yaml"
+        self.latest_state = self.path / "latest_state.pt"
+        self.previous_state = self.path / "previous_state.pt"
+        self.best_state = self.path / "best_state.pt"
+        self.final_state = self.path / "final_state.pt"
+        self.best = self.path / "best.pt"
+        self.best_archive = self.path / "best"
+        self.final = self.path / "final.pt"
+        self.metrics = self.path / "metrics.jsonl"
+        self.status = self.path / "status.json"
+        self.provenance = self.path / "provenance.json"
+        self.summary = self.path / "summary.json"
+        self.lock_file = self.path / ".lock"
+
+    def step(self, step: int) -> Path:
+        """Weights saved at update `step`, under the official name."""
+        return self.path / f"step_{step}"
+
+    @property
+    def newest_state(self) -> Path | None:
+        """The state a resume reads first; None when the folder holds none that was written as the newest."""
+        return next((path for path in (self.latest_state, self.previous_state) if path.exists()), None)
+
+    @property
+    def states(self) -> list[Path]:
+        """Every full state present, newest first."""
+        named = (self.latest_state, self.previous_state, self.final_state, self.best_state)
+        return [path for path in named if path.exists()]
+
+    def create(self) -> None:
+        """Make the folder. Errors: `UserError` when a file is in the way or it cannot be written to."""
+        try:
+            self.path.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            reason = "a file is in the way" if error.errno in (errno.EEXIST, errno.ENOTDIR) else error.strerror
+            raise UserError(f"checkpoint_path={self.path} cannot be made a folder: {reason}; name another") from error
+        if not os.access(self.path, os.W_OK | os.X_OK):
+            raise UserError(f"checkpoint_path={self.path} is not writable; mend its permissions or name another")
+
+    @contextmanager
+    def lock(self, wait_seconds: float = 2.0) -> Iterator[None]:
+        """Hold the folder for this process; the kernel lets go when the process ends, however it ends.
+
+        Waits a little, since a killed process may still be on its way out when its successor starts.
+        Errors: `UserError` naming the holder when another process keeps it.
+        """
+        descriptor = os.open(self.lock_file, os.O_RDWR | os.O_CREAT, 0o644)
+        try:
+            self._take(descriptor, wait_seconds)
+            yield
+        finally:
+            os.close(descriptor)
+
+    def _take(self, descriptor: int, wait_seconds: float) -> None:
+        deadline = time.monotonic() + wait_seconds
+        while True:
+            try:
+                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                break
+            except OSError as error:
+                if error.errno not in _LOCK_REFUSED:
+                    print(f"warning: {self.path} cannot be locked here ({error.strerror})", file=sys.stderr)
+                    return
+                if time.monotonic() >= deadline:
+                    holder = os.pread(descriptor, 20, 0).decode("ascii", errors="replace").strip()
+                    raise UserError(
+                        f"{self.path} is in use by another run{f' (process {holder})' if holder else ''}; "
+                        "wait for it, stop it, or name another checkpoint_path"
+                    ) from error
+            time.sleep(0.05)
+        try:
+            os.ftruncate(descriptor, 0)
+            os.pwrite(descriptor, f"{os.getpid()}\n".encode(), 0)
+        except OSError as error:
+            # The lock itself is held; only the hint for others is missing (full disk).
+            print(f"warning: {self.lock_file} could not be written ({error.strerror})", file=sys.stderr)
+
+
+StartKind = Literal["own_state", "resume_file", "init_from", "scratch"]
+
+
+@dataclass(frozen=True)
+class StartDecision:
+    """Where a run starts. `path` is the file to read (None from scratch); `message` is to be printed."""
+
+    kind: StartKind
+    path: Path | None
+    message: str
+
+
+def decide_start(folder: RunFolder | Path | str, resume: str = "auto", init_from: str | None = None) -> StartDecision:
+    """Choose the start: the run's own newest state > `resume=FILE` > `init_from` > scratch.
+
+    `resume` is `auto`, `never`, `must` or a state file. Nothing is read or changed; the own state is then
+    loaded with `checkpoint.load_newest`. Errors: `UserError` with the ways out when the wish cannot be met
+    without losing something.
+    """
+    run = folder if isinstance(folder, RunFolder) else RunFolder(folder)
+    own = run.newest_state
+    if resume == "never":
+        if run.states:
+            raise UserError(
+                f"resume=never, but {run.path} holds {run.states[0].name}: go on with it (resume=auto), "
+                "name another checkpoint_path, or move the folder away"
+            )
+        return _fresh(init_from)
+    file = None if resume in ("auto", "must") else Path(os.path.expanduser(resume))
+    if own is not None:
+        if file is not None:
+            _refuse_older(run, own, file)
+        unused = [f"resume={file}"] if file is not None and not _same(file, own) else []
+        unused += [f"init_from={init_from}"] if init_from else []
+        note = f" ({' and '.join(unused)} not used: the run's own state comes first)" if unused else ""
+        return StartDecision("own_state", own, f"going on from {own}{note}")
+    if file is not None:
+        if not os.path.isfile(file):
+            found = "it is a folder; name a file such as " + str(file / "latest_state.pt")
+            found = found if os.path.isdir(file) else "there is no such file"
+            raise UserError(f"resume={resume}: {found} (expected auto, never, must or a state file)")
+        note = f" (init_from={init_from} not used: resume=FILE comes first)" if init_from else ""
+        return StartDecision("resume_file", file, f"going on in {run.path} from the state {file}{note}")
+    if run.states:
+        raise UserError(
+            f"{run.path} holds {run.states[0].name} but no latest_state.pt: go on from it with "
+            f"resume={run.states[0]}, or name another checkpoint_path"
+        )
+    if resume == "must":
+        raise UserError(
+            f"resume=must, but {run.path} holds no state: check checkpoint_path, or start it with resume=auto"
+        )
+    return _fresh(init_from)
+
+
+def compare_run_identity(saved: Mapping[str, Any], current: Mapping[str, Any]) -> list[str]:
+    """Name what differs between two nested descriptions: `arch.hidden_size: saved 96, now 128`."""
+    before, now = dict(_flattened(saved)), dict(_flattened(current))
+    differences = []
+    for key in [*before, *(key for key in now if key not in before)]:
+        if key not in now:
+            differences.append(f"{key}: saved {before[key]!r}, now absent")
+        elif key not in before:
+            differences.append(f"{key}: saved without, now {now[key]!r}")
+        elif not _equal(before[key], now[key]):
+            differences.append(f"{key}: saved {before[key]!r}, now {now[key]!r}")
+    return differences
+
+
+def refuse_if_different(saved: Mapping[str, Any], current: Mapping[str, Any], source: Path | str) -> None:
+    """Raise `UserError` naming the differences when the state in `source` belongs to another run."""
+    differences = compare_run_identity(saved, current)
+    if differences:
+        rest = len(differences) - _SHOWN
+        listed = "; ".join(differences[:_SHOWN]) + (f"; and {rest} more" if rest > 0 else "")
+        raise UserError(
+            f"{source} is the state of another run: {listed}. Use the saved options, or start a new run with "
+            "another checkpoint_path (init_from=FILE takes over weights only)"
+        )
+
+
+def _fresh(init_from: str | None) -> StartDecision:
+    if not init_from:
+        return StartDecision("scratch", None, "starting from scratch")
+    path = Path(os.path.expanduser(init_from))
+    if not os.path.isfile(path):
+        found = "it is a folder" if os.path.isdir(path) else "there is no such file"
+        raise UserError(f"init_from={init_from}: {found}; name a weights file such as RUN_FOLDER/best.pt")
+    return StartDecision("init_from", path, f"starting with the weights of {path}")
+
+
+def _same(file: Path, other: Path) -> bool:
+    """The same file, a hard link of it, or (where links are refused) a copy with the same checksum."""
+    if not os.path.isfile(file) or not os.path.isfile(other):
+        return False
+    if file.samefile(other):
+        return True
+    digest = stored_digest(file)
+    return digest is not None and digest == stored_digest(other)
+
+
+def _refuse_older(run: RunFolder, own: Path, file: Path) -> None:
+    """An older state of this very folder: going on from it would silently drop the updates since."""
+    inside = os.path.isfile(file) and file.resolve().parent == run.path.resolve()
+    if inside and not _same(file, own):
+        raise UserError(
+            f"resume={file} is an older state of this run than {own.name}, which comes first: to branch off "
+            f"from it, add checkpoint_path=NEW_FOLDER (it is read from here, {run.path} stays as it is)"
+        )
+
+
+def _flattened(value: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    for key, item in value.items():
+        name = f"{prefix}{key}"
+        if isinstance(item, Mapping) and item:
+            yield from _flattened(item, f"{name}.")
+        else:
+            yield name, item
+
+
+def _equal(first: Any, second: Any) -> bool:
+    """Equality as a config means it: lists equal tuples, 1 equals 1.0 but not True, NaN equals itself."""
+    if isinstance(first, bool) != isinstance(second, bool):
+        return False
+    if _is_sequence(first) and _is_sequence(second):
+        return len(first) == len(second) and all(map(_equal, first, second))
+    if isinstance(first, float) and isinstance(second, float) and first != first:
+        return second != second
+    return (first == second) is True  # of a tensor, which no identity holds, it is another tensor
+
+
+def _is_sequence(value: Any) -> bool:
+    return isinstance(value, Sequence) and not isinstance(value, str | bytes)
