@@ -11,7 +11,7 @@ import yaml
 
 from tests.helpers import ROOT
 from training.settings.cli import CONFIG_DIR, compose_config
-from training.settings.resolving import TrainConfig
+from training.settings.resolving import TrainConfig, config_to_dict
 from training.settings.trajectory_flags import read_flags
 from training.storage.json_files import read_json_object
 
@@ -54,8 +54,6 @@ def commands(tmp_path: Path, script: Path, *words: str, **env: str) -> list[list
 
 def pretrained(folder: Path, preset: str, data: Path) -> None:
     """A run folder with the settings of a preset; its weights are not looked at."""
-    from training.settings.resolving import config_to_dict
-
     folder.mkdir(parents=True, exist_ok=True)
     config = compose_config([f"+experiment={preset}", f"data_paths=[{data}]"])
     (folder / "all_config.yaml").write_text(yaml.safe_dump(config_to_dict(config)))
@@ -128,11 +126,17 @@ def test_help_and_mistakes(script: Path) -> None:
 def test_every_long_run_has_a_twin() -> None:
     names = {path.stem for path in (CONFIG_DIR / "experiment").glob("step9_*.yaml")}
     assert names == {f"{name}{suffix}" for name in PRESETS.values() for suffix in ("", "_cpu")}
-    for name in PRESETS.values():
-        big, small = (compose_config([f"+experiment={name}{suffix}"]) for suffix in ("", "_cpu"))
-        assert big.objective.name == small.objective.name and big.arch.name == small.arch.name
-        assert big.objective.num_trajectories == small.objective.num_trajectories
-        assert big.objective.perturb == small.objective.perturb
+
+
+@pytest.mark.parametrize("name", PRESETS.values())
+def test_a_twin_is_the_long_run_at_another_scale(name: str) -> None:
+    big, twin = (compose_config([f"+experiment={name}{suffix}"]) for suffix in ("", "_cpu"))
+    assert config_to_dict(compose_config([f"+experiment={name}", "scale=cpu6x6"])) == config_to_dict(twin)
+    assert config_to_dict(compose_config([f"+experiment={name}_cpu", "scale=gpu"])) == config_to_dict(big)
+    assert config_to_dict(big) != config_to_dict(twin)
+    assert big.objective.name == twin.objective.name and big.arch.name == twin.arch.name
+    assert big.objective.num_trajectories == twin.objective.num_trajectories
+    assert big.objective.perturb == twin.objective.perturb
 
 
 @pytest.mark.parametrize("suffix", ["", "_cpu"])

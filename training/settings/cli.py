@@ -6,6 +6,7 @@ accepted, and `data_path=X` alone selects HRM.
 """
 
 import os
+import re
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import MISSING, dataclass, fields, is_dataclass
@@ -227,7 +228,10 @@ def _compose(config_name: str, overrides: Sequence[str], folders: Sequence[Path]
         with initialize_config_dir(config_dir=str(ordered[0]), version_base=None):
             return compose(config_name=config_name, overrides=[*extra, *overrides])
     except _COMPOSE_ERRORS as error:
-        raise UserError(f"the settings do not compose: {_one_line(error)}") from None
+        message = _one_line(error)
+        if match := re.match(r"Could not override '(\w+)'\. No match in the defaults list", message):
+            message = f"'{match[1]}=' needs an experiment whose file names a {match[1]}, such as +experiment=quickstart"
+        raise UserError(f"the settings do not compose: {message}") from None
 
 
 def _to_config(raw: DictConfig, *, require_data: bool = True) -> TrainConfig:
