@@ -1,4 +1,4 @@
-# Sourced by quickstart.sh and test.sh, from the suite's root: a virtual environment with what is asked for.
+# Sourced by the other scripts, from the suite's root: a virtual environment with what is asked for, and what they share.
 #
 #   prepare_environment requirements.txt     afterwards "$python" is the interpreter to use
 #
@@ -9,6 +9,27 @@
 fail() {
     echo "error: $*" >&2
     exit 2
+}
+
+print_help() { # FILE: the comment at the head of a script
+    sed -n '2,/^set/{/^set/!s/^# \{0,1\}//p}' "$1"
+}
+
+require_whole_number() { # NAME VALUE: one that is empty was not given
+    case "$2" in
+        *[!0-9]* | 0*) fail "$1 is '$2', expected a whole number from 1" ;;
+    esac
+}
+
+# Sets names, the words before the first flag as patterns of the runs of a step9 grid (without words E, F, G and H), and
+# flags, the rest.
+choose_step9_runs() {
+    names=()
+    while [ "$#" -gt 0 ] && [ "${1#-}" = "$1" ]; do
+        names+=("step9_$1*") && shift
+    done
+    [ "${#names[@]}" -gt 0 ] || names=("step9_[EFGH]_*")
+    flags=("$@")
 }
 
 is_new_enough() {

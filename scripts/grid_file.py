@@ -19,10 +19,11 @@ GRIDS = ROOT / "config" / "grid"
 KINDS = ("confirmatory", "exploratory")
 LOGS = "logs"
 
-_GRID_KEYS = ("out", "threads", "common", "runs")
+_GRID_KEYS = ("base", "out", "threads", "common", "runs")
 _RUN_KEYS = ("name", "kind", "for", "needs", "makes", "command")
 _EXPECTED = "expected a grid such as config/grid/step9_sigma_sweep.yaml"
 _PLACEHOLDER = re.compile(r"\{\{|\}\}|\{([A-Za-z_][A-Za-z0-9_]*)\}")
+_WHOLE_WORD = re.compile(r"(?<!\S)\{([A-Za-z_][A-Za-z0-9_]*)\}(?!\S)")
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._=+-]*")
 _MOST_RUNS = 10_000
 
@@ -70,13 +71,24 @@ def find_grid(name: str) -> Path:
     raise UserError(f"{name}: there is no such grid file; expected a path, or one of config/grid: {known}")
 
 
-def read_grid(path: Path, out: Path | None = None) -> Grid:
-    """Read and check a grid file; `out` replaces the file's own.
+def read_grid(path: Path, out: Path | None = None, texts: Mapping[str, str] | None = None) -> Grid:
+    """Read and check a grid file; `out` replaces the file's own, `texts` those of `common` that have the same name.
 
+    A grid with a `base` has all of that grid, with its own texts in place of the base's and its own runs before them.
     Errors: `UserError` in one line for an unknown key, a placeholder that does not exist, a name given twice, an
     unknown need, a circle of needs, a script that is not there.
     """
     raw = _mapping(read_yaml(path, _EXPECTED), _GRID_KEYS, str(path))
+    common, entries = _common_and_runs(raw, path)
+    if "base" in raw:
+        base_path = find_grid(_text(raw["base"], f"{path}: base"))
+        base = _mapping(read_yaml(base_path, _EXPECTED), _GRID_KEYS[1:], str(base_path))  # a base has none itself
+        base_common, base_entries = _common_and_runs(base, base_path)
+        raw, common, entries = base | raw, base_common | common, entries + base_entries
+    for name in texts or ():
+        if name not in common:
+            raise UserError(f"{path}: common has no {name!r} to set, the nearest is '{nearest_key(name, common)}'")
+    common |= texts or {}
     if out is None:
         if "out" not in raw:
             raise UserError(f"{path}: it has no 'out', the folder of its runs; add it, or give --out DIR")
@@ -84,22 +96,27 @@ def read_grid(path: Path, out: Path | None = None) -> Grid:
     threads = raw.get("threads")
     if threads is not None and (type(threads) is not int or threads < 1):
         raise UserError(f"{path}: threads: found {threads!r}, expected a whole number from 1")
-    common = {
-        key: _text(value, f"{path}: common.{key}")
-        for key, value in _mapping(raw.get("common") or {}, None, f"{path}: common").items()
-    }
     _refuse_names(common, ("out", "name"), f"{path}: common")
-    entries = raw.get("runs")
-    if not isinstance(entries, list) or not entries:
-        raise UserError(f"{path}: runs: found {_shown(entries)}, expected a list of runs")
     runs: list[GridRun] = []
-    for number, entry in enumerate(entries, start=1):
-        for run in _runs_of(entry, f"{path}: run {number}", out, common):
+    for where, entry in entries:
+        for run in _runs_of(entry, where, out, common):
             runs.append(run)
             if len(runs) > _MOST_RUNS:
                 raise UserError(f"{path}: more than {_MOST_RUNS:,} runs; cut it into several grids")
     _check_together(runs, str(path))
     return Grid(path, ROOT / out, threads, tuple(runs))
+
+
+def _common_and_runs(raw: Mapping[str, Any], path: Path) -> tuple[dict[str, str], list[tuple[str, Any]]]:
+    """The shared texts of a grid file, and its runs, each after words for where it stands."""
+    common = {
+        key: _text(value, f"{path}: common.{key}")
+        for key, value in _mapping(raw.get("common") or {}, None, f"{path}: common").items()
+    }
+    entries = raw.get("runs")
+    if not isinstance(entries, list) or not entries:
+        raise UserError(f"{path}: runs: found {_shown(entries)}, expected a list of runs")
+    return common, [(f"{path}: run {number}", entry) for number, entry in enumerate(entries, start=1)]
 
 
 def _runs_of(entry: Any, where: str, out: Path, common: Mapping[str, str]) -> Iterator[GridRun]:
@@ -131,7 +148,7 @@ def _runs_of(entry: Any, where: str, out: Path, common: Mapping[str, str]) -> It
             name=name,
             form=form,
             kind=kind,
-            needs=tuple(map(filler.text, needs)),
+            needs=tuple(need for text in needs for need in filler.words(text)),
             command=_command(filler, _text(fields["command"], f"{where}: command"), where),
             finished_file=RunFolder(ROOT / out / name).summary if made is None else ROOT / filler.text(made),
         )
@@ -155,25 +172,26 @@ class _Filler:
 
         return _PLACEHOLDER.sub(replace, text)
 
-    def words(self, text: str, within: tuple[str, ...] = ()) -> list[str]:
+    def words(self, text: str) -> list[str]:
         """`text` cut into words as a shell does, then filled in: a value with spaces stays one word.
 
-        A word that is nothing but {name}, with a name of `common`, becomes the words of that text.
+        A word that is nothing but {name}, without quotes and with a name of `common`, becomes the words of that text.
         """
         try:
-            words = shlex.split(text)
+            words = shlex.split(self._with_whole_words(text))
         except ValueError as error:
             raise UserError(
                 f"{self.where}: {text[:80]!r} cannot be cut into words ({error}), expected a command as in a shell"
             ) from None
-        result = []
-        for word in words:
-            match = _PLACEHOLDER.fullmatch(word)
-            if match and match[1] is not None and match[1] not in self.fixed:
-                result += self.words(self._common(match[1], within), (*within, match[1]))
-            else:
-                result.append(self.text(word, within))
-        return result
+        return [self.text(word) for word in words]
+
+    def _with_whole_words(self, text: str, within: tuple[str, ...] = ()) -> str:
+        def replace(match: re.Match[str]) -> str:
+            if match[1] in self.fixed:
+                return match[0]
+            return self._with_whole_words(self._common(match[1], within), (*within, match[1]))
+
+        return _WHOLE_WORD.sub(replace, text)
 
     def _common(self, name: str, within: tuple[str, ...]) -> str:
         if name in within:

@@ -19,34 +19,15 @@
 set -euo pipefail
 
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
-. scripts/step9_runs.sh
+. scripts/environment.sh
 case "${1:-}" in
     -h | --help) print_help scripts/launch_step9_long_runs.sh && exit 0 ;;
 esac
-choose_runs "$@"
-. scripts/environment.sh
+choose_step9_runs "$@"
 prepare_environment requirements.txt
 
-launch=("$python")
-[ "${NPROC:-1}" = 1 ] || launch=("$python" -m torch.distributed.run --nproc-per-node "$NPROC")
-hrm=(--ckpt-root "${HRM_ROOT:-runs/hrm_sudoku}" --ckpt-name "${HRM_CKPT:-step_26040}")
-trm=(--ckpt-root "${TRM_ROOT:-runs/trm_sudoku}" --ckpt-name "${TRM_CKPT:-step_26041}")
-
-for run in "${runs[@]}"; do
-    describe_run "$run" 4 50000 2500 5000
-    case "$run" in
-        E) name=step9_E_hrm_baseline_parallel_fixed_26040_50k ;;
-        F) name=step9_F_hrm_multi4_loguniform_ramp_26040_50k ;;
-        G) name=step9_G_trm_baseline_parallel_fixed_26041_batch4_50k ;;
-        H) name=step9_H_trm_multi4_loguniform_ramp_26041_batch4_50k ;;
-        *) name=step9_$run ;;
-    esac
-    case "$kind" in
-        hrm) start=("${hrm[@]}") ;;
-        trm) start=("${trm[@]}") ;;
-    esac
-    printf '\n== %s\n' "$name"
-    "${launch[@]}" step9_trajectory_perturb_train.py "${start[@]}" "${chosen[@]}" --eval-n 1024 \
-        --output-dir "${OUT:-runs}/$name" --save-every-eval --save-best --save-final --save-train-state \
-        ${flags[@]+"${flags[@]}"}
-done
+launch=
+[ "${NPROC:-1}" = 1 ] || launch="-m torch.distributed.run --nproc-per-node $NPROC"
+exec "$python" scripts/run_grid.py step9_long_runs --foreground --out "${OUT:-runs}" --only "${names[@]}" \
+    --set "launch=$launch" "hrm_root=${HRM_ROOT:-runs/hrm_sudoku}" "hrm_ckpt=${HRM_CKPT:-step_26040}" \
+    "trm_root=${TRM_ROOT:-runs/trm_sudoku}" "trm_ckpt=${TRM_CKPT:-step_26041}" -- ${flags[@]+"${flags[@]}"}

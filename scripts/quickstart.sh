@@ -13,20 +13,14 @@
 # PYTHON, NO_VENV                  see scripts/environment.sh
 set -euo pipefail
 
-case "${1:-}" in
-    -h | --help)
-        sed -n '2,/^set/{/^set/!s/^# \{0,1\}//p}' "$0"
-        exit 0
-        ;;
-esac
-updates=${1:-${QUICKSTART_UPDATES:-}}
-case "$updates" in
-    *[!0-9]* | 0*) echo "error: UPDATES is '$updates', expected a whole number from 1" >&2 && exit 2 ;;
-esac
-[ "$#" -le 1 ] || { echo "error: found $# arguments, expected at most one (UPDATES)" >&2 && exit 2; }
-
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 . scripts/environment.sh
+case "${1:-}" in
+    -h | --help) print_help scripts/quickstart.sh && exit 0 ;;
+esac
+updates=${1:-${QUICKSTART_UPDATES:-}}
+require_whole_number UPDATES "$updates"
+[ "$#" -le 1 ] || fail "found $# arguments, expected at most one (UPDATES)"
 
 step() {
     printf '\n== %s\n' "$1"

@@ -3,11 +3,15 @@
     python scripts/run_grid.py step9_sigma_sweep --dry-run
     python scripts/run_grid.py config/grid/step9_sigma_sweep.yaml --jobs 2
     python scripts/run_grid.py step9_sigma_sweep --out runs/again --only 'sigma_1e-*' --max-hours 8
+    python scripts/run_grid.py step9_cpu_twins --set data=data/mine --foreground --only 'step9_H*' -- --seed 1
 
 A grid is a file of config/grid, and may start any scripts of the suite. A run is finished when its folder,
 OUT/NAME, holds summary.json, and is not started again; a half one is started by its same command and goes on by
 itself. What runs print goes to OUT/logs/NAME.log; OUT/grid.json keeps commands, durations and the number of threads.
 Each run has CORES / JOBS threads, and the same ones when another launch goes on, so that it ends with the same bits.
+
+--set NAME=TEXT replaces a text of the grid's `common`; what follows -- is the text `flags` of a grid that has one.
+--foreground runs one after the other in this terminal, with no log, record or choice of threads.
 
 Ctrl-C and SIGTERM are passed on to the runs, which save their state; a second Ctrl-C aborts them.
 Exit code: 0 all finished, 1 a run failed, 2 a mistake in the command or the grid, 3 stopped before the end.
@@ -19,9 +23,12 @@ import fnmatch
 import math
 import os
 import shlex
+import signal
+import subprocess
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from types import FrameType
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
@@ -37,31 +44,33 @@ from training.storage.run_folder import RunFolder
 FAILED, STOPPED = 1, 3
 
 
-def select(grid: Grid, patterns: Sequence[str] | None) -> list[GridRun]:
-    """The runs that the patterns match, and what they need; all without patterns. In the grid's order.
-
-    Errors: `UserError` when a pattern matches none.
-    """
-    names = list(grid.by_name)
-    if patterns is None:
-        return list(grid.runs)
-    wanted: list[str] = []
+def match(grid: Grid, patterns: Sequence[str]) -> list[str]:
+    """The names that the patterns match, in the order of the patterns. Errors: `UserError` when one matches none."""
+    names: dict[str, None] = {}
     for pattern in patterns:
-        found = fnmatch.filter(names, pattern)
-        if not found:
+        matching = fnmatch.filter(grid.by_name, pattern)
+        if not matching:
             raise UserError(
                 f"--only {pattern}: {grid.source} has no such run, the nearest is "
-                f"'{nearest_key(pattern, names)}'; --dry-run lists all"
+                f"'{nearest_key(pattern, grid.by_name)}'; --dry-run lists all"
             )
-        wanted += found
-    chosen: set[str] = set()
-    while wanted:
-        name = wanted.pop()
-        if name not in chosen:
-            chosen.add(name)
-            # What is finished needs nothing any more.
-            wanted += () if grid.by_name[name].is_finished else grid.by_name[name].needs
-    return [run for run in grid.runs if run.name in chosen]
+        names |= dict.fromkeys(matching)
+    return list(names)
+
+
+def select(grid: Grid, names: Sequence[str]) -> list[GridRun]:
+    """The runs of these names in this order, each after what it needs. What is finished needs nothing any more."""
+    selected: dict[str, GridRun] = {}
+    for name in names:
+        ahead = [grid.by_name[name]]
+        while ahead:
+            run = ahead[-1]
+            missing = [] if run.is_finished else [need for need in run.needs if need not in selected]
+            if missing:
+                ahead.append(grid.by_name[missing[0]])
+            else:
+                selected[ahead.pop().name] = run
+    return list(selected.values())
 
 
 def cores() -> int:
@@ -148,6 +157,33 @@ def report(launcher: Launcher, again: str) -> int:
     return FAILED if names["failed"] else STOPPED
 
 
+def run_in_foreground(runs: Sequence[GridRun], again: str) -> int:
+    """Run them one after the other in this terminal, until one fails or a signal comes; returns the exit code."""
+    received: list[int] = []
+    process: subprocess.Popen[bytes] | None = None
+
+    def note(number: int, frame: FrameType | None) -> None:
+        received.append(number)
+        if number == signal.SIGTERM and process is not None:  # a Ctrl-C reaches the run by itself
+            process.send_signal(number)
+
+    before = {number: signal.signal(number, note) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        for run in runs:
+            print(f"\n== {run.name}", flush=True)
+            process = subprocess.Popen([sys.executable, *run.command], cwd=ROOT)
+            code = process.wait()
+            if received:
+                print(f"stopped ({signal.Signals(received[0]).name}); the same command goes on: {again}")
+                return STOPPED
+            if code:
+                return code if code > 0 else FAILED
+        return 0
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
 @exit_on_user_error
 def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -157,10 +193,22 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument(
         "--only", nargs="+", metavar="NAME", help="these runs and what they need; * stands for any characters"
     )
+    parser.add_argument(
+        "--set", nargs="+", default=[], metavar="NAME=TEXT", help="in place of texts of the grid's common"
+    )
+    parser.add_argument(
+        "--foreground",
+        action="store_true",
+        help="one after the other in this terminal; those of --only also when finished; the first that fails ends it",
+    )
     parser.add_argument("--max-hours", type=float, metavar="H", help="stop after so long, as SIGTERM does")
     parser.add_argument("--dry-run", action="store_true", help="print runs, states and commands; write nothing")
     words = list(sys.argv[1:] if argv is None else argv)
-    options = parser.parse_args(words)
+    end = words.index("--") if "--" in words else len(words)
+    options = parser.parse_args(words[:end])
+    texts = dict(map(_read_setting, options.set))
+    if end < len(words):
+        texts["flags"] = shlex.join(words[end + 1 :]).replace("{", "{{").replace("}", "}}")
     if options.jobs < 1:
         raise UserError(f"--jobs {options.jobs}: expected a whole number from 1")
     if options.max_hours is not None and not (math.isfinite(options.max_hours) and options.max_hours > 0):
@@ -170,12 +218,23 @@ def main(argv: Sequence[str] | None = None) -> int:
         # Runs are started in the suite's folder. A path below it stays short, wherever the command was given.
         out = Path(os.path.expanduser(options.out)).absolute()
         out = out.relative_to(ROOT) if out.is_relative_to(ROOT) else out
-    grid = read_grid(find_grid(options.grid), out)
-    selected = select(grid, options.only)
+    grid = read_grid(find_grid(options.grid), out, texts)
+    named = [] if options.only is None else match(grid, options.only)
+    selected = select(grid, named if options.only is not None else list(grid.by_name))
     if options.dry_run:
         print(describe(grid, selected, GridRecord(grid.out)))
         return 0
-    return launch(grid, selected, options, shlex.join(["python", "scripts/run_grid.py", *words]))
+    again = shlex.join(["python", "scripts/run_grid.py", *words])
+    if options.foreground:
+        return run_in_foreground([run for run in selected if run.name in named or not run.is_finished], again)
+    return launch(grid, selected, options, again)
+
+
+def _read_setting(text: str) -> tuple[str, str]:
+    name, equals, value = text.partition("=")
+    if not equals:
+        raise UserError(f"--set {text}: expected NAME=TEXT")
+    return name, value
 
 
 if __name__ == "__main__":

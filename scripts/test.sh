@@ -8,21 +8,19 @@
 # PYTHON, NO_VENV: see scripts/environment.sh.
 set -euo pipefail
 
+cd "$(dirname "${BASH_SOURCE[0]}")/.."
+. scripts/environment.sh
+
 all=no
 options=()
 for word in "$@"; do
     case "$word" in
         --all) all=yes ;;
-        -h | --help)
-            sed -n '2,/^set/{/^set/!s/^# \{0,1\}//p}' "$0"
-            exit 0
-            ;;
+        -h | --help) print_help scripts/test.sh && exit 0 ;;
         *) options+=("$word") ;;
     esac
 done
 
-cd "$(dirname "${BASH_SOURCE[0]}")/.."
-. scripts/environment.sh
 prepare_environment requirements-dev.txt
 
 # One thread: the models of the tests are tiny, and sums are made in one order.

@@ -55,6 +55,35 @@ def test_an_entry_becomes_a_run_for_each_choice_of_its_values(tmp_path: Path) ->
     assert first.finished_file == ROOT / "runs/some where/first_1/summary.json" and not first.is_finished
 
 
+def test_a_grid_on_another_and_texts_from_outside(tmp_path: Path) -> None:
+    base = tmp_path / "base.yaml"
+    base.write_text("""
+    out: runs/base
+    threads: 1
+    common: {folder: start, first: "", launch: "", end: _gpu}
+    runs:
+      - name: run{end}
+        needs: "{first}"
+        command: "{launch} pretrain.py {folder} '{folder}'"
+    """)
+    assert read_grid(base).runs[0].command == ("pretrain.py", "start", "start")
+    content = {
+        "base": str(base), "out": "runs/small", "common": {"end": "_cpu", "first": "made"},
+        "runs": [{"name": "made", "command": "pretrain.py"}],
+    }  # fmt: skip
+    grid = grid_of(tmp_path, content)
+    assert (grid.out, grid.threads, list(grid.by_name)) == (ROOT / "runs/small", 1, ["made", "run_cpu"])
+    assert grid.by_name["run_cpu"].needs == ("made",) and read_grid(base).runs[0].needs == ()
+    # A text is cut into words where it stands alone, and kept together in quotes.
+    texts = {"folder": "a b", "launch": "-m torch.distributed.run"}
+    grid = read_grid(tmp_path / "grid.yaml", texts=texts)
+    assert grid.by_name["run_cpu"].command == ("-m", "torch.distributed.run", "pretrain.py", "a", "b", "a b")
+    with pytest.raises(UserError, match="common has no 'foldr' to set, the nearest is 'folder'"):
+        read_grid(base, texts={"foldr": "x"})
+    with pytest.raises(UserError, match="unknown key 'base'"):
+        grid_of(tmp_path, content | {"base": str(tmp_path / "grid.yaml")})
+
+
 def test_out_and_what_a_run_makes(tmp_path: Path) -> None:
     run = {"name": "a", "makes": "{out}/b/{name}.txt", "command": "pretrain.py {out}"}
     grid = grid_of(tmp_path, {"out": "ignored", "runs": [run]}, tmp_path / "o")

@@ -104,6 +104,8 @@ def test_mistakes_of_the_command(tmp_path: Path) -> None:
         (["--jobs", "0"], "--jobs 0"),
         (["--max-hours", "-1"], "expected hours above 0"),
         (["--only", "thrid_*"], "has no such run"),
+        (["--set", "worker"], "--set worker: expected NAME=TEXT"),
+        (["--", "--again"], "common has no 'flags' to set"),
     ):
         with pytest.raises(UserError, match=words):
             run(grid, tmp_path / "out", *options)
@@ -160,6 +162,41 @@ def test_only_names_bring_what_they_need(tmp_path: Path) -> None:
     out = tmp_path / "out"
     assert run(write(tmp_path, CHAIN), out, "--only", "second_1") == 0
     assert (out / "first_1/summary.json").exists() and not (out / "first_0").exists()
+
+
+def test_in_the_foreground(tmp_path: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    """In the order of the names, each after its needs; what is named is started although it is finished."""
+    monkeypatch.setenv("OMP_NUM_THREADS", "3")
+    grid, out = write(tmp_path, CHAIN), tmp_path / "out"
+
+    def started(*options: str) -> list[str]:
+        assert run(grid, out, "--foreground", *options) == 0
+        return [line[3:] for line in capfd.readouterr().out.splitlines() if line.startswith("== ")]
+
+    assert started("--only", "second_1", "first_0") == ["first_1", "second_1", "first_0"]
+    assert lines(out, "first_0")[0]["threads"] == "3"
+    assert sorted(path.name for path in out.iterdir()) == ["first_0", "first_1", "second_1"]
+    assert started("--only", "second_1") == ["second_1"]
+    assert started() == ["second_0"]
+
+
+def test_in_the_foreground_the_first_failure_ends_it(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    grid, out = (
+        write(tmp_path, CHAIN.replace("[0, 1]", "[broken, 1]").replace("worker} 3", "worker} 3 {seed}")),
+        tmp_path,
+    )
+    assert run(grid, out, "--foreground") == 7
+    assert "no such puzzle" in capfd.readouterr().out and not (out / "first_1").exists()
+
+
+def test_in_the_foreground_sigterm_is_passed_on(tmp_path: Path) -> None:
+    grid, out = write(tmp_path, CHAIN.replace("worker} 3", "worker} 100000")), tmp_path / "out"
+    process = start(grid, out, "--foreground")
+    wait_for(out / "first_0/place")
+    process.send_signal(signal.SIGTERM)
+    said, _ = process.communicate(timeout=60)
+    assert process.returncode == 3 and "stopped (SIGTERM); the same command goes on: python scripts/run_grid.py" in said
+    assert (out / "first_0/ends").exists() and not (out / "first_1").exists()
 
 
 def start(grid: Path, out: Path, *options: str) -> subprocess.Popen[str]:

@@ -1,6 +1,7 @@
 """The launchers of the long runs and of their CPU twins: what they start, and the twins from end to end."""
 
 import os
+import shlex
 import subprocess
 import sys
 from dataclasses import replace
@@ -27,13 +28,13 @@ PRESETS = {
     "control_weight_noise": "step9_control_weight_noise",
 }
 
-# In place of an interpreter: prints what it is asked to run. The environment is checked by the real one.
-ECHO = f"""#!{sys.executable}
+# In place of an interpreter: asks the grid runner for its plan. All else is done by the real one.
+PLAN = f"""#!{sys.executable}
 import os, sys
-if sys.argv[1].startswith(("pretrain.py", "step9_", "dataset/")) or "torch.distributed.run" in sys.argv:
-    print("\\t".join(["RUN", *sys.argv[1:]]))
-else:
-    os.execv(sys.executable, [sys.executable, *sys.argv[1:]])
+words = sys.argv[1:]
+if words[0] == "scripts/run_grid.py":
+    words.insert(1, "--dry-run")
+os.execv(sys.executable, [sys.executable, *words])
 """
 
 
@@ -43,13 +44,18 @@ def bash(script: Path, *words: str, **env: str) -> subprocess.CompletedProcess[s
 
 
 def commands(tmp_path: Path, script: Path, *words: str, **env: str) -> list[list[str]]:
-    """The commands that a launcher would run."""
+    """The commands that a launcher would run, without those that are finished."""
     fake = tmp_path / "python3"
-    fake.write_text(ECHO)
+    fake.write_text(PLAN)
     fake.chmod(0o755)
     done = bash(script, *words, PYTHON=str(fake), NO_VENV="1", **env)
     assert done.returncode == 0, done.stderr
-    return [line.split("\t")[1:] for line in done.stdout.splitlines() if line.startswith("RUN\t")]
+    *plan, _ = done.stdout.splitlines()
+    return [
+        shlex.split(command)[1:]
+        for state, command in zip(plan[::2], plan[1::2], strict=True)
+        if not state.endswith(": finished")
+    ]
 
 
 def pretrained(folder: Path, preset: str, data: Path) -> None:
@@ -104,23 +110,33 @@ def test_the_order_and_what_is_passed_on(tmp_path: Path) -> None:
     assert len(commands(tmp_path, LONG)) == 4
     (two,) = commands(tmp_path, LONG, "F", NPROC="2")
     assert two[:4] == ["-m", "torch.distributed.run", "--nproc-per-node", "2"]
-    # Without puzzles and weights, those are made first.
-    made = commands(tmp_path, TWINS, "F", "G", OUT=str(tmp_path / "o"), DATA=str(tmp_path / "d"), PRETRAIN_UPDATES="9")
+    # Without puzzles and weights, those are made first; a folder's name may have a space, a flag's value a brace.
+    data, out = tmp_path / "my puzzles", tmp_path / "my runs"
+    made = commands(tmp_path, TWINS, "F", "G", "--seed", "{3}", OUT=str(out), DATA=str(data), PRETRAIN_UPDATES="9")
     assert [words[0] for words in made] == [
         "dataset/build_sudoku_dataset.py", "pretrain.py", "step9_trajectory_perturb_train.py",
         "pretrain.py", "step9_trajectory_perturb_train.py",
     ]  # fmt: skip
+    assert made[0][1:3] == ["--output-dir", str(data)]
+    assert f"data_paths=['{data}']" in made[1] and f"checkpoint_path='{out}/hrm_pretrained'" in made[1]
     assert "max_steps=9" in made[1]
+    assert made[2][made[2].index("--ckpt-root") + 1] == f"{out}/hrm_pretrained"
+    assert made[2][-2:] == ["--seed", "{3}"] and "{3}" not in made[1]
 
 
 @pytest.mark.parametrize("script", [LONG, TWINS], ids=["long", "twin"])
 def test_help_and_mistakes(script: Path) -> None:
     done = bash(script, "--help")
     assert done.returncode == 0 and f"bash scripts/{script.name}" in done.stdout and "#" not in done.stdout
-    done = bash(script, "E", "X")
-    assert done.returncode == 2 and done.stderr == (
-        f"error: found 'X', expected names among {' '.join(PRESETS)}, then flags\n"
-    )
+    done = bash(script, "E", "X", PYTHON=sys.executable, NO_VENV="1")
+    assert done.returncode == 2 and done.stderr.startswith("error: --only step9_X*: ")
+    assert "has no such run, the nearest is 'step9_" in done.stderr and done.stderr.count("\n") == 1
+
+
+def test_pretraining_updates_are_a_whole_number() -> None:
+    done = bash(TWINS, PRETRAIN_UPDATES="many")
+    assert done.returncode == 2
+    assert done.stderr == "error: PRETRAIN_UPDATES is 'many', expected a whole number from 1\n"
 
 
 def test_every_long_run_has_a_twin() -> None:
