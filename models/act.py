@@ -64,6 +64,11 @@ def draw_min_halt_steps(num_slots: int, halt_max_steps: int, prob: float, genera
     return (explores * minimum).to(torch.int32)
 
 
+def wants_to_halt(config: ModelConfig, q_halt: Tensor, q_continue: Tensor) -> Tensor:
+    """Where a model would stop by itself: the sign of q_halt, or with Q-learning the larger value; bool, same shape."""
+    return q_halt > 0 if config.no_ACT_continue else q_halt > q_continue
+
+
 def halting(
     config: ModelConfig, steps: Tensor, q_halt: Tensor, q_continue: Tensor, min_halt_steps: Tensor | None
 ) -> Tensor:
@@ -73,8 +78,7 @@ def halting(
     """
     halted = steps >= config.halt_max_steps
     if config.halt_max_steps > 1:
-        wants_to_halt = q_halt > 0 if config.no_ACT_continue else q_halt > q_continue
-        halted = halted | wants_to_halt
+        halted = halted | wants_to_halt(config, q_halt, q_continue)
         if min_halt_steps is not None:
             halted = halted & (steps >= min_halt_steps)
     return halted

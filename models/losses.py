@@ -1,6 +1,7 @@
 """Token losses and the ACT loss, as sums over rows: who divides, and by what, is the loop's business."""
 
 from collections.abc import Callable
+from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -57,12 +58,24 @@ TOKEN_LOSSES: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
 }
 
 
-def correctness(logits: Tensor, labels: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Number of scored tokens (B,), of correct ones (B,), and whether all scored ones are (B,) bool."""
-    valid = labels != IGNORE_LABEL_ID
-    correct = (valid & (logits.argmax(dim=-1) == labels)).sum(dim=-1)
-    counts = valid.sum(dim=-1)
-    return counts, correct, correct == counts
+class Correctness(NamedTuple):
+    """Of each answer: num_right, its right tokens among the num_scored that have a label, and exact, all of them right.
+
+    num_scored is (B,), or (B, 1) beside several answers to a row; the others have the shape of the answers.
+    """
+
+    num_scored: Tensor
+    num_right: Tensor
+    exact: Tensor
+
+
+def correctness(answers: Tensor, labels: Tensor) -> Correctness:
+    """Compare answers (B, S), or several to each row (B, T, S), with labels (B, S), of which -100 is not scored."""
+    if answers.ndim == 3:
+        labels = labels[:, None]
+    scored = labels != IGNORE_LABEL_ID
+    num_scored, num_right = scored.sum(dim=-1), (scored & (answers == labels)).sum(dim=-1)
+    return Correctness(num_scored, num_right, num_right == num_scored)
 
 
 def act_loss(
@@ -86,7 +99,7 @@ def act_loss(
         `accuracy`, `exact_accuracy`, `q_halt_accuracy` and `steps` are over rows that halt at this step and
         have a scored token; keys ending in `_loss` are over all rows.
     """
-    counts, correct, exact = correctness(outputs["logits"], labels)
+    counts, correct, exact = correctness(outputs["logits"].argmax(dim=-1), labels)
     token_loss = TOKEN_LOSSES[loss_type](outputs["logits"], labels)
     token_loss = token_loss / counts.clamp_min(1).unsqueeze(-1)
     lm_loss = (token_loss if weights is None else token_loss * weights.to(token_loss.dtype).unsqueeze(-1)).sum()

@@ -11,9 +11,9 @@ import torch
 from torch import Tensor
 
 from errors import UserError
+from models.losses import correctness
 from models.recursion import RecurrentState, SubUpdate, SupervisionStep
 from models.recursive_model import RecursiveModel
-from training.evaluation.answering import solved
 
 _DTYPES = (torch.float32, torch.float64)
 
@@ -23,7 +23,7 @@ class Readings:
     """What the model says at a state.
 
     Args:
-        logits: (B, S, V). q_halt: (B,). exact: (B,) bool, as `training.evaluation.answering.solved`.
+        logits: (B, S, V). q_halt: (B,). exact: (B,) bool, every scored token right.
     """
 
     logits: Tensor
@@ -75,4 +75,4 @@ class RecursionMaps:
     def read(self, state: RecurrentState) -> Readings:
         """Answer, halting value and whether the answer is exact."""
         logits, q_halt, _ = self.model.readout(state)
-        return Readings(logits, q_halt, solved(logits.argmax(dim=-1), self.batch["labels"]))
+        return Readings(logits, q_halt, correctness(logits.argmax(dim=-1), self.batch["labels"]).exact)

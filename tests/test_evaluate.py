@@ -28,7 +28,7 @@ from training.evaluation.evaluators import (
     StepCountEvaluator,
     difficulty_groups,
 )
-from training.inference.official import OfficialInference
+from training.inference.fixed import OfficialInference
 from training.inference.stepwise import StepwiseInference, StepwisePredictions
 from training.records.metrics_log import read_metrics
 from training.storage.weights import load_weights

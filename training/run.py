@@ -14,7 +14,7 @@ from training.distributed import World
 from training.ema import EMA
 from training.hooks.base import Hook
 from training.inference.base import Inference
-from training.inference.official import OfficialInference
+from training.inference.fixed import OfficialInference
 from training.initial_weights import InitialWeights
 from training.objectives.base import Objective
 from training.optim import SparseSignSGD

@@ -18,7 +18,7 @@ from models.products import Product, total_flops
 from models.registry import count_parameters
 from scripts.benchmark.setup import DataShape, synthetic_run
 from scripts.benchmark.timing import Timing, floor_seconds, measure_products, seconds_of, timed
-from training.inference.official import OfficialInference
+from training.inference.fixed import OfficialInference
 from training.records.provenance import peak_memory
 from training.run import Run
 from training.settings.resolving import TrainConfig

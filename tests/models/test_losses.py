@@ -111,8 +111,13 @@ def certain(answers: list[list[int]], vocab: int = 4) -> Tensor:
 
 def test_correctness_counts() -> None:
     labels = torch.tensor([[1, 2, 3], [1, -100, 3], [-100, -100, -100]])
-    counts, correct, exact = correctness(certain([[1, 2, 0], [1, 0, 3], [1, 1, 1]]), labels)
-    assert counts.tolist() == [3, 2, 0] and correct.tolist() == [2, 2, 0] and exact.tolist() == [False, True, True]
+    answers = torch.tensor([[1, 2, 0], [1, 0, 3], [1, 1, 1]])
+    num_scored, num_right, exact = correctness(answers, labels)
+    assert num_scored.tolist() == [3, 2, 0] and num_right.tolist() == [2, 2, 0]
+    assert exact.tolist() == [False, True, True]
+    several = correctness(torch.stack([answers, torch.zeros_like(answers)], dim=1), labels)
+    assert several.num_scored.tolist() == [[3], [2], [0]] and several.num_right.tolist() == [[2, 0], [2, 0], [0, 0]]
+    assert several.exact.tolist() == [[False, False], [True, False], [True, True]]
 
 
 def example() -> tuple[dict[str, Tensor], Tensor, Tensor, Tensor]:

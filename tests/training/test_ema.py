@@ -7,7 +7,7 @@ from models.act import act_step, initial_carry
 from models.recursive_model import RecursiveModel
 from tests.models.small import ARCHITECTURES, small_batch, small_model
 from training.ema import EMA
-from training.inference.official import OfficialInference
+from training.inference.fixed import OfficialInference
 
 
 @pytest.fixture(params=ARCHITECTURES)

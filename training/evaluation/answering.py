@@ -7,11 +7,10 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence, Sized
 
 import torch
 from scipy.stats import binomtest, norm
-from torch import Tensor
 from tqdm import tqdm
 
 from models.act import Batch
-from models.losses import IGNORE_LABEL_ID, TOKEN_LOSSES, correctness
+from models.losses import TOKEN_LOSSES, correctness
 from models.recursive_model import RecursiveModel
 from training.distributed import World
 from training.inference.base import Inference, Predictions, real_rows
@@ -43,14 +42,6 @@ class Evaluator(ABC):
         """Scalars over the rows of all processes."""
 
 
-def solved(answers: Tensor, labels: Tensor) -> Tensor:
-    """(B,) or (B, T) bool: every scored token right."""
-    valid = labels != IGNORE_LABEL_ID
-    if answers.ndim == 3:
-        valid, labels = valid[:, None], labels[:, None]
-    return ((answers == labels) | ~valid).all(dim=-1)
-
-
 class AccuracyEvaluator(Evaluator):
     """Exact and token accuracy, losses, halting accuracy: means over rows that have a scored token.
 
@@ -68,14 +59,14 @@ class AccuracyEvaluator(Evaluator):
     @torch.no_grad()
     def update(self, batch: Batch, predictions: Predictions) -> None:
         labels = batch["labels"]
-        counts, correct, _ = correctness(predictions.logits, labels)
-        exact = solved(predictions.answers, labels)
-        scored = counts > 0
-        losses = TOKEN_LOSSES[self.loss_type](predictions.logits, labels).sum(dim=-1) / counts.clamp_min(1)
+        num_scored, num_right, _ = correctness(predictions.logits.argmax(dim=-1), labels)
+        exact = correctness(predictions.answers, labels).exact
+        scored = num_scored > 0
+        losses = TOKEN_LOSSES[self.loss_type](predictions.logits, labels).sum(dim=-1) / num_scored.clamp_min(1)
         batch_sums = {
             "count": scored.sum(),
             "exact_count": (scored & exact).sum(),
-            "accuracy": (scored * (correct.double() / counts.clamp_min(1))).sum(),
+            "accuracy": (scored * (num_right.double() / num_scored.clamp_min(1))).sum(),
             "lm_loss": (scored * losses).sum(),
             "q_halt_accuracy": (scored & ((predictions.q_halt >= 0) == exact)).sum(),
             "steps": (scored * predictions.steps).sum(),

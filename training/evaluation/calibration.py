@@ -9,9 +9,9 @@ from scipy.stats import rankdata
 from torch import Tensor
 
 from models.act import Batch
-from models.losses import IGNORE_LABEL_ID
+from models.losses import correctness
 from training.distributed import World
-from training.evaluation.answering import Evaluator, solved
+from training.evaluation.answering import Evaluator
 from training.inference.base import Predictions
 
 NUM_BINS = 15
@@ -104,9 +104,9 @@ class CalibrationEvaluator(Evaluator):
 
     @torch.no_grad()
     def update(self, batch: Batch, predictions: Predictions) -> None:
-        labels = batch["labels"]
-        scored = (labels != IGNORE_LABEL_ID).any(dim=-1)
-        self.exact.append(solved(predictions.answers, labels)[scored])
+        num_scored, _, exact = correctness(predictions.answers, batch["labels"])
+        scored = num_scored > 0
+        self.exact.append(exact[scored])
         self.q_halt.append(predictions.q_halt[scored].float())
 
     def gather(self, world: World) -> None:

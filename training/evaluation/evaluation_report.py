@@ -1,6 +1,7 @@
 """Everything measured about one checkpoint on one selection of rows, as a plain record and as lines of text."""
 
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -9,6 +10,7 @@ from dataset.eval_batches import EvalBatches, test_rows, validation_rows
 from dataset.puzzle_folder import PuzzleSet, open_puzzle_set
 from dataset.puzzle_metadata import read_metadata
 from errors import UserError
+from models.act import wants_to_halt
 from models.config import ModelConfig
 from models.flops import step_flops
 from models.recursive_model import RecursiveModel
@@ -28,7 +30,6 @@ from training.evaluation.rollout_report import rollout_lines, rollout_record
 from training.evaluation.rollout_table import RolloutRecorder
 from training.evaluation.sudoku_rules import SudokuEvaluator
 from training.inference.choose import build_inference, keeps_steps
-from training.inference.halting import wants_to_halt
 from training.settings.resolving import EvalConfig, TrainConfig
 from training.trained_model import data_folder
 
@@ -109,7 +110,7 @@ def measure(
     evaluators: list[Evaluator] = [AccuracyEvaluator(loss_type), calibration]
     steps = counts = difficulty = rules = None
     if keeps_steps(settings):
-        steps = StepAccuracyEvaluator(max_steps, lambda q_halt, q_continue: wants_to_halt(model, q_halt, q_continue))
+        steps = StepAccuracyEvaluator(max_steps, partial(wants_to_halt, model.config))
         evaluators.append(steps)
     if settings.adaptive_halt:
         counts = StepCountEvaluator(max_steps)

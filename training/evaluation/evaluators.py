@@ -9,8 +9,8 @@ from torch import Tensor
 
 from errors import UserError
 from models.act import Batch
-from models.losses import IGNORE_LABEL_ID
-from training.evaluation.answering import Evaluator, solved
+from models.losses import IGNORE_LABEL_ID, correctness
+from training.evaluation.answering import Evaluator
 from training.inference.base import Predictions
 from training.inference.stepwise import StepwisePredictions
 
@@ -40,12 +40,9 @@ class StepAccuracyEvaluator(Evaluator):
 
     def update(self, batch: Batch, predictions: Predictions) -> None:
         predictions = _stepwise(predictions)
-        labels = batch["labels"]
-        valid = labels != IGNORE_LABEL_ID
-        scored = valid.any(dim=-1)
-        exact = solved(predictions.step_answers, labels)
-        right = ((predictions.step_answers == labels[:, None]) & valid[:, None]).sum(dim=-1)
-        accuracy = right.double() / valid.sum(dim=-1).clamp_min(1)[:, None]
+        num_scored, num_right, exact = correctness(predictions.step_answers, batch["labels"])
+        scored = num_scored[:, 0] > 0
+        accuracy = num_right.double() / num_scored.clamp_min(1)
         stops = self.halts(predictions.step_q_halt, predictions.step_q_continue)
         stops[:, -1] = True
         first = stops.int().argmax(dim=1)
@@ -155,9 +152,8 @@ class DifficultyEvaluator(Evaluator):
         self.sums = dict.fromkeys(names, 0.0)
 
     def update(self, batch: Batch, predictions: Predictions) -> None:
-        labels = batch["labels"]
-        exact = solved(predictions.answers, labels).cpu()
-        scored = (labels != IGNORE_LABEL_ID).any(dim=-1).cpu()
+        num_scored, _, exact = (counts.cpu() for counts in correctness(predictions.answers, batch["labels"]))
+        scored = num_scored > 0
         ratings = self.ratings[batch["row"].cpu().clamp_min(0)]
         for g, group in enumerate(self.groups):
             inside = scored & (ratings >= group.low) & (ratings <= group.high)

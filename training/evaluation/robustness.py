@@ -7,7 +7,7 @@ import numpy as np
 import torch
 
 from models.act import Batch
-from models.losses import IGNORE_LABEL_ID
+from models.losses import correctness
 from models.recursive_model import RecursiveModel
 from training.distributed import World
 from training.evaluation.answering import Evaluator, effective_wilson, evaluate
@@ -40,15 +40,12 @@ class RobustnessEvaluator(Evaluator):
     def update(self, batch: Batch, predictions: Predictions) -> None:
         if not isinstance(predictions, PerturbedPredictions):
             raise TypeError(f"needs PerturbedInference, found {type(predictions).__name__}")
-        labels = batch["labels"]
-        valid = labels != IGNORE_LABEL_ID
-        scored = valid.any(dim=-1)
-        right = (predictions.rollout_answers == labels[:, None]) & valid[:, None]
-        num_right, num_valid = right.sum(dim=-1), valid.sum(dim=-1)[:, None]
-        solved = (num_right == num_valid).sum(dim=-1)[scored]
-        for k, rows in enumerate(torch.bincount(solved, minlength=self.rollouts + 1).tolist()):
+        num_scored, num_right, exact = correctness(predictions.rollout_answers, batch["labels"])
+        scored = num_scored[:, 0] > 0
+        solved_by = exact.sum(dim=-1)[scored]
+        for k, rows in enumerate(torch.bincount(solved_by, minlength=self.rollouts + 1).tolist()):
             self.sums[f"solved_{k}"] += rows
-        accuracy = (num_right.double() / num_valid.clamp_min(1)).mean(dim=-1)
+        accuracy = (num_right.double() / num_scored.clamp_min(1)).mean(dim=-1)
         self.sums["accuracy"] += float(accuracy[scored].sum())
         self.sums["steps"] += float(predictions.rollout_steps.double().mean(dim=-1)[scored].sum())
 

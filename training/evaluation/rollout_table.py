@@ -31,9 +31,9 @@ from torch import Tensor
 from dataset.safe_files import parse_json
 from errors import UserError
 from models.act import Batch
-from models.losses import IGNORE_LABEL_ID
+from models.losses import IGNORE_LABEL_ID, correctness
 from training.distributed import World
-from training.evaluation.answering import Evaluator, solved
+from training.evaluation.answering import Evaluator
 from training.inference.base import Predictions
 from training.inference.stochastic_rollouts import RolloutPredictions
 
@@ -153,7 +153,7 @@ class RolloutRecorder(Evaluator):
         kept = {
             "row": batch["row"][scored].long(),
             "q": predictions.rollout_q[scored].float(),
-            "exact": solved(answers.flatten(1, 2), batch["labels"][scored]).view(answers.shape[:3]),
+            "exact": correctness(answers.flatten(1, 2), batch["labels"][scored]).exact.view(answers.shape[:3]),
             "answer": answer_hashes(answers),
             "margin": predictions.rollout_margin[scored].float(),
             "growth": predictions.rollout_growth[scored].float(),

@@ -12,9 +12,9 @@ from dataset.eval_batches import row_hashes
 from dataset.puzzle_folder import PuzzleSet
 from errors import UserError
 from models.act import Batch
-from models.losses import IGNORE_LABEL_ID
+from models.losses import correctness
 from training.distributed import World
-from training.evaluation.answering import Evaluator, solved
+from training.evaluation.answering import Evaluator
 from training.inference.base import Predictions
 from training.storage.atomic_file import write_json_atomically
 from training.storage.json_files import JsonError, read_json_object
@@ -37,9 +37,8 @@ class RowOutcomes(Evaluator):
         self._exact = [torch.zeros(0, dtype=torch.bool)]
 
     def update(self, batch: Batch, predictions: Predictions) -> None:
-        labels = batch["labels"]
-        scored = (labels != IGNORE_LABEL_ID).any(dim=-1)
-        exact = solved(predictions.answers, labels)
+        num_scored, _, exact = correctness(predictions.answers, batch["labels"])
+        scored = num_scored > 0
         self._rows.append(batch["row"][scored].cpu().long())
         self._exact.append(exact[scored].cpu())
 

@@ -10,12 +10,11 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from models.act import Batch
+from models.act import Batch, wants_to_halt
 from models.recursion import RecurrentState
 from models.recursive_model import RecursiveModel
 from training.inference.base import Inference, Predictions, real_rows, to_device
-from training.inference.halting import wants_to_halt
-from training.inference.unroll import start_state
+from training.inference.fixed import start_state
 
 
 class AdaptiveInference(Inference):
@@ -73,7 +72,7 @@ class AdaptiveInference(Inference):
                 slots.state = step(slots.state)
                 slots.steps = slots.steps + 1
                 logits, q_halt, q_continue = model.readout(slots.state)
-                stops = wants_to_halt(model, q_halt, q_continue) | (slots.steps >= max_steps)
+                stops = wants_to_halt(model.config, q_halt, q_continue) | (slots.steps >= max_steps)
                 # Read together: nowhere else does the host wait for the device.
                 num_left, passes = torch.stack([stops.sum(), (slots.steps * stops).sum()]).tolist()
             num_staying = len(slots) - num_left

@@ -7,8 +7,7 @@ from dataset.puzzle_folder import PuzzleSet
 from errors import UserError
 from training.inference.adaptive import AdaptiveInference
 from training.inference.base import Inference
-from training.inference.fixed import FixedInference
-from training.inference.official import OfficialInference
+from training.inference.fixed import FixedInference, OfficialInference
 from training.inference.rollout_choice import check_rollouts, stochastic
 from training.inference.stability import StabilityProbe
 from training.inference.stepwise import StepwiseInference

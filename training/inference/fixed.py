@@ -1,13 +1,34 @@
 """Every row takes the same number of supervision steps, which may be another than in training."""
 
 from collections import deque
+from collections.abc import Iterator
 
 import torch
 
 from models.act import Batch
+from models.recursion import RecurrentState
 from models.recursive_model import RecursiveModel
 from training.inference.base import Inference, Predictions
-from training.inference.unroll import unroll
+
+
+def start_state(model: RecursiveModel, size: int) -> RecurrentState:
+    """The initial state of `size` rows, in memory of its own."""
+    return RecurrentState(*(leaf.contiguous() for leaf in model.initial_state(size)))
+
+
+def unroll(
+    model: RecursiveModel, batch: Batch, num_steps: int, start: RecurrentState | None = None
+) -> Iterator[RecurrentState]:
+    """The states after supervision steps 1 to `num_steps`, as they come, from `start` or else from the initial state.
+
+    From there bit for bit those of `models.act.act_step` in evaluation, for any number of steps; the input is
+    embedded once.
+    """
+    state = start_state(model, batch["inputs"].shape[0]) if start is None else start
+    step = model.supervision_step(model.embed(batch["inputs"], batch["puzzle_identifiers"]))
+    for _ in range(num_steps):
+        state = step(state)
+        yield state
 
 
 class FixedInference(Inference):
@@ -33,3 +54,12 @@ class FixedInference(Inference):
         logits, q_halt, _ = model.readout(state)
         steps = torch.full_like(batch["puzzle_identifiers"], num_steps)
         return Predictions(logits.argmax(dim=-1), q_halt, steps, logits, len(steps) * num_steps)
+
+
+class OfficialInference(FixedInference):
+    """The official way to answer: halt_max_steps steps from the initial state."""
+
+    name = "official"
+
+    def __init__(self) -> None:
+        super().__init__(None)

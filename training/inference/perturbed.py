@@ -12,8 +12,7 @@ from torch import Tensor
 from models.act import Batch
 from models.recursive_model import RecursiveModel
 from training.inference.base import Predictions
-from training.inference.fixed import FixedInference
-from training.inference.unroll import start_state, unroll
+from training.inference.fixed import FixedInference, start_state, unroll
 from training.noise import draw_state_noise, perturb
 
 # Not a run's seed: all models, and all evaluations of one, are tried from the same perturbations.

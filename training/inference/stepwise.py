@@ -8,8 +8,7 @@ from torch import Tensor
 from models.act import Batch
 from models.recursive_model import RecursiveModel
 from training.inference.base import Predictions
-from training.inference.fixed import FixedInference
-from training.inference.unroll import unroll
+from training.inference.fixed import FixedInference, unroll
 
 
 @dataclass

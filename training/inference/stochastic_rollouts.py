@@ -16,9 +16,8 @@ from models.act import Batch
 from models.recursion import RecurrentState, SupervisionStep
 from models.recursive_model import RecursiveModel
 from training.inference.base import Predictions
-from training.inference.fixed import FixedInference
+from training.inference.fixed import FixedInference, start_state
 from training.inference.stability import StabilityProbe
-from training.inference.unroll import start_state
 from training.noise import draw_state_noise, perturb
 
 

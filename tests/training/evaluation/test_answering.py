@@ -16,7 +16,7 @@ from tests.training.ranks import run_ranks
 from training.distributed import World
 from training.evaluation.answering import AccuracyEvaluator, Evaluator, describe_rate, evaluate, wilson_interval
 from training.inference.base import Predictions
-from training.inference.official import OfficialInference
+from training.inference.fixed import OfficialInference
 
 STABLEMAX = "stablemax_cross_entropy"
 

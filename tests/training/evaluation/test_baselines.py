@@ -13,7 +13,7 @@ from tests.helpers import tiny_config
 from tests.models.small import ARCHITECTURES, small_batch, small_model
 from training.distributed import World
 from training.evaluation.baselines import collapse_guards, label_counts, tripped_guards, trivial_baselines
-from training.inference.official import OfficialInference
+from training.inference.fixed import OfficialInference
 from training.start import act_objective, build_run
 from training.update import train_on_batch
 

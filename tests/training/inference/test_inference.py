@@ -22,8 +22,7 @@ from training.evaluation.evaluators import StepCountEvaluator
 from training.inference.adaptive import AdaptiveInference
 from training.inference.base import Inference, Predictions, real_rows
 from training.inference.choose import build_inference, keeps_steps, mode_parts
-from training.inference.fixed import FixedInference
-from training.inference.official import OfficialInference
+from training.inference.fixed import FixedInference, OfficialInference
 from training.inference.stepwise import StepwiseInference
 from training.inference.vote import VoteInference
 from training.settings.resolving import EvalConfig

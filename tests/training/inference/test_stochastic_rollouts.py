@@ -9,8 +9,7 @@ from models.act import Batch
 from models.recursive_model import RecursiveModel
 from tests.models.small import ARCHITECTURES, small_batch, small_model
 from tests.training.inference.test_perturbed_inference import DTYPES, numbered
-from training.inference.fixed import FixedInference
-from training.inference.official import OfficialInference
+from training.inference.fixed import FixedInference, OfficialInference
 from training.inference.stability import StabilityProbe
 from training.inference.stochastic_rollouts import RolloutPredictions, StochasticRollouts, judged_steps
 from training.noise import SITES, draw_noise

@@ -18,8 +18,7 @@ from tests.dataset.sudoku_reference import shuffled_board
 from tests.models.small import small_model
 from training.inference.adaptive import AdaptiveInference
 from training.inference.base import Inference, Predictions
-from training.inference.fixed import FixedInference
-from training.inference.official import OfficialInference
+from training.inference.fixed import FixedInference, OfficialInference
 from training.inference.vote import VotedPredictions, VoteInference, tally, view_symmetries
 
 SIZES = sorted(BOXES.values())
