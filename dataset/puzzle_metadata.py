@@ -7,7 +7,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NoReturn
 
-from dataset.safe_files import ArrayHeader, read_array_header, read_json, refuse
+from dataset.plain_data import JsonError, read_json, read_json_object
+from dataset.safe_files import ArrayHeader, read_array_header, refuse
 from dataset.sudoku import BOXES, Box, side
 from errors import UserError
 
@@ -78,7 +79,10 @@ def metadata_as_json(metadata: PuzzleMetadata) -> dict[str, Any]:
 def read_identifiers(root: str | Path) -> list[str]:
     """Names of the puzzle identifiers of a data set, in order. Errors: `UserError`."""
     path, mend = Path(root) / "identifiers.json", rebuild_hint(root)
-    names = read_json(path, MAX_IDENTIFIER_BYTES, mend)
+    try:
+        names = read_json(path, max_bytes=MAX_IDENTIFIER_BYTES)
+    except JsonError as error:
+        refuse(path, str(error), mend)
     if not isinstance(names, list) or not names or not all(isinstance(name, str) for name in names):
         refuse(path, "is not a list of names", mend)
     return names
@@ -92,9 +96,10 @@ def read_metadata(root: str | Path, split: str) -> PuzzleMetadata:
     root, mend = Path(root), rebuild_hint(root)
     folder = _split_folder(root, split, mend)
     path = folder / "dataset.json"
-    data = read_json(path, MAX_METADATA_BYTES, mend)
-    if not isinstance(data, dict):
-        refuse(path, f"holds a JSON {type(data).__name__}, expected an object", mend)
+    try:
+        data = read_json_object(path, max_bytes=MAX_METADATA_BYTES)
+    except JsonError as error:
+        refuse(path, str(error), mend)
     extra = dict(data)
 
     def bad(key: str, expected: str) -> NoReturn:

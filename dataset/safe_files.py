@@ -1,4 +1,4 @@
-"""Data files that anyone may have written: bounded JSON, and arrays whose header is checked before use.
+"""Data files that anyone may have written: bounded bytes, and arrays whose header is checked before use.
 
 Nothing here executes, imports or allocates what a file merely claims: sizes are compared with the file itself
 first. Every failure is a `UserError` of one line that names the file and ends with `mend`, the way out.
@@ -6,7 +6,6 @@ first. Every failure is a `UserError` of one line that names the file and ends w
 
 import hashlib
 import io
-import json
 import math
 import os
 import stat
@@ -23,113 +22,59 @@ from errors import UserError
 
 MAX_HEADER_BYTES = 10_000  # numpy's own limit for headers that need no pickle
 MAX_DIMENSIONS = 4
-MAX_JSON_DEPTH = 32
 
 
-def refuse(path: Path, found: str, mend: str) -> NoReturn:
+class UnusableFile(Exception):
+    """Why a file cannot be used, without its name."""
+
+
+def refuse(path: Path, reason: str, mend: str) -> NoReturn:
     """Raise the one-line `UserError` for a damaged or foreign file."""
-    raise UserError(f"{path}: {found}; {mend}")
+    raise UserError(f"{path}: {reason}; {mend}")
 
 
-def file_size(path: Path, mend: str) -> int:
-    """Bytes of a regular file (through links); pipes and devices, which could block, are refused unopened."""
+def regular_size(path: Path) -> int:
+    """Bytes of a regular file (through links); pipes and devices, which could block, are refused unopened.
+
+    Errors: `UnusableFile`.
+    """
     try:
         status = os.stat(path)
     except FileNotFoundError:
-        refuse(path, "no such file", mend)
+        raise UnusableFile("it cannot be read (no such file)") from None
     except (OSError, ValueError) as error:  # ValueError: a NUL inside the name
-        refuse(path, f"cannot be read ({_reason(error)})", mend)
+        raise UnusableFile(f"it cannot be read ({_reason(error)})") from error
     if not stat.S_ISREG(status.st_mode):
-        refuse(path, "is not a regular file", mend)
+        raise UnusableFile("it is not a regular file")
     return status.st_size
 
 
-def read_bytes(path: Path, max_bytes: int, mend: str) -> bytes:
-    """The whole file, refused unread when it is larger than `max_bytes`."""
-    size = file_size(path, mend)
+def bounded_bytes(path: Path, max_bytes: int) -> bytes:
+    """The whole file, refused unread when it is larger than `max_bytes`. Errors: `UnusableFile`."""
+    size = regular_size(path)
     if size > max_bytes:
-        refuse(path, f"has {size:,} bytes, expected at most {max_bytes:,}", mend)
+        raise UnusableFile(f"it has {size:,} bytes, expected at most {max_bytes:,}")
     try:
         with open(path, "rb") as handle:
             return handle.read(max_bytes)
     except OSError as error:
-        refuse(path, f"cannot be read ({_reason(error)})", mend)
+        raise UnusableFile(f"it cannot be read ({_reason(error)})") from error
 
 
-def read_json(path: Path, max_bytes: int, mend: str) -> Any:
-    """The value of a JSON file of bounded size, read as `parse_json` does. Errors: `UserError`."""
-    data = read_bytes(path, max_bytes, mend)
+def file_size(path: Path, mend: str) -> int:
+    """As `regular_size`. Errors: `UserError`, ending with `mend`."""
     try:
-        return parse_json(data)
-    except ValueError as error:
-        refuse(path, f"is not valid JSON ({_reason(error)})", mend)
+        return regular_size(path)
+    except UnusableFile as error:
+        refuse(path, str(error), mend)
 
 
-def parse_json(data: bytes) -> Any:
-    """Strict JSON: UTF-8, no NaN or infinity, no repeated key, bounded depth, texts that can be written again.
-
-    Errors: `ValueError` with the reason.
-    """
+def read_bytes(path: Path, max_bytes: int, mend: str) -> bytes:
+    """As `bounded_bytes`. Errors: `UserError`, ending with `mend`."""
     try:
-        text = data.decode("utf-8")
-        value = json.loads(
-            text,
-            parse_constant=_refuse_constant,
-            parse_float=_finite_float,
-            object_pairs_hook=_unique_keys,
-        )
-        _check_depth(value)
-    except RecursionError:
-        raise ValueError("it is nested too deeply for a file of this suite") from None
-    if "\\u" in text:
-        _check_texts(value)
-    return value
-
-
-def _check_texts(value: Any) -> None:
-    """Half of a surrogate pair can be escaped in JSON, but be written to no file."""
-    if isinstance(value, str):
-        value.encode("utf-8")
-    elif isinstance(value, list):
-        for item in value:
-            _check_texts(item)
-    elif isinstance(value, dict):
-        for key, item in value.items():
-            _check_texts(key)
-            _check_texts(item)
-
-
-def _refuse_constant(name: str) -> NoReturn:
-    raise ValueError(f"{name} is not a JSON number")
-
-
-def _finite_float(text: str) -> float:
-    value = float(text)
-    if not math.isfinite(value):
-        raise ValueError(f"{text[:40]} is too large")
-    return value
-
-
-def _unique_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    result = dict(pairs)
-    if len(result) != len(pairs):
-        raise ValueError("a key occurs twice")
-    return result
-
-
-def _check_depth(value: Any) -> None:
-    """Refuse what the parser could still follow but `repr` or a later dump could not."""
-    level = [value]
-    for _ in range(MAX_JSON_DEPTH):
-        containers = [node for node in level if isinstance(node, list | dict)]
-        if not containers:
-            return
-        level = []
-        for node in containers:
-            children = node.values() if isinstance(node, dict) else node
-            level.extend(child for child in children if isinstance(child, list | dict))
-    if level:
-        raise RecursionError
+        return bounded_bytes(path, max_bytes)
+    except UnusableFile as error:
+        refuse(path, str(error), mend)
 
 
 def _reason(error: BaseException) -> str:
@@ -158,7 +103,7 @@ def read_array_header(path: Path, mend: str) -> ArrayHeader:
         with open(path, "rb") as handle:
             head = io.BytesIO(handle.read(MAX_HEADER_BYTES + 64))
     except OSError as error:
-        refuse(path, f"cannot be read ({_reason(error)})", mend)
+        refuse(path, f"it cannot be read ({_reason(error)})", mend)
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # numpy comments on headers written by Python 2

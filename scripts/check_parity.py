@@ -21,7 +21,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from dataset.safe_files import parse_json
+from dataset.plain_data import parse_json
 from errors import UserError, exit_on_user_error
 from models.act import Batch, act_step, initial_carry
 from models.config import ModelConfig

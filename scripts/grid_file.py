@@ -9,10 +9,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from dataset.plain_data import read_yaml
 from errors import UserError
 from training.settings.resolving import nearest_key
 from training.storage.run_folder import RunFolder
-from training.storage.yaml_files import read_yaml
 
 ROOT = Path(__file__).resolve().parents[1]
 GRIDS = ROOT / "config" / "grid"

@@ -7,10 +7,10 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+from dataset.plain_data import JsonError, read_json_object
 from errors import UserError
 from scripts.grid_file import GridRun
 from training.storage.atomic_file import write_json_atomically
-from training.storage.json_files import JsonError, read_json_object
 
 FILE_NAME = "grid.json"
 SCHEMA_VERSION = 1

@@ -13,6 +13,7 @@ from pathlib import Path
 
 import numpy as np
 
+from dataset.plain_data import JsonError, read_json_object
 from errors import UserError
 from scripts.record_collatz import COLLATZ_READERS
 from scripts.record_comparisons import arms_over_seeds, flossing_toy, trajectories
@@ -33,7 +34,6 @@ from scripts.report_entries import (
     span,
     three_digits,
 )
-from training.storage.json_files import JsonError, read_json_object
 
 # What --x of time_to_accuracy.py names, with its unit here. Updates are printed anyway.
 _UNITS = {"seconds": "s", "updates": None, "flops": "FLOPs", "samples": "rows trained"}

@@ -17,6 +17,7 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
+from dataset.plain_data import JsonError, read_json_object
 from errors import UserError, exit_on_user_error, printable
 from scripts.record_reports import read_report, report_cells
 from scripts.report_entries import (
@@ -31,7 +32,6 @@ from scripts.report_entries import (
     short,
 )
 from training.records.metrics_log import read_metrics
-from training.storage.json_files import JsonError, read_json_object
 from training.storage.run_folder import RunFolder
 
 ROOT = Path(__file__).resolve().parents[1]

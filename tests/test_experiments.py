@@ -4,10 +4,10 @@ from pathlib import Path
 
 import pytest
 
+from dataset.plain_data import read_json_object
 from training.distributed import World
 from training.settings.cli import CONFIG_DIR, compose_config
 from training.start import train_in
-from training.storage.json_files import read_json_object
 from training.storage.run_folder import RunFolder
 
 EXPERIMENTS = sorted(path.stem for path in (CONFIG_DIR / "experiment").glob("*.yaml"))

@@ -8,6 +8,7 @@ import pytest
 import torch
 
 import step9_trajectory_perturb_train as script
+from dataset.plain_data import read_json_object
 from models.flops import step_flops
 from tests.helpers import assert_same_state, logged, logged_training, read_state, tiny_config, train_here
 from training.distributed import World
@@ -15,7 +16,6 @@ from training.settings.resolving import TrainConfig, load_config_file, run_ident
 from training.settings.trajectory_flags import build_parser, read_flags
 from training.start import act_objective, build_run, train
 from training.storage.checkpoint import load_weights, save_weights
-from training.storage.json_files import read_json_object
 
 MULTI = """--objective multi_perturbed_ce --rollout parallel_fixed --num-trajectories 3 --perturb both
  --noise-sampling loguniform --sigma-min 3e-3 --sigma-max 0.3 --sigma-ramp-steps 6""".split()

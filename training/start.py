@@ -8,6 +8,7 @@ from dataclasses import fields
 
 import torch
 
+from dataset.plain_data import JsonError, read_json_object
 from errors import UserError
 from projects.collatz.setup import build_collatz_run
 from training.devices import keep_freed_memory, resolve_device
@@ -34,7 +35,6 @@ from training.setup import (
 )
 from training.storage.atomic_file import sweep_temporaries
 from training.storage.checkpoint import load_newest, load_state
-from training.storage.json_files import JsonError, read_json_object
 from training.storage.run_folder import RunFolder, decide_start
 from training.validation import ValidationRecord
 

@@ -8,11 +8,11 @@ from typing import Any
 import numpy as np
 
 from analysis.arms.run_curves import RunCurve, differing_settings, number_or_none, read_run
+from dataset.plain_data import JsonError, read_json_object
 from errors import UserError
 from training.evaluation.row_outcomes import FILE_NAME, TestRows, read_test_rows
 from training.records.metrics_log import read_metrics
 from training.records.provenance import config_hash
-from training.storage.json_files import JsonError, read_json_object
 from training.storage.run_folder import RunFolder
 
 MOMENTS = ("initial", "best", "final")

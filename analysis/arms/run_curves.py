@@ -6,10 +6,10 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from dataset.plain_data import JsonError, read_json_object
 from errors import UserError
 from training.records.metrics_log import read_metrics
 from training.settings.resolving import RUN_CONTROL, TrainConfig
-from training.storage.json_files import JsonError, read_json_object
 from training.storage.run_folder import RunFolder
 
 # Training compute: its key in the log, the words under the axis, and how a value is written.

@@ -33,10 +33,10 @@ from analysis.figures.figure_files import (
     save_figure,
     save_json,
 )
+from dataset.plain_data import JsonError, read_json_object
 from errors import UserError, exit_on_user_error
 from training.evaluation.answering import wilson_interval
 from training.records.metrics_log import read_metrics
-from training.storage.json_files import JsonError, read_json_object
 from training.storage.run_folder import RunFolder
 
 

@@ -9,8 +9,8 @@ import numpy as np
 
 from analysis.spectra.spectrum_files import FILE_NAME, read_arrays, settings_of
 from analysis.spectra.spectrum_table import PLAIN_OBJECTIVE, SpectrumTable
+from dataset.plain_data import JsonError, read_json_object
 from errors import UserError
-from training.storage.json_files import JsonError, read_json_object
 
 FIG3 = "Fig3_trajectory_perturbation_improves_peak_accuracy"
 FIG4 = "Fig4_optional_PTRM_Q_head_vs_stability"

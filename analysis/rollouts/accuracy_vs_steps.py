@@ -38,9 +38,9 @@ from analysis.figures.figure_files import (
     save_figure,
     save_json,
 )
+from dataset.plain_data import JsonError, read_json_object
 from errors import UserError, exit_on_user_error
 from training.evaluation.answering import wilson_interval
-from training.storage.json_files import JsonError, read_json_object
 
 # Colour and marker together, so that a curve is known without either.
 LOOKS = ((BLUE, "o"), (ORANGE, "s"), (RED, "^"), (PURPLE, "D"), (GREEN, "v"), (GREY, "P"))

@@ -18,10 +18,10 @@ from matplotlib.figure import Figure
 
 from analysis.figures.figure_files import BLUE, GREEN, GREY, ORANGE, PURPLE, RED, STYLE, save_csv, save_json
 from analysis.rollouts.within_puzzle import mixed_success, pooled, standardised, within, within_auroc, within_given
+from dataset.plain_data import JsonError, read_json_object
 from errors import UserError
 from training.evaluation.rollout_report import accuracies
 from training.evaluation.rollout_table import RolloutTable
-from training.storage.json_files import JsonError, read_json_object
 
 NAME = "Fig4_optional_PTRM_Q_head_vs_stability"
 SUMMARY = "summary.json"

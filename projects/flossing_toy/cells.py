@@ -9,11 +9,11 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from dataset.plain_data import JsonError, read_json_object
 from errors import UserError
 from projects.flossing_toy.delayed_bits import TASKS
 from projects.flossing_toy.toy_training import ARMS, Cell, ToySettings
 from training.storage.atomic_file import write_json_atomically
-from training.storage.json_files import JsonError, read_json_object
 
 FOLDER = "cells"
 _ENTRIES = ("cell", "settings", "episodes", "measures", "curve", "final", "seconds", "made_by")

@@ -11,12 +11,12 @@ from typing import Any
 import pytest
 import yaml
 
+from dataset.plain_data import read_json_object
 from scripts import grid_record, run_grid
 from scripts.grid_file import read_grid
 from scripts.grid_record import Clock, GridRecord
 from scripts.run_grid import FAILED, STOPPED
 from tests.helpers import ROOT, wait_until
-from training.storage.json_files import read_json_object
 
 # In place of a training: notes when it begins and ends, and behaves as its second argument says.
 FAKE = """

@@ -10,11 +10,11 @@ from pathlib import Path
 import pytest
 import yaml
 
+from dataset.plain_data import read_json_object
 from tests.helpers import ROOT
 from training.settings.cli import CONFIG_DIR, compose_config
 from training.settings.resolving import TrainConfig, config_to_dict
 from training.settings.trajectory_flags import read_flags
-from training.storage.json_files import read_json_object
 
 LONG, TWINS = (ROOT / "scripts" / f"launch_step9_{name}.sh" for name in ("long_runs", "cpu_twins"))
 PRESETS = {

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 import torch
 
+from dataset.plain_data import read_json_object
 from errors import UserError
 from models.flops import step_flops
 from tests.helpers import (
@@ -34,7 +35,6 @@ from training.objectives.choose import build_objective
 from training.objectives.trajectory_perturbation import ROLLOUTS
 from training.start import build_run
 from training.storage.checkpoint import load_state, load_weights, save_state, save_weights
-from training.storage.json_files import read_json_object
 
 # Ramp and warm-up lie on both sides of the cuts; sigmas are large enough to be felt by a network of 16 channels.
 MULTI = [

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from dataset.plain_data import read_json_object
 from tests.helpers import (
     ROOT,
     ForkedPretrain,
@@ -24,7 +25,6 @@ from tests.helpers import (
 )
 from tests.training.ranks import rank_environments
 from training.records.metrics_log import read_metrics
-from training.storage.json_files import read_json_object
 
 TORCHRUN = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
 

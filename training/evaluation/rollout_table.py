@@ -28,7 +28,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from dataset.safe_files import parse_json
+from dataset.plain_data import parse_json
 from errors import UserError
 from models.act import Batch
 from models.losses import IGNORE_LABEL_ID, correctness

@@ -9,6 +9,7 @@ import numpy as np
 import torch
 
 from dataset.eval_batches import row_hashes
+from dataset.plain_data import JsonError, read_json_object
 from dataset.puzzle_folder import PuzzleSet
 from errors import UserError
 from models.act import Batch
@@ -17,7 +18,6 @@ from training.distributed import World
 from training.evaluation.answering import Evaluator
 from training.inference.base import Predictions
 from training.storage.atomic_file import write_json_atomically
-from training.storage.json_files import JsonError, read_json_object
 
 FILE_NAME = "test_rows.json"
 

@@ -10,7 +10,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, BinaryIO, Protocol, Self
 
-from dataset.safe_files import parse_json
+from dataset.plain_data import parse_json
 from errors import UserError
 from training.storage.atomic_file import write_atomically
 

@@ -21,8 +21,8 @@ from typing import Any
 
 import torch
 
+from dataset.plain_data import JsonError, read_json_object
 from training.storage.atomic_file import write_json_atomically
-from training.storage.json_files import JsonError, read_json_object
 
 SCHEMA_VERSION = 1
 ROOT = Path(__file__).resolve().parents[2]

@@ -19,6 +19,7 @@ from typing import Any
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+from dataset.plain_data import read_yaml
 from errors import UserError
 from projects.collatz.checks import check_collatz
 from training.settings.checks import check_ranges, check_resolved, shown
@@ -35,7 +36,6 @@ from training.settings.schema import (
     WandbConfig,
     schema_keys,
 )
-from training.storage.yaml_files import read_yaml
 
 __all__ = [
     "ARCH_DEFAULTS",

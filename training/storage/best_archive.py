@@ -18,6 +18,7 @@ from collections import deque
 from pathlib import Path
 from typing import Any
 
+from dataset.plain_data import JsonError, read_json_object
 from training.records.metrics_log import read_metrics
 from training.run import Run
 from training.settings.resolving import config_hash
@@ -29,7 +30,6 @@ from training.storage.atomic_file import (
     write_json_atomically,
 )
 from training.storage.checkpoint import save_weights
-from training.storage.json_files import JsonError, read_json_object
 from training.storage.run_folder import RunFolder
 
 LOG_LINES = 200

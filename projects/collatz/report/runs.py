@@ -7,11 +7,11 @@ from pathlib import Path
 from typing import Any
 
 from analysis.arms.run_curves import number_or_none, shared_settings
+from dataset.plain_data import JsonError, read_json_object
 from errors import UserError
 from projects.collatz.closed_forms import CLOSED_FORMS
 from projects.collatz.scoring import REPORT
 from training.records.metrics_log import read_metrics
-from training.storage.json_files import JsonError, read_json_object
 from training.storage.run_folder import RunFolder
 
 MOMENTS = ("best", "final")
