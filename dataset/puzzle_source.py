@@ -18,13 +18,12 @@ from dataset.augment import augment_sudoku
 from dataset.eval_batches import Batch, EvalBatches, as_batch, slice_batch, test_rows, validation_rows
 from dataset.puzzle_folder import PuzzleSet, fingerprint
 from dataset.puzzle_metadata import PuzzleMetadata
+from dataset.source import START, Position
 from errors import UserError
 
 __all__ = [
-    "START",
     "Batch",
     "EvalBatches",
-    "Position",
     "PuzzleSource",
     "merge_metadata",
     "slice_batch",
@@ -32,8 +31,6 @@ __all__ = [
     "validation_rows",
 ]
 
-Position = dict[str, int]
-START: Position = {"iteration": 0, "batch": 0, "cursor": 0}
 AUGMENT_CHOICES = ("auto", "stored", "on_the_fly", "none")
 # Group orders are made in blocks of whole epochs of about this many groups, of which a few are kept.
 BLOCK_GROUPS = 1 << 18

@@ -5,6 +5,7 @@ from typing import Any, Protocol
 from torch import Tensor
 
 Position = dict[str, int]
+START: Position = {"iteration": 0, "batch": 0, "cursor": 0}
 
 
 class Source(Protocol):

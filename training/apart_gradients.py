@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from training.device_numbers import on_device
+from training.devices import on_device
 from training.distributed import World
 from training.objectives.base import Apart, Output
 
@@ -32,8 +32,8 @@ class ApartGradients:
         self._kinds[name] = output.apart
         sums = self._sums.setdefault(name, [torch.zeros_like(p) for p in self.parameters])
         if output.loss_sum.requires_grad and self.parameters:
-            found = torch.autograd.grad(output.loss_sum, self.parameters, allow_unused=True)
-            for total, gradient in zip(sums, found, strict=True):
+            gradients = torch.autograd.grad(output.loss_sum, self.parameters, allow_unused=True)
+            for total, gradient in zip(sums, gradients, strict=True):
                 if gradient is not None:
                     total += gradient
 

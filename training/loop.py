@@ -15,12 +15,12 @@ from tqdm import tqdm
 
 from errors import UserError
 from training.interrupt import InterruptHandler
-from training.reports import Reports
 from training.run import Run, full_state
+from training.run_log import RunLog
 from training.storage.atomic_file import link_or_copy
 from training.storage.best_archive import align_best, archive_best, set_aside
 from training.storage.checkpoint import CheckpointWriteError, keep_last, save_latest, save_weights
-from training.update import NonFiniteError, UpdateReport, reads_late, require_finite, settle, train_on_batch
+from training.update import NonFiniteError, UpdateResult, reads_late, require_finite, settle, train_on_batch
 
 
 @dataclass
@@ -35,10 +35,10 @@ class Boundary:
 class Loop:
     """Runs a `Run` to its end, or to the signal, update or hour at which it is to stop."""
 
-    def __init__(self, run: Run, reports: Reports | None) -> None:
+    def __init__(self, run: Run, run_log: RunLog | None) -> None:
         self.run = run
-        self.reports = reports
-        self.scoring = run.scoring(run, reports)
+        self.run_log = run_log
+        self.scoring = run.scoring(run, run_log)
         self.deadline = None
         if run.config.max_hours is not None:
             self.deadline = time.monotonic() + 3600 * run.config.max_hours
@@ -47,7 +47,7 @@ class Loop:
         self.evaluated_step = run.validation.last_fast_step
         self.iteration_ended = False
         self.stop_agreed = False
-        self.unsettled: list[UpdateReport] = []
+        self.unsettled: list[UpdateResult] = []
         self.lr = 0.0  # of the last settled update
 
     def train(self) -> str:
@@ -81,28 +81,28 @@ class Loop:
                     self._describe(progress)
         return boundary.stop
 
-    def _train_batch(self, stop_requested: bool) -> list[UpdateReport]:
+    def _train_batch(self, stop_requested: bool) -> list[UpdateResult]:
         run = self.run
-        batch, following = run.source.next(run.position)
+        batch, following = run.source.next(run.progress.position)
         slots = run.world.slots(run.config.global_batch_size)
         mine = {key: leaf[slots].to(run.device, non_blocking=True) for key, leaf in batch.items()}
-        reports = train_on_batch(run, mine, stop_requested=stop_requested)
-        self.unsettled += reports
-        self.iteration_ended = following["iteration"] != run.position["iteration"]
-        run.position = following
+        results = train_on_batch(run, mine, stop_requested=stop_requested)
+        self.unsettled += results
+        self.iteration_ended = following["iteration"] != run.progress.position["iteration"]
+        run.progress.position = following
         # A line of the log holds all updates up to its own.
         self._settle(all_of_them=not reads_late(run) or run.step % run.config.log_interval == 0)
-        return reports
+        return results
 
     def _settle(self, *, all_of_them: bool) -> None:
         """Read the numbers of the updates made: of all, or of all but the last, which the device may still work on."""
         while len(self.unsettled) > (0 if all_of_them else 1):
-            report = self.unsettled.pop(0)
-            settle(self.run, report)
-            self.stop_agreed = self.stop_agreed or report.stop_requested
-            self.lr = report.lr
-            if self.reports is not None:
-                self.reports.update(self.run, report)
+            result = self.unsettled.pop(0)
+            settle(self.run, result)
+            self.stop_agreed = self.stop_agreed or result.stop_requested
+            self.lr = result.lr
+            if self.run_log is not None:
+                self.run_log.update(self.run, result)
 
     def _boundary(self) -> Boundary:
         """What is due at this step. The same on every rank: it depends on the step and on summed flags only."""
@@ -110,7 +110,9 @@ class Loop:
         done = run.is_complete
         stop = "done" if done else ("stopped" if self.stop_agreed else None)
         fresh = run.step != self.evaluated_step
-        past_minimum = run.position["iteration"] * run.source.epochs_per_iteration >= (config.min_eval_interval or 0)
+        past_minimum = run.progress.position["iteration"] * run.source.epochs_per_iteration >= (
+            config.min_eval_interval or 0
+        )
         due = self.iteration_ended and past_minimum
         if config.fast_eval_interval and run.step and run.step % config.fast_eval_interval == 0:
             due = True
@@ -168,8 +170,8 @@ class Loop:
         if not self._write(lambda: save_latest(run.folder.path, state)):
             return
         self.state_step = run.step
-        if self.reports is not None:
-            self.reports.event(run, "running", last_ckpt=run.folder.latest_state.name)
+        if self.run_log is not None:
+            self.run_log.event(run, "running", last_ckpt=run.folder.latest_state.name)
         best = run.validation.best
         if best is not None and best.step == run.step:
             self._keep_best()
@@ -193,9 +195,9 @@ class Loop:
             if self.state_step == run.step:
                 self._write(lambda: link_or_copy(run.folder.latest_state, run.folder.final_state))
         results = self.scoring.final_results()
-        reports = self.reports
-        if reports is not None:
-            self._write(lambda: reports.summary(run, results))
+        run_log = self.run_log
+        if run_log is not None:
+            self._write(lambda: run_log.summary(run, results))
             self.scoring.print_summary(results)
 
     def require_saved(self) -> None:
@@ -213,33 +215,33 @@ class Loop:
         return tqdm(total=total, initial=self.run.step, desc="train", unit="update", disable=shown, smoothing=0.05)
 
     def _describe(self, progress: Any) -> None:
-        sums = self.run.metric_sums
+        sums = self.run.progress.metric_sums
         if not progress.disable and sums.get("normalizer"):
             progress.set_postfix(loss=f"{sums['loss'] / sums['normalizer']:.3f}", lr=f"{self.lr:.1e}", refresh=False)
 
 
 def run_training(run: Run) -> str:
-    """Train, report, leave everything in the run folder; returns `done` or `stopped`.
+    """Train, and leave everything in the run folder; returns `done` or `stopped`.
 
     Errors: `NonFiniteError`, after the status says `failed`.
     """
     with run.world.together():
-        reports = Reports(run) if run.world.is_main else None
+        run_log = RunLog(run) if run.world.is_main else None
     outcome = "failed"
-    with reports.status if reports is not None else nullcontext():
+    with run_log.status if run_log is not None else nullcontext():
         try:
-            loop = Loop(run, reports)
+            loop = Loop(run, run_log)
             outcome = loop.train()
             if outcome == "done":
                 loop.finish()
-            if reports is not None:
+            if run_log is not None:
                 loop.require_saved()
-                reports.event(run, outcome)
+                run_log.event(run, outcome)
                 if outcome == "stopped":
                     print(f"stopped at update {run.step}; the same command goes on from {run.folder.latest_state}")
         finally:
-            if reports is not None:
-                reports.close(run, outcome)
+            if run_log is not None:
+                run_log.close(run, outcome)
     return outcome
 
 

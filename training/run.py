@@ -9,7 +9,6 @@ from typing import Any, Protocol
 import torch
 
 from errors import UserError
-from models.network import Network
 from training.distributed import World
 from training.ema import EMA
 from training.hooks.base import Hook
@@ -18,14 +17,13 @@ from training.inference.fixed import OfficialInference
 from training.initial_weights import InitialWeights
 from training.objectives.base import Objective
 from training.optim import SparseSignSGD
+from training.progress import Progress
 from training.settings.resolving import TrainConfig, run_identity
 from training.setup import EvalRows
 from training.storage.rng_state import capture_rng, restore_rng
 from training.storage.run_folder import RunFolder, refuse_if_different
 from training.storage.state_form import check_state_form
 from training.validation import ValidationRecord
-
-START = {"iteration": 0, "batch": 0, "cursor": 0}
 
 
 class Scores(Protocol):
@@ -44,7 +42,7 @@ class Scores(Protocol):
 
 @dataclass
 class Run:
-    """Everything the loop works with. `step` counts updates; `position` is the next batch's."""
+    """Everything the loop works with."""
 
     config: TrainConfig
     world: World
@@ -57,22 +55,21 @@ class Run:
     objective: Objective
     source: Any  # dataset.source.Source, likewise
     planned_updates: int
-    scoring: Callable[["Run", Any], Scores]  # of the run and its reports, None except on rank 0
+    scoring: Callable[["Run", Any], Scores]  # of the run and its `RunLog`, None except on rank 0
     inference: Inference = field(default_factory=OfficialInference)  # of runs on puzzles, as are the next
     evaluation_rows: list[EvalRows] = field(default_factory=list)
     headline: str = "eval/validation/exact_accuracy"  # what chooses the best checkpoint
     judged_on: dict[str, Any] = field(default_factory=dict)  # fingerprint of evaluation data beside the source's
     hooks: list[Hook] = field(default_factory=list)
     validation: ValidationRecord = field(default_factory=ValidationRecord)
-    step: int = 0
-    position: dict[str, int] = field(default_factory=lambda: dict(START))
-    samples_seen: int = 0  # supervision steps with a gradient, of rows
-    extra_passes: int = 0  # supervision steps beside them without one, of rows
-    clip_events: int = 0
-    train_seconds: float = 0.0
-    metric_sums: dict[str, float] = field(default_factory=dict)
+    progress: Progress = field(default_factory=Progress)
     initial: InitialWeights | None = None  # None: not begun, or begun by code that did not note it
     state_file: Path | None = None  # the full state it went on from
+
+    @property
+    def step(self) -> int:
+        """Updates made."""
+        return self.progress.step
 
     @property
     def evaluated_model(self) -> Any:
@@ -87,13 +84,13 @@ class Run:
         steps trained, of rows. `train/flops`: the closed form of the network for them and for what was computed
         beside them.
         """
-        network: Network = self.model
+        progress, network = self.progress, self.model
         trained, extra = network.trained_flops(), network.extra_flops()
         return {
-            "train/seconds": self.train_seconds,
-            "train/samples": self.samples_seen,
+            "train/seconds": progress.train_seconds,
+            "train/samples": progress.samples_seen,
             # In integers, which are exact.
-            "train/flops": float(self.samples_seen * int(trained) + self.extra_passes * int(extra)),
+            "train/flops": float(progress.samples_seen * int(trained) + progress.extra_passes * int(extra)),
         }
 
     @property
@@ -105,7 +102,7 @@ class Run:
             return True
         if self.validation.exhausted:
             return True
-        return self.position["iteration"] * self.source.epochs_per_iteration >= self.config.epochs
+        return self.progress.position["iteration"] * self.source.epochs_per_iteration >= self.config.epochs
 
     def identity(self) -> dict[str, Any]:
         """What a saved state must agree with to go on: model, objective, optimizer, batch and data."""
@@ -129,13 +126,7 @@ def full_state(run: Run) -> dict[str, Any]:
     if carry is not None:
         carry = {key: run.world.gather_rows(leaf) for key, leaf in sorted(carry.items())}
     return {
-        "step": run.step,
-        "position": dict(run.position),
-        "samples_seen": run.samples_seen,
-        "extra_passes": run.extra_passes,
-        "clip_events": run.clip_events,
-        "train_seconds": run.train_seconds,
-        "metric_sums": dict(run.metric_sums),
+        **run.progress.state_dict(),
         "initial": None if run.initial is None else asdict(run.initial),
         "model": run.model.state_dict(),
         "ema": run.ema.state_dict() if run.ema is not None else None,
@@ -162,6 +153,9 @@ def restore(run: Run, state: dict[str, Any], source: str) -> None:
     missing = [key for key in ("identity", "model", "step", "position", "optimizer") if key not in state]
     if missing:
         raise UserError(f"{source} is no complete state (it lacks {', '.join(missing)}); use another")
+    if "extra_passes" not in state:
+        # States that do not tell are of ACT streaming, whose only extra passes are the targets of Q-learning.
+        state = state | {"extra_passes": 0 if run.config.arch.no_ACT_continue else state.get("samples_seen")}
     if isinstance(state["identity"], Mapping):
         refuse_if_different(state["identity"], run.identity(), source)
     check_state_form(
@@ -209,15 +203,7 @@ def _take_over(run: Run, state: dict[str, Any]) -> None:
         hook.load_state_dict(state["hooks"][hook.name])
     run.source.load_state_dict(state["source"])
     run.validation.load_state_dict(state["validation"])
-    run.step, run.position = state["step"], dict(state["position"])
-    run.samples_seen, run.clip_events = state["samples_seen"], state["clip_events"]
-    if "extra_passes" in state:
-        run.extra_passes = state["extra_passes"]
-    else:
-        # States that do not tell are of ACT streaming, whose only extra passes are the targets of Q-learning.
-        run.extra_passes = 0 if run.config.arch.no_ACT_continue else run.samples_seen
-    run.train_seconds = state["train_seconds"]
-    run.metric_sums = dict(state["metric_sums"])
+    run.progress = Progress.from_state(state)
     run.initial = _initial_weights(state.get("initial"))
     restore_rng(state["rng"])
 

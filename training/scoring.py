@@ -28,8 +28,8 @@ from training.evaluation.summary_table import aligned, compute_point, summary_ta
 from training.inference.choose import build_inference
 from training.initial_weights import InitialWeights, remake, weights_digest
 from training.records.metrics_log import read_metrics
-from training.reports import Reports
 from training.run import Run
+from training.run_log import RunLog
 from training.setup import EvalRows
 from training.storage.atomic_file import write_atomically
 from training.storage.weights import load_weights
@@ -40,9 +40,9 @@ HEADLINE = "exact_accuracy"
 class Scoring:
     """Evaluates a run. All methods that evaluate are collective: every rank must call them."""
 
-    def __init__(self, run: Run, reports: Reports | None) -> None:
+    def __init__(self, run: Run, run_log: RunLog | None) -> None:
         self.run = run
-        self.reports = reports
+        self.run_log = run_log
         self.baselines: dict[str, dict[str, float]] = {}
         if run.step == 0 and run.initial is None:
             run.initial = InitialWeights(run.config.init_from, weights_digest(run.model))
@@ -78,8 +78,8 @@ class Scoring:
         run = self.run
         if not any(len(rows.fast) for rows in run.evaluation_rows):
             return False
-        if self.reports is not None:
-            self.reports.event(run, "eval")
+        if self.run_log is not None:
+            self.run_log.event(run, "eval")
         model = run.evaluated_model
         fast = self._score([(rows, rows.fast) for rows in run.evaluation_rows], model, "fast validation")
         if not self.baselines:
@@ -101,13 +101,13 @@ class Scoring:
             self._save_outputs(model)
             record |= self._robustness(model)
         record |= self._guards(fast["accuracy"])
-        if self.reports is not None:
-            self.reports.log.append(record)
+        if self.run_log is not None:
+            self.run_log.metrics.append(record)
             star = " (new best)" if improved else ""
             tqdm.write(
                 f"update {run.step}: {kind} {describe_rate(shown)}, token accuracy {shown['accuracy']:.4f}{star}"
             )
-            self.reports.event(run, "running")
+            self.run_log.event(run, "running")
         return improved
 
     def _robustness(self, model: RecursiveModel) -> dict[str, float]:
@@ -150,7 +150,7 @@ class Scoring:
         counts = np.sum([label_counts(puzzle_set) for puzzle_set in run.source.sets], axis=0)
         blank = blank_token(run.evaluation_rows[-1].puzzle_set)
         self.baselines = trivial_baselines(inputs, labels, counts, blank)
-        if self.reports is not None:
+        if self.run_log is not None:
             listed = ", ".join(
                 f"{name} {value['accuracy']:.4f} (exact {value['exact_accuracy']:.4f})"
                 for name, value in self.baselines.items()
@@ -202,12 +202,12 @@ class Scoring:
             model = build_model(run.model.config).to(run.device)
             model.load_state_dict(load_weights(run.folder.best))
             test("best", model, best.step)
-        if self.reports is not None:
+        if self.run_log is not None:
             self._save_test_rows(outcomes)
             record: dict[str, Any] = {"step": run.step} | run.compute_spent
             for which, values in results["test"].items():
                 record |= {f"test/{which}/{key}": values[key] for key in ("value", "numerator", "denominator")}
-            self.reports.log.append(record)
+            self.run_log.metrics.append(record)
         return results
 
     def _save_test_rows(self, outcomes: Mapping[str, Sequence[RowOutcomes]]) -> None:
@@ -234,7 +234,7 @@ class Scoring:
     def _curve(self) -> dict[str, Any]:
         """What training had cost at the best validation, as its log line says, and at the end. Rank 0 only."""
         run = self.run
-        if self.reports is None:
+        if self.run_log is None:
             return {}
         best = run.validation.best
         return {
@@ -288,7 +288,7 @@ class Scoring:
         run = self.run
         width = min(110, shutil.get_terminal_size().columns)
         print("-" * width)
-        print(f"{run.step} updates, {run.train_seconds:.0f} s of training")
+        print(f"{run.step} updates, {run.progress.train_seconds:.0f} s of training")
         print("\n".join(aligned(summary_table(results, run.validation.best))))
         for which, tested in results["test"].items():
             if lines := robustness_lines(tested["robustness"]):

@@ -11,11 +11,10 @@ from torch import Tensor
 
 from models.act import Batch
 from training.apart_gradients import PER_UPDATE, SUMS, ApartGradients, nonzero
-from training.device_numbers import DeviceNumbers, on_device
+from training.devices import DeviceNumbers, on_device
 from training.objectives.base import Output, UpdateContext
 from training.optim import merge_gathers
 from training.run import Run
-from training.schedule import learning_rate
 
 # In the summed numbers beside the objective's own.
 _TRAINED = "trained steps"
@@ -23,6 +22,10 @@ _EXTRA = "extra passes"
 _STOP = "stop requested"
 _NORM = "gradient norm"
 _FINITE = "all finite"
+_WAY_OUT = (
+    "nothing of it was saved. Go on from the last state with a smaller lr or grad_clip_norm in a new checkpoint_path "
+    "(init_from=FILE)"
+)
 
 
 class NonFiniteError(RuntimeError):
@@ -30,8 +33,8 @@ class NonFiniteError(RuntimeError):
 
 
 @dataclass
-class UpdateReport:
-    """What the loop logs about update `step`. The numbers are known once it is settled.
+class UpdateResult:
+    """What came of update `step`. The numbers are known once it is settled.
 
     `grad_norm` is before clipping; `stop_requested` by any process.
     """
@@ -54,8 +57,8 @@ def reads_late(run: Run) -> bool:
     return run.device.type == "cuda" and not any(hook.reads_losses for hook in run.hooks)
 
 
-def train_on_batch(run: Run, batch: Batch, *, stop_requested: bool) -> list[UpdateReport]:
-    """All updates of one batch (rows of this process); reports to be settled.
+def train_on_batch(run: Run, batch: Batch, *, stop_requested: bool) -> list[UpdateResult]:
+    """All updates of one batch (rows of this process), to be settled.
 
     Errors: `NonFiniteError`, before an update is made unless the numbers are read late.
     """
@@ -70,7 +73,7 @@ def train_on_batch(run: Run, batch: Batch, *, stop_requested: bool) -> list[Upda
     started = time.monotonic()
     pending: list[Output] = []
     apart = _nothing_apart(run)
-    reports = []
+    results = []
     for output in run.objective.outputs(run.model, batch, context):
         if output.apart is None:
             output.loss_sum.backward()  # type: ignore[no-untyped-call]
@@ -78,19 +81,19 @@ def train_on_batch(run: Run, batch: Batch, *, stop_requested: bool) -> list[Upda
             apart.add(output)
         pending.append(output)
         if output.ends_update:
-            reports.append(_update(run, pending, apart, stop_requested))
+            results.append(_update(run, pending, apart, stop_requested))
             pending, apart = [], _nothing_apart(run)
     if pending:
         raise AssertionError(f"objective {run.objective.name} ended a batch inside an update")
-    run.train_seconds += time.monotonic() - started
-    return reports
+    run.progress.train_seconds += time.monotonic() - started
+    return results
 
 
 def _nothing_apart(run: Run) -> ApartGradients:
     return ApartGradients([p for p in run.model.parameters() if p.requires_grad])
 
 
-def _update(run: Run, outputs: list[Output], apart: ApartGradients, stop_requested: bool) -> UpdateReport:
+def _update(run: Run, outputs: list[Output], apart: ApartGradients, stop_requested: bool) -> UpdateResult:
     """Reduce, divide, check, clip, step. Nothing here makes the host wait for a GPU."""
     names, sums = _local_sums(outputs, run.device)
     names.append(_STOP)
@@ -110,7 +113,7 @@ def _update(run: Run, outputs: list[Output], apart: ApartGradients, stop_request
     if run.model.puzzle_emb is not None:
         gathered = merge_gathers(run.model.puzzle_emb.take_gathers())
         if gathered is not None:
-            ids, rows = (run.world.gather_rows(part) for part in gathered)
+            ids, rows = map(run.world.gather_rows, gathered)
             gathered = (ids, rows / normalizer.to(rows.dtype))
     more_names, more = apart.merge(run.world, names, sums, run.device)
 
@@ -120,17 +123,17 @@ def _update(run: Run, outputs: list[Output], apart: ApartGradients, stop_request
     finite = sums[names.index("loss")].isfinite() & norm.isfinite()
     if gathered is not None:
         finite = finite & gathered[1].isfinite().all()
-    report = UpdateReport(
+    result = UpdateResult(
         step=run.step + 1,
         lr=math.nan,
         numbers=DeviceNumbers(
             [*names, *more_names, _NORM, _FINITE],
             torch.cat([sums, torch.stack([*more, norm, finite.to(norm.dtype)])]),
         ),
-        origin=f"batch {run.position} of seed {run.config.seed}",
+        origin=f"batch {run.progress.position} of seed {run.config.seed}",
     )
     if not reads_late(run):
-        _require_finite_update(run, report)
+        _require_finite_update(run, result)
     clip = run.config.grad_clip_norm
     if clip is not None:
         torch.nn.utils.clip_grads_with_norm_(parameters, clip, norm)
@@ -140,12 +143,12 @@ def _update(run: Run, outputs: list[Output], apart: ApartGradients, stop_request
         hook.before_update(run.model, step)
     config = run.config
     schedule = (config.lr_warmup_steps, run.planned_updates, config.lr_min_ratio)
-    report.lr = learning_rate(step, config.lr, *schedule)
+    result.lr = learning_rate(step, config.lr, *schedule)
     for hook in run.hooks:
-        report.lr = hook.learning_rate(step, report.lr)
+        result.lr = hook.learning_rate(step, result.lr)
     if run.dense is not None:
         for group in run.dense.param_groups:
-            group["lr"] = report.lr
+            group["lr"] = result.lr
         run.dense.step()
         run.dense.zero_grad(set_to_none=True)
     if run.sparse is not None and gathered is not None:
@@ -153,45 +156,57 @@ def _update(run: Run, outputs: list[Output], apart: ApartGradients, stop_request
         run.sparse.step(*gathered)
     if run.ema is not None:
         run.ema.update()
-    run.step = step
+    run.progress.step = step
     for hook in run.hooks:
         hook.after_update(run.model, step)
-    return report
+    return result
 
 
-def settle(run: Run, report: UpdateReport) -> None:
-    """Read an update's numbers: complete its report, and add them to the run's sums.
+def learning_rate(step: int, base: float, warmup_steps: int, total_steps: int, min_ratio: float) -> float:
+    """Linear warm-up from 0, then half a cosine down to `min_ratio * base`.
+
+    Args:
+        step: 1 for the first update, as officially (the counter moves before the rate is read).
+        total_steps: planned updates; beyond them the rate stays at its minimum.
+            Differs: upstream's cosine would rise again.
+    """
+    if step < warmup_steps:
+        return base * step / max(1, warmup_steps)
+    progress = min(1.0, (step - warmup_steps) / max(1, total_steps - warmup_steps))
+    return base * (min_ratio + (1 - min_ratio) * 0.5 * (1 + math.cos(math.pi * progress)))
+
+
+def settle(run: Run, result: UpdateResult) -> None:
+    """Read an update's numbers: complete its result, and add them to the run's sums.
 
     Errors: `NonFiniteError`.
     """
     started = time.monotonic()
-    sums = _require_finite_update(run, report)
-    run.train_seconds += time.monotonic() - started  # where the host waits for a device that computes
+    sums = _require_finite_update(run, result)
+    run.progress.train_seconds += time.monotonic() - started  # where the host waits for a device that computes
     norm = sums.pop(_NORM)
     clip = run.config.grad_clip_norm
-    report.grad_norm = norm
-    report.clipped = clip is not None and norm > clip
-    report.stop_requested = sums.pop(_STOP) > 0
-    run.clip_events += report.clipped
-    run.samples_seen += int(sums.pop(_TRAINED))
-    run.extra_passes += int(sums.pop(_EXTRA))
+    result.grad_norm = norm
+    result.clipped = clip is not None and norm > clip
+    result.stop_requested = sums.pop(_STOP) > 0
+    run.progress.clip_events += result.clipped
+    run.progress.samples_seen += int(sums.pop(_TRAINED))
+    run.progress.extra_passes += int(sums.pop(_EXTRA))
     for hook in run.hooks:
-        hook.settled(report.step, sums["loss"] / sums["normalizer"])
+        hook.settled(result.step, sums["loss"] / sums["normalizer"])
     for name, value in sums.items():
-        run.metric_sums[name] = run.metric_sums.get(name, 0.0) + value
+        run.progress.metric_sums[name] = run.progress.metric_sums.get(name, 0.0) + value
 
 
-def _require_finite_update(run: Run, report: UpdateReport) -> dict[str, float]:
+def _require_finite_update(run: Run, result: UpdateResult) -> dict[str, float]:
     """The update's numbers. Errors: `NonFiniteError`."""
-    sums = dict(report.numbers.read())
+    sums = dict(result.numbers.read())
     if sums.pop(_FINITE):
         return sums
     run.model.zero_grad(set_to_none=True)
     loss = sums["loss"] / (sums["normalizer"] or 1.0)
     raise NonFiniteError(
-        f"not finite at update {report.step}: loss {loss:g}, gradient norm {sums[_NORM]:g}, {report.origin}; nothing "
-        "of it was saved. Go on from the last state with a smaller lr or grad_clip_norm in a new checkpoint_path "
-        "(init_from=FILE)"
+        f"not finite at update {result.step}: loss {loss:g}, gradient norm {sums[_NORM]:g}, {result.origin}; {_WAY_OUT}"
     )
 
 
@@ -200,12 +215,12 @@ def require_finite(run: Run) -> None:
 
     A finite gradient does not tell of a weight that no row of the batch uses.
     """
-    parts: dict[str, Any] = {"model": run.model.state_dict(), "carry": run.objective.carry}
+    saved: dict[str, Any] = {"model": run.model.state_dict(), "carry": run.objective.carry}
     if run.ema is not None:
-        parts["ema"] = run.ema.state_dict()
+        saved["ema"] = run.ema.state_dict()
     if run.dense is not None:
-        parts["optimizer"] = run.dense.state_dict()["state"]
-    named = list(_floating_tensors(parts))
+        saved["optimizer"] = run.dense.state_dict()["state"]
+    named = list(_floating_tensors(saved))
     flags = [tensor.isfinite().all().to(run.device) for _, tensor in named]
     finite = torch.stack(flags).tolist()
     bad = [name for (name, _), good in zip(named, finite, strict=True) if not good]
@@ -213,8 +228,7 @@ def require_finite(run: Run) -> None:
         listed = ", ".join(bad[:4]) + (f" and {len(bad) - 4} more" if len(bad) > 4 else "")
         raise NonFiniteError(
             f"not finite after update {run.step}: {listed or 'values of another process'}, before batch "
-            f"{run.position} of seed {run.config.seed}; nothing of it was saved. Go on from the last state with a "
-            "smaller lr or grad_clip_norm in a new checkpoint_path (init_from=FILE)"
+            f"{run.progress.position} of seed {run.config.seed}; {_WAY_OUT}"
         )
 
 

@@ -24,6 +24,7 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
+from dataset.source import START
 from errors import UserError, exit_on_user_error
 from projects.collatz import limbs as collatz_limbs
 from projects.collatz import words as collatz_words
@@ -37,7 +38,6 @@ from scripts.benchmark.record import check_json_target, save_record
 from scripts.benchmark.timing import Timing, timed
 from training.objectives.base import UpdateContext
 from training.records.provenance import collect_provenance
-from training.run import START
 
 SCHEMA_VERSION = 2
 SEED = 0

@@ -4,11 +4,11 @@ from pathlib import Path
 
 import torch
 
+from dataset.source import START
 from projects.collatz.decrease import further_states
 from projects.collatz.eval_file import read_eval_file
 from projects.collatz.scoring import overlap_line
 from projects.collatz.setup import build_source, build_value, choose_device
-from training.run import START
 from training.settings.resolving import TrainConfig
 from training.storage.run_folder import RunFolder, decide_start
 

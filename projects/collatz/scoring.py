@@ -18,8 +18,8 @@ from projects.collatz.syracuse import TEST_STARTS, orbit
 from projects.collatz.value_networks import CollatzValue
 from projects.collatz.windows import Windows, orbit_windows, windows_of
 from training.evaluation.answering import wilson_interval
-from training.reports import Reports
 from training.run import Run
+from training.run_log import RunLog
 from training.storage.atomic_file import write_json_atomically
 from training.storage.weights import load_weights
 
@@ -40,8 +40,8 @@ class CollatzScoring:
 
     headline = "eval/validation/pass"
 
-    def __init__(self, run: Run, reports: Reports | None, rows: EvalRows | None = None) -> None:
-        self.run, self.reports, self.rows = run, reports, rows
+    def __init__(self, run: Run, run_log: RunLog | None, rows: EvalRows | None = None) -> None:
+        self.run, self.run_log, self.rows = run, run_log, rows
         self._windows: dict[str, list[Windows]] = {}
 
     def validate(self, *, last: bool) -> bool:
@@ -52,8 +52,8 @@ class CollatzScoring:
         run.validation.last_fast_step = run.step
         if not full and not quick:
             return False
-        if self.reports is not None:
-            self.reports.event(run, "eval")
+        if self.run_log is not None:
+            self.run_log.event(run, "eval")
         network = run.evaluated_model
         assert isinstance(network, CollatzValue)
         was_training = network.training
@@ -74,10 +74,10 @@ class CollatzScoring:
             if self.rows is not None:
                 said.append(f"file {100 * found['eval/csv/pass']:.2f} % pass")
         network.train(was_training)
-        if self.reports is not None:
-            self.reports.log.append(record)
+        if self.run_log is not None:
+            self.run_log.metrics.append(record)
             tqdm.write(f"update {run.step}: {'; '.join(said)}")
-            self.reports.event(run, "running")
+            self.run_log.event(run, "running")
         return improved
 
     def _quick(self, network: CollatzValue) -> dict[str, Any]:
@@ -153,7 +153,7 @@ class CollatzScoring:
             tests["best"] = tests["final"]
         source: Any = run.source
         overlap = {"rows_on_test_orbits": source.overlap, "rows_prepared": source.drawn}
-        if self.reports is not None:
+        if self.run_log is not None:
             path = run.folder.path / REPORT
             try:
                 write_json_atomically(path, {"schema_version": SCHEMA_VERSION, **report})
@@ -162,7 +162,7 @@ class CollatzScoring:
             record: dict[str, Any] = {"step": run.step} | run.compute_spent
             for which, values in tests.items():
                 record |= {f"test/{which}/{key}": values[key] for key in ("value", "numerator", "denominator")}
-            self.reports.log.append(record)
+            self.run_log.metrics.append(record)
         self._report = report, [f"V_{which}" for which in weights]
         return {"test": tests, "overlap": overlap, "report": REPORT}
 
@@ -187,7 +187,7 @@ class CollatzScoring:
         """The table at the end, and how much of the training data lay on test orbits."""
         run = self.run
         report, networks = self._report
-        print(f"{run.step} updates, {run.train_seconds:.0f} s of training")
+        print(f"{run.step} updates, {run.progress.train_seconds:.0f} s of training")
         print(report_table(report, networks))
         print(overlap_line(results["overlap"], run.config.collatz.decontaminate))
         print(f"everything is in {run.folder.path}")

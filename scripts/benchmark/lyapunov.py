@@ -52,7 +52,7 @@ Record = dict[str, Any]
 def maps_of(config: TrainConfig, shape: DataShape) -> Iterator[RecursionMaps]:
     """The maps of a batch of synthetic puzzles."""
     with synthetic_run(config, shape) as run:
-        batch, _ = run.source.next(run.position)
+        batch, _ = run.source.next(run.progress.position)
         yield RecursionMaps(run.model.eval(), {key: leaf.to(run.device) for key, leaf in batch.items()})
 
 

@@ -22,7 +22,7 @@ from training.inference.fixed import OfficialInference
 from training.records.provenance import peak_memory
 from training.run import Run
 from training.settings.resolving import TrainConfig
-from training.update import UpdateReport, reads_late, settle, train_on_batch
+from training.update import UpdateResult, reads_late, settle, train_on_batch
 
 Record = dict[str, Any]
 Note = Callable[[str], object]  # told what is being measured
@@ -130,7 +130,7 @@ def training_step(run: Run) -> Callable[[], object]:
     As in the loop, its numbers are read at once, or on CUDA when the next update is queued.
     """
     batches = itertools.cycle([_on_device(run, _next_batch(run)) for _ in range(_BATCHES)])
-    unsettled: list[UpdateReport] = []
+    unsettled: list[UpdateResult] = []
 
     def step() -> None:
         unsettled.extend(train_on_batch(run, next(batches), stop_requested=False))
@@ -331,7 +331,7 @@ def _evaluation_step(run: Run) -> None:
 
 
 def _next_batch(run: Run) -> Batch:
-    batch, run.position = run.source.next(run.position)
+    batch, run.progress.position = run.source.next(run.progress.position)
     return batch
 
 

@@ -61,7 +61,7 @@ def kinds(count: int) -> dict[str, ObjectiveConfig]:
 
 def counted(run: Run) -> dict[str, int]:
     """Supervision steps of rows so far: with a gradient, and beside them without one."""
-    return {"trained": run.samples_seen, "extra": run.extra_passes}
+    return {"trained": run.progress.samples_seen, "extra": run.progress.extra_passes}
 
 
 def let_none_halt(run: Run) -> None:

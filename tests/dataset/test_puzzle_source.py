@@ -7,16 +7,15 @@ import torch
 
 from dataset.puzzle_folder import open_puzzle_set
 from dataset.puzzle_source import (
-    START,
     Batch,
     EvalBatches,
-    Position,
     PuzzleSource,
     merge_metadata,
     slice_batch,
     test_rows,
     validation_rows,
 )
+from dataset.source import START, Position
 from errors import UserError
 from tests.dataset.folders import edit_metadata, make_folder, row_numbers
 

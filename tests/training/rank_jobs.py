@@ -99,7 +99,7 @@ def one_update(run: Run) -> Record:
     """Make the next update; everything that went into it and came out of it. Collective."""
     hook, sparse = run.hooks[0], run.sparse
     assert isinstance(hook, RecordUpdate) and isinstance(sparse, RecordingSignSGD)
-    run.metric_sums = {}
+    run.progress.metric_sums = {}
     reports = Loop(run, None)._train_batch(False)
     state = full_state(run)
     assert sparse.received is not None and len(reports) == 1
@@ -114,7 +114,7 @@ def one_update(run: Run) -> Record:
         "metrics": dict(state["metric_sums"]),
         "grad_norm": reports[0].grad_norm,
         "step": run.step,
-        "position": dict(run.position),
+        "position": dict(run.progress.position),
     }
 
 
@@ -152,12 +152,12 @@ def perturbed_updates(
         assert run.sparse is not None and run.model.puzzle_emb is not None
         sparse = RecordingSignSGD(run.sparse.weights, run.sparse.lr, run.sparse.weight_decay)
         hook = RecordUpdate()
-        run.sparse, run.hooks, run.step = sparse, [hook], number
+        run.sparse, run.hooks, run.progress.step = sparse, [hook], number
         with torch.no_grad():
             weight = run.model.q_head.weight
             weight.copy_(torch.randn(weight.shape, generator=torch.Generator().manual_seed(1), dtype=weight.dtype))
             run.model.q_head.bias.fill_(0.0)
-        run.metric_sums = {}
+        run.progress.metric_sums = {}
         (report,) = Loop(run, None)._train_batch(False)
         assert sparse.received is not None and report.step == number + 1 and run.ema is not None
         ids, rows = sum_rows(*sparse.received)
@@ -169,7 +169,7 @@ def perturbed_updates(
             "table": run.model.puzzle_emb.weights.clone(),
             "weights": {name: p.detach().clone() for name, p in run.model.named_parameters()},
             "ema": {name: p.clone() for name, p in run.ema.state_dict().items()},
-            "metrics": dict(run.metric_sums),
+            "metrics": dict(run.progress.metric_sums),
         })  # fmt: skip
     return records
 
@@ -188,7 +188,7 @@ def resume_and_update(world: World, arch: str, data: str, folder: str) -> Record
     with held_folder(run.folder, world), contextlib.redirect_stderr(printed):
         place(run)
         share_weights(run)
-        start = {"step": run.step, "position": dict(run.position), "carry": full_state(run)["carry"]}
+        start = {"step": run.step, "position": dict(run.progress.position), "carry": full_state(run)["carry"]}
         run.hooks = [RecordUpdate()]
         return one_update(run) | {"printed": printed.getvalue(), "start": start}
 

@@ -65,7 +65,7 @@ def test_an_update_ends_with_the_last_slice(data: str, tmp_path: Path) -> None:
     config = update_config("trm_mlp", data, str(tmp_path), ["accumulation_slices=5"])
     objective = act_objective(config)
     run = build_run(config, ALONE, objective)
-    batch, _ = run.source.next(run.position)
+    batch, _ = run.source.next(run.progress.position)
     context = UpdateContext(step=0, seed=0, slots=slice(0, 40), num_slots=40)
     ends, normalizers = [], 0.0
     for output in objective.outputs(run.model, batch, context):
@@ -83,7 +83,7 @@ def test_an_update_ends_with_the_last_slice(data: str, tmp_path: Path) -> None:
 
 def test_slices_must_be_equal(data: str, tmp_path: Path) -> None:
     run = build_run(update_config("trm_mlp", data, str(tmp_path)), ALONE, ACTStreaming("softmax_cross_entropy"))
-    batch, _ = run.source.next(run.position)
+    batch, _ = run.source.next(run.progress.position)
     context = UpdateContext(step=0, seed=0, slots=slice(0, 40), num_slots=40)
     objective = ACTStreaming("softmax_cross_entropy", accumulation_slices=3)
     with pytest.raises(ValueError, match="40 slots cannot be cut into 3 equal slices"):

@@ -56,7 +56,7 @@ def run_of(arch: str, data: Path, folder: Path, *options: str) -> tuple[Run, Kee
 
 def update(run: Run, times: int) -> None:
     for _ in range(times):
-        batch, run.position = run.source.next(run.position)
+        batch, run.progress.position = run.source.next(run.progress.position)
         for report in train_on_batch(run, batch, stop_requested=False):
             settle(run, report)
 

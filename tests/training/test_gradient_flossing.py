@@ -226,8 +226,8 @@ def test_between_its_updates_it_is_the_baseline(sudoku6_folder: Path, tmp_path: 
     for more in (options, []):
         config = tiny_config("trm_att", sudoku6_folder, tmp_path / "other", more)
         run = build_run(config, World(), build_objective(config))
-        run.step = 1
-        batch, _ = run.source.next(run.position)
+        run.progress.step = 1
+        batch, _ = run.source.next(run.progress.position)
         train_on_batch(run, batch, stop_requested=False)
         runs.append({name: p.detach() for name, p in run.model.named_parameters()})
     assert differences(*runs) == []
@@ -248,7 +248,7 @@ def test_what_is_added_to_the_gradient(clip: float | None, sudoku6_folder: Path,
     for mode in ("off", "inter"):
         config = tiny_config("hrm", sudoku6_folder, tmp_path / mode, [*common, f"floss.mode={mode}"])
         run = build_run(config, World(), build_objective(config))
-        batch, _ = run.source.next(run.position)
+        batch, _ = run.source.next(run.progress.position)
         made[mode] = (gradients_of(run, dict(batch)), run)
     run = build_run(config, World(), build_objective(config))
     found = flossing_loss(run.model, batch, range(8), config.floss, config.seed, 0)

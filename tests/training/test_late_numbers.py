@@ -19,7 +19,7 @@ from tests.helpers import (
     train_here,
 )
 from tests.training.test_nonfinite import assert_all_finite, before_update, nan_weight
-from training.device_numbers import DeviceNumbers, on_device
+from training.devices import DeviceNumbers, on_device
 from training.distributed import World
 from training.start import act_objective, build_run
 from training.update import settle, train_on_batch
@@ -91,7 +91,7 @@ def test_nothing_in_an_update_waits_for_the_device(
 ) -> None:
     config = tiny_config(arch, sudoku6_folder, tmp_path, options)
     run = build_run(config, World(), act_objective(config))
-    batch, run.position = run.source.next(run.position)
+    batch, run.progress.position = run.source.next(run.progress.position)
 
     assert run.dense is not None
 
@@ -112,7 +112,7 @@ def test_nothing_in_an_update_waits_for_the_device(
         (report,) = train_on_batch(run, batch, stop_requested=False)
     monkeypatch.undo()
     settle(run, report)
-    assert report.grad_norm > 0 and run.metric_sums["normalizer"] == 8
+    assert report.grad_norm > 0 and run.progress.metric_sums["normalizer"] == 8
 
 
 def test_numbers_keep_their_names_and_their_float64() -> None:

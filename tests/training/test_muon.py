@@ -8,8 +8,7 @@ from torch import Tensor
 
 from models.recursive_model import RecursiveModel
 from tests.models.small import ARCHITECTURES, small_model
-from training.muon import MuonAdamW, muon_adamw
-from training.optim import assert_ownership, dense_optimizer
+from training.optim import MuonAdamW, assert_ownership, dense_optimizer, muon_adamw
 
 
 def model_of(name: str) -> RecursiveModel:

@@ -28,7 +28,7 @@ MOST_UPDATES = 1500
 def test_one_batch_is_learned_exactly(arch: str, sudoku4_folder: Path, tmp_path: Path) -> None:
     config = tiny_config(arch, sudoku4_folder, tmp_path / "run", [*OPTIONS, *POSITIONS[arch]])
     run = build_run(config, World(), act_objective(config))
-    batch, _ = run.source.next(run.position)
+    batch, _ = run.source.next(run.progress.position)
     assert len(batch["inputs"].unique(dim=0)) == 8
 
     def score() -> dict[str, float]:

@@ -4,7 +4,7 @@ import math
 
 import pytest
 
-from training.schedule import learning_rate
+from training.update import learning_rate
 
 
 def official(step: int, base: float, warmup: int, total: int, ratio: float) -> float:

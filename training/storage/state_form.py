@@ -9,11 +9,9 @@ from typing import Any, NoReturn
 import torch
 
 from errors import UserError
+from training.progress import Progress
 
-_COUNTS = ("step", "samples_seen", "clip_events")
 _MAPPINGS = (
-    "position",
-    "metric_sums",
     "model",
     "objective",
     "hooks",
@@ -39,21 +37,12 @@ def check_state_form(
 
     Errors: `UserError` naming the first entry that is missing or of another kind or shape.
     """
-    for name in _COUNTS:
-        if not _is_count(state.get(name)):
-            _refuse(source, name, "a count")
-    if not _is_count(state.get("extra_passes", 0)):
-        _refuse(source, "extra_passes", "a count")
+    unfit = Progress.unfit_entry(state)
+    if unfit is not None:
+        _refuse(source, *unfit)
     for name in _MAPPINGS:
         if not isinstance(state.get(name), Mapping):
             _refuse(source, name, "named entries")
-    if not all(_is_count(value) for value in state["position"].values()):
-        _refuse(source, "position", "counts")
-    seconds = state.get("train_seconds")
-    if type(seconds) is not float or not 0 <= seconds < float("inf"):
-        _refuse(source, "train_seconds", "seconds")
-    if not all(type(value) is float for value in state["metric_sums"].values()):
-        _refuse(source, "metric_sums", "numbers")
     _check_tensors(source, "model", state["model"], model)
     if ema is not None:
         _check_tensors(source, "ema", state.get("ema"), ema)
@@ -64,10 +53,6 @@ def check_state_form(
         _refuse(source, "carry", "the slots' states, or null")
     if state["carry"] is not None:
         _check_carry(source, state["carry"], num_slots, carry_names)
-
-
-def _is_count(value: Any) -> bool:
-    return type(value) is int and 0 <= value < 1 << 63
 
 
 def _is_number(value: Any) -> bool:

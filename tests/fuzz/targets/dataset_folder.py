@@ -21,7 +21,8 @@ from dataset.puzzle_folder import (
     read_metadata,
     verify_checksums,
 )
-from dataset.puzzle_source import START, PuzzleSource
+from dataset.puzzle_source import PuzzleSource
+from dataset.source import START
 from tests.dataset.folders import make_folder
 from tests.fuzz.array_edits import edit_array, npy_bytes
 from tests.fuzz.byte_edits import BINARY, TEXT, damage

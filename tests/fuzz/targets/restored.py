@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from dataset.puzzle_source import START
+from dataset.source import START
 from models.act import initial_carry
 from tests.dataset.folders import make_folder
 from tests.fuzz.engine import Case
@@ -54,14 +54,14 @@ def one_run(data: Path) -> Run:
     }
     config = resolve({**options, "optimizer": "adamw", "ema": True, "device": "cpu", "dtype": "float32"})
     run = build_run(config, World(), act_objective(config))
-    batch, run.position = run.source.next(dict(START))
+    batch, run.progress.position = run.source.next(dict(START))
     run.objective.carry = initial_carry(run.model, batch)
     assert run.dense is not None
     for parameter in run.model.parameters():
         parameter.grad = torch.ones_like(parameter)
     run.dense.step()
-    run.step, run.samples_seen, run.train_seconds = 1, 4, 0.5
-    run.metric_sums = {"lm_loss": 2.0}
+    run.progress.step, run.progress.samples_seen, run.progress.train_seconds = 1, 4, 0.5
+    run.progress.metric_sums = {"lm_loss": 2.0}
     return run
 
 

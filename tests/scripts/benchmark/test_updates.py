@@ -122,7 +122,7 @@ def test_the_timed_step_is_the_loops_update() -> None:
         step = training_step(run)
         step()
         step()
-        assert run.step == 2 and run.samples_seen == 2 * config.global_batch_size
+        assert run.step == 2 and run.progress.samples_seen == 2 * config.global_batch_size
         assert any(not torch.equal(a, b) for a, b in zip(before, run.model.parameters(), strict=True))
         assert any(not torch.equal(a, b) for a, b in zip(average, run.ema.model.parameters(), strict=True))
 
@@ -143,7 +143,7 @@ def test_a_sample_may_span_several_updates(monkeypatch: pytest.MonkeyPatch) -> N
     monkeypatch.setattr(benchmark_timing.time, "perf_counter", lambda: clock["now"])
     with synthetic_run(config, data_shape(config, "smoke")) as run:
         record = benchmark_measures.measure_training(run, 2)
-        assert run.step == 6 and run.metric_sums["normalizer"] == 6 * config.global_batch_size
+        assert run.step == 6 and run.progress.metric_sums["normalizer"] == 6 * config.global_batch_size
     assert record["seconds"] == {"median": 1.0, "min": 1.0, "max": 1.0, "q1": 1.0, "q3": 1.0, "count": 2}
     assert record["rows_per_second"] == config.global_batch_size
 

@@ -118,7 +118,7 @@ def test_guards_are_silent_on_a_model_that_has_learned(sudoku4_folder: Path, tmp
     options = "arch.hidden_size=32 arch.expansion=4 arch.halt_max_steps=2 optimizer=adamw lr=3e-3".split()
     config = tiny_config("trm_mlp", sudoku4_folder, tmp_path / "run", [*options, "weight_decay=0.0"])
     run = build_run(config, World(), act_objective(config))
-    batch, _ = run.source.next(run.position)
+    batch, _ = run.source.next(run.progress.position)
     inputs, labels = (batch[key].numpy().astype(np.int64) for key in ("inputs", "labels"))
     baselines = trivial_baselines(inputs, labels, label_counts(run.source.sets[0]), blank_token=1)
     best = max(value["accuracy"] for value in baselines.values())

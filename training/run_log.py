@@ -15,13 +15,13 @@ from training.records.wandb_sink import open_wandb
 from training.run import Run
 from training.settings.resolving import config_hash, config_to_dict
 from training.storage.atomic_file import write_bytes_atomically, write_json_atomically
-from training.update import UpdateReport, mean_metrics
+from training.update import UpdateResult, mean_metrics
 
 # `run.warn_about_arithmetic` compares these with what the state says, whoever wrote it.
 TOLD_WITH_THE_STATE = ("num_threads", "world_size", "versions.torch")
 
 
-class Reports:
+class RunLog:
     """The writers of one session of a run."""
 
     def __init__(self, run: Run) -> None:
@@ -56,8 +56,8 @@ class Reports:
             folder=run.folder.path,
             config=plain,
         )
-        self.log = MetricsLog(run.folder.metrics, sink=sink)
-        dropped = self.log.truncate_to_step(run.step)
+        self.metrics = MetricsLog(run.folder.metrics, sink=sink)
+        dropped = self.metrics.truncate_to_step(run.step)
         if dropped:
             print(f"{run.folder.metrics.name}: dropped {dropped} lines written after update {run.step}")
         self.status = StatusWriter(
@@ -70,19 +70,19 @@ class Reports:
             global_step=run.step,
         )
 
-    def update(self, run: Run, report: UpdateReport) -> None:
+    def update(self, run: Run, result: UpdateResult) -> None:
         """After each update: status when due, a line of metrics every `log_interval` updates."""
-        if report.clipped:
-            self.log.append({"step": report.step, "event": "clip", "train/grad_norm": report.grad_norm})
-        if report.step % run.config.log_interval == 0:
+        if result.clipped:
+            self.metrics.append({"step": result.step, "event": "clip", "train/grad_norm": result.grad_norm})
+        if result.step % run.config.log_interval == 0:
             record: dict[str, Any] = {
                 "step": run.step,
-                "train/lr": report.lr,
-                "train/grad_norm": report.grad_norm,
+                "train/lr": result.lr,
+                "train/grad_norm": result.grad_norm,
             }
-            self.log.append(record | run.compute_spent | mean_metrics(run.metric_sums))
-            run.metric_sums = {}
-        self.status.update(**self._progress(run), lr=report.lr, grad_norm=report.grad_norm)
+            self.metrics.append(record | run.compute_spent | mean_metrics(run.progress.metric_sums))
+            run.progress.metric_sums = {}
+        self.status.update(**self._progress(run), lr=result.lr, grad_norm=result.grad_norm)
 
     def event(self, run: Run, state: str, **fields: Any) -> None:
         """A moment worth seeing from outside: evaluation, save, end."""
@@ -99,8 +99,8 @@ class Reports:
             "update_step": run.step,
             "micro_step": run.step * run.config.accumulation_slices,
             "epoch": rows / max(1.0, run.source.total_groups * run.source.mean_examples),
-            "samples_seen": run.samples_seen,
-            "clip_events": run.clip_events,
+            "samples_seen": run.progress.samples_seen,
+            "clip_events": run.progress.clip_events,
             "last_fast_eval_step": run.validation.last_fast_step,
             "last_full_eval_step": run.validation.last_full_step,
             "next_fast_eval_step": next_fast,
@@ -113,9 +113,9 @@ class Reports:
         record: dict[str, Any] = {
             "steps": run.step,
             "planned_steps": run.planned_updates,
-            "samples_seen": run.samples_seen,
+            "samples_seen": run.progress.samples_seen,
             "num_params": count_parameters(run.model),
-            "train_seconds": run.train_seconds,
+            "train_seconds": run.progress.train_seconds,
             "best": None
             if best is None
             else {
@@ -132,4 +132,4 @@ class Reports:
 
     def close(self, run: Run, outcome: str) -> None:
         self.provenance.finish(end_step=run.step, outcome=outcome)
-        self.log.close()
+        self.metrics.close()
