@@ -20,6 +20,12 @@ class HierarchicalReasoningModel(RecursiveModel):
     def stacks(self) -> list[nn.Module]:
         return [self.H_level, self.L_level]
 
+    @classmethod
+    def passes_of_a_step(cls, config: ModelConfig) -> tuple[int, int]:
+        """Gradients pass through the last update of each stack."""
+        forward = config.L_layers * config.H_cycles * config.L_cycles + config.H_layers * config.H_cycles
+        return forward, config.L_layers + config.H_layers
+
     def supervision_step(self, embeddings: Tensor) -> SupervisionStep:
         self.forget_casts()
         cos_sin = self.cos_sin()

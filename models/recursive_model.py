@@ -7,9 +7,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from models.config import ModelConfig
-from models.flops import step_flops
 from models.layers import CastedEmbedding, CastedLinear, CosSin, rotary_table, truncated_normal_
 from models.network import Network
+from models.products import Product, block_forward_flops, block_products
 from models.puzzle_embedding import SparsePuzzleEmbedding
 from models.recursion import RecurrentState, SupervisionStep
 
@@ -58,10 +58,39 @@ class RecursiveModel(Network):
 
     def trained_flops(self) -> float:
         """Of a supervision step of one row, without a second pass for a target."""
-        return step_flops(replace(self.config, no_ACT_continue=True), training=True)
+        return self.step_flops(replace(self.config, no_ACT_continue=True), training=True)
 
     def extra_flops(self) -> float:
-        return step_flops(self.config, training=False)
+        return self.step_flops(self.config, training=False)
+
+    @classmethod
+    def passes_of_a_step(cls, config: ModelConfig) -> tuple[int, int]:
+        """How often a supervision step passes through a block, and how many of these passes carry gradients."""
+        raise TypeError(f"{cls.__name__} does not say how often it passes through a block")
+
+    @classmethod
+    def passes(cls, config: ModelConfig, *, training: bool) -> tuple[int, int]:
+        """Passes through a block: forward (twice for the target of Q-learning), and backward (0 in evaluation)."""
+        forward, backward = cls.passes_of_a_step(config)
+        if not training:
+            return forward, 0
+        return forward if config.no_ACT_continue else 2 * forward, backward
+
+    @classmethod
+    def step_flops(cls, config: ModelConfig, *, training: bool) -> float:
+        """As `models.flops.step_flops`; here and below of blocks of attention or token mixing, and SwiGLU."""
+        forward, backward = cls.passes(config, training=training)
+        return float(forward + 2 * backward) * block_forward_flops(config) * config.total_len
+
+    @classmethod
+    def step_products(cls, config: ModelConfig, batch_size: int, *, training: bool) -> list[Product]:
+        """As `models.flops.step_products`."""
+        return block_products(config, batch_size, *cls.passes(config, training=training))
+
+    @classmethod
+    def preparation_products(cls, config: ModelConfig, *, training: bool) -> list[Product]:
+        """As `models.flops.preparation_products`."""
+        return []
 
     def cos_sin(self) -> CosSin | None:
         """The rotary table for the current device, made once per device and dtype; None without rope."""

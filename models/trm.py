@@ -22,6 +22,12 @@ class TinyRecursiveModel(RecursiveModel):
     def stacks(self) -> list[nn.Module]:
         return [self.L_level]
 
+    @classmethod
+    def passes_of_a_step(cls, config: ModelConfig) -> tuple[int, int]:
+        """Gradients pass through the last H cycle."""
+        updates = config.H_cycles * (config.L_cycles + 1)
+        return config.L_layers * updates, config.L_layers * (config.L_cycles + 1)
+
     def supervision_step(self, embeddings: Tensor) -> SupervisionStep:
         self.forget_casts()
         cos_sin = self.cos_sin()

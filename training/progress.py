@@ -27,8 +27,11 @@ class Progress:
     @classmethod
     def from_state(cls, state: Mapping[str, Any]) -> Self:
         """The counters of a full state that `unfit_entry` accepts; its other entries are left alone."""
-        values: dict[str, Any] = {counter.name: state[counter.name] for counter in fields(cls)}
-        return cls(**{name: dict(value) if isinstance(value, Mapping) else value for name, value in values.items()})
+        progress = cls()
+        for counter in fields(cls):
+            value = state[counter.name]
+            setattr(progress, counter.name, dict(value) if isinstance(value, Mapping) else value)
+        return progress
 
     @classmethod
     def unfit_entry(cls, state: Mapping[str, Any]) -> tuple[str, str] | None:

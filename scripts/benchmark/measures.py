@@ -13,8 +13,8 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from models.act import Batch, act_step, initial_carry
-from models.flops import head_products, preparation_products, step_flops, step_products
-from models.products import Product, total_flops
+from models.flops import preparation_products, step_flops, step_products
+from models.products import Product, head_products, total_flops
 from models.registry import count_parameters
 from scripts.benchmark.setup import DataShape, synthetic_run
 from scripts.benchmark.timing import Timing, floor_seconds, measure_products, seconds_of, timed

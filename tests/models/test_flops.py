@@ -16,10 +16,10 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from models.act import act_step, initial_carry
 from models.config import ModelConfig
-from models.flops import block_passes, head_products, preparation_products, step_flops, step_products
+from models.flops import preparation_products, step_flops, step_products
 from models.losses import act_loss
-from models.products import Product, total_flops
-from models.registry import build_model
+from models.products import Product, head_products, total_flops
+from models.registry import MODELS, build_model
 
 BATCH_SIZE = 3
 SMALL: dict[str, Any] = {
@@ -164,11 +164,11 @@ def test_the_three_products_of_a_linear_map() -> None:
 def test_training_costs_of_the_published_models() -> None:
     """TRM: n(H+2)(L+1) forward passes through n blocks; HRM: 64 (forward 24, backward 2 x 8, target 24)."""
     for name in ("trm_att", "trm_mlp"):
-        assert block_passes(PUBLISHED[name], training=True) == (2 * 3 * 7, 2 * 7)
+        assert MODELS["trm"].passes(PUBLISHED[name], training=True) == (2 * 3 * 7, 2 * 7)
         forward = step_flops(PUBLISHED[name], training=False) / (2 * 3 * 7)
         assert step_flops(PUBLISHED[name], training=True) == forward * 2 * (3 + 2) * (6 + 1)
-    assert block_passes(PUBLISHED["hrm"], training=False) == (24, 0)
-    assert block_passes(PUBLISHED["hrm"], training=True) == (48, 8)
+    assert MODELS["hrm"].passes(PUBLISHED["hrm"], training=False) == (24, 0)
+    assert MODELS["hrm"].passes(PUBLISHED["hrm"], training=True) == (48, 8)
     forward = step_flops(PUBLISHED["hrm"], training=False) / 24
     assert step_flops(PUBLISHED["hrm"], training=True) == pytest.approx(64 * forward)
 

@@ -7,7 +7,7 @@ import torch
 from models.act import DATA_KEYS, Batch, Carry, act_step, draw_min_halt_steps, initial_carry
 from models.losses import act_loss
 from models.recursive_model import RecursiveModel
-from training.objectives.base import Output, Term, UpdateContext
+from training.objectives.base import Output, Term, UpdateContext, equal_slices
 from training.seeding import generator
 
 
@@ -39,12 +39,8 @@ class ACTStreaming:
         )
         minimum = exploration[context.slots].to(batch["inputs"].device, non_blocking=True)
         num_rows = batch["inputs"].shape[0]
-        if num_rows % self.accumulation_slices:
-            raise ValueError(f"{num_rows} slots cannot be cut into {self.accumulation_slices} equal slices")
-        size = num_rows // self.accumulation_slices
         carries: list[Carry] = []
-        for start in range(0, num_rows, size):
-            rows = slice(start, start + size)
+        for rows in equal_slices(num_rows, self.accumulation_slices):
             carry, step_outputs = act_step(
                 model,
                 {key: leaf[rows] for key, leaf in self.carry.items()},
@@ -58,9 +54,10 @@ class ACTStreaming:
                 name, term_loss, term_metrics = term(model, step_outputs, carry)
                 loss = loss + term_loss
                 metrics |= term_metrics | {f"{name}_loss": term_loss.detach()}
-            last = start + size == num_rows
+            last = rows.stop == num_rows
             if last:
-                self.carry = {key: torch.cat([c[key] for c in carries]) for key in carry}
+                self.carry = {key: torch.cat([sliced[key] for sliced in carries]) for key in carry}
+            size = rows.stop - rows.start
             targets = 0 if config.no_ACT_continue else size
             yield Output(loss, float(size), size, targets, metrics, ends_update=last)
 

@@ -47,6 +47,14 @@ class Output:
     apart: Apart | None = None
 
 
+def equal_slices(num_rows: int, number: int) -> list[slice]:
+    """The rows of a batch in `number` slices of equal size. Errors: ValueError where they cannot be cut so."""
+    if num_rows % number:
+        raise ValueError(f"{num_rows} slots cannot be cut into {number} equal slices")
+    size = num_rows // number
+    return [slice(start, start + size) for start in range(0, num_rows, size)]
+
+
 @dataclass(frozen=True)
 class UpdateContext:
     """Where an update stands: the number it will have, the run's seed, and this process's global slots."""

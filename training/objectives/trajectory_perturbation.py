@@ -18,7 +18,7 @@ from models.act import Batch, Carry, draw_min_halt_steps, halting
 from models.losses import act_loss
 from models.recursion import RecurrentState
 from models.recursive_model import RecursiveModel
-from training.objectives.base import Output, UpdateContext
+from training.objectives.base import Output, UpdateContext, equal_slices
 from training.objectives.perturbed_starts import Trajectories, input_noise, starting_state, trajectories
 from training.objectives.perturbed_weights import perturbed_weights
 from training.objectives.rollout import HaltingRule, rollout
@@ -67,17 +67,13 @@ class TrajectoryPerturbation(ABC):
     def outputs(self, model: RecursiveModel, batch: Batch, context: UpdateContext) -> Iterator[Output]:
         """One output per supervision step. Errors: ValueError when the rows cannot be cut into equal slices."""
         num_rows = batch["inputs"].shape[0]
-        if num_rows % self.accumulation_slices:
-            raise ValueError(f"{num_rows} slots cannot be cut into {self.accumulation_slices} equal slices")
-        size = num_rows // self.accumulation_slices
-        for start in range(0, num_rows, size):
-            rows = slice(start, start + size)
-            part = {key: leaf[rows] for key, leaf in batch.items()}
+        for rows in equal_slices(num_rows, self.accumulation_slices):
+            puzzles = {key: leaf[rows] for key, leaf in batch.items()}
             for indices in self.groups():
                 chosen = trajectories(self.settings, context, rows, indices)
                 state = starting_state(model, self.settings, context, chosen)
                 noise = input_noise(model, self.settings, context, chosen)
-                group = Group(part, state, noise, chosen, context)
+                group = Group(puzzles, state, noise, chosen, context)
                 ends = rows.stop == num_rows and indices.stop == self.settings.num_trajectories
                 with perturbed_weights(model, self.settings, context, indices.start, any(chosen.perturbed)) as moved:
                     for output in self.roll(model, group):
@@ -138,9 +134,9 @@ class ACTMask(TrajectoryPerturbation):
         count, labels = len(group.chosen.numbers), group.labels()
         halts = self._halting_rule(model, group.context, group.chosen)
         lengths = None
-        found_steps = 0
+        steps_for_lengths = 0
         if self.settings.mask_normalize == "trajectory":
-            lengths, found_steps = _lengths(model, group, halts)
+            lengths, steps_for_lengths = _lengths(model, group, halts)
             halts = _halts_after(lengths)
         for step in rollout(model, group.batch, group.state, halts, group.input_noise):
             weights = step.active.to(step.outputs["q_halt_logits"].dtype)
@@ -151,7 +147,7 @@ class ACTMask(TrajectoryPerturbation):
                 normalizer = float(count) if step.number == 1 else 0.0
             steps = torch.full_like(step.active, step.number, dtype=torch.int32)
             loss, metrics = act_loss(step.outputs, labels, step.halted, steps, self.loss_type, weights)
-            extra = step.extra_passes + (found_steps if step.number == 1 else 0)
+            extra = step.extra_passes + (steps_for_lengths if step.number == 1 else 0)
             yield Output(loss, normalizer, count, extra, metrics, ends_update=step.last)
 
     def _halting_rule(self, model: RecursiveModel, context: UpdateContext, chosen: Trajectories) -> HaltingRule:
