@@ -24,7 +24,7 @@ import torch
 
 from dataset.eval_batches import as_batch, test_rows
 from dataset.puzzle_folder import open_puzzle_set
-from dataset.puzzle_metadata import PuzzleMetadata
+from dataset.puzzle_metadata import PuzzleMetadata, data_folder
 from dataset.sudoku import (
     BOXES,
     Box,
@@ -44,7 +44,6 @@ from training.inference.stepwise import StepwiseInference, StepwisePredictions
 from training.settings.cli import parse_key_values
 from training.trained_model import (
     Checkpoint,
-    data_folder,
     open_checkpoint,
     restore_model,
     test_metadata,

@@ -1,5 +1,6 @@
 """`dataset.json` and `identifiers.json` of a puzzle data set, read strictly and field by field."""
 
+import os
 import re
 import shlex
 from collections.abc import Mapping
@@ -12,6 +13,7 @@ from dataset.safe_files import ArrayHeader, read_array_header, refuse
 from dataset.sudoku import BOXES, Box, side
 from errors import UserError
 
+ROOT = Path(__file__).resolve().parents[1]
 MAX_METADATA_BYTES = 1 << 20
 MAX_IDENTIFIER_BYTES = 64 << 20
 MAX_SETS = 64
@@ -74,6 +76,13 @@ def metadata_as_json(metadata: PuzzleMetadata) -> dict[str, Any]:
         "sets": list(metadata.sets),
         **metadata.extra,
     }
+
+
+def data_folder(path: str) -> str:
+    """A data folder named in a run's settings: relative to the present folder, else to the suite's root."""
+    if not Path(path).is_absolute() and not os.path.exists(path) and os.path.exists(ROOT / path):
+        return str(ROOT / path)
+    return path
 
 
 def read_identifiers(root: str | Path) -> list[str]:

@@ -38,8 +38,7 @@ from scripts.grid_launcher import Launcher
 from scripts.grid_record import GridRecord, in_words
 from training.interrupt import InterruptHandler
 from training.settings.resolving import nearest_key
-from training.storage.atomic_file import sweep_temporaries
-from training.storage.run_folder import RunFolder
+from training.storage.run_folder import RunFolder, sweep_temporaries
 
 FAILED, STOPPED = 1, 3
 

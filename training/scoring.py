@@ -23,7 +23,7 @@ from training.evaluation.baselines import (
 )
 from training.evaluation.evaluators import OutputRecorder
 from training.evaluation.robustness import RATES, measure_robustness, robustness_lines
-from training.evaluation.row_outcomes import FILE_NAME, RowOutcomes, save_test_rows
+from training.evaluation.row_outcomes import RowOutcomes, save_test_rows
 from training.evaluation.summary_table import aligned, compute_point, summary_table
 from training.inference.choose import build_inference
 from training.initial_weights import InitialWeights, remake, weights_digest
@@ -136,7 +136,7 @@ class Scoring:
                 evaluate(model, rows.batches(rows.validation), inference, [recorder], run.world)
                 parts.append(recorder.arrays())
         arrays = {name: np.concatenate([part[name] for part in parts]) for name in recorder.names}
-        path = run.folder.path / f"step_{run.step}_all_preds.{run.world.rank}.npz"
+        path = run.folder.outputs(run.step, run.world.rank)
         try:
             write_atomically(path, lambda file: np.savez_compressed(file, **arrays))  # type: ignore[arg-type]
         except OSError as error:
@@ -212,7 +212,7 @@ class Scoring:
 
     def _save_test_rows(self, outcomes: Mapping[str, Sequence[RowOutcomes]]) -> None:
         """`test_rows.json`: which test rows each of the weights solved. Rank 0 only."""
-        path = self.run.folder.path / FILE_NAME
+        path = self.run.folder.test_rows
         try:
             save_test_rows(path, [rows.puzzle_set for rows in self.run.evaluation_rows], outcomes)
         except OSError as error:

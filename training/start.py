@@ -33,9 +33,8 @@ from training.setup import (
     open_training_data,
     planned_updates,
 )
-from training.storage.atomic_file import sweep_temporaries
 from training.storage.checkpoint import load_newest, load_state
-from training.storage.run_folder import RunFolder, decide_start
+from training.storage.run_folder import RunFolder, decide_start, sweep_temporaries
 from training.validation import ValidationRecord
 
 ObjectiveFactory = Callable[[TrainConfig], Objective]

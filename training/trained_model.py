@@ -6,17 +6,14 @@ from pathlib import Path
 
 import torch
 
-from dataset.puzzle_folder import read_metadata
-from dataset.puzzle_metadata import PuzzleMetadata
+from dataset.puzzle_metadata import PuzzleMetadata, data_folder, read_metadata
 from errors import UserError
 from models.config import DTYPES
 from models.recursive_model import RecursiveModel
 from training.settings.resolving import TrainConfig, load_config_file
 from training.setup import build_network
+from training.storage.run_folder import RunFolder
 from training.storage.weights import check_weights, load_weights
-
-ROOT = Path(__file__).resolve().parents[1]
-CONFIG_NAME = "all_config.yaml"
 
 
 @dataclass(frozen=True)
@@ -57,13 +54,13 @@ def open_checkpoint(path: str | Path, *, device: str = "auto", dtype: str | None
     means its `best.pt`. Errors: `UserError` naming the file.
     """
     path = Path(path)
-    if os.path.isdir(path) and os.path.isfile(path / "best.pt"):
-        path = path / "best.pt"
+    if os.path.isdir(path) and os.path.isfile(RunFolder(path).best):
+        path = RunFolder(path).best
     weights = load_weights(path)
-    config_path = path.parent / CONFIG_NAME
+    config_path = RunFolder(path.parent).all_config
     if not os.path.isfile(config_path):
         raise UserError(
-            f"{path} has no {CONFIG_NAME} beside it, which says how the model is built: copy the one of its run "
+            f"{path} has no {config_path.name} beside it, which says how the model is built: copy the one of its run "
             f"to {config_path}"
         )
     config = load_config_file(config_path)
@@ -74,13 +71,6 @@ def open_checkpoint(path: str | Path, *, device: str = "auto", dtype: str | None
         config.dtype = dtype
         config.state_dtype = "auto"
     return Checkpoint(path, config, weights)
-
-
-def data_folder(path: str) -> str:
-    """A data folder named in a run's settings: relative to the present folder, else to the suite's root."""
-    if not Path(path).is_absolute() and not os.path.exists(path) and os.path.exists(ROOT / path):
-        return str(ROOT / path)
-    return path
 
 
 def test_metadata(config: TrainConfig) -> PuzzleMetadata:

@@ -10,7 +10,7 @@ import numpy as np
 from analysis.arms.run_curves import RunCurve, differing_settings, number_or_none, read_run
 from dataset.plain_data import JsonError, read_json_object
 from errors import UserError
-from training.evaluation.row_outcomes import FILE_NAME, TestRows, read_test_rows
+from training.evaluation.row_outcomes import TestRows, read_test_rows
 from training.records.metrics_log import read_metrics
 from training.records.provenance import config_hash
 from training.storage.run_folder import RunFolder
@@ -112,7 +112,7 @@ def read_finished(folder: Path) -> FinishedRun:
         for point in [_object(_object(spent).get(moment))]
     }
     rows = None
-    path = folder / FILE_NAME
+    path = RunFolder(folder).test_rows
     if path.is_file():
         rows = read_test_rows(path)
         for moment, found in tested.items():

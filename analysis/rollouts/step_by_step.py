@@ -26,12 +26,13 @@ from matplotlib.patches import Rectangle
 from analysis.figures.figure_files import GREEN, RED, STYLE, make_folder, save_caption, save_figure, save_json
 from dataset.eval_batches import EvalBatches, test_rows
 from dataset.puzzle_folder import PuzzleSet, open_puzzle_set
+from dataset.puzzle_metadata import data_folder
 from dataset.sudoku import BOXES, Box, board_text, boards_from_tokens, box_of_shape, side
 from errors import UserError, exit_on_user_error
 from models.recursive_model import RecursiveModel
 from training.devices import resolve_device
 from training.inference.stepwise import StepwiseInference
-from training.trained_model import data_folder, open_checkpoint, restore_model
+from training.trained_model import open_checkpoint, restore_model
 
 MAX_COLUMNS = 8
 BLANK_TOKEN = 1

@@ -33,6 +33,7 @@ from analysis.spectra.spectrum_report import write_report
 from analysis.spectra.spectrum_table import SpectrumTable
 from dataset.eval_batches import EvalBatches, test_rows
 from dataset.puzzle_folder import PuzzleSet, fingerprint, open_puzzle_set
+from dataset.puzzle_metadata import data_folder
 from dataset.safe_files import file_sha256
 from dataset.sudoku import boards_from_tokens, box_of_shape, missing_digits
 from errors import UserError, exit_on_user_error
@@ -43,7 +44,7 @@ from models.recursive_model import RecursiveModel
 from models.srm import StableRecursionModel
 from training.devices import resolve_device
 from training.records.provenance import result_origin
-from training.trained_model import Checkpoint, data_folder, open_checkpoint, restore_model
+from training.trained_model import Checkpoint, open_checkpoint, restore_model
 
 BLANK_TOKEN = 1
 CPU = torch.device("cpu")

@@ -8,7 +8,7 @@ import numpy as np
 
 from dataset.eval_batches import EvalBatches, test_rows, validation_rows
 from dataset.puzzle_folder import PuzzleSet, open_puzzle_set
-from dataset.puzzle_metadata import read_metadata
+from dataset.puzzle_metadata import data_folder, read_metadata
 from errors import UserError
 from models.act import wants_to_halt
 from models.config import ModelConfig
@@ -31,7 +31,6 @@ from training.evaluation.rollout_table import RolloutRecorder
 from training.evaluation.sudoku_rules import SudokuEvaluator
 from training.inference.choose import build_inference, keeps_steps
 from training.settings.resolving import EvalConfig, TrainConfig
-from training.trained_model import data_folder
 
 BASELINE_ROWS = 20_000  # trivial predictors vary little from row to row; ARC has hundreds of thousands
 

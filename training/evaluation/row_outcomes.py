@@ -19,8 +19,6 @@ from training.evaluation.answering import Evaluator
 from training.inference.base import Predictions
 from training.storage.atomic_file import write_json_atomically
 
-FILE_NAME = "test_rows.json"
-
 
 class RowOutcomes(Evaluator):
     """Keeps for each row with a scored token whether it is exact; after `gather`, the rows of all processes.

@@ -11,7 +11,7 @@ from typing import Any
 import yaml
 
 from dataset.puzzle_folder import open_puzzle_set
-from dataset.puzzle_metadata import read_metadata
+from dataset.puzzle_metadata import data_folder, read_metadata
 from dataset.puzzle_source import PuzzleSource
 from errors import UserError
 from training.settings.checks import MASK_NORMALIZERS, NOISE_SAMPLINGS, OBJECTIVES, PERTURBED, ROLLOUTS, SITES
@@ -26,7 +26,7 @@ from training.settings.resolving import (
     schema_keys,
 )
 from training.settings.schema import EvalConfig, WandbConfig
-from training.trained_model import CONFIG_NAME, data_folder
+from training.storage.run_folder import ALL_CONFIG
 
 PROGRAM = "step9_trajectory_perturb_train.py"
 SIGMA_GRID = (1e-5, 3e-5, 1e-4, 3e-4, 1e-3, 3e-3, 1e-2)
@@ -91,7 +91,7 @@ def build_parser() -> argparse.ArgumentParser:
         epilog=EPILOG,
     )
     start = parser.add_argument_group("start")
-    start.add_argument("--ckpt-root", required=True, metavar="DIR", help=f"run folder that holds {CONFIG_NAME}")
+    start.add_argument("--ckpt-root", required=True, metavar="DIR", help=f"run folder that holds {ALL_CONFIG}")
     start.add_argument(
         "--ckpt-name", metavar="NAME", help="weights to start from: a name in --ckpt-root, or the path of any file"
     )
@@ -230,13 +230,13 @@ def _to_config(flags: argparse.Namespace) -> TrainConfig:
 
 
 def _original_run(root: Path) -> TrainConfig:
-    if not (root / CONFIG_NAME).is_file():
-        found = f"holds no {CONFIG_NAME}" if root.is_dir() else "is no folder"
+    if not (root / ALL_CONFIG).is_file():
+        found = f"holds no {ALL_CONFIG}" if root.is_dir() else "is no folder"
         raise UserError(
             f"--ckpt-root {root} {found}: name the folder of a pretraining run; weights that lie elsewhere are named "
             "by --ckpt-name /PATH/best.pt"
         )
-    return load_config_file(root / CONFIG_NAME)
+    return load_config_file(root / ALL_CONFIG)
 
 
 def _start(flags: argparse.Namespace) -> dict[str, Any]:

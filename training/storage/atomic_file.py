@@ -2,13 +2,12 @@
 
 A writer fills a hidden temporary file in the same folder, forces it to the disk, renames it over the target
 and forces the folder's entry to the disk too. A process killed in between leaves the target as it was and one
-temporary file, named `.<target>.<pid>.tmp`, which `sweep_temporaries` removes at the next start.
+temporary file, named `.<target>.<pid>.tmp`, which `run_folder.sweep_temporaries` removes at the next start.
 """
 
 import errno
 import json
 import os
-import re
 import shutil
 import time
 from collections.abc import Callable
@@ -16,13 +15,6 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 SLEEP_HOOK = "RRS_TEST_SLEEP_IN_SAVE"  # seconds to wait between write and rename; tests kill there
-
-# What a run writes through here. Only temporaries of these names are ours to sweep.
-_OWN_NAME = (
-    r"(?:(?:latest|previous|best|final)_state\.pt|(?:best|final)(?:\.pt|\.safetensors)"
-    r"|step_\d+(?:\.safetensors|_all_preds\.\d+\.npz)?|(?:status|summary|provenance|test_rows)\.json|metrics\.jsonl|all_config\.yaml)"
-)
-_OWN_TEMPORARY = re.compile(rf"\.{_OWN_NAME}\.\d+\.tmp")
 
 
 def temporary_for(path: Path) -> Path:
@@ -111,18 +103,3 @@ def link_or_copy(source: Path, target: Path) -> None:
     except BaseException:
         temporary.unlink(missing_ok=True)
         raise
-
-
-def sweep_temporaries(folder: Path) -> list[Path]:
-    """Remove what killed writers left in a run folder; returns the removed paths.
-
-    Call it at start-up, from one process, while holding the folder's lock: a living writer's file would go
-    too. Files of other names, hidden or not, are left alone.
-    """
-    removed = []
-    if folder.is_dir():
-        for path in sorted(folder.iterdir()):
-            if _OWN_TEMPORARY.fullmatch(path.name) and path.is_file() and not path.is_symlink():
-                path.unlink(missing_ok=True)
-                removed.append(path)
-    return removed

@@ -6,7 +6,6 @@ containers only.
 """
 
 import os
-import re
 import shutil
 import sys
 from collections.abc import Iterator
@@ -24,8 +23,9 @@ from training.storage.archive import (
     verify_archive,
     write_archive,
 )
-from training.storage.atomic_file import install, link_or_copy, pause_for_tests, sweep_temporaries, temporary_for
+from training.storage.atomic_file import install, link_or_copy, pause_for_tests, temporary_for
 from training.storage.rng_state import capture_rng, restore_rng
+from training.storage.run_folder import BEST_STATE, FINAL_STATE, LATEST_STATE, PREVIOUS_STATE, STEP_FILE
 from training.storage.weights import check_weights, compare_weights, load_weights, strip_prefixes, write_weights
 
 __all__ = [
@@ -45,17 +45,13 @@ __all__ = [
     "save_weights",
     "stored_digest",
     "strip_prefixes",
-    "sweep_temporaries",
 ]
 
 FORMAT = "rrs-state"
 VERSION = 1
-LATEST = "latest_state.pt"
-PREVIOUS = "previous_state.pt"
 
 _PLAIN_TYPES = (type(None), bool, int, float, complex, str, bytes, torch.dtype, torch.device, torch.Size)
 _CONTAINERS = (list, tuple, set)
-_STEP_FILE = re.compile(r"step_(\d+)(?:\.safetensors)?")
 _SPARE_BYTES = 1 << 20  # zip headers and the pickle of the containers
 
 # (device, inode, size, mtime) of the latest state this process wrote or verified: it may become the previous
@@ -89,7 +85,7 @@ def save_latest(folder: Path, state: dict[str, Any]) -> Path:
     latest. A kill anywhere leaves a good file. A damaged latest is not kept: the good previous stays. Errors:
     as `save_state`.
     """
-    latest, previous = folder / LATEST, folder / PREVIOUS
+    latest, previous = folder / LATEST_STATE, folder / PREVIOUS_STATE
     temporary = _write_temporary(latest, _marked(state))
     try:
         if latest.exists() and _is_good(latest):
@@ -109,7 +105,7 @@ def load_state(path: Path, map_location: Any = "cpu") -> dict[str, Any]:
     path = Path(path)
     if not os.path.isfile(path):
         found = "it is no file" if os.path.exists(path) else "there is no such file"
-        raise DamagedState(f"cannot read the state {path}: {found}; name a file such as RUN_FOLDER/{LATEST}")
+        raise DamagedState(f"cannot read the state {path}: {found}; name a file such as RUN_FOLDER/{LATEST_STATE}")
     weights_hint = "if it holds weights only, start from it with init_from=FILE"
     try:
         verify_archive(path)
@@ -133,7 +129,7 @@ def load_newest(folder: Path, map_location: Any = "cpu") -> tuple[dict[str, Any]
     A damaged `latest_state.pt` is named on stderr and `previous_state.pt` used. Errors: `UserError` when none
     is sound.
     """
-    latest, previous = folder / LATEST, folder / PREVIOUS
+    latest, previous = folder / LATEST_STATE, folder / PREVIOUS_STATE
     present = [path for path in (latest, previous) if path.exists()]
     if not present:
         return None
@@ -148,7 +144,7 @@ def load_newest(folder: Path, map_location: Any = "cpu") -> tuple[dict[str, Any]
             reason = failures[0] if failures else f"{latest} is missing"
             print(f"warning: {reason}; going on from {previous}", file=sys.stderr)
         return state, path
-    others = [str(folder / name) for name in ("best_state.pt", "final_state.pt") if (folder / name).exists()]
+    others = [str(folder / name) for name in (BEST_STATE, FINAL_STATE) if (folder / name).exists()]
     file = others[0] if others else "FILE"
     raise UserError(
         f"no usable state in {folder}: {'; '.join(failures)}. Go on from another state with resume={file} "
@@ -182,7 +178,7 @@ def keep_last(folder: Path, k: int) -> list[Path]:
     """
     steps: dict[int, list[Path]] = {}
     for path in folder.iterdir():
-        match = _STEP_FILE.fullmatch(path.name)
+        match = STEP_FILE.fullmatch(path.name)
         if match and path.is_file():
             steps.setdefault(int(match[1]), []).append(path)
     removed = [path for step in sorted(steps)[:-k] for path in steps[step]] if k > 0 else []
@@ -277,6 +273,6 @@ def _is_good(path: Path) -> bool:
     try:
         verify_archive(path)
     except ArchiveError as error:
-        print(f"warning: {path} is damaged ({error}) and is not kept as {PREVIOUS}", file=sys.stderr)
+        print(f"warning: {path} is damaged ({error}) and is not kept as {PREVIOUS_STATE}", file=sys.stderr)
         return False
     return True

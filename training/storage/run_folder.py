@@ -7,6 +7,7 @@ mix two runs or lose one is refused in one line with the ways out.
 import errno
 import fcntl
 import os
+import re
 import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -18,6 +19,23 @@ from typing import Any, Literal
 from errors import UserError
 from training.storage.archive import stored_digest
 
+ALL_CONFIG = "all_config.yaml"
+LATEST_STATE, PREVIOUS_STATE, BEST_STATE, FINAL_STATE = (
+    f"{kind}_state.pt" for kind in ("latest", "previous", "best", "final")
+)
+BEST, FINAL = "best.pt", "final.pt"
+METRICS, STATUS, PROVENANCE, SUMMARY = "metrics.jsonl", "status.json", "provenance.json", "summary.json"
+TEST_ROWS = "test_rows.json"
+STEP_FILE = re.compile(r"step_(\d+)(?:\.safetensors)?")
+_FIXED_NAMES = (
+    ALL_CONFIG, LATEST_STATE, PREVIOUS_STATE, BEST_STATE, FINAL_STATE, BEST, FINAL, METRICS, STATUS, PROVENANCE,
+    SUMMARY, TEST_ROWS,
+)  # fmt: skip
+# What a run writes. Only temporaries of these names (`atomic_file.temporary_for`) are ours to sweep.
+_TEMPORARY = re.compile(
+    rf"\.(?:{'|'.join(map(re.escape, _FIXED_NAMES))}|(?:best|final)\.safetensors|{STEP_FILE.pattern}"
+    r"|step_\d+_all_preds\.\d+\.npz)\.\d+\.tmp"
+)
 _SHOWN = 8  # differences listed before the rest is counted
 _LOCK_REFUSED = (errno.EAGAIN, errno.EACCES)
 
@@ -27,23 +45,28 @@ class RunFolder:
 
     def __init__(self, path: Path | str) -> None:
         self.path = Path(path)
-        self.all_config = self.path / "all_config.yaml"
-        self.latest_state = self.path / "latest_state.pt"
-        self.previous_state = self.path / "previous_state.pt"
-        self.best_state = self.path / "best_state.pt"
-        self.final_state = self.path / "final_state.pt"
-        self.best = self.path / "best.pt"
+        self.all_config = self.path / ALL_CONFIG
+        self.latest_state = self.path / LATEST_STATE
+        self.previous_state = self.path / PREVIOUS_STATE
+        self.best_state = self.path / BEST_STATE
+        self.final_state = self.path / FINAL_STATE
+        self.best = self.path / BEST
         self.best_archive = self.path / "best"
-        self.final = self.path / "final.pt"
-        self.metrics = self.path / "metrics.jsonl"
-        self.status = self.path / "status.json"
-        self.provenance = self.path / "provenance.json"
-        self.summary = self.path / "summary.json"
+        self.final = self.path / FINAL
+        self.metrics = self.path / METRICS
+        self.status = self.path / STATUS
+        self.provenance = self.path / PROVENANCE
+        self.summary = self.path / SUMMARY
+        self.test_rows = self.path / TEST_ROWS
         self.lock_file = self.path / ".lock"
 
     def step(self, step: int) -> Path:
         """Weights saved at update `step`, under the official name."""
         return self.path / f"step_{step}"
+
+    def outputs(self, step: int, rank: int) -> Path:
+        """The outputs of validation rows that process `rank` recorded at update `step`, under the official name."""
+        return self.path / f"step_{step}_all_preds.{rank}.npz"
 
     @property
     def newest_state(self) -> Path | None:
@@ -105,6 +128,21 @@ class RunFolder:
             print(f"warning: {self.lock_file} could not be written ({error.strerror})", file=sys.stderr)
 
 
+def sweep_temporaries(folder: Path) -> list[Path]:
+    """Remove what killed writers left in a run folder; returns the removed paths.
+
+    Call it at start-up, from one process, while holding the folder's lock: a living writer's file would go
+    too. Files of other names, hidden or not, are left alone.
+    """
+    removed = []
+    if folder.is_dir():
+        for path in sorted(folder.iterdir()):
+            if _TEMPORARY.fullmatch(path.name) and path.is_file() and not path.is_symlink():
+                path.unlink(missing_ok=True)
+                removed.append(path)
+    return removed
+
+
 StartKind = Literal["own_state", "resume_file", "init_from", "scratch"]
 
 
@@ -143,14 +181,14 @@ def decide_start(folder: RunFolder | Path | str, resume: str = "auto", init_from
         return StartDecision("own_state", own, f"going on from {own}{note}")
     if file is not None:
         if not os.path.isfile(file):
-            found = "it is a folder; name a file such as " + str(file / "latest_state.pt")
+            found = "it is a folder; name a file such as " + str(file / LATEST_STATE)
             found = found if os.path.isdir(file) else "there is no such file"
             raise UserError(f"resume={resume}: {found} (expected auto, never, must or a state file)")
         note = f" (init_from={init_from} not used: resume=FILE comes first)" if init_from else ""
         return StartDecision("resume_file", file, f"going on in {run.path} from the state {file}{note}")
     if run.states:
         raise UserError(
-            f"{run.path} holds {run.states[0].name} but no latest_state.pt: go on from it with "
+            f"{run.path} holds {run.states[0].name} but no {LATEST_STATE}: go on from it with "
             f"resume={run.states[0]}, or name another checkpoint_path"
         )
     if resume == "must":

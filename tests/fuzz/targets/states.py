@@ -14,7 +14,8 @@ from tests.fuzz.byte_edits import BINARY, damage
 from tests.fuzz.engine import Case
 from tests.fuzz.file_edits import misplace
 from training.storage.archive import _COMMENT_BYTES, _PREFIX
-from training.storage.checkpoint import LATEST, PREVIOUS, load_newest, load_state, save_state
+from training.storage.checkpoint import load_newest, load_state, save_state
+from training.storage.run_folder import LATEST_STATE, PREVIOUS_STATE
 
 PLAIN = (
     type(None),
@@ -101,7 +102,7 @@ class States:
         changes: list[str] = []
         if rng.random() < 0.35:
             return self._folder_case(rng, folder, changes)
-        path = folder / rng.choice([LATEST, "final_state.pt", "a state"])
+        path = folder / rng.choice([LATEST_STATE, "final_state.pt", "a state"])
         sound = rng.random() < 0.02
         data = self.bytes[0] if sound else self._damaged(rng, folder, changes)
         path.write_bytes(data)
@@ -112,12 +113,12 @@ class States:
     def _folder_case(self, rng: Random, folder: Path, changes: list[str]) -> Case:
         """The newest damaged, the one before sound or damaged too."""
         contents: dict[str, bytes] = {}
-        for name, sound_bytes, chance in ((LATEST, self.bytes[0], 0.9), (PREVIOUS, self.bytes[1], 0.3)):
+        for name, sound_bytes, chance in ((LATEST_STATE, self.bytes[0], 0.9), (PREVIOUS_STATE, self.bytes[1], 0.3)):
             contents[name] = self._damaged(rng, folder, changes) if rng.random() < chance else sound_bytes
             (folder / name).write_bytes(contents[name])
             if rng.random() < 0.05:
                 misplace(rng, folder / name, changes)
-        previous = folder / PREVIOUS
+        previous = folder / PREVIOUS_STATE
         usable = previous.is_file() and previous.read_bytes() == self.bytes[1]
 
         def wrong(found: tuple[dict[str, Any], Path] | None) -> str | None:

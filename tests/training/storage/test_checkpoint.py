@@ -33,8 +33,8 @@ from training.storage.checkpoint import (
     save_state,
     save_weights,
     stored_digest,
-    sweep_temporaries,
 )
+from training.storage.run_folder import sweep_temporaries
 
 ROOT = Path(__file__).resolve().parents[3]
 
