@@ -1,6 +1,6 @@
 """Numerical core for dynamical analysis, torch only: a map is passed in, no model is imported.
 
-    rollout       iterate a map; residual, recurrence period
+    trajectory    iterate a map; residual, recurrence period
     lyapunov      finite-time Lyapunov spectra by tangent propagation: `lyapunov_spectrum`
     alignment     how far the random tangents bias short spectra, and starts that do not
     covariant     covariant Lyapunov vectors and the angles between them

@@ -18,8 +18,8 @@ from dynamics.flat_state import StateLayout
 from dynamics.lyapunov import lyapunov_spectrum
 from dynamics.orthonormal import orthonormalise
 from dynamics.propagation import draw_tangents
-from dynamics.rollout import Advance, Map, as_maps
 from dynamics.tangents import exact_arithmetic
+from dynamics.trajectory import Advance, Map, as_maps
 
 
 def alignment_bias_bound(num_components: int, num_steps: int) -> float:

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from dynamics.propagation import TangentFlow, check_counts
-from dynamics.rollout import Advance, as_maps
+from dynamics.trajectory import Advance, as_maps
 
 
 @dataclass(frozen=True)

@@ -11,8 +11,8 @@ import torch
 from torch import Tensor
 
 from dynamics.propagation import TangentFlow
-from dynamics.rollout import Advance, as_maps
 from dynamics.tangents import exact_arithmetic
+from dynamics.trajectory import Advance, as_maps
 
 
 @dataclass(frozen=True)

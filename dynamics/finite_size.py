@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from dynamics.flat_state import StateLayout
-from dynamics.rollout import Advance, rollout
+from dynamics.trajectory import Advance, trajectory
 
 
 @dataclass(frozen=True)
@@ -52,7 +52,7 @@ def finite_size_growth(
 ) -> FiniteSizeGrowth:
     """Follow perturbed starts z0 + d0 u beside z0 for a sweep of d0.
 
-    One rollout per size and direction, each of the batch's own shape, so that maps that hold B inputs fixed can be
+    One trajectory per size and direction, each of the batch's own shape, so that maps that hold B inputs fixed can be
     passed. Nothing is rescaled on the way: a perturbation that has grown large saturates, as a real one does.
 
     Args:
@@ -78,14 +78,14 @@ def finite_size_growth(
     distances = scale[:, None] * torch.tensor(sizes, dtype=torch.float64, device=scale.device)
     # Kept as leaves in the state's own dtype: (T+1) states of the batch.
     path = [start.to(layout.dtype)]
-    path += [layout.flatten(layout.leaves(state)) for state in rollout(advance, layout.state(leaves), num_steps)]
+    path += [layout.flatten(layout.leaves(state)) for state in trajectory(advance, layout.state(leaves), num_steps)]
     rows = []
     for column in range(len(sizes)):
         for direction in units.unbind(2):
             moved = (start + distances[:, column, None] * direction).to(layout.dtype)
             state = layout.state(layout.unflatten(moved))
             logs = [_log_distance(moved, path[0])]
-            for before, after in zip(path[1:], rollout(advance, state, num_steps), strict=True):
+            for before, after in zip(path[1:], trajectory(advance, state, num_steps), strict=True):
                 logs.append(_log_distance(layout.flatten(layout.leaves(after)), before))
             rows.append(torch.stack(logs, dim=1))
     shape = (layout.batch_size, len(sizes), units.shape[2], num_steps + 1)

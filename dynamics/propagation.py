@@ -8,8 +8,8 @@ from torch import Tensor
 
 from dynamics.flat_state import StateLayout
 from dynamics.orthonormal import Factorisation, orthonormalise, scaled_norm
-from dynamics.rollout import Advance, as_maps
 from dynamics.tangents import TangentMap, exact_arithmetic
+from dynamics.trajectory import Advance, as_maps
 
 
 def draw_tangents(layout: StateLayout, num_exponents: int, generator: torch.Generator | None = None) -> Tensor:

@@ -8,8 +8,8 @@ from torch import Tensor
 
 from dynamics.orthonormal import scaled_norm
 from dynamics.propagation import TangentFlow
-from dynamics.rollout import Advance, as_maps
 from dynamics.tangents import exact_arithmetic
+from dynamics.trajectory import Advance, as_maps
 
 Readout = Callable[[Any], Tensor]
 

@@ -16,7 +16,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.overrides import TorchFunctionMode
 
 from dynamics.flat_state import StateLayout
-from dynamics.rollout import Map
+from dynamics.trajectory import Map
 
 _LOW_PRECISION = (torch.bfloat16, torch.float16)
 # Relative disagreement with finite differences up to which a map that uses `detach` is believed not to mean it.

@@ -12,7 +12,7 @@ from dataset.plain_data import JsonError, read_json_object
 from errors import UserError
 from training.evaluation.row_outcomes import TestRows, read_test_rows
 from training.records.metrics_log import read_metrics
-from training.records.provenance import config_hash
+from training.records.provenance import settings_sha256
 from training.storage.run_folder import RunFolder
 
 MOMENTS = ("initial", "best", "final")
@@ -186,7 +186,7 @@ def arms_of(runs: Sequence[FinishedRun]) -> list[Arm]:
     """Arms in the order in which their first runs are named. Errors: `UserError` when one has a seed twice."""
     found: dict[str, list[FinishedRun]] = {}
     for run in runs:
-        found.setdefault(config_hash(run.settings), []).append(run)
+        found.setdefault(settings_sha256(run.settings), []).append(run)
     arms = []
     for (digest, members), label in zip(found.items(), _labels(list(found.values())), strict=True):
         seeds: dict[int | None, str] = {}
@@ -198,7 +198,7 @@ def arms_of(runs: Sequence[FinishedRun]) -> list[Arm]:
                 )
             seeds[run.curve.seed] = run.name
         arch = {key: value for key, value in members[0].settings.items() if key.startswith("arch.")}
-        arms.append(Arm(label, digest, config_hash(arch), members))
+        arms.append(Arm(label, digest, settings_sha256(arch), members))
     return arms
 
 
@@ -212,7 +212,7 @@ def _labels(groups: Sequence[Sequence[FinishedRun]]) -> list[str]:
         labels.append(label if len(alike) == 1 else f"{label} ({differing_settings(own, alike)})")
     # Settings beyond those that a label has room for.
     return [
-        label if labels.count(label) == 1 else f"{label} {config_hash(own)[:6]}"
+        label if labels.count(label) == 1 else f"{label} {settings_sha256(own)[:6]}"
         for own, label in zip(settings, labels, strict=True)
     ]
 

@@ -57,7 +57,7 @@ from analysis.figures.figure_files import (
 )
 from errors import exit_on_user_error
 from training.evaluation.summary_table import aligned
-from training.records.provenance import config_hash
+from training.records.provenance import settings_sha256
 
 _COLOURS = (BLUE, ORANGE, GREEN, RED, PURPLE)
 _LINES = ("-", "--", ":")
@@ -100,7 +100,7 @@ def grouped(runs: Sequence[RunCurve], target: float) -> list[Group]:
     """Groups in the order in which their first runs are named, each labelled by what it does not share."""
     found: dict[str, list[RunCurve]] = {}
     for run in runs:
-        found.setdefault(config_hash(run.settings), []).append(run)
+        found.setdefault(settings_sha256(run.settings), []).append(run)
     groups = []
     for digest, members in found.items():
         crossings = [crossing_of(run.points, target) for run in members]

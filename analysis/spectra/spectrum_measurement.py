@@ -14,7 +14,7 @@ from torch import Tensor
 
 from analysis.spectra.spectrum_files import Arrays
 from dynamics.lyapunov import LyapunovResult, lyapunov_spectrum
-from dynamics.rollout import recurrence, residual
+from dynamics.trajectory import recurrence, residual
 from errors import UserError
 from models.act import Batch
 from models.recursion import RecurrentState, SubUpdate

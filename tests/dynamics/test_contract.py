@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from dynamics.lyapunov import LyapunovResult, lyapunov_spectrum
-from dynamics.rollout import apply_once
+from dynamics.trajectory import apply_once
 from tests.dynamics.maps import (
     henon,
     jacobians,

@@ -44,9 +44,9 @@ _COMPARED = (
 )
 
 
-def config_hash(config: Mapping[str, Any]) -> str:
-    """SHA-256 of the config as canonical JSON (sorted keys); independent of the order of entries."""
-    text = json.dumps(config, sort_keys=True, separators=(",", ":"), ensure_ascii=False, default=str)
+def settings_sha256(settings: Mapping[str, Any]) -> str:
+    """SHA-256 of settings as canonical JSON (sorted keys), whatever the order of their entries."""
+    text = json.dumps(settings, sort_keys=True, separators=(",", ":"), ensure_ascii=False, default=str)
     return hashlib.sha256(text.encode()).hexdigest()
 
 
@@ -75,7 +75,7 @@ def collect_provenance(
         "outcome": None,
         "argv": _without_home(_portable(list(_typed_command() if argv is None else argv), root)),
         "config": _without_home(config),
-        "config_hash": digest or config_hash(config),
+        "config_hash": digest or settings_sha256(config),
         "git": describe_git(root),
         "datasets": _without_home(datasets),
         "seeds": dict(seeds or {}),

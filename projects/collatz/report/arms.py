@@ -6,7 +6,7 @@ from typing import Any
 
 from errors import UserError
 from projects.collatz.report.runs import BY_NAME, CollatzRun, Entry, Metric
-from training.records.provenance import config_hash
+from training.records.provenance import settings_sha256
 
 # Decided on integers: on the same steps they count the same on every machine.
 _EXACT = ("V_avg", "V_min", "V_max")
@@ -49,7 +49,7 @@ def collatz_arms(runs: Sequence[CollatzRun]) -> list[CollatzArm]:
     _refuse_other_samples(runs)
     groups: dict[str, list[CollatzRun]] = {}
     for run in runs:
-        groups.setdefault(config_hash(run.settings), []).append(run)
+        groups.setdefault(settings_sha256(run.settings), []).append(run)
     labels = arm_labels([members[0].settings for members in groups.values()])
     for members in groups.values():
         seen: dict[int | None, CollatzRun] = {}
@@ -141,6 +141,6 @@ def arm_labels(settings: Sequence[Mapping[str, Any]]) -> list[str]:
         text = " ".join([*words[:2], ", ".join(words[2:])]).strip()
         labels.append(text if len(text) <= 80 else f"{text[:76]}...")
     return [
-        label if labels.count(label) == 1 else f"{label} {config_hash(own)[:6]}"
+        label if labels.count(label) == 1 else f"{label} {settings_sha256(own)[:6]}"
         for own, label in zip(settings, labels, strict=True)
     ]

@@ -6,7 +6,7 @@ import torch
 
 from analysis.spectra.long_trajectories import SETTLED_DRIFT, attractor_kinds, survival
 from dynamics.lyapunov import lyapunov_spectrum
-from dynamics.rollout import recurrence
+from dynamics.trajectory import recurrence
 
 
 @pytest.mark.parametrize(

@@ -13,7 +13,7 @@ from dataset.eval_batches import EvalBatches
 from dataset.puzzle_folder import PuzzleSet, open_puzzle_set
 from dataset.sudoku import is_solution, missing_digits, parse_board
 from dynamics.lyapunov import lyapunov_spectrum
-from dynamics.rollout import rollout
+from dynamics.trajectory import trajectory
 from errors import UserError
 from models.act import Batch
 from models.recursion_maps import RecursionMaps
@@ -73,7 +73,7 @@ def test_exponents_and_drift_are_those_of_the_map(model: RecursiveModel, puzzles
     np.testing.assert_allclose(
         arrays["sub_update_growth"].reshape(2, 4, -1, 3).sum(axis=2), arrays["step_growth"], atol=1e-5
     )
-    path = [torch.cat([leaf.flatten(1) for leaf in each], dim=1) for each in [state, *rollout(maps.step, state, 5)]]
+    path = [torch.cat([leaf.flatten(1) for leaf in each], dim=1) for each in [state, *trajectory(maps.step, state, 5)]]
     norms = [torch.linalg.vector_norm(later - before, dim=1) for before, later in zip(path, path[1:], strict=False)]
     drift = torch.stack([moved / torch.linalg.vector_norm(z, dim=1) for moved, z in zip(norms, path[1:], strict=True)])
     np.testing.assert_allclose(arrays["drift"], drift[:4].T.numpy(), rtol=1e-9)

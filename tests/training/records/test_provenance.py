@@ -17,10 +17,10 @@ from training.records.provenance import (
     ROOT,
     ProvenanceFile,
     collect_provenance,
-    config_hash,
     describe_git,
     peak_memory,
     session_differences,
+    settings_sha256,
 )
 
 CONFIG: dict[str, Any] = {"arch": {"hidden_size": 96}, "lr": 1e-3, "seed": 5, "data_paths": ["d"], "x": None}
@@ -50,7 +50,7 @@ def collect(root: Path, **options: Any) -> dict[str, Any]:
 def test_fields(repository: Path) -> None:
     found = collect(repository, argv=["pretrain.py", "arch=trm"], start_step=0)
     assert found["argv"] == ["pretrain.py", "arch=trm"]
-    assert found["config"] == CONFIG and found["config_hash"] == config_hash(CONFIG)
+    assert found["config"] == CONFIG and found["config_hash"] == settings_sha256(CONFIG)
     assert found["seeds"] == {"seed": 5} and found["datasets"] == [{"sha256": "ab"}]
     assert found["versions"]["python"] == platform.python_version()
     assert found["versions"]["torch"] == torch.__version__ and found["versions"]["numpy"] == np.__version__
@@ -67,8 +67,8 @@ def test_the_command_is_named_from_the_project_folder(repository: Path) -> None:
 
 def test_hash_depends_on_values_not_on_order() -> None:
     turned = dict(reversed(CONFIG.items()))
-    assert config_hash(turned) == config_hash(CONFIG) and len(config_hash(CONFIG)) == 64
-    assert config_hash({**CONFIG, "lr": 2e-3}) != config_hash(CONFIG)
+    assert settings_sha256(turned) == settings_sha256(CONFIG) and len(settings_sha256(CONFIG)) == 64
+    assert settings_sha256({**CONFIG, "lr": 2e-3}) != settings_sha256(CONFIG)
 
 
 def test_nothing_about_host_user_environment_or_home(
@@ -82,7 +82,7 @@ def test_nothing_about_host_user_environment_or_home(
     found = collect_provenance(config, argv=[f"{home}/main/pretrain.py", f"checkpoint_path={home}/r"], root=repository)
     assert found["argv"] == ["~/main/pretrain.py", "checkpoint_path=~/r"]
     assert found["config"]["data_paths"] == ["~/data", f"{home}er/data"] and found["config"]["checkpoint_path"] == "~"
-    assert found["config_hash"] == config_hash(config)
+    assert found["config_hash"] == settings_sha256(config)
     text = json.dumps({**found, "config": None})
     assert "canary" not in text
 

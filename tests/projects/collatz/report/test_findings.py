@@ -15,7 +15,7 @@ from projects.collatz.report.findings import Finding, findings
 from projects.collatz.report.margins import OrbitMargins
 from projects.collatz.report.runs import CollatzRun, LogPoint
 from projects.collatz.syracuse import TEST_STARTS
-from training.records.provenance import config_hash
+from training.records.provenance import settings_sha256
 
 BASE: dict[str, Any] = {
     "collatz.preset": "faithful", "collatz.lookahead": 10, "collatz.layers": [64, 32], "collatz.mine_negatives": False,
@@ -212,7 +212,7 @@ def test_growth_steps_fail_less() -> None:
 
 
 def test_labels_tell_arms_apart() -> None:
-    alike = f"faithful L10 {config_hash(BASE)[:6]}"
+    alike = f"faithful L10 {settings_sha256(BASE)[:6]}"
     settings = [
         BASE, BASE | {"collatz.mine_negatives": True, "collatz.mine_interval": 2500}, BASE | {"collatz.use_t4": True},
         BASE | {"collatz.lookahead": 20}, BASE | {"collatz.legacy_lr_plateau": False},

@@ -1,4 +1,4 @@
-"""Iterating a map, and what a long rollout settles on: residual and recurrence period."""
+"""Iterating a map, and what a long trajectory settles on: residual and recurrence period."""
 
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
@@ -15,20 +15,20 @@ Advance = Map | Sequence[Map]
 def as_maps(advance: Advance) -> list[Map]:
     """A single map as a sequence of one. Errors: ValueError for an empty sequence or something not callable."""
     maps = list(advance) if isinstance(advance, Sequence) else [advance]
-    if not maps or not all(callable(one) for one in maps):
+    if not maps or not all(callable(map_) for map_ in maps):
         raise ValueError(f"advance is {advance!r}, expected a map or a non-empty sequence of maps")
     return maps
 
 
 def apply_once(advance: Advance, state: Any) -> Any:
     """One step: the map, or one pass through the whole sequence."""
-    for one in as_maps(advance):
-        state = one(state)
+    for map_ in as_maps(advance):
+        state = map_(state)
     return state
 
 
 @torch.no_grad()
-def rollout(advance: Advance, initial_state: Any, num_steps: int) -> Iterator[Any]:
+def trajectory(advance: Advance, initial_state: Any, num_steps: int) -> Iterator[Any]:
     """The states after 1, 2, ... num_steps steps, as they come; the start itself is not among them."""
     state = initial_state
     for _ in range(num_steps):
@@ -54,7 +54,8 @@ def recurrence(advance: Advance, state: Any, max_period: int, tolerance: float) 
         is not finite); distances (B, max_period) float64, column p-1 for p steps.
     """
     layout = StateLayout(state, torch.float64)
-    distances = torch.stack([_distance(layout, state, later) for later in rollout(advance, state, max_period)], dim=1)
+    later_states = trajectory(advance, state, max_period)
+    distances = torch.stack([_distance(layout, state, later) for later in later_states], dim=1)
     returned = distances <= tolerance  # NaN does not return
     first = returned.to(torch.int64).argmax(dim=1) + 1
     return torch.where(returned.any(dim=1), first, 0), distances

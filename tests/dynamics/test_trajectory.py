@@ -1,11 +1,11 @@
-"""Where a rollout settles: residual, recurrence."""
+"""Where a trajectory settles: residual, recurrence."""
 
 import math
 
 import torch
 from torch import Tensor
 
-from dynamics.rollout import apply_once, recurrence, residual, rollout
+from dynamics.trajectory import apply_once, recurrence, residual, trajectory
 from tests.dynamics.maps import normal, rows
 
 
@@ -14,9 +14,9 @@ def quadratic(z: Tensor) -> Tensor:
     return torch.stack((z[:, 1] * z[:, 0] * (1 - z[:, 0]), z[:, 1]), dim=1)
 
 
-def test_rollout_is_the_map_again_and_again() -> None:
+def test_trajectory_is_the_map_again_and_again() -> None:
     start = rows((0.3, 3.9))
-    states = list(rollout([quadratic, quadratic], start, 3))
+    states = list(trajectory([quadratic, quadratic], start, 3))
     expected = start
     for state in states:
         expected = quadratic(quadratic(expected))
@@ -41,7 +41,7 @@ def test_periods_of_the_logistic_map() -> None:
     """Rates with a stable fixed point, cycles of 2, 4 and 3, chaos, and one that is not finite."""
     rates = [2.9, 3.2, 3.5, 3.83, 3.9, math.nan]
     state = rows(*[(0.3, rate) for rate in rates])
-    for later in rollout(quadratic, state, 3000):
+    for later in trajectory(quadratic, state, 3000):
         state = later
     periods, distances = recurrence(quadratic, state, 8, 1e-9)
     assert periods.tolist() == [1, 2, 4, 3, 0, 0]
