@@ -117,7 +117,7 @@ def evaluate_checkpoint(options: Options, world: World) -> dict[str, Any]:
     name = result_name(options, checkpoint)
     folder = checkpoint.path.parent
     session = collect_provenance({}, device=device)
-    tested = dict.fromkeys((each.puzzle_set.root, each.puzzle_set.split) for each in selections)
+    tested = dict.fromkeys((selection.puzzle_set.root, selection.puzzle_set.split) for selection in selections)
     record: dict[str, Any] = {
         "checkpoint": checkpoint.path.name,
         "command": ("python " + shlex.join(sys.argv)).replace(str(Path.home()), "~"),
@@ -152,8 +152,8 @@ def evaluate_checkpoint(options: Options, world: World) -> dict[str, Any]:
         prefix = f"{selection.kind}/" if len(selections) <= 2 else f"{number}_{selection.kind}/"
         outputs |= {prefix + key: array for key, array in arrays.items()}
         if rollouts is not None:
-            made = {key: value for key, value in result["rollouts"].items() if key != "accuracy"}
-            tables |= {prefix + key: array for key, array in rollouts.table().arrays(made).items()}
+            how = {key: value for key, value in result["rollouts"].items() if key != "accuracy"}
+            tables |= {prefix + key: array for key, array in rollouts.table().arrays(how).items()}
         if world.is_main:
             print("\n".join(report_lines(result)), flush=True)
     if outputs:

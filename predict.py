@@ -15,7 +15,7 @@ import re
 import shutil
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -40,6 +40,7 @@ from dataset.sudoku_solver import Solved, solve
 from errors import UserError, exit_on_user_error
 from models.recursive_model import RecursiveModel
 from training.devices import resolve_device
+from training.inference.base import to_device
 from training.inference.stepwise import StepwiseInference, StepwisePredictions
 from training.settings.cli import parse_key_values
 from training.trained_model import (
@@ -159,8 +160,8 @@ def read_puzzles(options: Options, checkpoint: Checkpoint, box: Box) -> np.ndarr
     """(N, n*n) the puzzles asked for. Errors: `UserError`."""
     given = [name for name in ("puzzle", "puzzle_file", "row") if getattr(options, name) is not None]
     if len(given) != 1:
-        found = f"{given[0]} and {given[1]}" if given else "none"
-        raise UserError(f"found {found}: give one of puzzle=53..7..., puzzle_file=FILE, row=N")
+        options_given = f"{given[0]} and {given[1]}" if given else "none"
+        raise UserError(f"found {options_given}: give one of puzzle=53..7..., puzzle_file=FILE, row=N")
     if options.puzzle is not None:
         return read_puzzle(options.puzzle, box, "puzzle")[None]
     if options.puzzle_file is not None:
@@ -174,10 +175,11 @@ def answer_puzzles(model: RecursiveModel, puzzles: np.ndarray, metadata: PuzzleM
     tokens = tokens_from_boards(puzzles)
     batch = as_batch(tokens, tokens, np.zeros(len(puzzles), np.int32), metadata)
     device = model.H_init.device
-    made = StepwiseInference().predict(model, {key: leaf.to(device) for key, leaf in batch.items()})
-    found: dict[str, Any] = vars(made)
-    moved = {key: value.cpu() for key, value in found.items() if isinstance(value, torch.Tensor)}
-    return StepwisePredictions(**(found | moved))
+    predictions = StepwiseInference().predict(model, to_device(batch, device))
+    tensors: dict[str, Any] = {
+        key: value.cpu() for key, value in vars(predictions).items() if isinstance(value, torch.Tensor)
+    }
+    return replace(predictions, **tensors)
 
 
 def conflict_text(board: np.ndarray, box: Box) -> str:
@@ -251,21 +253,23 @@ def side_by_side(panels: Sequence[tuple[str, str, list[str]]], panel_width: int,
         titles = zip(*(panel[:2] for panel in row), strict=True)
         lines += ["   ".join(title.ljust(width) for title in line) for line in titles]
         grids = zip(*(grid for _, _, grid in row), strict=True)
-        lines += ["   ".join(line + padding for line in parts) for parts in grids]
+        lines += ["   ".join(line + padding for line in grid_row) for grid_row in grids]
         lines.append("")
     return [line.rstrip() for line in lines]
 
 
-def show(puzzle: np.ndarray, made: StepwisePredictions, index: int, box: Box, *, color: bool, width: int) -> list[str]:
+def show(
+    puzzle: np.ndarray, predictions: StepwisePredictions, index: int, box: Box, *, color: bool, width: int
+) -> list[str]:
     """The puzzle, the answer after each step, and the verdict."""
     n = side(box)
     solved = solve(puzzle[None], box)
     solution = solved.solutions[0] if solved.unique[0] else None
     givens, nothing = puzzle > 0, np.zeros(n * n, bool)
     panels = [("puzzle", "", grid_lines(puzzle, box, givens=givens, right=None, changed=nothing, color=color))]
-    tokens = made.step_answers[index].numpy()
+    tokens = predictions.step_answers[index].numpy()
     steps = np.where(tokens >= 2, tokens - 1, 0)
-    halting = made.step_q_halt[index].sigmoid().tolist()
+    halting = predictions.step_q_halt[index].sigmoid().tolist()
     before = puzzle
     for step, (board, probability) in enumerate(zip(steps, halting, strict=True), 1):
         changed = (board != before) & (before > 0 if step == 1 else True)
@@ -292,14 +296,14 @@ def main(argv: Sequence[str] | None = None) -> None:
     puzzles = read_puzzles(options, checkpoint, box)
     metadata = sudoku_metadata(checkpoint, box)
     model = restore_model(checkpoint, metadata, resolve_device(checkpoint.config.device))
-    made = answer_puzzles(model, puzzles, metadata)
+    predictions = answer_puzzles(model, puzzles, metadata)
     color = options.color == "always" or (options.color == "auto" and sys.stdout.isatty())
     width = shutil.get_terminal_size().columns
     try:
         for index, puzzle in enumerate(puzzles):
             if len(puzzles) > 1:
                 print(f"== puzzle {index + 1} of {len(puzzles)}")
-            print("\n".join(show(puzzle, made, index, box, color=color, width=width)), flush=True)
+            print("\n".join(show(puzzle, predictions, index, box, color=color, width=width)), flush=True)
     except BrokenPipeError:  # `| head` has seen enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 

@@ -239,10 +239,10 @@ def _command(args: argparse.Namespace) -> str:
 
 
 def _write_split(
-    folder: Path, split: str, part: Split, box: Box, num_aug: int, seed: int, extra: dict[str, object]
+    folder: Path, split: str, puzzles: Split, box: Box, num_aug: int, seed: int, extra: dict[str, object]
 ) -> None:
-    boards, solutions = augmented_copies(part.boards, part.solutions, box, num_aug, seed)
-    num_groups, num_examples = len(part.boards), len(boards)
+    boards, solutions = augmented_copies(puzzles.boards, puzzles.solutions, box, num_aug, seed)
+    num_groups, num_examples = len(puzzles.boards), len(boards)
     metadata = PuzzleMetadata(
         seq_len=side(box) ** 2,
         vocab_size=side(box) + 2,
@@ -263,7 +263,7 @@ def _write_split(
         "puzzle_indices": np.arange(num_examples + 1, dtype=np.int32),
         "group_indices": np.arange(num_groups + 1, dtype=np.int32) * (1 + num_aug),
         # A copy carries the rating of its base puzzle.
-        "ratings": np.repeat(part.ratings, 1 + num_aug),
+        "ratings": np.repeat(puzzles.ratings, 1 + num_aug),
     }
     write_puzzle_folder(folder, split, metadata=metadata, arrays=arrays)
 
@@ -292,12 +292,12 @@ def _report(output_dir: Path, collected: Collected, num_aug: int, on_the_fly: bo
     for note in collected.notes:
         print(f"note: {note}")
     kind = {"search_nodes": "search nodes", "published": "as published"}[collected.rating]
-    for split, part in (("train", collected.train), ("test", collected.test)):
-        quartiles = np.percentile(part.ratings, [0, 25, 50, 75, 100], method="nearest")
-        clues = (part.boards != 0).sum(axis=1)
+    for split, puzzles in (("train", collected.train), ("test", collected.test)):
+        quartiles = np.percentile(puzzles.ratings, [0, 25, 50, 75, 100], method="nearest")
+        clues = (puzzles.boards != 0).sum(axis=1)
         copies = f" x {1 + num_aug:,} stored copies" if split == "train" and num_aug else ""
         print(
-            f"{split}: {len(part.ratings):,} puzzles{copies}, {clues.min()} to {clues.max()} clues; "
+            f"{split}: {len(puzzles.ratings):,} puzzles{copies}, {clues.min()} to {clues.max()} clues; "
             f"rating ({kind}) min/quartiles/max {'/'.join(str(int(q)) for q in quartiles)}"
         )
     print(f"augmentation: {'drawn on the fly' if on_the_fly else 'stored copies only'}")

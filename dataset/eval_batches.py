@@ -18,8 +18,8 @@ def slice_batch(batch: Batch, rank: int, world_size: int) -> Batch:
     size = next(iter(batch.values())).shape[0]
     if size % world_size:
         raise UserError(f"global_batch_size={size} is not a multiple of the {world_size} processes")
-    part = size // world_size
-    return {name: tensor[rank * part : (rank + 1) * part] for name, tensor in batch.items()}
+    share = size // world_size
+    return {name: tensor[rank * share : (rank + 1) * share] for name, tensor in batch.items()}
 
 
 def as_batch(inputs: np.ndarray, labels: np.ndarray, identifiers: np.ndarray, metadata: PuzzleMetadata) -> Batch:
@@ -100,7 +100,7 @@ def row_hashes(puzzle_set: PuzzleSet) -> np.ndarray:
     hashes = []
     for start in range(0, puzzle_set.num_examples, chunk):
         tokens = puzzle_set.read_rows(np.arange(start, min(start + chunk, puzzle_set.num_examples)))
-        words = [part.astype(np.uint64) + np.uint64(1) for part in tokens]
+        words = [sequences.astype(np.uint64) + np.uint64(1) for sequences in tokens]
         hashes.append(_mix(words[0] @ factors[:length] + words[1] @ factors[length:]))
     return np.concatenate(hashes)
 

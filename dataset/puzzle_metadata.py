@@ -112,8 +112,8 @@ def read_metadata(root: str | Path, split: str) -> PuzzleMetadata:
     extra = dict(data)
 
     def bad(key: str, expected: str) -> NoReturn:
-        found = brief(data[key]) if key in data else "nothing"
-        refuse(path, f"{key!r} is {found}, expected {expected}", mend)
+        value = brief(data[key]) if key in data else "nothing"
+        refuse(path, f"{key!r} is {value}, expected {expected}", mend)
 
     def integer(key: str, low: int, high: int) -> int:
         value = extra.pop(key, None)

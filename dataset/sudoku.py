@@ -204,8 +204,8 @@ def canonical_form(puzzles: np.ndarray, box: Box, chunk: int = 512) -> np.ndarra
     if n > 6:
         raise ValueError(f"canonical_form enumerates all symmetries; {n}x{n} has too many")
     puzzles = np.asarray(puzzles, np.uint8)
-    parts = [_canonical_chunk(puzzles[i : i + chunk], box) for i in range(0, len(puzzles), chunk)]
-    return np.concatenate(parts) if parts else puzzles.copy()
+    forms = [_canonical_chunk(puzzles[i : i + chunk], box) for i in range(0, len(puzzles), chunk)]
+    return np.concatenate(forms) if forms else puzzles.copy()
 
 
 def _canonical_chunk(puzzles: np.ndarray, box: Box) -> np.ndarray:

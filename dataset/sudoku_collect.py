@@ -57,16 +57,16 @@ def solve_all(boards: np.ndarray, box: Box, num_workers: int, progress: str) -> 
     chunks = [boards[i : i + _SOLVE_CHUNK] for i in range(0, len(boards), _SOLVE_CHUNK)]
     if num_workers <= 1 or len(chunks) <= 1:
         return solve(boards, box, progress=progress)
-    parts: list[Solved] = []
+    solved_chunks: list[Solved] = []
     with tqdm(total=len(boards), desc=progress, unit=" puzzles", disable=None) as bar:
-        for part in map_ordered(partial(solve, box=box), chunks, num_workers):
-            parts.append(part)
-            bar.update(len(part.ratings))
+        for chunk in map_ordered(partial(solve, box=box), chunks, num_workers):
+            solved_chunks.append(chunk)
+            bar.update(len(chunk.ratings))
     return Solved(
-        solutions=np.concatenate([part.solutions for part in parts]),
-        num_solutions=np.concatenate([part.num_solutions for part in parts]),
-        ratings=np.concatenate([part.ratings for part in parts]),
-        complete=np.concatenate([part.complete for part in parts]),
+        solutions=np.concatenate([chunk.solutions for chunk in solved_chunks]),
+        num_solutions=np.concatenate([chunk.num_solutions for chunk in solved_chunks]),
+        ratings=np.concatenate([chunk.ratings for chunk in solved_chunks]),
+        complete=np.concatenate([chunk.complete for chunk in solved_chunks]),
     )
 
 
@@ -109,13 +109,13 @@ def _refuse_unsolved(solved: Solved, rows: np.ndarray, place: Callable[[int], tu
         return
     first = wrong[rows[wrong].argmin()]
     if not solved.complete[first]:
-        found = f"could not be decided within {int(solved.ratings[first]):,} search nodes"
+        fault = f"could not be decided within {int(solved.ratings[first]):,} search nodes"
     elif solved.num_solutions[first] == 0:
-        found = "has no solution"
+        fault = "has no solution"
     else:
-        found = "has more than one solution"
+        fault = "has more than one solution"
     path, line = place(int(rows[first]))
-    refuse_line(path, line, found)
+    refuse_line(path, line, fault)
 
 
 def collect_lists(
@@ -140,7 +140,7 @@ def collect_lists(
     order = distinct[_permutation(seed, len(distinct))]
     wanted = len(order) if num_train is None else min(num_test + num_train, len(order))
 
-    parts: list[Split] = []
+    kept: list[Split] = []
     position = num_kept = 0
     while num_kept < wanted and position < len(order):
         missing = wanted - num_kept
@@ -150,12 +150,12 @@ def collect_lists(
         solved = solve_all(boards[rows], (3, 3), num_workers, "solving")
         _refuse_unsolved(solved, rows, lambda row: (sources[owner[row]].path, int(lines[row])))
         hard = np.flatnonzero(solved.ratings >= (min_difficulty or 0))
-        parts.append(Split(boards[rows], solved.solutions, solved.ratings).take(hard))
+        kept.append(Split(boards[rows], solved.solutions, solved.ratings).take(hard))
         num_kept += len(hard)
     pool = Split(
-        np.concatenate([part.boards for part in parts]),
-        np.concatenate([part.solutions for part in parts]),
-        np.concatenate([part.ratings for part in parts]),
+        np.concatenate([split.boards for split in kept]),
+        np.concatenate([split.solutions for split in kept]),
+        np.concatenate([split.ratings for split in kept]),
     ).take(slice(wanted))
     if test_size is None and len(pool.ratings) < wanted:
         num_test = min(num_test, max(1, len(pool.ratings) // 5))
@@ -289,17 +289,17 @@ def collect_generated(
     task = partial(_generate_chunk, box, seed, num_clues)
     starts = count(0, _GENERATE_CHUNK[n])
     with tqdm(total=total, desc=f"generating {name}", unit=" puzzles", disable=None) as bar:
-        for made, keys in map_ordered(task, starts, num_workers):
-            fit = made.ratings >= (min_difficulty or 0)
+        for candidates, keys in map_ordered(task, starts, num_workers):
+            fit = candidates.ratings >= (min_difficulty or 0)
             if num_clues is not None:
-                fit &= (made.boards != 0).sum(axis=1) == num_clues
+                fit &= (candidates.boards != 0).sum(axis=1) == num_clues
             rows = np.flatnonzero(fit)
             new = first_occurrences(keys[rows], seen)
             skipped += int((~new).sum())
             rows = rows[new][: total - len(ratings)]
-            boards.extend(made.boards[rows])
-            solutions.extend(made.solutions[rows])
-            ratings.extend(made.ratings[rows].tolist())
+            boards.extend(candidates.boards[rows])
+            solutions.extend(candidates.solutions[rows])
+            ratings.extend(candidates.ratings[rows].tolist())
             bar.update(len(rows))
             fruitless = 0 if len(rows) else fruitless + len(keys)
             if len(ratings) == total:
@@ -319,5 +319,5 @@ def collect_generated(
 
 def _generate_chunk(box: Box, seed: int, num_clues: int | None, start: int) -> tuple[Generated, np.ndarray]:
     """Candidates from number `start` on, and the key by which each is told from the others."""
-    made = generate(box, seed, np.arange(start, start + _GENERATE_CHUNK[side(box)]), num_clues)
-    return made, canonical_form(made.boards, box) if side(box) <= 6 else made.boards
+    candidates = generate(box, seed, np.arange(start, start + _GENERATE_CHUNK[side(box)]), num_clues)
+    return candidates, canonical_form(candidates.boards, box) if side(box) <= 6 else candidates.boards

@@ -50,8 +50,8 @@ def random_grids(rngs: list[np.random.Generator], box: Box) -> np.ndarray:
     n = side(box)
     guess_order = np.array([rng.random((n * n, n), dtype=np.float32).argsort(axis=1) for rng in rngs])
     empty = candidates_from_boards(np.zeros((len(rngs), n * n), np.uint8), box)
-    found = solve_candidates(empty, box, max_solutions=1, max_nodes=None, guess_order=guess_order.astype(np.uint8))
-    return found.solutions
+    searched = solve_candidates(empty, box, max_solutions=1, max_nodes=None, guess_order=guess_order.astype(np.uint8))
+    return searched.solutions
 
 
 def remove_clues(solutions: np.ndarray, orders: np.ndarray, box: Box, num_clues: int | None = None) -> np.ndarray:
@@ -72,7 +72,7 @@ def remove_clues(solutions: np.ndarray, orders: np.ndarray, box: Box, num_clues:
         masks = candidates_from_boards(boards[todo], box)
         others = np.uint16((1 << n) - 1) ^ masks[np.arange(len(todo)), cell]
         masks[np.arange(len(todo)), cell] = others
-        found = solve_candidates(masks, box, max_solutions=1, max_nodes=None)
-        free = found.num_solutions == 0
+        alternatives = solve_candidates(masks, box, max_solutions=1, max_nodes=None)
+        free = alternatives.num_solutions == 0
         boards[todo[free], cell[free]] = 0
     return boards

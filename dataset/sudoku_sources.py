@@ -98,9 +98,9 @@ def _open_binary(path: Path) -> BinaryIO | gzip.GzipFile:
     return gzip.open(path, "rb") if path.suffix.lower() == ".gz" else open(path, "rb")
 
 
-def refuse_line(path: Path, number: int, found: str) -> NoReturn:
+def refuse_line(path: Path, number: int, fault: str) -> NoReturn:
     """Raise the one-line `UserError` for a line of a file."""
-    raise UserError(f"{path}:{number}: {found}; correct or remove the line and build again")
+    raise UserError(f"{path}:{number}: {fault}; correct or remove the line and build again")
 
 
 def read_raw_list(path: Path) -> RawList:
@@ -151,8 +151,8 @@ def read_published_csv(path: Path) -> PublishedSet:
     try:
         header = [name.strip().lower() for name in next(reader, [])]
         if sorted(header) != sorted(CSV_COLUMNS):
-            found = ",".join(header)[:80] or "nothing"
-            raise UserError(f"{path}:1: the header is {found!r}, expected {','.join(CSV_COLUMNS)}")
+            named = ",".join(header)[:80] or "nothing"
+            raise UserError(f"{path}:1: the header is {named!r}, expected {','.join(CSV_COLUMNS)}")
         columns = [header.index(name) for name in CSV_COLUMNS[1:]]
         for row in tqdm(reader, desc=f"reading {path.name}", unit=" rows", disable=None):
             if not row:
@@ -204,8 +204,8 @@ def _validated(
     wrong = disagree | invalid
     if wrong.any():
         row = int(np.argmax(wrong))
-        found = "has an answer that is no valid Sudoku" if invalid[row] else "has an answer that changes a given"
-        refuse_line(path, lines[row], found)
+        fault = "has an answer that is no valid Sudoku" if invalid[row] else "has an answer that changes a given"
+        refuse_line(path, lines[row], fault)
     return block
 
 
@@ -228,14 +228,14 @@ def _board_block(path: Path, texts: list[str], lines: list[int], column: str, ex
 
 def published_files(folder: Path) -> tuple[Path, Path]:
     """train.csv and test.csv (or .csv.gz) in a folder."""
-    found = []
+    paths = []
     for name in ("train.csv", "test.csv"):
         candidates = [folder / name, folder / f"{name}.gz"]
         existing = [path for path in candidates if os.path.isfile(path)]
         if not existing:
             raise UserError(f"{candidates[0]}: no such file; --input-dir expects train.csv and test.csv")
-        found.append(existing[0])
-    return found[0], found[1]
+        paths.append(existing[0])
+    return paths[0], paths[1]
 
 
 def fetch_published(repo: str) -> tuple[Path, Path]:

@@ -57,10 +57,8 @@ def spread_over_starts(
     """
     if num_starts < 2 or options.get("initial_tangents") is not None:
         raise ValueError(f"num_starts={num_starts}: expected at least 2, and drawn tangents")
-    results = [lyapunov_spectrum(advance, initial_state, generator=generator, **options) for _ in range(num_starts)]
-    return StartSpread(
-        torch.stack([one.exponents for one in results]), torch.stack([one.svd_exponents for one in results])
-    )
+    spectra = [lyapunov_spectrum(advance, initial_state, generator=generator, **options) for _ in range(num_starts)]
+    return StartSpread(*(torch.stack([getattr(s, name) for s in spectra]) for name in ("exponents", "svd_exponents")))
 
 
 def aligned_tangents(
@@ -127,11 +125,10 @@ def _pull(advance: Map, layout: StateLayout, leaves: Sequence[Tensor], tangents:
         if not any(leaf.requires_grad for leaf in outputs):
             raise ValueError("the map has no reverse derivative: it uses no_grad or detach inside")
         wanted = [leaf for leaf in outputs if leaf.requires_grad]
-        cotangents = [
-            part for part, leaf in zip(layout.split_tangents(tangents), outputs, strict=True) if leaf.requires_grad
-        ]
+        split = layout.split_tangents(tangents)
+        cotangents = [cotangent for cotangent, leaf in zip(split, outputs, strict=True) if leaf.requires_grad]
         pulled = torch.autograd.grad(
             wanted, inputs, cotangents, is_grads_batched=True, allow_unused=True, materialize_grads=True
         )
     with exact_arithmetic():
-        return layout.join_tangents(orthonormalise([part.contiguous() for part in pulled]).Q)
+        return layout.join_tangents(orthonormalise([leaf.contiguous() for leaf in pulled]).Q)

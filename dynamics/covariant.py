@@ -107,10 +107,10 @@ def covariant_vectors(
             states.append(flow.layout.flatten(flow.leaves))
             tangents.append(flow.layout.join_tangents(flow.tangents))
         if number < window + after:
-            found = flow.advance(qr_interval)
-            if bool(((found.vanished | found.lost) & flow.finite[:, None]).any()):
+            interval = flow.advance(qr_interval)
+            if bool(((interval.vanished | interval.lost) & flow.finite[:, None]).any()):
                 raise ValueError("the map annihilates a direction: fewer exponents have covariant vectors")
-            factors.append(found.R)
+            factors.append(interval.R)
     finite = flow.finite
     identity = torch.eye(num_exponents, dtype=torch.float64, device=flow.layout.device)
     factors = [torch.where(finite[:, None, None], R, identity) for R in factors]

@@ -128,9 +128,9 @@ def _qr(block: Tensor, degenerate: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         diagonal = R.diagonal(dim1=1, dim2=2).abs()
         columns = torch.linalg.vector_norm(R, dim=1)
         bad = degenerate | ~finite | (diagonal <= 100 * limits.eps * columns).any(dim=1)
-        found = torch.where(finite[:, None], diagonal, torch.nan)
+        lengths = torch.where(finite[:, None], diagonal, torch.nan)
     fixed = torch.where(bad[:, None, None], Q, block)
     new_Q, new_R = torch.linalg.qr(fixed)
     signed = new_R.diagonal(dim1=1, dim2=2)
     signs = torch.where(signed < 0, -1.0, 1.0).to(block.dtype)
-    return new_Q * signs[:, None, :], torch.where(bad[:, None], found, signed.abs()), bad
+    return new_Q * signs[:, None, :], torch.where(bad[:, None], lengths, signed.abs()), bad

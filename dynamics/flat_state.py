@@ -47,8 +47,8 @@ class StateLayout:
         if dtype is None:
             dtypes = {leaf.dtype for leaf in leaves}
             if len(dtypes) > 1 or not dtypes <= set(TANGENT_DTYPES):
-                found = ", ".join(sorted(str(found) for found in dtypes))
-                raise ValueError(f"the state is {found}: tangents need float32 or float64, pass dtype=")
+                names = ", ".join(sorted(map(str, dtypes)))
+                raise ValueError(f"the state is {names}: tangents need float32 or float64, pass dtype=")
             dtype = leaves[0].dtype
         if dtype not in TANGENT_DTYPES:
             raise ValueError(f"dtype={dtype}: tangents are propagated in float32 or float64 only")
@@ -77,8 +77,8 @@ class StateLayout:
             leaves = [by_name[name] for name in self._names]
         for name, leaf, shape in zip(self._names, leaves, self.shapes, strict=True):
             if not isinstance(leaf, Tensor) or tuple(leaf.shape) != shape:
-                found = tuple(leaf.shape) if isinstance(leaf, Tensor) else type(leaf).__name__
-                raise ValueError(f"the map returns state{name} as {found}, expected shape {shape}")
+                returned = tuple(leaf.shape) if isinstance(leaf, Tensor) else type(leaf).__name__
+                raise ValueError(f"the map returns state{name} as {returned}, expected shape {shape}")
         return leaves
 
     def state(self, leaves: Sequence[Tensor]) -> Any:
@@ -91,15 +91,15 @@ class StateLayout:
 
     def unflatten(self, vectors: Tensor) -> list[Tensor]:
         """The leaves of vectors (B, D)."""
-        parts = vectors.split(self.sizes, dim=1)
-        return [part.reshape(shape) for part, shape in zip(parts, self.shapes, strict=True)]
+        pieces = vectors.split(self.sizes, dim=1)
+        return [piece.reshape(shape) for piece, shape in zip(pieces, self.shapes, strict=True)]
 
     def split_tangents(self, tangents: Tensor) -> list[Tensor]:
         """Tangents (B, D, k) as one contiguous (k, B, ...) per leaf, in this layout's dtype and on its device."""
         moved = tangents.to(self.device, self.dtype).permute(2, 0, 1)
         count = moved.shape[0]
-        parts = moved.split(self.sizes, dim=2)
-        return [part.reshape(count, *shape).contiguous() for part, shape in zip(parts, self.shapes, strict=True)]
+        pieces = moved.split(self.sizes, dim=2)
+        return [piece.reshape(count, *shape).contiguous() for piece, shape in zip(pieces, self.shapes, strict=True)]
 
     def join_tangents(self, tangents: Sequence[Tensor]) -> Tensor:
         """Leaves (k, B, ...) as (B, D, k)."""
@@ -108,5 +108,5 @@ class StateLayout:
 
     def finite(self, leaves: Sequence[Tensor]) -> Tensor:
         """Which examples of leaves (B, ...) are finite throughout: (B,) bool."""
-        each = [torch.isfinite(leaf).reshape(self.batch_size, -1).all(dim=1) for leaf in leaves]
-        return torch.stack(each).all(dim=0)
+        by_leaf = [torch.isfinite(leaf).reshape(self.batch_size, -1).all(dim=1) for leaf in leaves]
+        return torch.stack(by_leaf).all(dim=0)

@@ -79,7 +79,7 @@ def _jacobi(units: Tensor, log_lengths: Tensor) -> Tensor:
             longer = torch.where(swap, right, left)
             shorter = torch.where(swap, left, right)
             log_a, log_b = log_lengths.gather(1, longer), log_lengths.gather(1, shorter)
-            index_a, index_b = (one[:, :, None].expand(-1, -1, k) for one in (longer, shorter))
+            index_a, index_b = (rows[:, :, None].expand(-1, -1, k) for rows in (longer, shorter))
             a, b = units.gather(1, index_a), units.gather(1, index_b)
             cosine = (a * b).sum(dim=2)
             worst = torch.maximum(worst, cosine.abs().amax())

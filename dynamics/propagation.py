@@ -53,7 +53,7 @@ class TangentFlow:
             raise ValueError(
                 f"num_exponents={num_exponents}: the state has {self.layout.size} components, expected 1 to that many"
             )
-        self.maps = [TangentMap(one, self.layout) for one in maps]
+        self.maps = [TangentMap(map_, self.layout) for map_ in maps]
         # A copy: a map that works in place would otherwise change what the caller goes on with.
         self.leaves = [
             leaf.detach().clone(memory_format=torch.contiguous_format) for leaf in self.layout.leaves(initial_state)
@@ -114,8 +114,8 @@ class TangentFlow:
     def _push(self, num_maps: int) -> None:
         with exact_arithmetic():
             for _ in range(num_maps):
-                one = self.maps[self.num_applied % len(self.maps)]
-                self.leaves, self.tangents = one(self.leaves, self.tangents)
+                map_ = self.maps[self.num_applied % len(self.maps)]
+                self.leaves, self.tangents = map_(self.leaves, self.tangents)
                 self.num_applied += 1
                 self.finite = self.finite & self.layout.finite(self.leaves)
                 if self.on_step is not None and self.num_applied % len(self.maps) == 0:

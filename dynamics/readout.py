@@ -73,8 +73,8 @@ def _push_readout(flow: TangentFlow, readout: Readout) -> Tensor:
     layout = flow.layout
     leaves = [leaf.contiguous() for leaf in flow.leaves]
 
-    def one(*directions: Tensor) -> Tensor:
+    def push(*directions: Tensor) -> Tensor:
         _, pushed, *_ = torch.func.jvp(lambda *primals: readout(layout.state(primals)), tuple(leaves), directions)
         return pushed
 
-    return torch.func.vmap(one)(*flow.tangents)
+    return torch.func.vmap(push)(*flow.tangents)

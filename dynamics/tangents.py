@@ -153,11 +153,11 @@ def disagreement(advance: Map, layout: StateLayout, leaves: Sequence[Tensor]) ->
         ends.append([leaf.double().reshape(layout.batch_size, -1) for leaf in moved])
     worst = torch.zeros(layout.batch_size, dtype=torch.float64, device=layout.device)
     for forward, backward, tangent in zip(*ends, pushed, strict=True):
-        found = tangent[0].double().reshape(layout.batch_size, -1)
+        derivative = tangent[0].double().reshape(layout.batch_size, -1)
         expected = (forward - backward) / (2 * step)
         noise = 10 * eps * torch.maximum(norm(forward, dim=1), norm(backward, dim=1)) / step[:, 0]
-        error = norm(expected - found, dim=1)
-        relative = error / torch.maximum(norm(expected, dim=1), norm(found, dim=1))
+        error = norm(expected - derivative, dim=1)
+        relative = error / torch.maximum(norm(expected, dim=1), norm(derivative, dim=1))
         worst = torch.maximum(worst, torch.where(error > noise, relative, 0.0).nan_to_num(nan=0.0))
     return worst
 

@@ -178,12 +178,12 @@ class _RotaryAttention(torch.autograd.Function):
         batch, length, width = qkv.shape
         head_dim = width // 3 // num_heads
         wide = torch.promote_types(qkv.dtype, torch.float32)
-        parts = qkv.view(batch, length, 3, num_heads, head_dim).permute(2, 0, 3, 1, 4)
-        queries_keys = torch.empty(2, batch, num_heads, length, head_dim, dtype=wide).copy_(parts[:2])
+        split = qkv.view(batch, length, 3, num_heads, head_dim).permute(2, 0, 3, 1, 4)
+        queries_keys = torch.empty(2, batch, num_heads, length, head_dim, dtype=wide).copy_(split[:2])
         _turn(queries_keys, turns)
         queries_keys = queries_keys.flatten(1, 2)
         queries, keys = queries_keys
-        values = parts[2].contiguous().flatten(0, 1)
+        values = split[2].contiguous().flatten(0, 1)
         with float32_products_by_onednn():
             scores = torch.baddbmm(
                 queries.new_empty(()), queries, keys.transpose(1, 2), beta=0, alpha=1 / math.sqrt(head_dim)
@@ -204,9 +204,9 @@ class _RotaryAttention(torch.autograd.Function):
         grad = grad.view(batch, length, num_heads, head_dim).transpose(1, 2).reshape(-1, length, head_dim)
         wide = weights.dtype
         result = torch.empty(batch, length, 3, num_heads, head_dim, dtype=grad.dtype)
-        parts = result.permute(2, 0, 3, 1, 4)
+        split = result.permute(2, 0, 3, 1, 4)
         shape = (batch, num_heads, length, head_dim)
-        parts[2].copy_(torch.bmm(weights.to(grad.dtype).transpose(1, 2), grad).view(shape))
+        split[2].copy_(torch.bmm(weights.to(grad.dtype).transpose(1, 2), grad).view(shape))
         with float32_products_by_onednn():
             grad_weights = torch.bmm(grad.to(wide), values.to(wide).transpose(1, 2))
         grad_scores = torch._softmax_backward_data(grad_weights, weights, -1, wide)
@@ -214,8 +214,8 @@ class _RotaryAttention(torch.autograd.Function):
         grad_queries = torch.bmm(grad_scores, queries_keys[1]).view(shape)
         grad_keys = torch.bmm(grad_scores.transpose(1, 2), queries_keys[0]).view(shape)
         back = None if turns is None else turns.conj().resolve_conj()
-        for part, made in ((parts[0], grad_queries), (parts[1], grad_keys)):
-            part.copy_(made if back is None else _turn(made.to(wide), back))
+        for slot, gradient in ((split[0], grad_queries), (split[1], grad_keys)):
+            slot.copy_(gradient if back is None else _turn(gradient.to(wide), back))
         return result.view(batch, length, 3 * size), None, None
 
 

@@ -108,8 +108,8 @@ class World:
             flat = torch.cat([tensor.flatten() for tensor in tensors])
             with self._meeting(f"sum {what}"):
                 dist.all_reduce(flat)
-            for tensor, part in zip(tensors, flat.split([tensor.numel() for tensor in tensors]), strict=True):
-                tensor.copy_(part.view_as(tensor))
+            for tensor, summed in zip(tensors, flat.split([tensor.numel() for tensor in tensors]), strict=True):
+                tensor.copy_(summed.view_as(tensor))
 
     def sum_numbers(self, values: Sequence[float], device: torch.device | None = None) -> list[float]:
         """Sum plain numbers over ranks in float64, on `device` (default: one that the backend takes)."""
@@ -127,10 +127,10 @@ class World:
             return tensor
         # Bytes: every dtype travels, also those that a backend has no name for.
         as_bytes = tensor.detach().contiguous().view(-1).view(torch.uint8)
-        parts = [torch.empty_like(as_bytes) for _ in range(self.size)]
+        shares = [torch.empty_like(as_bytes) for _ in range(self.size)]
         with self._meeting("gather rows"):
-            dist.all_gather(parts, as_bytes)
-        return torch.cat(parts).view(tensor.dtype).view(-1, *tensor.shape[1:])
+            dist.all_gather(shares, as_bytes)
+        return torch.cat(shares).view(tensor.dtype).view(-1, *tensor.shape[1:])
 
     def gather_ragged(self, tensor: Tensor) -> Tensor:
         """Concatenate slices (b, ...) of any b, 0 too, along axis 0, in rank order, on every rank. Collective.
@@ -146,8 +146,8 @@ class World:
             return tensor
         padded = local.new_zeros(most, *local.shape[1:])
         padded[: len(local)] = local
-        parts = self.gather_rows(padded).split(most)
-        return torch.cat([part[:size] for part, size in zip(parts, sizes, strict=True)]).to(tensor.device)
+        shares = self.gather_rows(padded).split(most)
+        return torch.cat([share[:size] for share, size in zip(shares, sizes, strict=True)]).to(tensor.device)
 
     def _small_device(self) -> torch.device:
         """Where small tensors must live for the backend."""

@@ -113,11 +113,11 @@ class Scoring:
     def _robustness(self, model: RecursiveModel) -> dict[str, float]:
         """What `eval.sigma_grid` asks for: the fast rows from perturbed starts."""
         run = self.run
-        parts = [rows.batches(rows.fast) for rows in run.evaluation_rows]
+        row_sets = [rows.batches(rows.fast) for rows in run.evaluation_rows]
         return {
             f"eval/robust/{measured['sigma']:g}/{key}": measured[key]
             for measured in measure_robustness(
-                model, parts, run.config.eval.sigma_grid, run.config.eval, run.world, show_progress=run.world.is_main
+                model, row_sets, run.config.eval.sigma_grid, run.config.eval, run.world, show_progress=run.world.is_main
             )
             for key in RATES
             if key in measured
@@ -129,13 +129,13 @@ class Scoring:
         if not run.config.eval_save_outputs:
             return
         recorder = OutputRecorder(run.config.eval_save_outputs)
-        parts: list[dict[str, np.ndarray]] = []
+        recorded: list[dict[str, np.ndarray]] = []
         for rows in run.evaluation_rows:
             if len(rows.validation):
                 inference = build_inference(run.config.eval, [rows.puzzle_set], run.config.seed, stepwise=True)
                 evaluate(model, rows.batches(rows.validation), inference, [recorder], run.world)
-                parts.append(recorder.arrays())
-        arrays = {name: np.concatenate([part[name] for part in parts]) for name in recorder.names}
+                recorded.append(recorder.arrays())
+        arrays = {name: np.concatenate([outputs[name] for outputs in recorded]) for name in recorder.names}
         path = run.folder.outputs(run.step, run.world.rank)
         try:
             write_atomically(path, lambda file: np.savez_compressed(file, **arrays))  # type: ignore[arg-type]
@@ -145,8 +145,8 @@ class Scoring:
     def _show_baselines(self) -> None:
         """Trivial predictors on the validation rows, printed beside the first evaluation."""
         run = self.run
-        parts = [scored_rows(rows.puzzle_set, rows.validation) for rows in run.evaluation_rows]
-        inputs, labels = (np.concatenate(part) for part in zip(*parts, strict=True))
+        of_sets = [scored_rows(rows.puzzle_set, rows.validation) for rows in run.evaluation_rows]
+        inputs, labels = (np.concatenate(tokens) for tokens in zip(*of_sets, strict=True))
         counts = np.sum([label_counts(puzzle_set) for puzzle_set in run.source.sets], axis=0)
         blank = blank_token(run.evaluation_rows[-1].puzzle_set)
         self.baselines = trivial_baselines(inputs, labels, counts, blank)
@@ -252,8 +252,8 @@ class Scoring:
         except UserError as error:
             print(f"warning: {error}", file=sys.stderr)
             records = []
-        found = [line for line in records if "eval/fast/count" in line]
-        return compute_point(step, found[-1] if found else {})
+        evaluated = [line for line in records if "eval/fast/count" in line]
+        return compute_point(step, evaluated[-1] if evaluated else {})
 
     def _test(
         self,

@@ -140,13 +140,13 @@ def load_initial_weights(model: RecursiveModel, path: str) -> None:
     must fit. Errors: `UserError` listing what does not.
     """
     weights = load_weights(path)
-    own = model.state_dict()
+    needed = model.state_dict()
     table = "puzzle_emb.weights"
-    if table in weights and table in own and weights[table].shape[1:] == own[table].shape[1:]:
-        if weights[table].shape != own[table].shape:
+    if table in weights and table in needed and weights[table].shape[1:] == needed[table].shape[1:]:
+        if weights[table].shape != needed[table].shape:
             mean = weights[table].float().mean(dim=0, keepdim=True)
-            weights[table] = mean.expand(own[table].shape).contiguous()
-    check_weights(own, weights, source=path)
+            weights[table] = mean.expand(needed[table].shape).contiguous()
+    check_weights(needed, weights, source=path)
     model.load_state_dict(weights)
 
 

@@ -58,11 +58,11 @@ def check_evaluation(config: TrainConfig) -> None:
 
 def check_processes(config: TrainConfig, world: World) -> None:
     """Slots must divide evenly among processes and slices."""
-    parts = world.size * config.accumulation_slices
-    if config.global_batch_size % parts:
+    slices = world.size * config.accumulation_slices
+    if config.global_batch_size % slices:
         raise UserError(
             f"global_batch_size={config.global_batch_size} does not divide into {world.size} processes x "
-            f"{config.accumulation_slices} accumulation_slices; use a multiple of {parts}"
+            f"{config.accumulation_slices} accumulation_slices; use a multiple of {slices}"
         )
 
 
@@ -136,10 +136,10 @@ def place(run: Run) -> None:
     if run.world.is_main:
         print(decision.message)
     if decision.kind == "own_state":
-        found = load_newest(run.folder.path)
-        if found is None:
+        newest = load_newest(run.folder.path)
+        if newest is None:
             raise UserError(f"{run.folder.path}: the state vanished while starting; start again")
-        state, path = found
+        state, path = newest
         restore(run, state, str(path))
         run.state_file = path
     elif decision.kind == "resume_file":

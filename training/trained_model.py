@@ -42,8 +42,8 @@ class Checkpoint:
     def _rows(self, key: str) -> int:
         tensor = self.weights.get(key)
         if tensor is None or tensor.ndim != 2:
-            found = "no" if tensor is None else f"a {tensor.ndim}-dimensional"
-            raise UserError(f"{self.path} holds {found} {key}: these are no weights of a TRM, HRM or SRM")
+            what = "no" if tensor is None else f"a {tensor.ndim}-dimensional"
+            raise UserError(f"{self.path} holds {what} {key}: these are no weights of a TRM, HRM or SRM")
         return int(tensor.shape[0])
 
 

@@ -24,16 +24,16 @@ def plan_lines(config: TrainConfig) -> list[str]:
     device = resolve_device(config.device)
     model = build_network(config, source.metadata, torch.device("cpu"))
     decision = decide_start(RunFolder(config.checkpoint_path or "."), config.resume, config.init_from)
-    made = 0
+    updates_made = 0
     if decision.kind == "init_from":
         load_initial_weights(model, str(decision.path))
     elif decision.path is not None:
-        made = load_state(decision.path)["step"]
+        updates_made = load_state(decision.path)["step"]
     shape, objective = model.config, config.objective
     count, steps = objective.num_trajectories, shape.halt_max_steps
     if config.max_steps is None:
         raise UserError("a plan needs max_steps: without it the end is set by the data")
-    updates = max(0, config.max_steps - made)
+    updates = max(0, config.max_steps - updates_made)
     most = "" if objective.rollout == "parallel_fixed" else "at most "
 
     trained = count * config.global_batch_size * steps
@@ -43,8 +43,10 @@ def plan_lines(config: TrainConfig) -> list[str]:
     flops = trained * step_flops(replace(shape, no_ACT_continue=True), training=True)
     flops += extra * step_flops(shape, training=False)
 
-    rows = open_evaluation_rows(config)
-    validation, fast, test = (sum(len(getattr(each, name)) for each in rows) for name in ("validation", "fast", "test"))
+    of_sets = open_evaluation_rows(config)
+    validation, fast, test = (
+        sum(len(getattr(rows, name)) for rows in of_sets) for name in ("validation", "fast", "test")
+    )
     evaluations = updates // config.fast_eval_interval if config.fast_eval_interval else 0
     answered = validation + fast * (1 + len(config.eval.sigma_grid) * config.eval.rollouts)
     passes = (evaluations * answered + 3 * test + validation + fast) * steps

@@ -205,8 +205,8 @@ def baselines(selection: Selection, train_counts: np.ndarray | None) -> dict[str
     if counts is None or len(counts) != vocab_size:
         counts = np.bincount(labels[labels >= 0], minlength=vocab_size)
     blank = blank_token(selection.puzzle_set)
-    found: dict[str, Any] = dict(trivial_baselines(inputs, labels, counts, blank))
-    return {"num_rows": len(rows), "counts_from": "train" if counts is train_counts else "these rows", **found}
+    predictors: dict[str, Any] = dict(trivial_baselines(inputs, labels, counts, blank))
+    return {"num_rows": len(rows), "counts_from": "train" if counts is train_counts else "these rows", **predictors}
 
 
 def report_lines(record: dict[str, Any]) -> list[str]:
@@ -237,22 +237,22 @@ def report_lines(record: dict[str, Any]) -> list[str]:
 
 
 def _sudoku_lines(record: dict[str, Any]) -> list[str]:
-    found = record["sudoku"]
-    if found is None or not found["count"]:
+    rules = record["sudoku"]
+    if rules is None or not rules["count"]:
         return []
     shares = [
-        f"{name} {found[key]}/{found['count']}"
+        f"{name} {rules[key]}/{rules['count']}"
         for name, key in (("valid by the rules", "valid_count"), ("givens kept", "givens_kept_count"))
     ]
-    line = f"  {', '.join(shares)}, blank cells right {found['blanks_right_count']}/{found['blanks_count']}"
-    if found["solved_otherwise_count"]:
-        line += f"; {found['solved_otherwise_count']} other solutions than the recorded one: these puzzles have several"
+    line = f"  {', '.join(shares)}, blank cells right {rules['blanks_right_count']}/{rules['blanks_count']}"
+    if rules["solved_otherwise_count"]:
+        line += f"; {rules['solved_otherwise_count']} other solutions than the recorded one: these puzzles have several"
     return [line]
 
 
 def _calibration_lines(record: dict[str, Any]) -> list[str]:
-    found = record["calibration"]
-    known = [(name, found[name]) for name in ("auroc", "brier", "ece") if found[name] is not None]
+    calibration = record["calibration"]
+    known = [(name, calibration[name]) for name in ("auroc", "brier", "ece") if calibration[name] is not None]
     listed = ", ".join(f"{name.upper() if name != 'brier' else 'Brier'} {value:.4f}" for name, value in known)
     return [f"  q_halt as a probability of being right: {listed}"] if known else []
 

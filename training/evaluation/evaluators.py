@@ -182,13 +182,13 @@ OUTPUTS: dict[str, Callable[[Batch, Predictions], Tensor]] = {
     "labels": lambda batch, _: batch["labels"],
     "puzzle_identifiers": lambda batch, _: batch["puzzle_identifiers"],
     "row": lambda batch, _: batch["row"],
-    "preds": lambda _, made: made.answers.int(),
-    "steps": lambda _, made: made.steps,
-    "logits": lambda _, made: made.logits.float(),
-    "q_halt_logits": lambda _, made: made.q_halt.float(),
-    "q_continue_logits": lambda _, made: _stepwise(made).step_q_continue[:, -1],
-    "step_preds": lambda _, made: _stepwise(made).step_answers.int(),
-    "step_q_halt_logits": lambda _, made: _stepwise(made).step_q_halt,
+    "preds": lambda _, predictions: predictions.answers.int(),
+    "steps": lambda _, predictions: predictions.steps,
+    "logits": lambda _, predictions: predictions.logits.float(),
+    "q_halt_logits": lambda _, predictions: predictions.q_halt.float(),
+    "q_continue_logits": lambda _, predictions: _stepwise(predictions).step_q_continue[:, -1],
+    "step_preds": lambda _, predictions: _stepwise(predictions).step_answers.int(),
+    "step_q_halt_logits": lambda _, predictions: _stepwise(predictions).step_q_halt,
 }
 STEPWISE_OUTPUTS = ("q_continue_logits", "step_preds", "step_q_halt_logits")
 
@@ -211,15 +211,15 @@ class OutputRecorder(Evaluator):
     def __init__(self, names: Sequence[str]) -> None:
         self.names = list(dict.fromkeys(("row", *names)))
         self.sums: dict[str, float] = {}
-        self.parts: dict[str, list[np.ndarray]] = {}
+        self.batches: dict[str, list[np.ndarray]] = {}
 
     def begin(self) -> None:
-        self.parts = {name: [] for name in self.names}
+        self.batches = {name: [] for name in self.names}
 
     def update(self, batch: Batch, predictions: Predictions) -> None:
         real = batch["row"] >= 0
         for name in self.names:
-            self.parts[name].append(OUTPUTS[name](batch, predictions)[real].cpu().numpy())
+            self.batches[name].append(OUTPUTS[name](batch, predictions)[real].cpu().numpy())
 
     def result(self) -> dict[str, float]:
         """Nothing scalar."""
@@ -227,8 +227,8 @@ class OutputRecorder(Evaluator):
 
     def arrays(self) -> dict[str, np.ndarray]:
         """name -> (rows, ...), by ascending `row`; (0,) arrays where this process had no row."""
-        if not self.parts["row"]:
+        if not self.batches["row"]:
             return {name: np.zeros(0, np.int64) for name in self.names}
-        arrays = {name: np.concatenate(parts) for name, parts in self.parts.items()}
+        arrays = {name: np.concatenate(batches) for name, batches in self.batches.items()}
         order = np.argsort(arrays["row"], kind="stable")
         return {name: array[order] for name, array in arrays.items()}

@@ -90,7 +90,7 @@ def clustered_interval(counts: Sequence[int]) -> tuple[float, float]:
 
 def measure_robustness(
     model: RecursiveModel,
-    parts: Sequence[Iterable[Batch]],
+    row_sets: Sequence[Iterable[Batch]],
     sigmas: Sequence[float],
     settings: EvalConfig,
     world: World,
@@ -107,7 +107,7 @@ def measure_robustness(
         inference = PerturbedInference(sigma, settings.site, settings.rollouts, settings.max_steps)
         total = RobustnessEvaluator(settings.rollouts)
         spent = {"forward_passes": 0.0, "seconds": 0.0}
-        for batches in parts:
+        for batches in row_sets:
             evaluator = RobustnessEvaluator(settings.rollouts)
             result = evaluate(
                 model, batches, inference, [evaluator], world, description=f"sigma {sigma:g}",
@@ -131,11 +131,11 @@ def robustness_lines(measured: Sequence[Mapping[str, Any]] | None) -> list[str]:
         f"  from perturbed starts ({first['rollouts']} rollouts of each row, {first['site']}); 95 % interval over rows",
         "     sigma  solved rollouts  always  partly  never",
     ]
-    for each in measured:
-        interval = f"{each['exact_low']:.3f}-{each['exact_high']:.3f}"
+    for scale in measured:
+        interval = f"{scale['exact_low']:.3f}-{scale['exact_high']:.3f}"
         lines.append(
-            f"  {each['sigma']:>8g}  {each['exact_accuracy']:>15.4f}  {each['always_count']:>6}  "
-            f"{each['partly_count']:>6}  {each['never_count']:>5}  "
-            f"({each['exact_count']}/{each['count']}, 95% {interval})"
+            f"  {scale['sigma']:>8g}  {scale['exact_accuracy']:>15.4f}  {scale['always_count']:>6}  "
+            f"{scale['partly_count']:>6}  {scale['never_count']:>5}  "
+            f"({scale['exact_count']}/{scale['count']}, 95% {interval})"
         )
     return lines

@@ -74,9 +74,9 @@ def rollout_record(settings: EvalConfig, table: RolloutTable, config: ModelConfi
     assert stochastic(settings)
     probe, flops = stability_probe(settings), step_flops(config, training=False)
     passes = 0 if probe is None else probe.passes(1)
-    made = rollout_settings(settings) | {"steps": table.steps.tolist(), "puzzles": len(table.row), "step_flops": flops}
+    counts = {"steps": table.steps.tolist(), "puzzles": len(table.row), "step_flops": flops}
     measured = accuracies(table, probe_passes=passes, flops_per_step=flops) if len(table.row) else []
-    return made | {"accuracy": measured}
+    return rollout_settings(settings) | counts | {"accuracy": measured}
 
 
 def _counted(shares: np.ndarray, per_puzzle: int) -> dict[str, Any]:

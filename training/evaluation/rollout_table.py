@@ -78,10 +78,10 @@ def npz_bytes(arrays: dict[str, np.ndarray]) -> bytes:
 
 def joined(tables: Sequence[RolloutTable]) -> RolloutTable:
     """The puzzles of several tables of equal steps and sizes, by ascending row."""
-    parts = {name: np.concatenate([getattr(table, name) for table in tables]) for name in _BY_ROW}
-    order = np.argsort(parts["row"], kind="stable")
+    columns = {name: np.concatenate([getattr(table, name) for table in tables]) for name in _BY_ROW}
+    order = np.argsort(columns["row"], kind="stable")
     return RolloutTable(
-        **{name: part[order] for name, part in parts.items()}, steps=tables[0].steps, sizes=tables[0].sizes
+        **{name: column[order] for name, column in columns.items()}, steps=tables[0].steps, sizes=tables[0].sizes
     )
 
 
@@ -92,32 +92,32 @@ def read_rollouts(path: Path, *prefixes: str, mend: str) -> tuple[RolloutTable, 
     """
     try:
         with np.load(path, allow_pickle=False) as file:
-            prefix = next((each for each in prefixes if f"{each}q" in file.files), "")
-            found = {name: file[prefix + name] for name in (*_BY_ROW, *_SHARED, "settings")}
+            prefix = next((candidate for candidate in prefixes if f"{candidate}q" in file.files), "")
+            arrays = {name: file[prefix + name] for name in (*_BY_ROW, *_SHARED, "settings")}
     except Exception as error:  # zipfile and numpy raise many types on crafted bytes
         reason = error.strerror if isinstance(error, OSError) and error.strerror else f"{type(error).__name__}: {error}"
         raise UserError(f"{path} is no table of rollouts ({reason}); {mend}") from error
-    settings = _checked(found, path, mend)
-    return RolloutTable(**{name: found[name] for name in (*_BY_ROW, *_SHARED)}), settings
+    settings = _checked(arrays, path, mend)
+    return RolloutTable(**{name: arrays[name] for name in (*_BY_ROW, *_SHARED)}), settings
 
 
-def _checked(found: dict[str, np.ndarray], path: Path, mend: str) -> dict[str, Any]:
+def _checked(arrays: dict[str, np.ndarray], path: Path, mend: str) -> dict[str, Any]:
     """The settings, once every array has the kind and shape that the others speak of."""
     for name, (kind, axes) in (_BY_ROW | _SHARED).items():
-        if found[name].dtype != kind or found[name].ndim != axes:
-            array = f"{found[name].dtype} of shape {found[name].shape}"
+        if arrays[name].dtype != kind or arrays[name].ndim != axes:
+            array = f"{arrays[name].dtype} of shape {arrays[name].shape}"
             raise UserError(f"{path}: '{name}' is {array}, expected {np.dtype(kind)} with {axes} axes; {mend}")
-    counts, sizes = found["q"].shape, found["sizes"].shape
+    counts, sizes = arrays["q"].shape, arrays["sizes"].shape
     for name, shape in (
         ("exact", counts), ("answer", counts), ("margin", counts), ("row", counts[:1]), ("steps", counts[2:]),
         ("growth", counts + sizes),
     ):  # fmt: skip
-        if found[name].shape != shape:
-            raise UserError(f"{path}: '{name}' has shape {found[name].shape}, expected {shape} beside q; {mend}")
+        if arrays[name].shape != shape:
+            raise UserError(f"{path}: '{name}' has shape {arrays[name].shape}, expected {shape} beside q; {mend}")
     if 0 in counts:
         raise UserError(f"{path} holds no rollout: q has the shape {counts}; {mend}")
     try:
-        settings = parse_json(found["settings"].tobytes())
+        settings = parse_json(arrays["settings"].tobytes())
     except ValueError as error:
         raise UserError(f"{path}: 'settings' is no JSON; {mend}") from error
     if not isinstance(settings, dict):
@@ -143,7 +143,7 @@ class RolloutRecorder(Evaluator):
             name: (0, *self.shape, *((len(self.sizes),) if axes == 4 else ()))[:axes]
             for name, (_, axes) in _BY_ROW.items()
         }
-        self.parts = {name: [torch.from_numpy(np.zeros(empty[name], kind))] for name, (kind, _) in _BY_ROW.items()}
+        self.batches = {name: [torch.from_numpy(np.zeros(empty[name], kind))] for name, (kind, _) in _BY_ROW.items()}
 
     def update(self, batch: Batch, predictions: Predictions) -> None:
         if not isinstance(predictions, RolloutPredictions):
@@ -158,18 +158,18 @@ class RolloutRecorder(Evaluator):
             "margin": predictions.rollout_margin[scored].float(),
             "growth": predictions.rollout_growth[scored].float(),
         }
-        for name, part in kept.items():
-            self.parts[name].append(part.cpu())
+        for name, values in kept.items():
+            self.batches[name].append(values.cpu())
 
     def gather(self, world: World) -> None:
-        self.parts = {name: [world.gather_ragged(torch.cat(parts))] for name, parts in self.parts.items()}
+        self.batches = {name: [world.gather_ragged(torch.cat(batches))] for name, batches in self.batches.items()}
 
     def result(self) -> dict[str, float]:
         """Nothing scalar: `table` holds the numbers."""
         return {}
 
     def table(self) -> RolloutTable:
-        arrays = {name: torch.cat(parts).numpy() for name, parts in self.parts.items()}
+        arrays = {name: torch.cat(batches).numpy() for name, batches in self.batches.items()}
         return joined([RolloutTable(**arrays, steps=self.steps, sizes=self.sizes)])
 
 

@@ -73,11 +73,11 @@ def save_test_rows(path: Path, sets: Sequence[PuzzleSet], outcomes: Mapping[str,
     `outcomes` has one entry per set, in the order of `sets`. The order of the rows is that of the sets, then of
     the rows in them. Errors: `OSError` when the disk refuses.
     """
-    numbers = [part.outcomes()[0] for part in next(iter(outcomes.values()))]
-    puzzle = np.concatenate([row_hashes(own)[rows] for own, rows in zip(sets, numbers, strict=True)])
+    numbers = [of_set.outcomes()[0] for of_set in next(iter(outcomes.values()))]
+    puzzle = np.concatenate([row_hashes(puzzle_set)[rows] for puzzle_set, rows in zip(sets, numbers, strict=True)])
     record: dict[str, Any] = {"puzzle": [f"{value:016x}" for value in puzzle.tolist()]}
-    for name, parts in outcomes.items():
-        exact = np.concatenate([part.outcomes()[1] for part in parts])
+    for name, of_sets in outcomes.items():
+        exact = np.concatenate([of_set.outcomes()[1] for of_set in of_sets])
         record[name] = "".join("1" if value else "0" for value in exact.tolist())
     write_json_atomically(path, record)
 
@@ -89,7 +89,7 @@ def read_test_rows(path: Path) -> TestRows:
     except JsonError as error:
         raise UserError(f"{path}: {error}; remove it to go on without a comparison by row") from error
     puzzle = record.pop("puzzle", None)
-    if not isinstance(puzzle, list) or not all(isinstance(one, str) for one in puzzle):
+    if not isinstance(puzzle, list) or not all(isinstance(digest, str) for digest in puzzle):
         raise UserError(f"{path} holds no list of puzzles: remove it to go on without a comparison by row")
     for name, exact in record.items():
         if not isinstance(exact, str) or len(exact) != len(puzzle) or not set(exact) <= {"0", "1"}:

@@ -27,8 +27,8 @@ def first_majority(exact: np.ndarray, answer: np.ndarray, q: np.ndarray, size: i
     """
     head = answer[:, :size]
     # Pairs of rollouts are many: some puzzles at a time.
-    parts = [head[start : start + _CHUNK] for start in range(0, len(head), _CHUNK)]
-    first = np.concatenate([(part[:, :, None] == part[:, None, :]).argmax(axis=2) for part in parts])
+    chunks = [head[start : start + _CHUNK] for start in range(0, len(head), _CHUNK)]
+    first = np.concatenate([(chunk[:, :, None] == chunk[:, None, :]).argmax(axis=2) for chunk in chunks])
     winner = tally(first, q[:, :size].astype(np.float64)).winner
     return exact[np.arange(len(exact)), winner].astype(np.float64)
 
@@ -39,8 +39,8 @@ def groups_majority(exact: np.ndarray, answer: np.ndarray, q: np.ndarray, size: 
     What a majority of `size` rollouts is expected to solve; over all sets it has no closed form.
     """
     starts = range(0, exact.shape[1] - size + 1, size)
-    parts = [first_majority(exact[:, i:], answer[:, i:], q[:, i:], size) for i in starts]
-    return np.mean(parts, axis=0)
+    groups = [first_majority(exact[:, i:], answer[:, i:], q[:, i:], size) for i in starts]
+    return np.mean(groups, axis=0)
 
 
 def subset_best(exact: np.ndarray, score: np.ndarray, size: int) -> np.ndarray:

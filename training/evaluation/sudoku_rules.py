@@ -100,8 +100,11 @@ class SudokuEvaluator(Evaluator):
             "givens_kept": ("givens_kept_count", "count"),
             "blank_accuracy": ("blanks_right_count", "blanks_count"),
         }
-        defined = {name: parts for name, parts in rates.items() if self.sums[parts[1]]}
-        shares = {name: self.sums[part] / self.sums[whole] for name, (part, whole) in defined.items()}
+        shares = {
+            name: self.sums[numerator] / self.sums[denominator]
+            for name, (numerator, denominator) in rates.items()
+            if self.sums[denominator]
+        }
         return shares | {"solved_otherwise_count": self.sums["solved_otherwise_count"]}
 
     def counts(self) -> dict[str, int]:

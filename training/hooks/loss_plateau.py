@@ -36,8 +36,8 @@ class LossPlateau(Hook):
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Errors: `ValueError` for other entries than `state_dict` gives."""
-        own = self.state_dict()
-        if state.keys() != own.keys() or any(type(state[key]) is not type(own[key]) for key in own):
+        present = self.state_dict()
+        if state.keys() != present.keys() or any(type(state[key]) is not type(present[key]) for key in present):
             raise ValueError(f"hook {self.name}: its entries are not those it saves")
         rest = dict(state)
         self._holder.param_groups[0]["lr"] = rest.pop("lr")

@@ -45,10 +45,10 @@ class AdaptiveInference(Inference):
             forward_passes=0,
         )
         numbered = batch | {"position": torch.arange(size, device=batch["inputs"].device)}
-        for rows, made in self.answer(model, [numbered], generator):
+        for rows, finished in self.answer(model, [numbered], generator):
             for name in ("answers", "q_halt", "steps", "logits"):
-                getattr(result, name)[rows["position"]] = getattr(made, name)
-            result.forward_passes += made.forward_passes
+                getattr(result, name)[rows["position"]] = getattr(finished, name)
+            result.forward_passes += finished.forward_passes
         return result
 
     @torch.no_grad()
@@ -99,20 +99,20 @@ class _RowQueue:
 
     def take(self, number: int) -> Batch | None:
         """The next `number` rows, fewer at the end; None when that is no row."""
-        parts: list[Batch] = []
+        taken: list[Batch] = []
         while number and self.rows is not None:
-            part = {key: leaf[:number] for key, leaf in self.rows.items()}
-            size = len(part["inputs"])
+            rows = {key: leaf[:number] for key, leaf in self.rows.items()}
+            size = len(rows["inputs"])
             if size:
-                parts.append(part)
+                taken.append(rows)
                 number -= size
                 self.rows = {key: leaf[size:] for key, leaf in self.rows.items()}
             else:
                 following = next(self.batches, None)
                 self.rows = following if following is None else _without_padding(following)
-        if not parts:
+        if not taken:
             return None
-        return {key: torch.cat([part[key] for part in parts]) for key in parts[0]}
+        return {key: torch.cat([rows[key] for rows in taken]) for key in taken[0]}
 
 
 def _without_padding(batch: Batch) -> Batch:

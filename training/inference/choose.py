@@ -65,18 +65,18 @@ def keeps_steps(settings: EvalConfig) -> bool:
 
 def mode_parts(settings: EvalConfig) -> list[str]:
     """What differs from the official evaluation, as parts of a file's name; nothing for the official one."""
-    parts = []
+    words = []
     if settings.max_steps is not None:
-        parts.append(f"steps{settings.max_steps}")
+        words.append(f"steps{settings.max_steps}")
     if settings.adaptive_halt:
-        parts.append("adaptive")
+        words.append("adaptive")
     if settings.vote > 1:
-        parts.append(f"vote{settings.vote}")
+        words.append(f"vote{settings.vote}")
     if stochastic(settings):
-        parts.append("rollouts")
+        words.append("rollouts")
     elif settings.sigma:
-        parts.append("perturbed")
-    return parts
+        words.append("perturbed")
+    return words
 
 
 def check_perturbed(settings: EvalConfig) -> None:
@@ -111,6 +111,6 @@ def _sudoku_box(puzzle_sets: Sequence[PuzzleSet], vote: int) -> tuple[int, int]:
             )
         boxes[box] = str(puzzle_set.root)
     if len(boxes) != 1:
-        found = ", ".join(f"{rows}x{columns} in {root}" for (rows, columns), root in boxes.items()) or "no set"
-        raise UserError(f"eval.vote={vote}: found {found}, expected boxes of one shape; use eval.vote=1")
+        named = ", ".join(f"{rows}x{columns} in {root}" for (rows, columns), root in boxes.items()) or "no set"
+        raise UserError(f"eval.vote={vote}: found {named}, expected boxes of one shape; use eval.vote=1")
     return next(iter(boxes))

@@ -59,11 +59,11 @@ def rollout_settings(settings: EvaluateConfig) -> dict[str, Any]:
 
 def check_rollouts(settings: EvaluateConfig) -> None:
     """Refuse what cannot be made, and options that nothing would read. Errors: `UserError`."""
-    found = settings.inference
-    if found not in (None, *INFERENCES):
-        raise UserError(f"option 'eval.inference': found {found!r}, expected one of: {', '.join(INFERENCES)}, null")
+    inference = settings.inference
+    if inference not in (None, *INFERENCES):
+        raise UserError(f"option 'eval.inference': found {inference!r}, expected one of: {', '.join(INFERENCES)}, null")
     if not stochastic(settings):
-        if found == PERTURBED and not settings.sigma:
+        if inference == PERTURBED and not settings.sigma:
             raise UserError("option 'eval.inference': perturbed_starts needs noise scales: eval.sigma=[0.1,0.3]")
         _refuse_unread(settings)
         return

@@ -38,7 +38,7 @@ def view_symmetries(rows: np.ndarray, view: int, box: Box, seed: int) -> Symmetr
     drawn = [random_symmetries(0, box, stream(seed, _VIEW, view, 0))]  # no rows: a process may have none
     drawn += [random_symmetries(1, box, stream(seed, _VIEW, view, row)) for row in rows.tolist()]
     names = ("transpose", "rows", "columns", "digits")
-    return Symmetries(**{name: np.concatenate([getattr(one, name) for one in drawn]) for name in names})
+    return Symmetries(**{name: np.concatenate([getattr(symmetries, name) for symmetries in drawn]) for name in names})
 
 
 @dataclass(frozen=True)
@@ -57,16 +57,16 @@ def tally(first: np.ndarray, q_halt: np.ndarray) -> Tally:
     first (B, V) int64: for each view the lowest view with the same answer. q_halt (B, V). A mean that is NaN is below
     all others.
     """
-    own = np.arange(len(first))
+    rows = np.arange(len(first))
     votes = np.zeros(first.shape, np.int64)
     totals = np.zeros(first.shape)
-    np.add.at(votes, (own[:, None], first), 1)
-    np.add.at(totals, (own[:, None], first), q_halt)
+    np.add.at(votes, (rows[:, None], first), 1)
+    np.add.at(totals, (rows[:, None], first), q_halt)
     means = np.divide(totals, votes, out=np.full(first.shape, -np.inf), where=votes > 0)
     views = np.broadcast_to(np.arange(first.shape[1]), first.shape)
     # Ascending, and NaN sorts last.
     winner = np.lexsort((views, -means, -votes), axis=-1)[:, 0]
-    return Tally(winner, votes[own, winner], means[own, winner])
+    return Tally(winner, votes[rows, winner], means[rows, winner])
 
 
 class VoteInference(Inference):
@@ -106,19 +106,19 @@ class VoteInference(Inference):
         kept: list[tuple[Tensor, Tensor]] = []
         forward_passes = 0
         for view in range(self.num_views):
-            made = self._answer(model, batch, view, generator)
-            answers.append(made.answers)
-            q_halt.append(made.q_halt)
-            steps.append(made.steps)
-            forward_passes += made.forward_passes
-            same = torch.stack([(made.answers == other).all(dim=-1) for other in answers], dim=1)
+            predictions = self._answer(model, batch, view, generator)
+            answers.append(predictions.answers)
+            q_halt.append(predictions.q_halt)
+            steps.append(predictions.steps)
+            forward_passes += predictions.forward_passes
+            same = torch.stack([(predictions.answers == other).all(dim=-1) for other in answers], dim=1)
             first.append(same.int().argmax(dim=1))
             new = (first[-1] == view).nonzero()[:, 0]
-            kept.append((new, made.logits[new]))
+            kept.append((new, predictions.logits[new]))
         result = tally(torch.stack(first, 1).cpu().numpy(), torch.stack(q_halt, 1).cpu().double().numpy())
         device = answers[0].device
         winner = torch.from_numpy(result.winner).to(device)
-        logits = torch.empty_like(made.logits)
+        logits = torch.empty_like(predictions.logits)
         for view, (new, values) in enumerate(kept):
             wins = winner[new] == view
             logits[new[wins]] = values[wins]
@@ -135,26 +135,26 @@ class VoteInference(Inference):
     def _answer(self, model: RecursiveModel, batch: Batch, view: int, generator: torch.Generator | None) -> Predictions:
         """What `inner` says to one view, as if it had been asked the puzzle itself."""
         if view == 0:
-            made = self.inner.predict(model, batch, generator)
-            self._check(made.logits.shape[-1], side(self.box) + 2, "tokens in the vocabulary")
-            return made
+            predictions = self.inner.predict(model, batch, generator)
+            self._check(predictions.logits.shape[-1], side(self.box) + 2, "tokens in the vocabulary")
+            return predictions
         rows = batch["row"].cpu().numpy()
         symmetries = view_symmetries(rows, view, self.box, self.seed).on_tokens()
         inputs = _on_tensor(symmetries, batch["inputs"])
         seen = batch | {"inputs": inputs, "labels": torch.full_like(batch["labels"], IGNORE_LABEL_ID)}
-        made = self.inner.predict(model, seen, generator)
+        predictions = self.inner.predict(model, seen, generator)
         back = symmetries.inverse()
         # The view shows digit d of the puzzle as digits[d], so that d's logit is found there.
-        cells = torch.from_numpy(back.sources()).to(made.logits.device)
-        digits = torch.from_numpy(symmetries.digits.astype(np.int64)).to(made.logits.device)
-        logits = made.logits.gather(1, cells[:, :, None].expand_as(made.logits))
+        cells = torch.from_numpy(back.sources()).to(predictions.logits.device)
+        digits = torch.from_numpy(symmetries.digits.astype(np.int64)).to(predictions.logits.device)
+        logits = predictions.logits.gather(1, cells[:, :, None].expand_as(predictions.logits))
         logits = logits.gather(2, digits[:, None, :].expand_as(logits))
         return Predictions(
-            answers=_on_tensor(back, made.answers),
-            q_halt=made.q_halt,
-            steps=made.steps,
+            answers=_on_tensor(back, predictions.answers),
+            q_halt=predictions.q_halt,
+            steps=predictions.steps,
             logits=logits,
-            forward_passes=made.forward_passes,
+            forward_passes=predictions.forward_passes,
         )
 
     def _check(self, found: int, expected: int, what: str) -> None:

@@ -64,13 +64,13 @@ class Flossing:
 
     def _flossed(self, model: RecursiveModel, batch: Batch, context: UpdateContext, step: int) -> Output:
         slots = range(context.slots.start, context.slots.stop)
-        found = flossing_loss(model, batch, slots, self.settings, context.seed, step)
+        flossed = flossing_loss(model, batch, slots, self.settings, context.seed, step)
         return Output(
-            found.loss_sum,
-            float(found.rows),
+            flossed.loss_sum,
+            float(flossed.rows),
             trained_steps=0,
-            extra_passes=found.passes,
-            metric_sums=found.metric_sums,
+            extra_passes=flossed.passes,
+            metric_sums=flossed.metric_sums,
             apart=Apart(NAME, self.settings.weight, self.settings.clip),
         )
 

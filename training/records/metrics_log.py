@@ -70,10 +70,10 @@ class MetricsLog:
             return 0
         kept, dropped, damaged = [], 0, 0
         for line in _lines(self.path):
-            found = _step_of(line)
-            if found is None or found > step:
+            logged = _step_of(line)
+            if logged is None or logged > step:
                 dropped += 1
-                damaged += found is None and line.endswith(b"\n")
+                damaged += logged is None and line.endswith(b"\n")
             else:
                 kept.append(line)
         if damaged:

@@ -143,7 +143,7 @@ class ProvenanceFile:
         try:
             record = read_json_object(self.path)
             sessions = record.get("sessions")
-            if not isinstance(sessions, list) or not all(isinstance(each, dict) for each in sessions):
+            if not isinstance(sessions, list) or not all(isinstance(session, dict) for session in sessions):
                 raise JsonError("it has no list of sessions")
             if not isinstance(record.get("git"), dict) or not isinstance(record.get("config_hash"), str):
                 raise JsonError("it lacks the commit or the config hash")
@@ -212,11 +212,11 @@ def peak_memory() -> dict[str, int]:
 def _largest_resident_bytes() -> int:
     """Of this program. On Linux `ru_maxrss` starts at the size of the process that started it, `VmHWM` does not."""
     try:
-        found = re.search(r"^VmHWM:\s*(\d+) kB$", Path("/proc/self/status").read_text(), re.MULTILINE)
+        peak_line = re.search(r"^VmHWM:\s*(\d+) kB$", Path("/proc/self/status").read_text(), re.MULTILINE)
     except OSError:  # no Linux, or no /proc
-        found = None
-    if found:
-        return int(found[1]) * 1024
+        peak_line = None
+    if peak_line:
+        return int(peak_line[1]) * 1024
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return peak if sys.platform == "darwin" else peak * 1024
 
@@ -243,17 +243,17 @@ def _git(root: Path, *arguments: str) -> str | None:
 
 
 def _versions() -> dict[str, str | None]:
-    found: dict[str, str | None] = {
+    versions: dict[str, str | None] = {
         "python": platform.python_version(),
         "torch": torch.__version__,
         "cuda": torch.version.cuda,
     }
     for package in _PACKAGES:
         try:
-            found[package] = version(package)
+            versions[package] = version(package)
         except PackageNotFoundError:
-            found[package] = None
-    return found
+            versions[package] = None
+    return versions
 
 
 def _cpu_model() -> str:
@@ -268,8 +268,8 @@ def _cpu_model() -> str:
 
 def _nested(record: Mapping[str, Any], name: str) -> Any:
     value: Any = record
-    for part in name.split("."):
-        value = value.get(part) if isinstance(value, Mapping) else None
+    for key in name.split("."):
+        value = value.get(key) if isinstance(value, Mapping) else None
     return value
 
 

@@ -137,16 +137,16 @@ def verify_archive(path: Path) -> None:
             digest = _read_ending(file)
             covered = file.seek(0, os.SEEK_END) - _COMMENT_BYTES - 2
             file.seek(0)
-            found = hashlib.sha256()
+            computed = hashlib.sha256()
             while covered:
                 block = file.read(min(_CHUNK, covered))
                 if not block:
                     raise ArchiveError("it became shorter while it was read")
-                found.update(block)
+                computed.update(block)
                 covered -= len(block)
     except OSError as error:
         raise ArchiveError(f"it cannot be read ({error.strerror})") from error
-    if found.hexdigest() != digest:
+    if computed.hexdigest() != digest:
         raise ArchiveError("its checksum does not fit its content: at least one bit has changed")
     check_zip_bounds(path)
 
@@ -185,8 +185,8 @@ def read_archive(path: Path, map_location: Any = "cpu") -> Any:
             return torch.load(path, map_location=map_location, weights_only=True)
     except Exception as error:  # garbage makes the unpickler raise nearly any type
         # Of torch's long advice, part of it to load without protection, only the finding is passed on.
-        found = re.search(r"WeightsUnpickler error: *([^\n]*?)(?:\n|$| Please)|(Trying to load [^\n]*)", str(error))
-        text = (found[1] or found[2] or "a damaged pickle") if found else str(error)
+        finding = re.search(r"WeightsUnpickler error: *([^\n]*?)(?:\n|$| Please)|(Trying to load [^\n]*)", str(error))
+        text = (finding[1] or finding[2] or "a damaged pickle") if finding else str(error)
         reason = " ".join(text.split())[:160]
         raise ArchiveError(f"torch refuses it ({type(error).__name__}: {reason})") from error
 

@@ -42,8 +42,8 @@ def archives(folder: RunFolder) -> dict[int, Path]:
     if not folder.best_archive.is_dir():
         return {}
     matches = ((_ARCHIVE.fullmatch(path.name), path) for path in folder.best_archive.iterdir())
-    found = {int(match[1]): path for match, path in matches if match and path.is_dir()}
-    return dict(sorted(found.items()))
+    by_step = {int(match[1]): path for match, path in matches if match and path.is_dir()}
+    return dict(sorted(by_step.items()))
 
 
 def archive_best(run: Run, keep: int, protected_step: int | None = None) -> Path | None:
@@ -177,9 +177,9 @@ def _git(provenance: Path) -> dict[str, Any]:
         record = read_json_object(provenance)
     except (JsonError, OSError):
         return {}
-    found = [session.get("git") or {} for session in record.get("sessions", [])] or [{}]
-    present = dict(found[-1])
-    for git in [*reversed(found), record.get("git") or {}]:
+    of_sessions = [session.get("git") or {} for session in record.get("sessions", [])] or [{}]
+    present = dict(of_sessions[-1])
+    for git in [*reversed(of_sessions), record.get("git") or {}]:
         if "diff" in git and git.get("diff_sha256") == present.get("diff_sha256"):
             return present | {"diff": git["diff"]}
     return present

@@ -104,8 +104,8 @@ def load_state(path: Path, map_location: Any = "cpu") -> dict[str, Any]:
     """Read a full state after verifying its checksum. Errors: `DamagedState` naming file and reason."""
     path = Path(path)
     if not os.path.isfile(path):
-        found = "it is no file" if os.path.exists(path) else "there is no such file"
-        raise DamagedState(f"cannot read the state {path}: {found}; name a file such as RUN_FOLDER/{LATEST_STATE}")
+        fault = "it is no file" if os.path.exists(path) else "there is no such file"
+        raise DamagedState(f"cannot read the state {path}: {fault}; name a file such as RUN_FOLDER/{LATEST_STATE}")
     weights_hint = "if it holds weights only, start from it with init_from=FILE"
     try:
         verify_archive(path)

@@ -163,7 +163,7 @@ def decide_start(folder: RunFolder | Path | str, resume: str = "auto", init_from
     without losing something.
     """
     run = folder if isinstance(folder, RunFolder) else RunFolder(folder)
-    own = run.newest_state
+    own_state = run.newest_state
     if resume == "never":
         if run.states:
             raise UserError(
@@ -172,18 +172,18 @@ def decide_start(folder: RunFolder | Path | str, resume: str = "auto", init_from
             )
         return _fresh(init_from)
     file = None if resume in ("auto", "must") else Path(os.path.expanduser(resume))
-    if own is not None:
+    if own_state is not None:
         if file is not None:
-            _refuse_older(run, own, file)
-        unused = [f"resume={file}"] if file is not None and not _same(file, own) else []
+            _refuse_older(run, own_state, file)
+        unused = [f"resume={file}"] if file is not None and not _same(file, own_state) else []
         unused += [f"init_from={init_from}"] if init_from else []
         note = f" ({' and '.join(unused)} not used: the run's own state comes first)" if unused else ""
-        return StartDecision("own_state", own, f"going on from {own}{note}")
+        return StartDecision("own_state", own_state, f"going on from {own_state}{note}")
     if file is not None:
         if not os.path.isfile(file):
-            found = "it is a folder; name a file such as " + str(file / LATEST_STATE)
-            found = found if os.path.isdir(file) else "there is no such file"
-            raise UserError(f"resume={resume}: {found} (expected auto, never, must or a state file)")
+            fault = "it is a folder; name a file such as " + str(file / LATEST_STATE)
+            fault = fault if os.path.isdir(file) else "there is no such file"
+            raise UserError(f"resume={resume}: {fault} (expected auto, never, must or a state file)")
         note = f" (init_from={init_from} not used: resume=FILE comes first)" if init_from else ""
         return StartDecision("resume_file", file, f"going on in {run.path} from the state {file}{note}")
     if run.states:
@@ -229,8 +229,8 @@ def _fresh(init_from: str | None) -> StartDecision:
         return StartDecision("scratch", None, "starting from scratch")
     path = Path(os.path.expanduser(init_from))
     if not os.path.isfile(path):
-        found = "it is a folder" if os.path.isdir(path) else "there is no such file"
-        raise UserError(f"init_from={init_from}: {found}; name a weights file such as RUN_FOLDER/best.pt")
+        fault = "it is a folder" if os.path.isdir(path) else "there is no such file"
+        raise UserError(f"init_from={init_from}: {fault}; name a weights file such as RUN_FOLDER/best.pt")
     return StartDecision("init_from", path, f"starting with the weights of {path}")
 
 
@@ -244,12 +244,12 @@ def _same(file: Path, other: Path) -> bool:
     return digest is not None and digest == stored_digest(other)
 
 
-def _refuse_older(run: RunFolder, own: Path, file: Path) -> None:
+def _refuse_older(run: RunFolder, own_state: Path, file: Path) -> None:
     """An older state of this very folder: going on from it would silently drop the updates since."""
     inside = os.path.isfile(file) and file.resolve().parent == run.path.resolve()
-    if inside and not _same(file, own):
+    if inside and not _same(file, own_state):
         raise UserError(
-            f"resume={file} is an older state of this run than {own.name}, which comes first: to branch off "
+            f"resume={file} is an older state of this run than {own_state.name}, which comes first: to branch off "
             f"from it, add checkpoint_path=NEW_FOLDER (it is read from here, {run.path} stays as it is)"
         )
 

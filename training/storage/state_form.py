@@ -69,25 +69,25 @@ def _refuse(source: str, name: str, expected: str) -> NoReturn:
     raise UserError(f"{source}: its entry {name!r} is not what a run saves, expected {expected}; use another state")
 
 
-def _check_tensors(source: str, name: str, found: Any, expected: Mapping[str, torch.Tensor]) -> None:
-    if not isinstance(found, Mapping) or found.keys() != expected.keys():
+def _check_tensors(source: str, name: str, saved: Any, expected: Mapping[str, torch.Tensor]) -> None:
+    if not isinstance(saved, Mapping) or saved.keys() != expected.keys():
         _refuse(source, name, "the tensors of this model")
     for key, tensor in expected.items():
-        other = found[key]
-        if not _is_like(other, tensor):
+        saved_tensor = saved[key]
+        if not _is_like(saved_tensor, tensor):
             _refuse(source, f"{name}.{key}", f"{tensor.dtype} of shape {tuple(tensor.shape)}")
 
 
-def _check_optimizer(source: str, found: Any, optimizer: torch.optim.Optimizer) -> None:
+def _check_optimizer(source: str, saved: Any, optimizer: torch.optim.Optimizer) -> None:
     """Groups as the run's own, but for the learning rate, which the schedule sets before every update."""
-    if not isinstance(found, Mapping) or found.keys() != {"state", "param_groups"}:
+    if not isinstance(saved, Mapping) or saved.keys() != {"state", "param_groups"}:
         _refuse(source, "optimizer", "moments and settings")
-    if not isinstance(found["state"], Mapping):
+    if not isinstance(saved["state"], Mapping):
         _refuse(source, "optimizer", "an optimizer's state")
-    if _without_rate(found.get("param_groups")) != _without_rate(optimizer.state_dict()["param_groups"]):
+    if _without_rate(saved.get("param_groups")) != _without_rate(optimizer.state_dict()["param_groups"]):
         _refuse(source, "optimizer.param_groups", "the settings of this run")
     parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
-    for index, moments in found["state"].items():
+    for index, moments in saved["state"].items():
         if type(index) is not int or not 0 <= index < len(parameters) or not isinstance(moments, Mapping):
             _refuse(source, "optimizer.state", "moments by the number of the parameter")
         for key, value in moments.items():
@@ -106,16 +106,16 @@ def _without_rate(groups: Any) -> Any:
     ]
 
 
-def _check_validation(source: str, found: Mapping[str, Any], own: Mapping[str, Any]) -> None:
-    if found.keys() != own.keys():
-        _refuse(source, "validation", f"the entries {', '.join(own)}")
-    for name, value in found.items():
+def _check_validation(source: str, saved: Mapping[str, Any], expected: Mapping[str, Any]) -> None:
+    if saved.keys() != expected.keys():
+        _refuse(source, "validation", f"the entries {', '.join(expected)}")
+    for name, value in saved.items():
         if name == "history":
-            fits = isinstance(value, list) and all(isinstance(each, Mapping) for each in value)
+            fits = isinstance(value, list) and all(isinstance(entry, Mapping) for entry in value)
         elif name == "best":
             fits = value is None or (isinstance(value, Mapping) and _is_number(value.get("value")))
         else:
-            fits = _is_number(value) or (value is None and own[name] is None)
+            fits = _is_number(value) or (value is None and expected[name] is None)
         if not fits:
             _refuse(source, f"validation.{name}", "what the validation record keeps")
 

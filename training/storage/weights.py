@@ -29,7 +29,7 @@ def strip_prefixes(key: str) -> str:
 
     A compiled sub-module leaves `_orig_mod.` in the middle of a name.
     """
-    key = ".".join(part for part in key.split(".") if part != "_orig_mod")
+    key = ".".join(word for word in key.split(".") if word != "_orig_mod")
     while True:
         for prefix in PREFIXES:
             if key.startswith(prefix):
@@ -73,8 +73,8 @@ def load_weights(path: Path | str, map_location: str = "cpu") -> dict[str, torch
     """
     path = Path(path)
     if not os.path.isfile(path):
-        found = "it is a folder" if os.path.isdir(path) else "there is no such file"
-        raise UserError(f"cannot load weights from {path}: {found}; name a file such as RUN_FOLDER/best.pt")
+        fault = "it is a folder" if os.path.isdir(path) else "there is no such file"
+        raise UserError(f"cannot load weights from {path}: {fault}; name a file such as RUN_FOLDER/best.pt")
     try:
         value = _read(path, map_location)
     except ArchiveError as error:
@@ -111,15 +111,15 @@ def compare_weights(
     in shape.
     """
     needed = {strip_prefixes(key): _shape(value) for key, value in expected.items()}
-    found = {strip_prefixes(key): _shape(value) for key, value in weights.items()}
+    given = {strip_prefixes(key): _shape(value) for key, value in weights.items()}
     misshapen = [
-        f"{key} (file {_written(found[key])}, model {_written(needed[key])})"
+        f"{key} (file {_written(given[key])}, model {_written(needed[key])})"
         for key in needed
-        if key in found and found[key] != needed[key] and key not in any_shape
+        if key in given and given[key] != needed[key] and key not in any_shape
     ]
     return WeightsReport(
-        missing=tuple(sorted(needed.keys() - found.keys())),
-        unexpected=tuple(sorted(found.keys() - needed.keys())),
+        missing=tuple(sorted(needed.keys() - given.keys())),
+        unexpected=tuple(sorted(given.keys() - needed.keys())),
         misshapen=tuple(sorted(misshapen)),
     )
 

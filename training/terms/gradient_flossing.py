@@ -107,23 +107,23 @@ def flossing_loss(
                     updates, state, num_exponents=settings.k, num_steps=settings.warmup, initial_tangents=tangents
                 )
                 state, tangents = aligned.final_state, aligned.final_tangents.to(tangents.dtype)
-        found = differentiable_exponents(
+        measured = differentiable_exponents(
             [updates[number % len(updates)] for number in range(window.updates)], state, num_exponents=settings.k,
             num_steps=1, qr_interval=settings.qr_interval, initial_tangents=tangents,
         )  # fmt: skip
     with_tangents = settings.warmup + 3 * window.updates / len(updates)
     passes += len(chosen) * (window.begin - settings.warmup) + math.ceil(len(chosen) * (1 + settings.k) * with_tangents)
-    return _loss(DifferentiableExponents(found.exponents / settings.window, found.degenerate), settings, passes)
+    return _loss(DifferentiableExponents(measured.exponents / settings.window, measured.degenerate), settings, passes)
 
 
-def _loss(found: DifferentiableExponents, settings: FlossConfig, passes: int) -> Flossed:
-    kept = found.exponents.detach()[~found.degenerate]
+def _loss(measured: DifferentiableExponents, settings: FlossConfig, passes: int) -> Flossed:
+    kept = measured.exponents.detach()[~measured.degenerate]
     metrics = {
         f"{NAME}/exponent_first": kept[:, 0].sum(),
         f"{NAME}/exponent_last": kept[:, -1].sum(),
-        f"{NAME}/degenerate": found.degenerate.sum(),
+        f"{NAME}/degenerate": measured.degenerate.sum(),
     }
-    return Flossed(found.mean_square(settings.target), len(kept), metrics, passes)
+    return Flossed(measured.mean_square(settings.target), len(kept), metrics, passes)
 
 
 def _nothing(model: RecursiveModel, passes: int) -> Flossed:
@@ -135,11 +135,11 @@ def _nothing(model: RecursiveModel, passes: int) -> Flossed:
 
 def _maps(model: RecursiveModel, batch: Batch, rows: list[int]) -> RecursionMaps:
     index = torch.tensor(rows, device=batch["inputs"].device)
-    part = {name: leaf[index] for name, leaf in batch.items()}
+    chosen = {name: leaf[index] for name, leaf in batch.items()}
     with torch.no_grad():
         # A gather with gradients would be recorded for the table's optimizer.
-        puzzle_rows = model.puzzle_rows(part["puzzle_identifiers"])
-    return RecursionMaps(model, part, puzzle_rows)
+        puzzle_rows = model.puzzle_rows(chosen["puzzle_identifiers"])
+    return RecursionMaps(model, chosen, puzzle_rows)
 
 
 def _advance(maps: RecursionMaps, state: RecurrentState, steps: int) -> RecurrentState:
