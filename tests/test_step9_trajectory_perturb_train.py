@@ -15,7 +15,8 @@ from training.distributed import World
 from training.settings.resolving import TrainConfig, load_config_file, run_identity
 from training.settings.trajectory_flags import build_parser, read_flags
 from training.start import act_objective, build_run, train
-from training.storage.checkpoint import load_weights, save_weights
+from training.storage.checkpoint import save_weights
+from training.storage.weights import load_weights
 
 MULTI = """--objective multi_perturbed_ce --rollout parallel_fixed --num-trajectories 3 --perturb both
  --noise-sampling loguniform --sigma-min 3e-3 --sigma-max 0.3 --sigma-ramp-steps 6""".split()

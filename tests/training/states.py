@@ -7,9 +7,7 @@ from typing import Any
 
 import torch
 
-from training.storage.checkpoint import (
-    save_weights,
-)
+from training.storage.checkpoint import save_weights
 
 ROOT = Path(__file__).resolve().parents[2]
 

@@ -15,7 +15,8 @@ from tests.helpers import differences, logged, read_state, train_here
 from training.evaluation.summary_table import aligned, compute_point, summary_table
 from training.initial_weights import weights_digest
 from training.records.metrics_log import read_metrics
-from training.storage.checkpoint import load_weights, save_state, save_weights
+from training.storage.checkpoint import save_state, save_weights
+from training.storage.weights import load_weights
 from training.validation import Best
 
 COMPUTE = ("train/seconds", "train/samples", "train/flops")

@@ -28,7 +28,8 @@ from tests.helpers import (
 )
 from training.records.metrics_log import MetricsLog
 from training.storage.archive import FAILURE_HOOK
-from training.storage.checkpoint import load_state, load_weights
+from training.storage.checkpoint import load_state
+from training.storage.weights import load_weights
 
 OPTIONS = ["checkpoint_interval=2", "log_interval=1", "max_steps=10"]
 

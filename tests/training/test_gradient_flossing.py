@@ -35,7 +35,7 @@ from training.objectives.flossing import Flossing
 from training.settings.resolving import config_hash, run_identity
 from training.settings.schema import FlossConfig
 from training.start import build_run
-from training.storage.checkpoint import load_weights
+from training.storage.weights import load_weights
 from training.terms.gradient_flossing import Window, choose_window, flossing_loss
 from training.update import train_on_batch
 

@@ -28,7 +28,8 @@ from training.records.status import StatusWriter
 from training.scoring import Scoring
 from training.settings.resolving import config_hash
 from training.setup import open_evaluation_rows
-from training.storage.checkpoint import load_state, load_weights, save_weights
+from training.storage.checkpoint import load_state, save_weights
+from training.storage.weights import load_weights
 from training.validation import ValidationRecord
 
 SCORE = Callable[[int, str], float]

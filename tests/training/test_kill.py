@@ -21,7 +21,8 @@ from tests.helpers import (
     wait_until,
 )
 from training.records.metrics_log import read_metrics
-from training.storage.checkpoint import load_newest, load_weights
+from training.storage.checkpoint import load_newest
+from training.storage.weights import load_weights
 
 SLEEP = "RRS_TEST_SLEEP_IN_SAVE"  # seconds between write and rename of every file of a run
 # Saves at every second update, so that kills fall around and into them; states grow with updates alone.

@@ -20,7 +20,8 @@ from tests.helpers import (
     train_here,
 )
 from training.records.metrics_log import read_metrics
-from training.storage.checkpoint import load_state, load_weights
+from training.storage.checkpoint import load_state
+from training.storage.weights import load_weights
 
 OPTIONS = ["checkpoint_interval=4", "log_interval=1", "max_steps=20"]
 Poison = Callable[[Any], None]

@@ -15,7 +15,7 @@ from tests.helpers import (
     tiny_overrides,
     train_here,
 )
-from training.storage.checkpoint import load_weights
+from training.storage.weights import load_weights
 
 STEPS = ["max_steps=3"]
 

@@ -33,7 +33,7 @@ from tests.training.test_trajectory_perturbation import (
 from training.distributed import World
 from training.noise import draw_noise
 from training.objectives.perturbed_weights import perturbed_weights
-from training.objectives.trajectory_perturbation import ROLLOUTS
+from training.objectives.trajectory_perturbation import KINDS_OF_ROLLOUT
 from training.settings.checks import PERTURBED, SITES
 
 __all__ = ["model"]  # the fixture
@@ -58,7 +58,7 @@ def moved_copy(model: RecursiveModel, index: int, sigma: float) -> RecursiveMode
 
 
 @pytest.mark.parametrize("site", CONTROLS)
-@pytest.mark.parametrize("rollout", ROLLOUTS)
+@pytest.mark.parametrize("rollout", KINDS_OF_ROLLOUT)
 def test_without_noise_it_is_the_baseline_to_the_bit(model: RecursiveModel, site: str, rollout: str) -> None:
     batch = small_batch(B)
     off = make_update(model, replace(SINGLE, perturb=site, rollout=rollout, sigma=0.0), batch)
@@ -133,12 +133,12 @@ def test_weight_noise_by_hand(model: RecursiveModel, settings: object) -> None:
     assert made.loss != pytest.approx(alone[0].loss, rel=1e-6) or count == 1
 
 
-@pytest.mark.parametrize("rollout", ROLLOUTS)
+@pytest.mark.parametrize("rollout", KINDS_OF_ROLLOUT)
 def test_weights_are_clean_whenever_an_update_ends(model: RecursiveModel, rollout: str) -> None:
     batch = small_batch(B)
     before = [weight.detach().clone() for weight in model.parameters()]
     moved = []
-    objective = ROLLOUTS[rollout](replace(MULTI, perturb="weights", rollout=rollout), LOSS, 2)
+    objective = KINDS_OF_ROLLOUT[rollout](replace(MULTI, perturb="weights", rollout=rollout), LOSS, 2)
     model.train()
     for output in objective.outputs(model, batch, CONTEXT):
         output.loss_sum.backward()  # type: ignore[no-untyped-call]
@@ -154,7 +154,7 @@ def test_weights_are_restored_when_an_update_is_given_up(model: RecursiveModel) 
     def clean() -> bool:
         return all(torch.equal(a, b) for a, b in zip(before, model.parameters(), strict=True))
 
-    outputs = ROLLOUTS["parallel_fixed"](replace(SINGLE, perturb="weights"), LOSS).outputs(
+    outputs = KINDS_OF_ROLLOUT["parallel_fixed"](replace(SINGLE, perturb="weights"), LOSS).outputs(
         model.train(), small_batch(B), CONTEXT
     )
     next(outputs)

@@ -32,9 +32,10 @@ from tests.training.ranks import run_ranks
 from tests.training.test_kill import LONG, OPTIONS, assert_as_undisturbed, assert_sound, wait_for_a_moment
 from training.distributed import World
 from training.objectives.choose import build_objective
-from training.objectives.trajectory_perturbation import ROLLOUTS
+from training.objectives.trajectory_perturbation import KINDS_OF_ROLLOUT
 from training.start import build_run
-from training.storage.checkpoint import load_state, load_weights, save_state, save_weights
+from training.storage.checkpoint import load_state, save_state, save_weights
+from training.storage.weights import load_weights
 
 # Ramp and warm-up lie on both sides of the cuts; sigmas are large enough to be felt by a network of 16 channels.
 MULTI = [
@@ -69,7 +70,7 @@ def undecided(sudoku6_folder: Path, tmp_path_factory: pytest.TempPathFactory) ->
 
 
 @pytest.mark.parametrize("cut", [11, 16], ids=["mid_ramp", "iteration_end"])
-@pytest.mark.parametrize("rollout", ROLLOUTS)
+@pytest.mark.parametrize("rollout", KINDS_OF_ROLLOUT)
 @pytest.mark.parametrize("arch", ARCHITECTURES)
 def test_stop_and_go_on(
     arch: str, rollout: str, cut: int, sudoku6_folder: Path, undecided: dict[str, Path], tmp_path: Path
@@ -106,7 +107,7 @@ def test_the_noise_takes_part_in_the_run(sudoku6_folder: Path, tmp_path: Path) -
     assert same == [True] * 4 + [False] * 4
 
 
-@pytest.mark.parametrize("rollout", ROLLOUTS)
+@pytest.mark.parametrize("rollout", KINDS_OF_ROLLOUT)
 def test_killed_at_random_and_started_again(
     rollout: str, sudoku6_folder: Path, pretrain_server: PretrainServer, tmp_path: Path
 ) -> None:
@@ -189,7 +190,7 @@ def assert_close(first: dict[str, Any], second: dict[str, Any]) -> None:
         assert second["metrics"][name] == first["metrics"][name]
 
 
-@pytest.mark.parametrize("rollout", ROLLOUTS)
+@pytest.mark.parametrize("rollout", KINDS_OF_ROLLOUT)
 @pytest.mark.parametrize("arch", ARCHITECTURES)
 def test_one_update_on_two_ranks_is_the_update_of_one(arch: str, rollout: str, data: str, tmp_path: Path) -> None:
     """Noise by trajectory, ramp by update: the same on every rank, at updates with other noise, of several data."""

@@ -22,7 +22,8 @@ from tests.helpers import (
     tiny_overrides,
     train_here,
 )
-from training.storage.checkpoint import load_state, load_weights, save_state, save_weights
+from training.storage.checkpoint import load_state, save_state, save_weights
+from training.storage.weights import load_weights
 
 # Logging, saving and evaluating all fall on both sides of every cut and never on the cut itself by chance.
 INTERVALS = ["log_interval=5", "fast_eval_interval=7", "checkpoint_interval=9"]

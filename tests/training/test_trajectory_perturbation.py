@@ -20,11 +20,11 @@ from training.noise import SAMPLINGS, draw_noise
 from training.noise import SITES as NOISE_SITES
 from training.objectives.base import Output, UpdateContext
 from training.objectives.perturbed_starts import starting_state, trajectories
-from training.objectives.trajectory_perturbation import ROLLOUTS
+from training.objectives.trajectory_perturbation import KINDS_OF_ROLLOUT
 from training.optim import merge_gathers, sum_rows
 from training.seeding import generator
-from training.settings.checks import MASK_NORMALIZERS, NOISE_SAMPLINGS, OBJECTIVES, SITES
 from training.settings.checks import ROLLOUTS as ROLLOUT_NAMES
+from training.settings.checks import MASK_NORMALIZERS, NOISE_SAMPLINGS, OBJECTIVES, SITES
 from training.settings.schema import ObjectiveConfig
 
 LOSS = "stablemax_cross_entropy"
@@ -57,7 +57,7 @@ def make_update(
     """Back-propagate the outputs as the loop does."""
     model.train()
     model.zero_grad(set_to_none=True)
-    objective = ROLLOUTS[settings.rollout](settings, LOSS, slices)
+    objective = KINDS_OF_ROLLOUT[settings.rollout](settings, LOSS, slices)
     outputs = []
     for output in objective.outputs(model, batch, context):
         output.loss_sum.backward()  # type: ignore[no-untyped-call]
@@ -263,7 +263,7 @@ def test_the_naive_concatenation_starts_copies_again_and_this_does_not(
 
 def test_no_noise_is_the_baseline_to_the_bit(model: RecursiveModel) -> None:
     batch = small_batch(B)
-    for rollout in ROLLOUTS:
+    for rollout in KINDS_OF_ROLLOUT:
         baseline = make_update(model, with_rollout(BASELINE, rollout), batch)
         for changes in (
             {"sigma": 0.0},
@@ -327,7 +327,7 @@ def test_every_update_has_its_own_noise(model: RecursiveModel) -> None:
 # -- cuts of the batch
 
 
-@pytest.mark.parametrize("rollout", ROLLOUTS)
+@pytest.mark.parametrize("rollout", KINDS_OF_ROLLOUT)
 def test_slices_of_rows_add_up(model: RecursiveModel, rollout: str) -> None:
     batch = small_batch(B)
     settings = with_rollout(MULTI, rollout)
@@ -378,7 +378,7 @@ def peak_saved_bytes(model: RecursiveModel, settings: ObjectiveConfig, batch: Ba
     return peak
 
 
-@pytest.mark.parametrize("rollout", ROLLOUTS)
+@pytest.mark.parametrize("rollout", KINDS_OF_ROLLOUT)
 @pytest.mark.parametrize("arch", ARCHITECTURES)
 def test_memory_does_not_grow_with_the_number_of_steps(arch: str, rollout: str) -> None:
     batch = small_batch(B)
@@ -395,7 +395,7 @@ def test_memory_does_not_grow_with_the_number_of_steps(arch: str, rollout: str) 
 
 
 @pytest.mark.parametrize("normalize", MASK_NORMALIZERS)
-@pytest.mark.parametrize("rollout", ROLLOUTS)
+@pytest.mark.parametrize("rollout", KINDS_OF_ROLLOUT)
 def test_supervision_steps_are_counted_as_they_are_computed(
     model: RecursiveModel, rollout: str, normalize: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -438,15 +438,15 @@ def test_supervision_steps_are_counted_as_they_are_computed(
 
 
 def test_settings_and_code_know_the_same_names() -> None:
-    assert tuple(ROLLOUTS) == ROLLOUT_NAMES and tuple(NOISE_SITES) == SITES and SAMPLINGS == NOISE_SAMPLINGS
+    assert tuple(KINDS_OF_ROLLOUT) == ROLLOUT_NAMES and tuple(NOISE_SITES) == SITES and SAMPLINGS == NOISE_SAMPLINGS
     for name in OBJECTIVES[1:]:
         count = 2 if name == "multi_perturbed_ce" else 1
         settings = ObjectiveConfig(name=name, num_trajectories=count)
-        assert ROLLOUTS["parallel_fixed"](settings, LOSS).name == name
+        assert KINDS_OF_ROLLOUT["parallel_fixed"](settings, LOSS).name == name
 
 
 def test_nothing_lives_between_updates() -> None:
-    objective = ROLLOUTS["parallel_fixed"](MULTI, LOSS)
+    objective = KINDS_OF_ROLLOUT["parallel_fixed"](MULTI, LOSS)
     assert objective.carry is None and objective.state_dict() == {} and objective.carry_names == ()
     with pytest.raises(ValueError, match="keeps no state but found"):
         objective.load_state_dict({"x": 1})

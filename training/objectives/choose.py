@@ -3,7 +3,7 @@
 from training.objectives.act_streaming import ACTStreaming
 from training.objectives.base import Objective
 from training.objectives.flossing import Flossing
-from training.objectives.trajectory_perturbation import ROLLOUTS
+from training.objectives.trajectory_perturbation import KINDS_OF_ROLLOUT
 from training.settings.resolving import TrainConfig, flosses
 
 
@@ -14,5 +14,5 @@ def build_objective(config: TrainConfig) -> Objective:
     if config.objective.name == "act_streaming":
         objective = ACTStreaming(loss_type, slices)
     else:
-        objective = ROLLOUTS[config.objective.rollout](config.objective, loss_type, slices)
+        objective = KINDS_OF_ROLLOUT[config.objective.rollout](config.objective, loss_type, slices)
     return Flossing(objective, config.floss) if flosses(config) else objective

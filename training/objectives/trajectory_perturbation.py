@@ -46,7 +46,7 @@ class Group:
 
 
 class TrajectoryPerturbation(ABC):
-    """What the three rollouts share: slices of the batch, and an update at the end of the last one.
+    """What the three kinds of rollout share: slices of the batch, and an update at the end of the last one.
 
     Args:
         settings: `baseline_ce` unrolls without noise, `single_perturbed_ce` one perturbed trajectory per puzzle,
@@ -191,7 +191,7 @@ def _halts_after(lengths: Tensor) -> HaltingRule:
     return lambda step, q_halt, q_continue: lengths == step
 
 
-ROLLOUTS: dict[str, type[TrajectoryPerturbation]] = {
+KINDS_OF_ROLLOUT: dict[str, type[TrajectoryPerturbation]] = {
     "parallel_fixed": ParallelFixed,
     "serial_act": SerialACT,
     "act_mask": ACTMask,

@@ -19,33 +19,12 @@ from training.storage.archive import (
     ArchiveError,
     ChecksumMissing,
     read_archive,
-    stored_digest,
     verify_archive,
     write_archive,
 )
 from training.storage.atomic_file import install, link_or_copy, pause_for_tests, temporary_for
-from training.storage.rng_state import capture_rng, restore_rng
 from training.storage.run_folder import BEST_STATE, FINAL_STATE, LATEST_STATE, PREVIOUS_STATE, STEP_FILE
-from training.storage.weights import check_weights, compare_weights, load_weights, strip_prefixes, write_weights
-
-__all__ = [
-    "CheckpointWriteError",
-    "DamagedState",
-    "capture_rng",
-    "check_weights",
-    "compare_weights",
-    "keep_last",
-    "link_or_copy",
-    "load_newest",
-    "load_state",
-    "load_weights",
-    "restore_rng",
-    "save_latest",
-    "save_state",
-    "save_weights",
-    "stored_digest",
-    "strip_prefixes",
-]
+from training.storage.weights import write_weights
 
 FORMAT = "rrs-state"
 VERSION = 1

@@ -83,7 +83,7 @@ def load_weights(path: Path | str, map_location: str = "cpu") -> dict[str, torch
 
 
 @dataclass(frozen=True)
-class WeightsReport:
+class WeightsDifference:
     """How the weights of a file differ from what a model needs; three empty tuples mean they fit."""
 
     missing: tuple[str, ...]
@@ -104,7 +104,7 @@ def compare_weights(
     weights: Mapping[str, torch.Tensor],
     *,
     any_shape: Collection[str] = (),
-) -> WeightsReport:
+) -> WeightsDifference:
     """Compare names and shapes. `expected` maps each name of the model to its tensor or shape.
 
     Prefixes are stripped on both sides. Names in `any_shape` (a puzzle table that will be resized) may differ
@@ -117,7 +117,7 @@ def compare_weights(
         for key in needed
         if key in given and given[key] != needed[key] and key not in any_shape
     ]
-    return WeightsReport(
+    return WeightsDifference(
         missing=tuple(sorted(needed.keys() - given.keys())),
         unexpected=tuple(sorted(given.keys() - needed.keys())),
         misshapen=tuple(sorted(misshapen)),
@@ -132,10 +132,10 @@ def check_weights(
     any_shape: Collection[str] = (),
 ) -> None:
     """Raise `UserError`, every missing, unexpected and misshapen key in one line, unless they fit."""
-    report = compare_weights(expected, weights, any_shape=any_shape)
-    if not report.fits:
+    difference = compare_weights(expected, weights, any_shape=any_shape)
+    if not difference.fits:
         raise UserError(
-            f"{source} does not fit this model: {report}. Use the arch options it was trained with "
+            f"{source} does not fit this model: {difference}. Use the arch options it was trained with "
             "(its folder's all_config.yaml) or another file"
         )
 

@@ -21,7 +21,8 @@ from tests.fuzz.file_edits import misplace
 from tests.fuzz.targets.states import sealed
 from tests.fuzz.tree_edits import edit_tree, json_bytes
 from training.setup import load_initial_weights
-from training.storage.checkpoint import load_weights, save_weights
+from training.storage.checkpoint import save_weights
+from training.storage.weights import load_weights
 
 Tensors = dict[str, torch.Tensor]
 PREFIX = "_orig_mod.model.inner."

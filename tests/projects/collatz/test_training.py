@@ -38,7 +38,8 @@ from tests.helpers import (
 )
 from training.records.metrics_log import read_metrics
 from training.settings.resolving import config_to_dict, load_config_file, resolve
-from training.storage.checkpoint import load_newest, load_state, load_weights
+from training.storage.checkpoint import load_newest, load_state
+from training.storage.weights import load_weights
 
 SLEEP = "RRS_TEST_SLEEP_IN_SAVE"
 TINY = """--layers 16,8 --lookahead 4 --batch-size 32 --epochs 24 --eval-interval 12 --quick-eval-interval 6

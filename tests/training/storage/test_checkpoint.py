@@ -20,20 +20,19 @@ import torch
 from errors import UserError
 from tests.training.states import files_of, foreign_files, make_state
 from training.storage import archive, atomic_file, checkpoint
+from training.storage.archive import stored_digest
+from training.storage.atomic_file import link_or_copy
 from training.storage.checkpoint import (
     CheckpointWriteError,
     DamagedState,
-    capture_rng,
     keep_last,
-    link_or_copy,
     load_newest,
     load_state,
-    restore_rng,
     save_latest,
     save_state,
     save_weights,
-    stored_digest,
 )
+from training.storage.rng_state import capture_rng, restore_rng
 from training.storage.run_folder import sweep_temporaries
 
 ROOT = Path(__file__).resolve().parents[3]

@@ -19,7 +19,8 @@ from tests.helpers import (
     tiny_overrides,
     train_here,
 )
-from training.storage.checkpoint import load_state, load_weights
+from training.storage.checkpoint import load_state
+from training.storage.weights import load_weights
 
 OPTIONS = ["checkpoint_interval=3", "log_interval=2"]
 

@@ -12,7 +12,8 @@ from typing import Any
 import pytest
 
 from errors import UserError
-from training.storage.checkpoint import link_or_copy, save_latest, save_state, save_weights
+from training.storage.atomic_file import link_or_copy
+from training.storage.checkpoint import save_latest, save_state, save_weights
 from training.storage.run_folder import RunFolder, compare_run_identity, decide_start, refuse_if_different
 
 ROOT = Path(__file__).resolve().parents[3]

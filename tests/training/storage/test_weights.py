@@ -8,14 +8,8 @@ import torch
 
 from errors import UserError
 from tests.training.states import files_of, foreign_files, make_state
-from training.storage.checkpoint import (
-    check_weights,
-    compare_weights,
-    load_weights,
-    save_state,
-    save_weights,
-    strip_prefixes,
-)
+from training.storage.checkpoint import save_state, save_weights
+from training.storage.weights import check_weights, compare_weights, load_weights, strip_prefixes
 
 ROOT = Path(__file__).resolve().parents[3]
 
