@@ -138,6 +138,13 @@ def full_state(run: Run) -> dict[str, Any]:
         "validation": run.validation.state_dict(),
         "rng": capture_rng(),
         "identity": run.identity(),
+        **_arithmetic(run),
+    }
+
+
+def _arithmetic(run: Run) -> dict[str, Any]:
+    """What changes the last bits of a run without making it another one."""
+    return {
         "threads": torch.get_num_threads(),
         "world_size": run.world.size,
         "accumulation_slices": run.config.accumulation_slices,
@@ -219,12 +226,7 @@ def _initial_weights(noted: Any) -> InitialWeights | None:
 
 def warn_about_arithmetic(run: Run, state: dict[str, Any]) -> None:
     """Say what makes a continued run differ in the last bits from an undisturbed one."""
-    now = {
-        "threads": torch.get_num_threads(),
-        "world_size": run.world.size,
-        "accumulation_slices": run.config.accumulation_slices,
-        "torch": torch.__version__.split("+")[0],
-    }
+    now = _arithmetic(run)
     changed = [f"{key} {state.get(key)} -> {value}" for key, value in now.items() if str(state.get(key)) != str(value)]
     if changed:
         print(

@@ -1,6 +1,7 @@
 """What a run tells its folder: metrics.jsonl, status.json, provenance.json, summary.json. Rank 0 only."""
 
 import sys
+from dataclasses import asdict
 from typing import Any
 
 import torch
@@ -82,14 +83,14 @@ class RunLog:
             }
             self.metrics.append(record | run.compute_spent | mean_metrics(run.progress.metric_sums))
             run.progress.metric_sums = {}
-        self.status.update(**self._progress(run), lr=result.lr, grad_norm=result.grad_norm)
+        self.status.update(**self._status_fields(run), lr=result.lr, grad_norm=result.grad_norm)
 
     def event(self, run: Run, state: str, **fields: Any) -> None:
         """A moment worth seeing from outside: evaluation, save, end."""
-        self.status.event(state=state, **self._progress(run), **fields)
+        self.status.event(state=state, **self._status_fields(run), **fields)
 
     @staticmethod
-    def _progress(run: Run) -> dict[str, Any]:
+    def _status_fields(run: Run) -> dict[str, Any]:
         best = run.validation.best
         rows = run.step * run.config.global_batch_size
         interval = run.config.fast_eval_interval
@@ -116,15 +117,7 @@ class RunLog:
             "samples_seen": run.progress.samples_seen,
             "num_params": count_parameters(run.model),
             "train_seconds": run.progress.train_seconds,
-            "best": None
-            if best is None
-            else {
-                "metric": run.headline,
-                "value": best.value,
-                "step": best.step,
-                "numerator": best.numerator,
-                "denominator": best.denominator,
-            },
+            "best": None if best is None else {"metric": run.headline, **asdict(best)},
             "threads": torch.get_num_threads(),
             "world_size": run.world.size,
         }

@@ -31,7 +31,7 @@ from training.records.metrics_log import read_metrics
 from training.run import Run
 from training.run_log import RunLog
 from training.setup import EvalRows
-from training.storage.atomic_file import write_atomically
+from training.storage.atomic_file import warning_when_refused, write_atomically
 from training.storage.weights import load_weights
 
 HEADLINE = "exact_accuracy"
@@ -137,10 +137,8 @@ class Scoring:
                 recorded.append(recorder.arrays())
         arrays = {name: np.concatenate([outputs[name] for outputs in recorded]) for name in recorder.names}
         path = run.folder.outputs(run.step, run.world.rank)
-        try:
+        with warning_when_refused(path):
             write_atomically(path, lambda file: np.savez_compressed(file, **arrays))  # type: ignore[arg-type]
-        except OSError as error:
-            print(f"warning: {path} cannot be written ({error.strerror or error})", file=sys.stderr)
 
     def _show_baselines(self) -> None:
         """Trivial predictors on the validation rows, printed beside the first evaluation."""
@@ -213,10 +211,8 @@ class Scoring:
     def _save_test_rows(self, outcomes: Mapping[str, Sequence[RowOutcomes]]) -> None:
         """`test_rows.json`: which test rows each of the weights solved. Rank 0 only."""
         path = self.run.folder.test_rows
-        try:
+        with warning_when_refused(path):
             save_test_rows(path, [rows.puzzle_set for rows in self.run.evaluation_rows], outcomes)
-        except OSError as error:
-            print(f"warning: {path} cannot be written ({error.strerror or error})", file=sys.stderr)
 
     def _initial_model(self) -> RecursiveModel | None:
         """The weights that the run started from, or None, with one line, where they cannot be made again."""

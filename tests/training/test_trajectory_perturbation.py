@@ -23,8 +23,8 @@ from training.objectives.perturbed_starts import starting_state, trajectories
 from training.objectives.trajectory_perturbation import KINDS_OF_ROLLOUT
 from training.optim import merge_gathers, sum_rows
 from training.seeding import generator
-from training.settings.checks import ROLLOUTS as ROLLOUT_NAMES
 from training.settings.checks import MASK_NORMALIZERS, NOISE_SAMPLINGS, OBJECTIVES, SITES
+from training.settings.checks import ROLLOUTS as ROLLOUT_NAMES
 from training.settings.schema import ObjectiveConfig
 
 LOSS = "stablemax_cross_entropy"

@@ -22,7 +22,7 @@ from typing import Any
 import torch
 
 from dataset.plain_data import JsonError, read_json_object
-from training.storage.atomic_file import write_json_atomically
+from training.storage.atomic_file import warning_when_refused, write_json_atomically
 
 SCHEMA_VERSION = 1
 ROOT = Path(__file__).resolve().parents[2]
@@ -155,10 +155,8 @@ class ProvenanceFile:
         return record
 
     def _write(self) -> None:
-        try:
+        with warning_when_refused(self.path):
             write_json_atomically(self.path, self.record)
-        except OSError as error:
-            print(f"warning: {self.path} cannot be written ({error.strerror or error})", file=sys.stderr)
 
 
 def session_differences(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:

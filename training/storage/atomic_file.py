@@ -5,12 +5,14 @@ and forces the folder's entry to the disk too. A process killed in between leave
 temporary file, named `.<target>.<pid>.tmp`, which `run_folder.sweep_temporaries` removes at the next start.
 """
 
+import contextlib
 import errno
 import json
 import os
 import shutil
+import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -81,6 +83,15 @@ def write_json_atomically(path: Path, value: Any, *, durable: bool = True) -> No
     """Replace `path` by `value` as strict JSON. Errors: `ValueError` for NaN or infinity, `OSError`."""
     text = json.dumps(value, allow_nan=False, indent=2, ensure_ascii=False) + "\n"
     write_bytes_atomically(path, text.encode(), durable=durable)
+
+
+@contextlib.contextmanager
+def warning_when_refused(path: Path) -> Iterator[None]:
+    """For files without which a run goes on: a disk that refuses `path` inside costs a warning."""
+    try:
+        yield
+    except OSError as error:
+        print(f"warning: {path} cannot be written ({error.strerror or error})", file=sys.stderr)
 
 
 def link_or_copy(source: Path, target: Path) -> None:
