@@ -12,7 +12,7 @@ from training.devices import on_device
 from training.distributed import World
 from training.objectives.base import Apart, Output
 
-# Of the numbers of a loss kept apart, those that are means over updates, and those that are sums; others are per row.
+# A loss kept apart reports means over updates (the first), sums (the second), and otherwise means over rows.
 PER_UPDATE = ("grad_norm", "clipped")
 SUMS = ("rows", "degenerate", "updates")
 

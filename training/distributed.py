@@ -17,11 +17,11 @@ from torch.distributed.rendezvous import rendezvous
 
 from errors import UserError
 
-# How gloo, its sockets and the rendezvous store say that a process is gone or does not answer.
+# Gloo, its sockets and the rendezvous store say in these words that a process is gone or does not answer.
 _LOST = re.compile(
     r"timed? ?out|closed by peer|reset by peer|broken pipe|connection (was )?(refused|closed)", re.IGNORECASE
 )
-# A launcher ends all processes as soon as one has ended. One with nothing to say leaves the others this long.
+# A launcher ends all processes as soon as one has ended, so a process without a message waits this long for the others.
 _LAST_WORDS_SECONDS = 1.0
 _FINE, _FAILED, _REFUSED = 0, 1, 2
 
@@ -125,7 +125,7 @@ class World:
         """Concatenate equal slices (b, ...) of all ranks along axis 0, in rank order, on every rank."""
         if self.size == 1:
             return tensor
-        # Bytes: every dtype travels, also those that a backend has no name for.
+        # Bytes are sent, because a backend does not know every dtype.
         as_bytes = tensor.detach().contiguous().view(-1).view(torch.uint8)
         shares = [torch.empty_like(as_bytes) for _ in range(self.size)]
         with self._meeting("gather rows"):
@@ -170,9 +170,9 @@ def start_world(device_type: str, timeout_seconds: float) -> World:
     local_rank = int(os.environ.get("LOCAL_RANK", "0"))
     if device_type == "cuda":
         torch.cuda.set_device(local_rank)
-    # Its functions have the group that exists at their import as a default argument. Imported later, as torch.compile's
-    # parts do, they keep the group and its threads alive beyond `close`; one that then lets go of a tensor while the
-    # interpreter ends aborts the process, and the exit code is lost.
+    # The functions of this module take the group that exists at their import as a default argument. torch.compile would
+    # import it later; then they keep the group and its threads alive beyond `close`, and a thread that frees a tensor
+    # while the interpreter ends aborts the process, whose exit code is lost.
     importlib.import_module("torch.distributed.nn.functional")
     backend = "nccl" if device_type == "cuda" else "gloo"
     timeout = datetime.timedelta(seconds=timeout_seconds)

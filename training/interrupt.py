@@ -35,7 +35,7 @@ class InterruptHandler:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         for number, handler in self._previous.items():
-            # None: installed by non-Python code, which signal.signal cannot put back.
+            # None stands for a handler of non-Python code, which signal.signal cannot put back.
             signal.signal(number, handler if handler is not None else signal.SIG_DFL)
         self._previous.clear()
 
@@ -44,7 +44,7 @@ class InterruptHandler:
             self.requested = True
             self.signal_name = signal.Signals(number).name
             self._first_time = time.monotonic()
-            # Not print: a handler may run inside another write to the same buffered stream, which raises.
+            # `print` would raise where the handler runs inside another write to the same buffered stream.
             os.write(2, f"\n{self.signal_name}: {_NOTICE}\n".encode())
             return
         if number == signal.SIGINT and not self._is_forwarded_copy():

@@ -42,8 +42,8 @@ class Loop:
         self.deadline = None
         if run.config.max_hours is not None:
             self.deadline = time.monotonic() + 3600 * run.config.max_hours
-        self.saved_step: int | None = None  # last tried
-        self.state_step = run.step if run.state_file is not None else None  # last on the disk
+        self.saved_step: int | None = None  # of the last save, also where it failed
+        self.state_step = run.step if run.state_file is not None else None  # of the newest state on the disk
         self.evaluated_step = run.validation.last_fast_step
         self.iteration_ended = False
         self.stop_agreed = False
@@ -70,8 +70,8 @@ class Loop:
                     if boundary.save or boundary.stop:
                         self._save()
                     if boundary.stop == "done" and run.step != run.validation.last_full_step:
-                        # The end is evaluated in full too, but after the save: a run made longer later goes on
-                        # as if it had never stopped here.
+                        # The end is evaluated in full too, but after the save, so that a run that is made longer
+                        # later goes on as if it had never stopped here.
                         self._evaluate(last=True, saved_before=True)
                     if boundary.stop:
                         break
@@ -90,7 +90,7 @@ class Loop:
         self.unsettled += results
         self.iteration_ended = following["iteration"] != run.progress.position["iteration"]
         run.progress.position = following
-        # A line of the log holds all updates up to its own.
+        # A line of the log sums up all updates up to its own, so these must be settled before it is written.
         self._settle(all_of_them=not reads_late(run) or run.step % run.config.log_interval == 0)
         return results
 

@@ -16,7 +16,7 @@ from models.recursion import RecurrentState
 from training.seeding import derived_seed
 from training.settings.schema import ObjectiveConfig
 
-# Which states are perturbed, by the name of the site.
+# The states that each site perturbs.
 SITES: dict[str, tuple[str, ...]] = {"z_H": ("z_H",), "z_L": ("z_L",), "both": ("z_H", "z_L")}
 SAMPLINGS = ("fixed", "loguniform", "mixture")
 
@@ -41,7 +41,7 @@ def draw_noise(
     def fill(row: int) -> None:
         _stream(seed, step, numbers[row], stream).standard_normal(dtype=np.float32, out=noise[row])
 
-    # NumPy lets go of the interpreter while it draws.
+    # NumPy releases the interpreter lock while it draws.
     with ThreadPoolExecutor(torch.get_num_threads()) as threads:
         list(threads.map(fill, range(len(numbers))))
     return torch.from_numpy(noise)
@@ -74,7 +74,7 @@ def _moved(leaf: Tensor, sigma: Tensor, noise: Tensor) -> Tensor:
     wide = torch.promote_types(leaf.dtype, torch.float32)
     scale = sigma.to(leaf.device, wide).view(-1, *(1,) * (leaf.ndim - 1))
     moved = (leaf.to(wide) + scale * noise.to(leaf.device, wide)).to(leaf.dtype)
-    # A sum with 0 would turn -0 into 0, and NaN noise is no reason to lose a clean row.
+    # Adding 0 would turn -0 into 0, and NaN noise would spoil a clean row.
     return torch.where(scale == 0, leaf, moved)
 
 

@@ -45,7 +45,7 @@ class AdamATan2(torch.optim.Optimizer):
             states = [self.state[p] for p in params]
             for state in states:
                 state["step"] += 1
-            # One count per group would do, but a parameter may join later (a frozen one that thaws).
+            # Each parameter counts its own steps, because a frozen one may be thawed later.
             by_step: dict[int, list[int]] = {}
             for index, state in enumerate(states):
                 by_step.setdefault(int(state["step"]), []).append(index)
@@ -143,7 +143,7 @@ class SparseSignSGD:
         """ids (N,) may repeat; grads (N, ndim) are summed per id."""
         rows, sums = sum_rows(ids, grads)
         decayed = self.weights[rows] * (1 - self.lr * self.weight_decay)
-        # An id that stands there several times is written several times, with one and the same value.
+        # An id that occurs several times is written several times, each time with the same value.
         self.weights[rows] = decayed - self.lr * sums.sign()
 
 

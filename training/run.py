@@ -89,7 +89,7 @@ class Run:
         return {
             "train/seconds": progress.train_seconds,
             "train/samples": progress.samples_seen,
-            # In integers, which are exact.
+            # Integers are exact.
             "train/flops": float(progress.samples_seen * int(trained) + progress.extra_passes * int(extra)),
         }
 
@@ -161,7 +161,7 @@ def restore(run: Run, state: dict[str, Any], source: str) -> None:
     if missing:
         raise UserError(f"{source} is no complete state (it lacks {', '.join(missing)}); use another")
     if "extra_passes" not in state:
-        # States that do not tell are of ACT streaming, whose only extra passes are the targets of Q-learning.
+        # A state without this entry is of ACT streaming, whose only extra passes are the targets of Q-learning.
         state = state | {"extra_passes": 0 if run.config.arch.no_ACT_continue else state.get("samples_seen")}
     if isinstance(state["identity"], Mapping):
         refuse_if_different(state["identity"], run.identity(), source)

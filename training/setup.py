@@ -126,7 +126,7 @@ def build_network(config: TrainConfig, metadata: PuzzleMetadata, device: torch.d
     try:
         return build_model(shape, derived_seed(config.seed, "weights")).to(device)
     except (RuntimeError, MemoryError, OverflowError, TypeError) as error:
-        # What torch raises for a size beyond memory or beyond its integers.
+        # Torch raises these for a size beyond memory or beyond its integers.
         reason = " ".join(str(error).split())[:200]
         raise UserError(
             f"arch: a network of this size cannot be built on {device} ({reason}); use smaller arch options"

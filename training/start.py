@@ -151,7 +151,7 @@ def place(run: Run) -> None:
             run.ema.load_state_dict(dict(run.model.named_parameters()))  # type: ignore[arg-type]
 
 
-# Of `eval.*`; the others report beside the evaluation that chooses.
+# These options of `eval.*` choose the best checkpoint; the others only add to the report.
 DECIDES_THE_BEST = ("max_steps", "adaptive_halt", "vote")
 
 
@@ -249,7 +249,7 @@ def train(config: TrainConfig, objective_factory: ObjectiveFactory = build_objec
         world = start_world(device_type, config.collective_timeout_seconds)
         return train_in(world, config, objective_factory)
     except NonFiniteError as error:
-        # The same on every rank: said once.
+        # Every rank has the same error, so only one prints it.
         world.leave(1, f"error: {error}" if world.is_main else None)
     except LostProcessError as error:
         world.leave(1, f"error: {error}")

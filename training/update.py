@@ -16,7 +16,7 @@ from training.objectives.base import Output, UpdateContext
 from training.optim import merge_gathers
 from training.run import Run
 
-# In the summed numbers beside the objective's own.
+# These numbers are summed over processes beside those of the objective.
 _TRAINED = "trained steps"
 _EXTRA = "extra passes"
 _STOP = "stop requested"

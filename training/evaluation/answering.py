@@ -71,7 +71,7 @@ class AccuracyEvaluator(Evaluator):
             "q_halt_accuracy": (scored & ((predictions.q_halt >= 0) == exact)).sum(),
             "steps": (scored * predictions.steps).sum(),
         }
-        # Read together: one wait for the device instead of six.
+        # The sums are read together: the host waits for the device once instead of six times.
         values = torch.stack([value.double() for value in batch_sums.values()]).tolist()
         for name, value in zip(batch_sums, values, strict=True):
             self.sums[name] += value

@@ -132,7 +132,7 @@ class CalibrationEvaluator(Evaluator):
         What is not defined is None: without rows all rates, with one class the AUROC. A model whose q_halt is
         NaN on some row states no probability there; then `auroc`, `brier`, `ece` and `bins` are None.
         """
-        # Ranks are of the logits: probabilities of 1 - 1e-17 and of 1 would tie.
+        # The logits are ranked, because probabilities of 1 - 1e-17 and of 1 would tie.
         q_halt, kept = self._rows()
         logits, exact = q_halt.cpu().double().numpy(), kept.cpu().numpy()
         report: dict[str, Any] = {

@@ -176,7 +176,7 @@ class DifficultyEvaluator(Evaluator):
         ]
 
 
-# Names after the official `save_outputs`, and what each is.
+# The names are those of the official `save_outputs`.
 OUTPUTS: dict[str, Callable[[Batch, Predictions], Tensor]] = {
     "inputs": lambda batch, _: batch["inputs"],
     "labels": lambda batch, _: batch["labels"],

@@ -26,7 +26,7 @@ def first_majority(exact: np.ndarray, answer: np.ndarray, q: np.ndarray, size: i
     answers.
     """
     head = answer[:, :size]
-    # Pairs of rollouts are many: some puzzles at a time.
+    # There are many pairs of rollouts, so they are compared for some puzzles at a time.
     chunks = [head[start : start + _CHUNK] for start in range(0, len(head), _CHUNK)]
     first = np.concatenate([(chunk[:, :, None] == chunk[:, None, :]).argmax(axis=2) for chunk in chunks])
     winner = tally(first, q[:, :size].astype(np.float64)).winner

@@ -21,7 +21,7 @@ class LossPlateau(Hook):
     reads_losses = True
 
     def __init__(self, lr: float) -> None:
-        # A parameter that nobody trains: the scheduler wants an optimizer to set a rate on.
+        # The scheduler needs an optimizer whose rate it sets; this one holds a parameter that is never trained.
         self._holder = torch.optim.SGD([torch.zeros(1)], lr)
         self._scheduler = ReduceLROnPlateau(self._holder, factor=FACTOR, patience=PATIENCE)
 

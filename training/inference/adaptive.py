@@ -73,7 +73,7 @@ class AdaptiveInference(Inference):
                 slots.steps = slots.steps + 1
                 logits, q_halt, q_continue = model.readout(slots.state)
                 stops = wants_to_halt(model.config, q_halt, q_continue) | (slots.steps >= max_steps)
-                # Read together: nowhere else does the host wait for the device.
+                # Both are read together: this is the only place where the host waits for the device.
                 num_left, passes = torch.stack([stops.sum(), (slots.steps * stops).sum()]).tolist()
             num_staying = len(slots) - num_left
             staying, leaving = stops.int().argsort(stable=True).split([num_staying, num_left])

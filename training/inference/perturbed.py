@@ -15,7 +15,7 @@ from training.inference.base import Predictions
 from training.inference.fixed import FixedInference, start_state, unroll
 from training.noise import draw_state_noise, perturb
 
-# Not a run's seed: all models, and all evaluations of one, are tried from the same perturbations.
+# This is not a run's seed, so that all models and all evaluations are tried from the same perturbations.
 SEED = 0
 
 

@@ -54,6 +54,6 @@ class StabilityProbe:
         ends = measured.log_distance[..., -1]
         scale = measured.sizes / torch.tensor(self.sizes, dtype=torch.float64, device=ends.device)
         resolution = (torch.finfo(state.z_H.dtype).eps * scale).log()[..., None]
-        # torch.maximum hands NaN on.
+        # torch.maximum returns NaN where one argument is NaN.
         growth = (torch.maximum(ends, resolution) - measured.log_distance[..., 0]) / self.num_steps
         return growth.mean(dim=2).float()

@@ -93,7 +93,7 @@ class StochasticRollouts(FixedInference):
                     logits, q_halt, _ = model.readout(state)
                     growth = self._growth(step, state, rows, rollout, moment)
                     readings.append(_Reading(logits.argmax(dim=-1), q_halt, _margin(logits), growth))
-            # Logits are the bulk: only those of the best so far are kept.
+            # Logits take most of the memory, so only those of the best rollout so far are kept.
             if rollout == 0:
                 best_answers, best_logits, best_q = readings[-1].answers, logits, q_halt
             else:

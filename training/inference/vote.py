@@ -64,7 +64,7 @@ def tally(first: np.ndarray, q_halt: np.ndarray) -> Tally:
     np.add.at(totals, (rows[:, None], first), q_halt)
     means = np.divide(totals, votes, out=np.full(first.shape, -np.inf), where=votes > 0)
     views = np.broadcast_to(np.arange(first.shape[1]), first.shape)
-    # Ascending, and NaN sorts last.
+    # lexsort sorts in ascending order and puts NaN last.
     winner = np.lexsort((views, -means, -votes), axis=-1)[:, 0]
     return Tally(winner, votes[rows, winner], means[rows, winner])
 
@@ -102,7 +102,7 @@ class VoteInference(Inference):
         q_halt: list[Tensor] = []
         steps: list[Tensor] = []
         first: list[Tensor] = []
-        # Logits are the bulk: kept only where a view is the first with its answer, since no other can be the winner.
+        # Logits take most of the memory: a view's are kept only where it is the first with its answer and so may win.
         kept: list[tuple[Tensor, Tensor]] = []
         forward_passes = 0
         for view in range(self.num_views):

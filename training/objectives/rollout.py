@@ -56,7 +56,7 @@ def rollout(
     """
     config = model.config
     copies = state.z_H.shape[0] // batch["inputs"].shape[0]
-    # One leaf for all steps: the table's record does not depend on when trajectories halt.
+    # One leaf serves all steps, so that the table's record does not depend on when trajectories halt.
     puzzle_rows = model.puzzle_rows(batch["puzzle_identifiers"])
     noise = None
     if input_noise is not None:

@@ -80,7 +80,7 @@ class TrajectoryPerturbation(ABC):
                         output.ends_update &= ends and not moved
                         yield output
                 if ends and moved:
-                    # The optimizer steps from the weights that are there when an update ends.
+                    # This output ends the update outside the block above, where the weights have their values back.
                     yield Output(torch.zeros((), requires_grad=True), normalizer=0.0, trained_steps=0)
 
     def groups(self) -> list[range]:

@@ -30,7 +30,7 @@ _PACKAGES = ("numpy", "hydra-core", "omegaconf", "einops", "scipy", "safetensors
 _DIFF_CHARACTERS = 200_000
 _UNTRACKED_NAMES = 100
 _GIT_SECONDS = 20
-# Of a session's facts, those that change results (bits or numbers) when they change on resume.
+# These facts of a session change results (bits or numbers) when they change on resume.
 _COMPARED = (
     "num_threads",
     "world_size",
@@ -117,7 +117,7 @@ class ProvenanceFile:
         self.record = self._earlier() or {"schema_version": SCHEMA_VERSION, **session, "sessions": []}
         sessions = self.record["sessions"]
         differences = session_differences(sessions[-1], session) if sessions else []
-        # Only what changed is repeated: configs and diffs are long, and a run may be resumed many times.
+        # Configs and diffs are long and a run may be resumed many times, so only what changed is repeated.
         same_config = bool(sessions) and session["config_hash"] == self.record["config_hash"]
         same_diff = bool(sessions) and session["git"]["diff_sha256"] == self.record["git"].get("diff_sha256")
         entry = {key: value for key, value in session.items() if key not in ("config", "git", "datasets")}

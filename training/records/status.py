@@ -35,7 +35,7 @@ _FIELDS = (
     "config_hash",
     "error",
 )
-# Given by the loop, used for the times to go.
+# The loop gives these; the remaining times are computed from them.
 _TARGETS = ("total_steps", "next_fast_eval_step", "next_full_eval_step")
 
 
@@ -160,7 +160,7 @@ class StatusWriter:
     def _write(self) -> bool:
         self._written_at = self._clock()
         try:
-            # Not durable: losing a minute of status in a power cut matters less than two syncs a minute.
+            # The write is not synced: two syncs a minute cost more than a minute of status lost in a power cut.
             write_json_atomically(self.path, self.snapshot(), durable=False)
         except OSError as error:
             if not self._warned:

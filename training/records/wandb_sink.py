@@ -12,7 +12,7 @@ from training.records.metrics_log import Sink
 
 MODES = ("disabled", "offline", "online")
 _SECRET = re.compile(r"(^|_)(api_?key|secret|password|passwd|credentials?|auth_token|access_token)$", re.IGNORECASE)
-# What the client would gather by itself: source code, diff, host, environment of the job, console.
+# Without these the client gathers source code, diff, host, environment of the job and console by itself.
 _SETTINGS = {
     "disable_code": True,
     "disable_git": True,

@@ -184,7 +184,7 @@ def read_archive(path: Path, map_location: Any = "cpu") -> Any:
             warnings.simplefilter("ignore")  # what torch thinks of garbage's pickle protocol helps nobody
             return torch.load(path, map_location=map_location, weights_only=True)
     except Exception as error:  # garbage makes the unpickler raise nearly any type
-        # Of torch's long advice, part of it to load without protection, only the finding is passed on.
+        # Torch advises at length, also to load without protection; only what it found is passed on.
         finding = re.search(r"WeightsUnpickler error: *([^\n]*?)(?:\n|$| Please)|(Trying to load [^\n]*)", str(error))
         text = (finding[1] or finding[2] or "a damaged pickle") if finding else str(error)
         reason = " ".join(text.split())[:160]

@@ -99,7 +99,7 @@ def _check_optimizer(source: str, saved: Any, optimizer: torch.optim.Optimizer) 
 def _without_rate(groups: Any) -> Any:
     if not isinstance(groups, list) or not all(isinstance(group, Mapping) for group in groups):
         return None
-    # As text, in which numbers are exact and nothing that a file holds can refuse to be compared.
+    # Texts are compared: numbers are exact in them, and whatever a file holds can be compared as text.
     return [
         sorted(f"{key}={value!r}" for key, value in group.items() if key not in ("lr", "initial_lr"))
         for group in groups

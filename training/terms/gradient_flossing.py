@@ -137,7 +137,7 @@ def _maps(model: RecursiveModel, batch: Batch, rows: list[int]) -> RecursionMaps
     index = torch.tensor(rows, device=batch["inputs"].device)
     chosen = {name: leaf[index] for name, leaf in batch.items()}
     with torch.no_grad():
-        # A gather with gradients would be recorded for the table's optimizer.
+        # With gradients the table would record this gather for its optimizer.
         puzzle_rows = model.puzzle_rows(chosen["puzzle_identifiers"])
     return RecursionMaps(model, chosen, puzzle_rows)
 
