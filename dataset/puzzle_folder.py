@@ -57,8 +57,7 @@ __all__ = [
 
 ARRAYS = ("inputs", "labels", "puzzle_identifiers", "puzzle_indices", "group_indices")
 CHECK_CHUNK_BYTES = 1 << 24
-# Larger arrays (ARC: gigabytes) are checked row by row as they are read, instead of all of them at every
-# start.
+# Larger arrays (ARC has gigabytes) are checked row by row as they are read, and not as a whole at every start.
 FULL_CHECK_BYTES = 1 << 30
 
 

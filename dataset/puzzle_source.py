@@ -224,7 +224,7 @@ class PuzzleSource:
         puzzles, sizes, ends = puzzles[:used], sizes[:used], ends[:used]
         order = np.repeat(np.arange(used), sizes)
         inside = np.arange(order.size) - np.repeat(ends - sizes, sizes)
-        # Random order inside each puzzle, so that what overflows is a random part of the last one.
+        # The order inside each puzzle is random, so that what overflows is a random part of the last puzzle.
         chosen = np.lexsort((rng.random(order.size), order))[:size]
         owners = puzzles[order[chosen]]
         return _Draw(self._rows[self._puzzle_offsets[owners] + inside[chosen]], owners, cursor + used)

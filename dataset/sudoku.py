@@ -219,7 +219,7 @@ def _canonical_chunk(puzzles: np.ndarray, box: Box) -> np.ndarray:
         boards = np.stack([boards, boards.transpose(0, 2, 1)], axis=1)
     else:
         boards = boards[:, None]
-    # Row patterns as n-bit numbers under each column order, then whole patterns under each row order.
+    # Row patterns are n-bit numbers under each column order; from them come whole patterns under each row order.
     weights = 1 << np.arange(n - 1, -1, -1, dtype=np.int64)
     codes = (boards != 0)[..., column_orders] @ weights  # (count, turn, row, column order)
     pattern = np.zeros((*codes.shape[:2], len(column_orders), len(row_orders)), np.int64)
@@ -233,7 +233,7 @@ def _canonical_chunk(puzzles: np.ndarray, box: Box) -> np.ndarray:
         column_orders[column][:, None, :],
     ].reshape(-1, n * n)
     images = number_by_appearance(images, n)
-    # Smallest image per puzzle: the first of its group after a lexicographic sort.
+    # A lexicographic sort puts the smallest image of each puzzle first in its group.
     half = n * n // 2
     powers = 8 ** np.arange(half - 1, -1, -1, dtype=np.int64)  # 18 octal digits fit into 63 bits
     order = np.lexsort((images[:, half:] @ powers, images[:, :half] @ powers, puzzle))

@@ -278,7 +278,7 @@ def collect_generated(
             test_size = num_test
     num_test = DEFAULT_TEST_SIZE if test_size is None else test_size
     total = num_test + (DEFAULT_NUM_GENERATED if num_train is None else num_train)
-    # Candidates in a row without a new puzzle before the request counts as out of reach.
+    # After so many candidates in a row without a new puzzle the request counts as out of reach.
     patience = 40_000 if n <= 6 else 4_000
 
     boards: list[np.ndarray] = []

@@ -105,7 +105,7 @@ def solve_candidates(
     if total == 0:
         return result
     search = _Search(candidates, box, result, max_solutions, max_nodes, guess_order, min(batch_size, total))
-    # disable=None: no bar unless stderr is a terminal; disable=True: none wanted.
+    # With disable=None tqdm draws a bar on a terminal only, with disable=True none.
     with tqdm(total=total, desc=progress, unit=" puzzles", disable=None if progress else True) as bar:
         for num_finished in search.run():
             bar.update(num_finished)
@@ -254,7 +254,7 @@ def propagate_once(masks: np.ndarray, box: Box) -> tuple[np.ndarray, np.ndarray,
     bad = np.zeros(width, bool)
     for axes in _UNIT_AXES:
         present = np.bitwise_or.reduce(decided, axis=axes, keepdims=True)
-        # A digit decided twice in a unit: the sum of one-bit masks then exceeds their union.
+        # Where a digit is decided twice in a unit, the sum of the one-bit masks exceeds their union.
         total = np.add.reduce(decided, axis=axes, keepdims=True, dtype=np.uint16)
         bad |= (total != present).reshape(-1, width).any(axis=0)
         once = np.zeros_like(present)
@@ -274,7 +274,7 @@ def propagate_once(masks: np.ndarray, box: Box) -> tuple[np.ndarray, np.ndarray,
     forced = masks & flat_sole
     hit = forced != 0
     new = np.where(hit, new & forced, new)
-    # Two digits with no other place than the same cell.
+    # Two digits may have no other place than the same cell.
     bad |= (forced & (forced - np.uint16(1)) != 0).any(axis=0)
     bad |= (new == 0).any(axis=0)
     resting = (new == masks).all(axis=0)

@@ -27,7 +27,7 @@ CELLS = 81
 FEWEST_CLUES = 17
 CSV_COLUMNS = ("source", "question", "answer", "rating")
 PUBLISHED_REPO = "sapientinc/sudoku-extreme"
-# Generous for the largest published file (3.8 million rows, 0.7 GB), small enough to stop a bomb.
+# The largest published file (3.8 million rows, 0.7 GB) fits in easily; a compression bomb does not.
 MAX_LINE_BYTES = 4096
 MAX_LINES = 20_000_000
 MAX_BYTES = 4 << 30
@@ -257,7 +257,7 @@ def fetch_published(repo: str) -> tuple[Path, Path]:
     print(f"fetching {repo} (without a network this gives up within a minute)", flush=True)
     try:
         train, test = (Path(hf_hub_download(repo, name, repo_type="dataset")) for name in ("train.csv", "test.csv"))
-    # The client raises its own errors, its HTTP library's and plain OSError; for the user all mean the same.
+    # The client raises its own errors, its HTTP library's and plain OSError, which all mean the same to a user.
     except Exception as error:
         raise UserError(f"{repo}: could not be fetched ({type(error).__name__}, no network?); {by_hand}") from error
     return train, test

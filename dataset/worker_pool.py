@@ -21,7 +21,7 @@ def map_ordered(function: Callable[[Item], Result], items: Iterable[Item], num_w
     if num_workers <= 1:
         yield from map(function, items)
         return
-    # Spawned, not forked: numpy may already run threads here, which a fork would leave locked.
+    # Workers are spawned, not forked: numpy may already run threads here, which a fork would leave locked.
     pool = ProcessPoolExecutor(num_workers, mp_context=multiprocessing.get_context("spawn"))
     pending: deque[Future[Result]] = deque()
     try:

@@ -132,7 +132,7 @@ def _backward(factors: list[Tensor], window: int, generator: torch.Generator | N
     batch, k, _ = factors[0].shape
     device = factors[0].device if generator is None else generator.device
     start = torch.randn(k, k, dtype=torch.float64, device=device, generator=generator).triu()
-    # A random upper triangle, its diagonal away from zero: otherwise a vector would lack its own direction.
+    # The diagonal of the random upper triangle is kept away from zero: a vector would lack its own direction.
     start = start - start.diag().diag() + torch.diag(1 + start.diag().abs())
     C = start.to(factors[0].device).expand(batch, k, k)
     C = C / torch.linalg.vector_norm(C, dim=1, keepdim=True)

@@ -77,7 +77,8 @@ def differentiable_exponents(
     if not bool(finite.any()):
         return DifferentiableExponents(growth.detach() / num_steps, degenerate)
     if not bool(finite.all()):
-        # A gradient of zero that passes through a NaN is NaN. Once more, another example standing in for each of these.
+        # A gradient of zero becomes NaN where it passes through NaN, so all is computed again with another example in
+        # the place of each that is not finite.
         stand_in = torch.where(finite, torch.arange(len(finite), device=finite.device), finite.int().argmax())
         leaves = [leaf[stand_in] for leaf in flow.leaves]
         tangents = [leaf[:, stand_in] for leaf in flow.tangents]
@@ -106,7 +107,7 @@ def _measure(
             if (number + 1) % qr_interval == 0:
                 block = layout.join_tangents(tangents)
                 finite = finite & torch.isfinite(block).flatten(1).all(dim=1)
-                # What is degenerate stays so, and goes on without a graph.
+                # A degenerate example stays so, and goes on without a graph.
                 Q, diagonal, degenerate = _qr(block, degenerate | ~finite)
                 growth = growth + diagonal.log()
                 tangents = layout.split_tangents(Q)

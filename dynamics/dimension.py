@@ -48,7 +48,7 @@ def dimension(exponents: Tensor, num_components: int | None = None) -> Dimension
     following = ordered.gather(1, held.clamp(max=count - 1)[:, None])[:, 0]
     whole = held.double()
     value = torch.where(held == 0, 0.0, whole + before / following.abs())
-    # A sum that ends at zero crosses there, whatever follows.
+    # A sum over all exponents that is zero crosses there, whatever would follow.
     ends_at_zero = (sums[:, -1] == 0) & (ordered[:, -1] < 0)
     everything = torch.where(ends_at_zero | (count == num_components), whole, torch.nan)
     value = torch.where(held == count, everything, value)

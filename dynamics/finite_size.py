@@ -76,7 +76,7 @@ def finite_size_growth(
     start = layout.flatten(leaves).double()
     scale = torch.linalg.vector_norm(start, dim=1) if relative else torch.ones_like(start[:, 0])
     distances = scale[:, None] * torch.tensor(sizes, dtype=torch.float64, device=scale.device)
-    # Kept as leaves in the state's own dtype: (T+1) states of the batch.
+    # The T+1 states of the batch are kept as leaves in the state's own dtype.
     path = [start.to(layout.dtype)]
     path += [layout.flatten(layout.leaves(state)) for state in trajectory(advance, layout.state(leaves), num_steps)]
     rows = []

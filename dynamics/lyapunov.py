@@ -15,7 +15,7 @@ from dynamics.orthonormal import Factorisation
 from dynamics.propagation import TangentFlow, check_counts
 from dynamics.trajectory import Advance, as_maps
 
-# ln of the condition of the scaled rows from which a singular value may be off by more than about 1e-4.
+# From this ln of the scaled rows' condition on, a singular value may be off by more than about 1e-4.
 _SVD_TRUST = -torch.log(torch.tensor(torch.finfo(torch.float64).eps, dtype=torch.float64)).item() - 9
 
 

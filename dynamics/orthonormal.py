@@ -88,7 +88,7 @@ def _cholesky_qr2(blocks: list[Tensor]) -> tuple[list[Tensor], Tensor]:
     gram = _gram(blocks)
     squares = gram.diagonal(dim1=-2, dim2=-1)
     limits = torch.finfo(dtype)
-    # Squares that over- or underflow say nothing about the angles.
+    # Squares that overflow or underflow tell nothing about the angles.
     safe = ((squares > limits.tiny / limits.eps**2) & (squares < limits.max)).all(dim=1)
     norms = squares.sqrt()
     R1, failed = torch.linalg.cholesky_ex(gram / (norms[:, :, None] * norms[:, None, :]), upper=True)
@@ -99,7 +99,7 @@ def _cholesky_qr2(blocks: list[Tensor]) -> tuple[list[Tensor], Tensor]:
     safe &= torch.linalg.vector_norm(inverse, dim=2).amax(dim=1) < 0.1 * limits.eps**-0.5
     norms = torch.where(safe[:, None], norms, 1.0)
     factors = _apply(inverse / norms[:, :, None], blocks)
-    # The second pass removes what the first left: the square of the condition times u.
+    # The second pass removes the error of the first, which is the squared condition times the unit roundoff.
     R2, failed = torch.linalg.cholesky_ex(_gram(factors), upper=True)
     safe &= failed == 0
     R2 = torch.where(safe[:, None, None], R2, identity)

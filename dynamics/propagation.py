@@ -54,15 +54,15 @@ class TangentFlow:
                 f"num_exponents={num_exponents}: the state has {self.layout.size} components, expected 1 to that many"
             )
         self.maps = [TangentMap(map_, self.layout) for map_ in maps]
-        # A copy: a map that works in place would otherwise change what the caller goes on with.
+        # These are copies, because a map that works in place would otherwise change the caller's tensors.
         self.leaves = [
             leaf.detach().clone(memory_format=torch.contiguous_format) for leaf in self.layout.leaves(initial_state)
         ]
         self.tangents = self._first_tangents(num_exponents, initial_tangents, generator)
         self.num_applied = 0
-        # Told the state after each whole step; set while a measurement is made.
+        # It is called with the state after each whole step while a measurement is made.
         self.on_step: Callable[[object], None] | None = None
-        # Which examples are still worth a number.
+        # These examples have been finite so far and get a number.
         self.finite = self.layout.finite(self.leaves)
 
     def _first_tangents(self, count: int, given: Tensor | None, generator: torch.Generator | None) -> list[Tensor]:

@@ -19,7 +19,7 @@ from dynamics.flat_state import StateLayout
 from dynamics.trajectory import Map
 
 _LOW_PRECISION = (torch.bfloat16, torch.float16)
-# Relative disagreement with finite differences up to which a map that uses `detach` is believed not to mean it.
+# Up to this relative disagreement with finite differences a map that uses `detach` counts as differentiated in full.
 _AGREEMENT = 1e-2
 
 
@@ -67,7 +67,7 @@ def push_tangents(
     leaves = [leaf.contiguous() for leaf in leaves]
     tangents = [leaf.contiguous() for leaf in tangents]
 
-    # The stubs know no None among out_dims, which says that the primal is the same for all tangents.
+    # None among out_dims says that the primal is the same for all tangents; torch's type stubs do not know it.
     per_output: Any = (None, 0)
     primal, pushed = torch.func.vmap(one_tangent, out_dims=per_output)(*tangents)
     return list(primal), list(pushed)

@@ -23,7 +23,7 @@ def almost_orthogonal(weight: Tensor) -> Tensor:
     """
     wide = weight.to(torch.promote_types(weight.dtype, torch.float32))
     tiny = torch.finfo(wide.dtype).tiny
-    # Neither overflow nor underflow of the squares. P does not depend on the size of W, so neither does its gradient.
+    # W is scaled so that squares neither overflow nor underflow. P does not depend on its size, nor does the gradient.
     largest = wide.detach().abs().amax(dim=(-2, -1), keepdim=True)
     wide = wide / torch.where(largest == 0, 1, largest)
     tall = wide.shape[-2] >= wide.shape[-1]

@@ -47,7 +47,7 @@ class RecursiveModel(Network):
             self.register_buffer(name, start, persistent=True)
         assert self.q_head.bias is not None
         with torch.no_grad():
-            # Near-zero halting values at the start: bootstrapped Q-learning is easier from "do not halt".
+            # Halting values start near "do not halt", from where bootstrapped Q-learning is easier.
             self.q_head.weight.zero_()
             self.q_head.bias.fill_(-5.0)
         self._rotary: dict[tuple[torch.dtype, torch.device], CosSin] = {}

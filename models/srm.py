@@ -161,7 +161,7 @@ class JointMap(nn.Module):
         s = self.gains()
         cross = (s[0, 1] * s[1, 0]).sqrt()
         in_u = self.kappa * torch.stack((torch.stack((s[0, 0], cross)), torch.stack((cross, s[1, 1]))))
-        # In the dtype of the embeddings: noise on them, which is float32, would be lost in bfloat16.
+        # The product has the dtype of the embeddings: noise on them, which is float32, would be lost in bfloat16.
         drive = self.alpha * self.input_proj(embeddings).to(self.state_dtype)
         return PreparedMap(
             layers=tuple(layer(embeddings, self.dtype) for layer in self.layers),
