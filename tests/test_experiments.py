@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 
 from dataset.plain_data import read_json_object
+from errors import UserError
 from training.distributed import World
 from training.settings.cli import CONFIG_DIR, compose_config
 from training.start import train_in
@@ -50,3 +51,9 @@ def test_header_says_what_to_expect(name: str) -> None:
     for word in ("claim:", "data:", "command:", "hardware:"):
         assert any(word in line for line in header), f"{name}: no '{word}' in its header"
     assert any(f"+experiment={name}" in line for line in header)
+
+
+@pytest.mark.parametrize("experiment", [[], ["+experiment=smoke"]])
+def test_a_scale_needs_an_experiment_that_has_one(experiment: list[str]) -> None:
+    with pytest.raises(UserError, match="'scale=' needs an experiment whose file names a scale"):
+        compose_config([*experiment, "scale=cpu6x6"])
