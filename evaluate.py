@@ -22,7 +22,7 @@ which it is.
 import shlex
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +33,7 @@ from dataset.puzzle_folder import fingerprint
 from errors import UserError, exit_on_user_error
 from models.config import ModelConfig
 from models.registry import count_parameters
+from options import REQUIRED, anything, at_least, one_of, option, section, text
 from training.devices import resolve_device, resolve_dtype
 from training.distributed import World, start_world
 from training.evaluation.evaluation_report import measure, report_lines, select_rows, training_label_counts
@@ -42,9 +43,9 @@ from training.inference.choose import check_perturbed, keeps_steps, mode_parts
 from training.inference.rollout_choice import check_rollouts, stochastic, with_inference
 from training.inference.stochastic_rollouts import judged_steps
 from training.records.provenance import collect_provenance
-from training.settings.checks import check_eval
 from training.settings.cli import parse_key_values
-from training.settings.resolving import EvaluateConfig, TrainConfig, config_hash
+from training.settings.resolving import config_hash
+from training.settings.schema import DTYPES, Device, EvaluateConfig, TrainConfig, paths
 from training.storage.atomic_file import write_atomically, write_json_atomically
 from training.trained_model import Checkpoint, open_checkpoint, restore_model
 
@@ -53,37 +54,28 @@ from training.trained_model import Checkpoint, open_checkpoint, restore_model
 class Options:
     """Options of evaluate.py."""
 
-    checkpoint: str = field(metadata={"help": "weights file in a run folder, such as RUN/best.pt"})
-    data_paths_test: list[str] = field(
-        default_factory=list, metadata={"help": "dataset folders; default: those of the run"}
+    checkpoint: str = option(REQUIRED, "weights file in a run folder, such as RUN/best.pt", text)
+    data_paths_test: list[str] = option([], "dataset folders; default: those of the run", paths)
+    split: str = option("all", "which rows; all = both, reported apart", one_of("test", "validation", "all"))
+    max_test_rows: int | None = option(None, "only the first N test rows", at_least(1))
+    validation_size: int | None = option(
+        None, "rows held out as validation; default: the run's; 0 reports all rows", at_least(0)
     )
-    split: str = field(default="all", metadata={"help": "test | validation | all (both, reported apart)"})
-    max_test_rows: int | None = field(default=None, metadata={"help": "only the first N test rows"})
-    validation_size: int | None = field(
-        default=None, metadata={"help": "rows held out as validation; default: the run's; 0 reports all rows"}
-    )
-    batch_size: int | None = field(default=None, metadata={"help": "default: the run's"})
-    save_outputs: list[str] = field(
-        default_factory=list, metadata={"help": f"arrays for predictions_NAME.npz: {', '.join(OUTPUTS)}"}
-    )
-    eval: EvaluateConfig = field(default_factory=EvaluateConfig)
-    output: str | None = field(default=None, metadata={"help": "the JSON file, instead of evaluation_NAME.json"})
-    device: str = field(default="auto", metadata={"help": "auto | cpu | cuda | cuda:N | mps"})
-    dtype: str | None = field(default=None, metadata={"help": "float32 | bfloat16 | float64; default: the run's"})
+    batch_size: int | None = option(None, "default: the run's", at_least(1))
+    save_outputs: list[str] = option([], f"arrays for predictions_NAME.npz: {', '.join(OUTPUTS)}", anything)
+    eval: EvaluateConfig = section(EvaluateConfig, "how rows are answered")
+    output: str | None = option(None, "the JSON file, instead of evaluation_NAME.json", text)
+    device: str = option("auto", "where the network is; auto = a GPU where there is one", Device())
+    dtype: str | None = option(None, "of the layers; default: the run's", one_of(*DTYPES))
 
 
 def check_options(options: Options) -> None:
-    """Ranges and names. Errors: `UserError`."""
-    check_eval(options.eval)
+    """Combinations and names. Errors: `UserError`."""
     check_rollouts(options.eval)
     check_perturbed(options.eval)
     if options.eval.sigma_grid:
         raise UserError("option 'eval.sigma_grid' is of a run in training; give evaluate.py eval.sigma")
     check_outputs(options.save_outputs, "save_outputs", stepwise=keeps_steps(options.eval))
-    for name, least in (("max_test_rows", 1), ("batch_size", 1), ("validation_size", 0)):
-        value = getattr(options, name)
-        if value is not None and value < least:
-            raise UserError(f"{name}={value}: expected at least {least}")
 
 
 def result_name(options: Options, checkpoint: Checkpoint) -> str:

@@ -15,7 +15,7 @@ import re
 import shutil
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -39,10 +39,12 @@ from dataset.sudoku import (
 from dataset.sudoku_solver import Solved, solve
 from errors import UserError, exit_on_user_error
 from models.recursive_model import RecursiveModel
+from options import REQUIRED, anything, at_least, one_of, option, text
 from training.devices import resolve_device
 from training.inference.base import to_device
 from training.inference.stepwise import StepwiseInference, StepwisePredictions
 from training.settings.cli import parse_key_values
+from training.settings.schema import DTYPES, Device
 from training.trained_model import (
     Checkpoint,
     open_checkpoint,
@@ -60,15 +62,15 @@ GREEN, RED, BOLD, UNDERLINE, RESET = "\033[32m", "\033[31m", "\033[1m", "\033[4m
 class Options:
     """Options of predict.py."""
 
-    checkpoint: str = field(metadata={"help": "weights file in a run folder, such as RUN/best.pt"})
-    puzzle: str | None = field(default=None, metadata={"help": "16, 36 or 81 cells, row by row; '.' or '0' = blank"})
-    puzzle_file: str | None = field(default=None, metadata={"help": "a puzzle a line, or one as a grid"})
-    row: int | None = field(default=None, metadata={"help": "N-th test puzzle (from 0) that chose no checkpoint"})
-    data_path: str | None = field(default=None, metadata={"help": "dataset folder of row=N; default: the run's"})
-    steps: int | None = field(default=None, metadata={"help": "supervision steps; default: as trained"})
-    color: str = field(default="auto", metadata={"help": "auto (on a terminal) | always | never"})
-    device: str = field(default="auto", metadata={"help": "auto | cpu | cuda | cuda:N | mps"})
-    dtype: str | None = field(default=None, metadata={"help": "float32 | bfloat16 | float64; default: the run's"})
+    checkpoint: str = option(REQUIRED, "weights file in a run folder, such as RUN/best.pt", text)
+    puzzle: str | None = option(None, "16, 36 or 81 cells, row by row; '.' or '0' = blank", anything)
+    puzzle_file: str | None = option(None, "a puzzle a line, or one as a grid", text)
+    row: int | None = option(None, "N-th test puzzle (from 0) that chose no checkpoint", at_least(0))
+    data_path: str | None = option(None, "dataset folder of row=N; default: the run's", text)
+    steps: int | None = option(None, "supervision steps; default: as trained", at_least(1))
+    color: str = option("auto", "auto = on a terminal", one_of("auto", "always", "never"))
+    device: str = option("auto", "where the network is; auto = a GPU where there is one", Device())
+    dtype: str | None = option(None, "of the layers; default: the run's", one_of(*DTYPES))
 
 
 def sudoku_box(checkpoint: Checkpoint) -> Box:
@@ -286,8 +288,6 @@ def show(
 def main(argv: Sequence[str] | None = None) -> None:
     words = sys.argv[1:] if argv is None else list(argv)
     options = parse_key_values(words, Options, description=__doc__ or "")
-    if options.color not in ("auto", "always", "never"):
-        raise UserError(f"color={options.color} is none of auto, always, never")
     checkpoint = open_checkpoint(options.checkpoint, device=options.device, dtype=options.dtype)
     checkpoint = Checkpoint(
         checkpoint.path, with_supervision_steps(checkpoint.config, options.steps), checkpoint.weights

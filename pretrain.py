@@ -1,14 +1,17 @@
-"""ACT pretraining of HRM and TRM.
+"""ACT pretraining of recursive reasoning models (TRM, HRM, SRM): pretrain.py.
 
     python pretrain.py arch=trm data_paths="[data/sudoku-extreme-1k-aug-1000]" epochs=50000 eval_interval=5000 ...
+    python pretrain.py +experiment=quickstart                          a whole recipe of config/experiment
+    python pretrain.py +experiment=step9_H_trm_multi4 scale=cpu6x6     the same at another size
+    python pretrain.py -m seed=0,1,2 ...                               one run per value
     torchrun --nproc-per-node 2 pretrain.py ...
 
-Options are those of the official TRM and HRM repositories and more: config/cfg_pretrain.yaml, and
-`training/settings/schema.py` for what each one means. The same command goes on where it stopped.
+Options are those of the official TRM and HRM repositories and more; --help lists them all. The same command goes on
+where it stopped.
 """
 
 from training.settings.cli import hydra_entry
-from training.settings.resolving import TrainConfig
+from training.settings.schema import TrainConfig
 from training.start import train
 
 

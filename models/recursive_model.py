@@ -1,6 +1,7 @@
 """What HRM, TRM and SRM share: embeddings in, readout out, and a supervision step in between."""
 
 from dataclasses import replace
+from typing import ClassVar
 
 import torch
 import torch.nn.functional as F
@@ -28,6 +29,10 @@ class RecursiveModel(Network):
         config: shape and arithmetic.
         generator: source of the initial weights.
     """
+
+    Config: ClassVar[type[ModelConfig]] = ModelConfig
+    # What the official programs call it: names of classes in their configs, and of groups.
+    official_names: ClassVar[tuple[str, ...]] = ()
 
     H_init: Tensor
     L_init: Tensor

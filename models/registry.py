@@ -1,5 +1,7 @@
 """Names of architectures to classes. A table, so that no data file or config can name something to import."""
 
+from typing import Any
+
 import torch
 
 from models.config import ModelConfig
@@ -13,6 +15,14 @@ MODELS: dict[str, type[RecursiveModel]] = {
     "hrm": HierarchicalReasoningModel,
     "srm": StableRecursionModel,
 }
+
+
+def config_from_official(options: dict[str, Any], **overrides: Any) -> ModelConfig:
+    """The network that official architecture options describe, their `kind` one of `MODELS`. Errors: `ValueError`."""
+    kind = options.get("kind")
+    if not isinstance(kind, str) or kind not in MODELS:
+        raise ValueError(f"model kind {kind!r} is none of {', '.join(MODELS)}")
+    return MODELS[kind].Config.from_official(options, **overrides)
 
 
 def build_model(config: ModelConfig, seed: int = 0) -> RecursiveModel:

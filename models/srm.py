@@ -50,21 +50,63 @@ Weights: `joint_level.layers.{i}.token_mixing` (G, P+S, P+S), `joint_level.layer
 """
 
 import math
+from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
-from models.config import ModelConfig
+from models.config import ModelConfig, Problem
 from models.layers import CastedLinear
 from models.lipschitz import almost_orthogonal, cayley, mix_tokens, reflect_channels
 from models.products import Product, linear_products
 from models.recursion import RecurrentState, SupervisionStep, cycle_order
 from models.recursive_model import RecursiveModel
 from models.weighted_norm import MetricWeights
+from options import Numbers, option, with_default
 
 GAIN_FLOOR = 0.05
+
+
+@dataclass(kw_only=True)
+class SRMConfig(ModelConfig):
+    """What SRM has beside the shape that all models share. `state_dtype` None means `dtype`, at least float32."""
+
+    pos_encodings: str = with_default(ModelConfig, "pos_encodings", "none")
+    alpha: float = option(
+        0.5, "srm: weight of the new state in an application of its map", Numbers(0, 1, low_open=True)
+    )
+    kappa: float = option(
+        0.9,
+        "srm: bound of the joint gain; a map contracts by 1 - alpha + alpha * kappa. Less loses what is far away, more "
+        "hardly contracts",
+        Numbers(0.85, 0.95),
+    )
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.state_dtype == torch.bfloat16:
+            raise ValueError(
+                "srm keeps its states wide, as bfloat16 rounds by more than they contract: use state_dtype float32 or "
+                "float64"
+            )
+
+    @classmethod
+    def problems(cls, shape: Any) -> Iterator[Problem]:
+        yield from super().problems(shape)
+        if shape.pos_encodings == "rope":
+            yield "pos_encodings", "rope", "none or learned for srm, whose token matrices know positions"
+        if shape.mlp_t:
+            yield "mlp_t", True, "False for srm, which mixes tokens by matrices of its own"
+        for name in ("alpha", "kappa"):
+            expected = cls.__dataclass_fields__[name].metadata["range"].refusal(getattr(shape, name))
+            if expected is not None:
+                yield name, getattr(shape, name), expected
+
+    @property
+    def carry_dtype(self) -> torch.dtype:
+        return self.state_dtype or torch.promote_types(self.dtype, torch.float32)
 
 
 class PreparedLayer(NamedTuple):
@@ -140,7 +182,7 @@ class LipschitzLayer(nn.Module):
 class JointMap(nn.Module):
     """One application: (z_H, z_L) -> (z_H, z_L), each (B, L, D). See the head of this file."""
 
-    def __init__(self, config: ModelConfig, generator: torch.Generator) -> None:
+    def __init__(self, config: SRMConfig, generator: torch.Generator) -> None:
         super().__init__()
         size, dtype = config.hidden_size, config.param_dtype
         self.alpha, self.kappa = config.alpha, config.kappa
@@ -193,7 +235,10 @@ class StableRecursionModel(RecursiveModel):
     of its residual units that of a SwiGLU over 2 D channels.
     """
 
-    def __init__(self, config: ModelConfig, generator: torch.Generator) -> None:
+    Config = SRMConfig
+    config: SRMConfig
+
+    def __init__(self, config: SRMConfig, generator: torch.Generator) -> None:
         super().__init__(config, generator)
         self.joint_level = JointMap(config, generator)
 

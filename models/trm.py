@@ -15,6 +15,8 @@ class TinyRecursiveModel(RecursiveModel):
     Gradients pass through the last H cycle. `H_layers` is ignored, as officially.
     """
 
+    official_names = ("recursive_reasoning.trm@TinyRecursiveReasoningModel_ACTV1",)
+
     def __init__(self, config: ModelConfig, generator: torch.Generator) -> None:
         super().__init__(config, generator)
         self.L_level = Stack(config.L_layers, config, generator)

@@ -27,7 +27,7 @@ from models.act import Batch, act_step, initial_carry
 from models.config import ModelConfig
 from models.losses import TOKEN_LOSSES, act_loss
 from models.recursive_model import RecursiveModel
-from models.registry import MODELS, build_model
+from models.registry import MODELS, build_model, config_from_official
 from training.storage.weights import check_weights, strip_prefixes
 
 EXACT = ("halted", "steps")
@@ -110,7 +110,7 @@ def check_size(config: ModelConfig, weights: Batch) -> None:
 def golden_model(options: dict[str, Any], arrays: dict[str, np.ndarray], path: Path) -> RecursiveModel:
     """The described model in float64 with the file's weights."""
     try:
-        config = ModelConfig.from_official(options, dtype=torch.float64)
+        config = config_from_official(options, dtype=torch.float64)
         weights = {
             strip_prefixes(key[3:]): torch.from_numpy(value).double()
             for key, value in arrays.items()

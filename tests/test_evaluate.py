@@ -169,7 +169,10 @@ def test_stepwise_is_the_official_inference(trained: Path, sudoku6_folder: Path)
     [
         ([], "'checkpoint' is required"),
         (["checkpoint=nowhere/best.pt"], "there is no such file"),
-        (["checkpoint={run}/best.pt", "split=train"], "split=train is none of test, validation, all"),
+        (
+            ["checkpoint={run}/best.pt", "split=train"],
+            "option 'split': found 'train', expected one of: test, validation, all",
+        ),
         (["checkpoint={run}/best.pt", "chekpoint=1"], "nearest valid key is 'checkpoint'"),
         (["checkpoint={run}/best.pt", "save_outputs=[everything]"], "'everything' is none of inputs"),
         (["checkpoint={run}/best.pt", "eval.max_steps=0"], "option 'eval.max_steps': found 0, expected at least 1"),
@@ -182,10 +185,10 @@ def test_stepwise_is_the_official_inference(trained: Path, sudoku6_folder: Path)
             "save_outputs: 'step_preds' needs the answers after every step",
         ),
         (["checkpoint={run}/best.pt", "eval.vote=2", "save_outputs=[q_continue_logits]"], "'q_continue_logits' needs"),
-        (["checkpoint={run}/best.pt", "max_test_rows=0"], "max_test_rows=0: expected at least 1"),
+        (["checkpoint={run}/best.pt", "max_test_rows=0"], "option 'max_test_rows': found 0, expected at least 1"),
         (["checkpoint={run}/best.pt", "data_paths_test=[nowhere]"], "nowhere"),
-        (["checkpoint={run}/best.pt", "dtype=int8"], "dtype=int8 is none of auto"),
-        (["checkpoint={run}/best.pt", "device=abacus"], "device=abacus is no device"),
+        (["checkpoint={run}/best.pt", "dtype=int8"], "option 'dtype': found 'int8', expected one of: auto"),
+        (["checkpoint={run}/best.pt", "device=abacus"], "option 'device': found 'abacus', expected one of: auto, cpu"),
         (["checkpoint={run}/latest_state.pt"], "is a full state, weights were expected"),
     ],
 )

@@ -18,7 +18,7 @@ from training.initial_weights import InitialWeights
 from training.objectives.base import Objective
 from training.optim import SparseSignSGD
 from training.progress import Progress
-from training.settings.resolving import TrainConfig, run_identity
+from training.settings.resolving import TrainConfig, run_identity, with_defaults
 from training.setup import EvalRows
 from training.storage.rng_state import capture_rng, restore_rng
 from training.storage.run_folder import RunFolder, refuse_if_different
@@ -163,8 +163,13 @@ def restore(run: Run, state: dict[str, Any], source: str) -> None:
     if "extra_passes" not in state:
         # A state without this entry is of ACT streaming, whose only extra passes are the targets of Q-learning.
         state = state | {"extra_passes": 0 if run.config.arch.no_ACT_continue else state.get("samples_seen")}
-    if isinstance(state["identity"], Mapping):
-        refuse_if_different(state["identity"], run.identity(), source)
+    saved, current = state["identity"], run.identity()
+    if isinstance(saved, Mapping) and isinstance(saved.get("settings"), Mapping):
+        before, now = saved["settings"], current["settings"]
+        saved = {**saved, "settings": with_defaults(before, now)}
+        current["settings"] = with_defaults(now, before)
+    if isinstance(saved, Mapping):
+        refuse_if_different(saved, current, source)
     check_state_form(
         state,
         source,

@@ -1,7 +1,7 @@
 """From a config to the parts of a run: data, model, optimizers, evaluation rows."""
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 
 import numpy as np
 import torch
@@ -13,7 +13,7 @@ from dataset.puzzle_source import PuzzleSource
 from errors import UserError
 from models.config import ModelConfig
 from models.recursive_model import RecursiveModel
-from models.registry import build_model
+from models.registry import MODELS, build_model
 from training.devices import resolve_dtype
 from training.optim import SparseSignSGD, dense_optimizer
 from training.seeding import derived_seed
@@ -86,33 +86,17 @@ def model_config(
 ) -> ModelConfig:
     """The network that `arch` describes, for data of this shape."""
     try:
-        return ModelConfig(
+        network = MODELS[arch.name].Config
+        shared = {item.name: getattr(arch, item.name) for item in fields(network) if hasattr(arch, item.name)}
+        return network(
             kind=arch.name,
             seq_len=metadata.seq_len,
             vocab_size=metadata.vocab_size,
             num_puzzle_identifiers=metadata.num_puzzle_identifiers,
-            puzzle_emb_ndim=arch.puzzle_emb_ndim,
-            puzzle_emb_len=arch.puzzle_emb_len,
-            hidden_size=arch.hidden_size,
-            num_heads=arch.num_heads,
-            expansion=arch.expansion,
-            H_cycles=arch.H_cycles,
-            L_cycles=arch.L_cycles,
-            H_layers=arch.H_layers,
-            L_layers=arch.L_layers,
-            pos_encodings=arch.pos_encodings,
-            rope_theta=arch.rope_theta,
-            rms_norm_eps=arch.rms_norm_eps,
-            swiglu_multiple=arch.swiglu_multiple,
-            mlp_t=arch.mlp_t,
-            halt_max_steps=arch.halt_max_steps,
-            halt_exploration_prob=arch.halt_exploration_prob,
-            no_ACT_continue=arch.no_ACT_continue,
-            alpha=arch.alpha,
-            kappa=arch.kappa,
             dtype=dtype,
             state_dtype=state_dtype,
             q_dtype=torch.float64 if dtype == torch.float64 else torch.float32,
+            **shared,
         )
     except ValueError as error:
         raise UserError(f"arch: {error}") from None

@@ -4,13 +4,13 @@ import contextlib
 import os
 import sys
 from collections.abc import Callable, Iterator
-from dataclasses import fields
+from dataclasses import fields, replace
+from pathlib import Path
 
 import torch
 
 from dataset.plain_data import JsonError, read_json_object
 from errors import UserError
-from projects.collatz.setup import build_collatz_run
 from training.devices import keep_freed_memory, resolve_device
 from training.distributed import LostProcessError, World, start_world
 from training.ema import EMA
@@ -21,10 +21,11 @@ from training.objectives.act_streaming import ACTStreaming
 from training.objectives.base import Objective
 from training.objectives.choose import build_objective
 from training.optim import assert_ownership
+from training.projects import builder_of
 from training.run import Run, restore
 from training.scoring import Scoring
 from training.seeding import seed_everything
-from training.settings.resolving import EvalConfig, TrainConfig, load_config_file
+from training.settings.resolving import EvalConfig, TrainConfig, config_hash, default_run_name, load_config_file
 from training.setup import (
     build_network,
     build_optimizers,
@@ -120,10 +121,8 @@ def build_run(config: TrainConfig, world: World, objective: Objective) -> Run:
 
 
 def choose_builder(config: TrainConfig, objective_factory: ObjectiveFactory = build_objective) -> Builder:
-    """What makes the parts of a run of this kind: the one place that tells puzzles from Collatz orbits."""
-    if config.collatz.preset is not None:
-        return build_collatz_run
-    return lambda config, world: build_run(config, world, objective_factory(config))
+    """What makes the parts of a run of this kind: that of its project, or the puzzles' with their objective."""
+    return builder_of(config) or (lambda config, world: build_run(config, world, objective_factory(config)))
 
 
 def place(run: Run) -> None:
@@ -241,8 +240,28 @@ def train_in(world: World, config: TrainConfig, objective_factory: ObjectiveFact
         return "done" if already_finished(run) else run_training(run)
 
 
+def under_an_older_name(config: TrainConfig) -> TrainConfig:
+    """The same run in the folder that an earlier rule of default names gave it, where there is one and no newer.
+
+    A default name ends in a hash of the settings; what enters the hash has changed over time. A folder beside the one
+    to be made counts when its `all_config.yaml` says the same settings and the same start.
+    """
+    folder, name = Path(config.checkpoint_path or "."), default_run_name(config)
+    if config.run_name != name or folder.name != name or folder.exists():
+        return config
+    for older in sorted(folder.parent.glob(f"{name[:-8]}????????")):
+        try:
+            before = load_config_file(older / RunFolder(older).all_config.name)
+        except UserError:  # not a run, or none that can go on
+            continue
+        if config_hash(before) == config_hash(config) and before.init_from == config.init_from:
+            return replace(config, run_name=older.name, checkpoint_path=str(older))
+    return config
+
+
 def train(config: TrainConfig, objective_factory: ObjectiveFactory = build_objective) -> str:
     """Run training as configured; returns `done` or `stopped`. Entry scripts call this."""
+    config = under_an_older_name(config)
     device_type = resolve_device(config.device).type
     world = World()
     try:

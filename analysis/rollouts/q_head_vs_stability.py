@@ -42,7 +42,7 @@ from training.inference.rollout_choice import STOCHASTIC, check_rollouts, rollou
 from training.inference.stochastic_rollouts import StochasticRollouts, judged_steps
 from training.initial_weights import weights_digest
 from training.records.provenance import result_origin
-from training.settings.checks import check_eval
+from training.settings.checks import check_ranges
 from training.settings.flags import FlagParser
 from training.settings.resolving import EvaluateConfig
 from training.storage.atomic_file import write_bytes_atomically
@@ -101,7 +101,7 @@ def evaluation_settings(options: argparse.Namespace) -> EvaluateConfig:
         judged_steps=options.judged_steps, stability_sizes=options.stability_sizes,
         stability_steps=options.stability_steps, stability_directions=options.stability_directions,
     )  # fmt: skip
-    check_eval(settings)
+    check_ranges(settings, "eval.")
     check_rollouts(settings)
     check_perturbed(settings)
     return settings

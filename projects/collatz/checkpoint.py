@@ -9,6 +9,7 @@ from projects.collatz.eval_file import read_eval_file
 from projects.collatz.evaluation_report import SCHEMA_VERSION, full_report, report_table
 from projects.collatz.flags import CheckpointRun
 from projects.collatz.judge import NetworkJudge
+from projects.collatz.settings import collatz_of
 from projects.collatz.setup import build_value, choose_device
 from training.storage.weights import check_weights
 from training.trained_model import open_checkpoint
@@ -25,7 +26,7 @@ def evaluate_checkpoint(asked: CheckpointRun) -> None:
 def checkpoint_report(asked: CheckpointRun) -> tuple[dict[str, Any], str]:
     """The report of `full_report`, with where everything is from; and the network's name in it."""
     checkpoint = open_checkpoint(asked.checkpoint, device=asked.device)
-    config, settings = checkpoint.config, checkpoint.config.collatz
+    config, settings = checkpoint.config, collatz_of(checkpoint.config)
     if settings.preset is None:
         raise UserError(f"{checkpoint.path} is of a run on puzzles, expected one of collatz.py; see evaluate.py")
     if asked.lookahead not in (None, settings.lookahead):

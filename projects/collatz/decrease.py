@@ -8,9 +8,9 @@ from torch import Tensor
 
 from models.act import Batch, Carry
 from projects.collatz.closed_forms import SMALLEST_MARGIN
+from projects.collatz.settings import CollatzConfig
 from projects.collatz.value_networks import DRIFT_INIT, CollatzValue, LookaheadValue, drift
 from training.objectives.base import Output, UpdateContext
-from training.settings.schema import CollatzConfig
 
 # Extra states whose V must be below V(n) by the margin, and the weight of their hinge.
 T4, T8 = (4, 0.5), (8, 0.2)

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from errors import UserError
 from projects.collatz.baselines import ClosedFormRun
-from projects.collatz.checks import MOST_LOOKAHEAD
+from projects.collatz.settings import MOST_LOOKAHEAD
 from projects.collatz.syracuse import TEST_STARTS
 from projects.collatz.train_flags import add_training_flags, in_flags, to_config
 from training.settings.flags import FlagParser

@@ -8,6 +8,7 @@ from dataset.source import START
 from projects.collatz.decrease import further_states
 from projects.collatz.eval_file import read_eval_file
 from projects.collatz.scoring import overlap_line
+from projects.collatz.settings import collatz_of
 from projects.collatz.setup import build_source, build_value, choose_device
 from training.settings.resolving import TrainConfig
 from training.storage.run_folder import RunFolder, decide_start
@@ -18,7 +19,7 @@ _SAMPLE = 16
 
 def plan_lines(config: TrainConfig) -> list[str]:
     """The resolved plan, as lines to print. Reads what the run would read, writes nothing. Errors: `UserError`."""
-    settings = config.collatz
+    settings = collatz_of(config)
     rows = 0 if settings.eval_csv is None else len(read_eval_file(Path(settings.eval_csv)))
     network = build_value(config, torch.device("cpu"))
     decision = decide_start(RunFolder(config.checkpoint_path or "."), config.resume, config.init_from)
@@ -52,7 +53,7 @@ def plan_lines(config: TrainConfig) -> list[str]:
 
 
 def _data(config: TrainConfig) -> str:
-    settings = config.collatz
+    settings = collatz_of(config)
     if settings.preset == "orbit":
         return (
             f"{config.global_batch_size} segments of {settings.segment_steps} steps, starts of {settings.fewest_bits} "
@@ -71,6 +72,6 @@ def _data(config: TrainConfig) -> str:
 
 
 def _schedule(config: TrainConfig) -> str:
-    if config.collatz.legacy_lr_plateau:
+    if collatz_of(config).legacy_lr_plateau:
         return "halved when single losses set no record"
     return "constant" if config.lr_min_ratio == 1.0 else "half a cosine down to 0"

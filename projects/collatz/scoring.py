@@ -14,6 +14,7 @@ from projects.collatz.eval_file import EvalRows
 from projects.collatz.evaluation import rates
 from projects.collatz.evaluation_report import HEADLINE, SCHEMA_VERSION, full_report, report_table, validation_states
 from projects.collatz.judge import NetworkJudge
+from projects.collatz.settings import collatz_of
 from projects.collatz.syracuse import TEST_STARTS, orbit
 from projects.collatz.value_networks import CollatzValue
 from projects.collatz.windows import Windows, orbit_windows, windows_of
@@ -46,7 +47,7 @@ class CollatzScoring:
 
     def validate(self, *, last: bool) -> bool:
         """What is due at this step; True when it is the new best."""
-        run, settings = self.run, self.run.config.collatz
+        run, settings = self.run, collatz_of(self.run.config)
         full = last or run.step % settings.eval_interval == 0
         quick = last or run.step % settings.quick_eval_interval == 0
         run.validation.last_fast_step = run.step
@@ -95,7 +96,9 @@ class CollatzScoring:
     def _full(self, judge: NetworkJudge) -> dict[str, Any]:
         lookahead = judge.network.lookahead
         result: dict[str, Any] = {}
-        states = self._of("validation", lambda: validation_states(self.run.config.collatz.validation_starts), lookahead)
+        states = self._of(
+            "validation", lambda: validation_states(collatz_of(self.run.config).validation_starts), lookahead
+        )
         violations = np.concatenate([judge.violations(windows) for windows in states])
         result |= {
             "eval/validation/count": len(violations),
@@ -143,9 +146,9 @@ class CollatzScoring:
             weights["best"] = (other, best.step)
         report = full_report(
             [NetworkJudge.float64(f"V_{which}", each) for which, (each, _) in weights.items()],
-            run.config.collatz.lookahead,
+            collatz_of(run.config).lookahead,
             self.rows,
-            test_starts=run.config.collatz.test_starts,
+            test_starts=collatz_of(run.config).test_starts,
             networks32=[NetworkJudge(f"V_{which}", each.eval()) for which, (each, _) in weights.items()],
         )
         tests = {which: self._test(report[f"V_{which}"], step) for which, (_, step) in weights.items()}
@@ -189,7 +192,7 @@ class CollatzScoring:
         report, networks = self._report
         print(f"{run.step} updates, {run.progress.train_seconds:.0f} s of training")
         print(report_table(report, networks))
-        print(overlap_line(results["overlap"], run.config.collatz.decontaminate))
+        print(overlap_line(results["overlap"], collatz_of(run.config).decontaminate))
         print(f"everything is in {run.folder.path}")
         print(json.dumps({"run_folder": str(Path(run.folder.path)), "steps": run.step}))
 

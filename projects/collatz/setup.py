@@ -20,6 +20,7 @@ from projects.collatz.kept_out import KeptOut, kept_out
 from projects.collatz.pairs import PairSettings, PairSource
 from projects.collatz.scoring import CollatzScoring
 from projects.collatz.segments import SegmentSettings, SegmentSource
+from projects.collatz.settings import collatz_of
 from projects.collatz.value_networks import NETWORKS, CollatzValue
 from training.devices import keep_freed_memory, resolve_device, resolve_dtype
 from training.distributed import World
@@ -43,7 +44,7 @@ def choose_device(config: TrainConfig, local_rank: int = 0) -> torch.device:
 
 def build_value(config: TrainConfig, device: torch.device) -> CollatzValue:
     """The freshly initialised network of a run. Errors: `UserError` for a size that cannot be built."""
-    settings = config.collatz
+    settings = collatz_of(config)
     assert settings.preset is not None
     try:
         network = NETWORKS[settings.preset](settings.lookahead, settings.layers, derived_seed(config.seed, "weights"))
@@ -58,13 +59,13 @@ def build_value(config: TrainConfig, device: torch.device) -> CollatzValue:
 
 def states_kept_out(config: TrainConfig) -> KeptOut:
     """The test orbits, and the states of the samples that choose and report."""
-    settings = config.collatz
+    settings = collatz_of(config)
     return kept_out(test_states(settings.test_starts) + validation_states(settings.validation_starts))
 
 
 def build_source(config: TrainConfig, network: CollatzValue | None = None) -> PairSource | SegmentSource:
     """The data of a run; mined numbers are chosen by `network`."""
-    settings, states = config.collatz, states_kept_out(config)
+    settings, states = collatz_of(config), states_kept_out(config)
     if settings.preset == "orbit":
         return SegmentSource(
             SegmentSettings(
@@ -109,12 +110,12 @@ def build_source(config: TrainConfig, network: CollatzValue | None = None) -> Pa
 
 def build_objective(config: TrainConfig) -> Objective:
     """The loss that the preset names."""
-    if config.collatz.preset == "orbit":
-        return SaturatingDecrease(config.collatz, config.epochs)
-    return HingeDecrease(config.collatz)
+    if collatz_of(config).preset == "orbit":
+        return SaturatingDecrease(collatz_of(config), config.epochs)
+    return HingeDecrease(collatz_of(config))
 
 
-def build_collatz_run(config: TrainConfig, world: World) -> Run:
+def build_run(config: TrainConfig, world: World) -> Run:
     """All parts of a Collatz run, freshly initialised."""
     device = choose_device(config, world.local_rank)
     keep_freed_memory(device)
@@ -122,12 +123,13 @@ def build_collatz_run(config: TrainConfig, world: World) -> Run:
         torch.set_num_threads(config.threads)
     seed_everything(config.seed)
     # Read before there is a folder: a file that cannot be used leaves nothing behind.
-    rows = None if config.collatz.eval_csv is None else read_eval_file(Path(config.collatz.eval_csv))
+    settings = collatz_of(config)
+    rows = None if settings.eval_csv is None else read_eval_file(Path(settings.eval_csv))
     network = build_value(config, device)
     network.train()
     dense = dense_optimizer(config.optimizer, network, config.lr, (config.beta1, config.beta2), config.weight_decay)
     assert_ownership(network, [dense])
-    hooks: list[Hook] = [LossPlateau(config.lr)] if config.collatz.legacy_lr_plateau else []
+    hooks: list[Hook] = [LossPlateau(config.lr)] if settings.legacy_lr_plateau else []
     return Run(
         config=config,
         world=world,

@@ -2,17 +2,25 @@
 
 import argparse
 import os
-import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from errors import UserError
-from projects.collatz.checks import EMPTY_POOLS, MOST_LAYERS, PRESETS, TARGET_TYPES
-from training.settings.resolving import CollatzConfig, TrainConfig, resolve
+from options import settings_of
+from projects.collatz.settings import MOST_LAYERS, CollatzConfig
+from training.settings.flags import add_setting_flags
+from training.settings.flags import in_flags as named_in_flags
+from training.settings.resolving import resolve
+from training.settings.schema import TrainConfig
 
 SCHEDULES = ("constant", "cosine")
 _STATE_EVERY = 1000
+
+
+def _of_collatz(names: str) -> dict[str, str]:
+    return {f"--{name}": f"collatz.{name.replace('-', '_')}" for name in names.split()}
+
 
 # What a preset means where no flag says otherwise: settings of the run, and of `collatz`.
 PRESET_SETTINGS: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
@@ -34,14 +42,40 @@ PRESET_SETTINGS: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
         },
     ),
 }  # fmt: skip
-# Flags with a name of their own in the schema; the others are fields of `collatz`.
-_OF_THE_RUN = {
-    "epochs": "epochs", "batch_size": "global_batch_size", "lr": "lr", "lr_warmup_steps": "lr_warmup_steps",
-    "weight_decay": "weight_decay", "seed": "seed", "output_dir": "checkpoint_path", "max_steps": "max_steps",
-    "max_hours": "max_hours", "checkpoint_interval": "checkpoint_interval", "log_interval": "log_interval",
-    "save_every_eval": "checkpoint_every_fast_eval", "device": "device", "dtype": "dtype", "threads": "threads",
-    "ema": "ema",
-}  # fmt: skip
+# The flags that set settings, in the groups of --help: a flag of `collatz`, or of the run with the key it sets.
+GROUPS: dict[str, dict[str, str]] = {
+    "training: network and loss": _of_collatz(
+        "preset layers target-type use-t4 use-t8 margin growth-weight decay-start decay-len min-anchor tau-start "
+        "tau-end"
+    ),
+    "training: data": _of_collatz(
+        "curriculum ramp-len start-seeds hard-ratio max-bits mine-negatives mine-interval mine-count mine-start-epoch "
+        "empty-pool decontaminate segment-steps fewest-bits most-bits"
+    ),
+    "training: updates": {
+        "--epochs": "epochs",
+        "--batch-size": "global_batch_size",
+        "--lr": "lr",
+        **_of_collatz("legacy-lr-plateau"),
+        "--lr-warmup-steps": "lr_warmup_steps",
+        "--weight-decay": "weight_decay",
+        "--ema": "ema",
+        "--seed": "seed",
+        "--max-steps": "max_steps",
+        "--max-hours": "max_hours",
+    },
+    "training: evaluation": _of_collatz("eval-interval quick-eval-interval test-starts validation-starts"),
+    "training: files and machine": {
+        "--output-dir": "checkpoint_path",
+        "--save-every-eval": "checkpoint_every_fast_eval",
+        "--checkpoint-interval": "checkpoint_interval",
+        "--log-interval": "log_interval",
+        "--device": "device",
+        "--dtype": "dtype",
+        "--threads": "threads",
+    },
+}
+_BY_FLAG = {flag: key for group in GROUPS.values() for flag, key in group.items()} | _of_collatz("lookahead eval-csv")
 # Fields of one preset only; given with the other they would be ignored in silence.
 _ONLY = {
     "faithful": (
@@ -54,77 +88,55 @@ _ONLY = {
 
 def add_training_flags(parser: argparse.ArgumentParser) -> None:
     """Add the flags of training, without defaults: those that are not given are the preset's."""
-    default = CollatzConfig()
-    yes_no = argparse.BooleanOptionalAction
-
-    model = parser.add_argument_group("training: network and loss")
-    model.add_argument("--preset", choices=PRESETS, help="default faithful; see below")
-    model.add_argument("--layers", type=_layers, metavar="W,W,...", help="hidden widths (128,128,128; orbit 64,64)")
-    model.add_argument("--target-type", choices=TARGET_TYPES, help="of the anchor ln n + beta drift: beta 0.35, or "
-                       "learned")  # fmt: skip
-    model.add_argument("--use-t4", action="store_true", help="V(T^4 n) must be below V(n) too")
-    model.add_argument("--use-t8", action="store_true", help="V(T^8 n) likewise")
-    model.add_argument("--margin", type=float, metavar="M", help="by which V is to decrease (0.05; orbit 0.005)")
-    model.add_argument("--growth-weight", type=float, metavar="W", help="of steps with T(n) > n (10; orbit 1)")
-    model.add_argument("--decay-start", type=int, metavar="N", help="updates with the full anchor (1000)")
-    model.add_argument("--decay-len", type=int, metavar="N", help="updates over which it falls (5000)")
-    model.add_argument("--min-anchor", type=float, metavar="A", help="share of it that stays (0)")
-    model.add_argument("--tau-start", type=float, metavar="T", help="excess at which orbit's loss is one half, in nats "
-                       f"({default.tau_start})")  # fmt: skip
-    model.add_argument("--tau-end", type=float, metavar="T", help=f"the same at the end ({default.tau_end})")
-
-    data = parser.add_argument_group("training: data")
-    data.add_argument("--curriculum", action="store_true", help="hard seeds join one after the other")
-    data.add_argument("--ramp-len", type=int, metavar="N", help=f"updates until all have ({default.ramp_len})")
-    data.add_argument("--start-seeds", type=int, metavar="N", help=f"those there at once ({default.start_seeds})")
-    data.add_argument("--hard-ratio", type=float, metavar="R", help="share of hard rows (0.25)")
-    data.add_argument("--max-bits", type=int, metavar="B", help="of random numbers (128)")
-    data.add_argument("--mine-negatives", action="store_true", help="numbers on which V decreases least join the pool")
-    data.add_argument("--mine-interval", type=int, metavar="N", help=f"updates ({default.mine_interval})")
-    data.add_argument("--mine-count", type=int, metavar="N", help=f"numbers each time ({default.mine_count})")
-    data.add_argument("--mine-start-epoch", type=int, metavar="N", help="no mining before so many updates (0)")
-    data.add_argument("--empty-pool", choices=EMPTY_POOLS, help="hard rows while there is no hard seed: the orbit of "
-                      "27, a test orbit, as in the source (default), or random numbers")  # fmt: skip
-    data.add_argument("--decontaminate", action=yes_no, help="keep states on test orbits out of training (orbit: on; "
-                      "faithful: off, as in the source)")  # fmt: skip
-    data.add_argument("--segment-steps", type=int, metavar="S", help=f"steps of orbit's rows ({default.segment_steps})")
-    data.add_argument("--fewest-bits", type=int, metavar="B", help=f"of orbit's starts ({default.fewest_bits})")
-    data.add_argument("--most-bits", type=int, metavar="B", help=f"of orbit's starts ({default.most_bits})")
-
-    train = parser.add_argument_group("training: updates")
-    train.add_argument("--epochs", type=int, metavar="N", help="updates (20001; orbit 20000)")
-    train.add_argument("--batch-size", type=int, metavar="B", help="numbers (1024), of orbit segments (32)")
-    train.add_argument("--lr", type=float, help="(1e-3; orbit 3e-3)")
-    train.add_argument("--lr-schedule", choices=SCHEDULES, help="constant, or half a cosine down to 0 (orbit)")
-    train.add_argument("--legacy-lr-plateau", action=yes_no, help="halve the rate when single losses set no record: on "
-                       "in faithful, as in the source, unless --lr-schedule is given")  # fmt: skip
-    train.add_argument("--lr-warmup-steps", type=int, metavar="N", help="(0; orbit 200)")
-    train.add_argument("--weight-decay", type=float, metavar="WD", help="(0.01)")
-    train.add_argument("--ema", action=yes_no, help="evaluate an average of the weights (orbit: on)")
-    train.add_argument("--seed", type=int, help="of weights and data (0)")
-    train.add_argument("--max-steps", type=int, metavar="N", help="stop early, the plan staying that of --epochs")
-    train.add_argument("--max-hours", type=float, metavar="H", help="stop and save; the same command goes on")
-
-    judge = parser.add_argument_group("training: evaluation")
-    judge.add_argument("--eval-interval", type=int, metavar="N", help=f"updates ({default.eval_interval})")
-    judge.add_argument("--quick-eval-interval", type=int, metavar="N", help=f"updates ({default.quick_eval_interval})")
-    judge.add_argument("--test-starts", type=int, metavar="N", help="orbits of the on-orbit sample that is reported "
-                       f"({default.test_starts})")  # fmt: skip
-    judge.add_argument("--validation-starts", type=int, metavar="N", help="of the one that chooses the best "
-                       f"({default.validation_starts})")  # fmt: skip
-
-    files = parser.add_argument_group("training: files and machine")
-    files.add_argument("--output-dir", metavar="DIR", help="run folder; default: checkpoints/Collatz/NAME by the "
-                       "settings, with --resume-state the folder of that state")  # fmt: skip
-    files.add_argument("--resume-state", metavar="FILE", help="full state to go on from; by itself the same command "
-                       "goes on from its folder's newest")  # fmt: skip
-    files.add_argument("--save-every-eval", action="store_true", help="weights step_N at each evaluation")
-    files.add_argument("--checkpoint-interval", type=int, metavar="N", help=f"updates between states ({_STATE_EVERY})")
-    files.add_argument("--log-interval", type=int, metavar="N", help="updates between lines of metrics.jsonl (10)")
-    files.add_argument("--device", metavar="NAME", help="auto | cpu | cuda | cuda:N")
-    files.add_argument("--dtype", metavar="NAME", help="of the layers: float32 | float64")
-    files.add_argument("--threads", type=int, metavar="N", help="CPU threads")
+    switch: dict[str, Any] = {"action": "store_true"}
+    differs: dict[str, dict[str, Any]] = {
+        "--layers": {"type": _layers, "metavar": "W,W,..."},
+        **{flag: switch for flag in ("--use-t4", "--use-t8", "--curriculum", "--mine-negatives", "--save-every-eval")},
+        "--batch-size": {"help": "numbers, of orbit segments, per update"},
+        "--epochs": {"help": "updates"},
+        "--max-steps": {"help": "stop early, the plan staying that of --epochs"},
+        "--output-dir": {
+            "metavar": "DIR",
+            "help": "run folder; default: checkpoints/Collatz/NAME by the settings, with --resume-state the folder of "
+            "that state",
+        },
+        "--save-every-eval": switch | {"help": "weights step_N at each evaluation"},
+        "--dtype": {"choices": None, "metavar": "NAME", "help": "of the layers: float32 | float64"},
+    }
+    groups = {
+        title: add_setting_flags(parser, title, flags, differs=differs, defaults=_defaults())
+        for title, flags in GROUPS.items()
+    }
+    groups["training: updates"].add_argument(
+        "--lr-schedule", choices=SCHEDULES, help="constant, or half a cosine down to 0 (orbit)"
+    )
+    files = groups["training: files and machine"]
+    files.add_argument(
+        "--resume-state",
+        metavar="FILE",
+        help="full state to go on from; by itself the same command goes on from its folder's newest",
+    )
     files.add_argument("--dry-run", action="store_true", help="print the plan; write nothing")
+
+
+def _defaults() -> dict[str, str]:
+    """By key, what the presets mean without a flag: `1000`, or `10; orbit 1`."""
+    texts = {}
+    for key in _BY_FLAG.values():
+        name, of_collatz = key.removeprefix("collatz."), key.startswith("collatz.")
+        schema: type = CollatzConfig if of_collatz else TrainConfig
+        start = next(setting.default for setting in settings_of(schema) if setting.key == name)
+        values = [_shown(settings[of_collatz].get(name, start)) for settings in PRESET_SETTINGS.values()]
+        texts[key] = values[0] if values[0] == values[1] else f"{values[0]}; orbit {values[1]}"
+    return texts | {"collatz.preset": "faithful", "checkpoint_path": "", "collatz.decontaminate": "orbit: on"}
+
+
+def _shown(value: Any) -> str:
+    if isinstance(value, list):
+        return ",".join(map(str, value))
+    if isinstance(value, bool):
+        return "on" if value else "off"
+    return "" if value is None else f"{value:g}" if isinstance(value, float) else str(value)
 
 
 def to_config(given: Mapping[str, Any]) -> tuple[TrainConfig, bool]:
@@ -153,10 +165,8 @@ def to_config(given: Mapping[str, Any]) -> tuple[TrainConfig, bool]:
     if "eval_csv" in flags:
         flags["eval_csv"] = str(flags["eval_csv"])
     for name, value in flags.items():
-        if name in _OF_THE_RUN:
-            run[_OF_THE_RUN[name]] = value
-        else:
-            collatz[name] = value
+        key = _BY_FLAG[f"--{name.replace('_', '-')}"]
+        (collatz if key.startswith("collatz.") else run)[key.removeprefix("collatz.")] = value
     default = CollatzConfig()
     intervals = [collatz.get(name, getattr(default, name)) for name in ("eval_interval", "quick_eval_interval")]
     epochs = run["epochs"]
@@ -185,20 +195,15 @@ def _layers(text: str) -> list[int]:
     return [int(word) for word in words]
 
 
-_NAMES = {name: flag.replace("_", "-") for flag, name in _OF_THE_RUN.items()}
-_OPTION = re.compile(r"option '(?:collatz\.(\w+)|(\w+))'")
-_INLINE = {
-    "checkpoint_path=": "--output-dir ", "resume=": "--resume-state ", "max_steps=": "--max-steps ",
-    "quick_eval_interval=": "--quick-eval-interval ", "most_bits=": "--most-bits ",
-}  # fmt: skip
+_NAMED = {key: flag for flag, key in _BY_FLAG.items()} | {
+    "checkpoint_path=": "--output-dir ",
+    "resume=": "--resume-state ",
+    "max_steps=": "--max-steps ",
+    "quick_eval_interval=": "--quick-eval-interval ",
+    "most_bits=": "--most-bits ",
+}
 
 
 def in_flags(error: UserError) -> UserError:
     """The same message with flags where it names options."""
-
-    def flag(match: re.Match[str]) -> str:
-        inner, outer = match[1], match[2]
-        return "--" + (inner.replace("_", "-") if inner else _NAMES.get(outer, outer.replace("_", "-")))
-
-    text = _OPTION.sub(flag, str(error))
-    return UserError(re.sub(r"\b\w+=", lambda match: _INLINE.get(match[0], match[0]), text))
+    return named_in_flags(error, _NAMED)

@@ -6,7 +6,7 @@ import torch
 
 from models.config import ModelConfig
 from models.recursive_model import RecursiveModel
-from models.registry import build_model
+from models.registry import MODELS, build_model
 
 ARCHITECTURES: dict[str, dict[str, Any]] = {
     "trm-att": {"kind": "trm", "puzzle_emb_len": 2},
@@ -24,7 +24,8 @@ def small_config(name: str, **changes: Any) -> ModelConfig:
         "num_heads": 2, "swiglu_multiple": 8, "H_cycles": 2, "L_cycles": 2, "L_layers": 1, "halt_max_steps": 4,
         "dtype": torch.float64,
     }  # fmt: skip
-    return ModelConfig(**(base | ARCHITECTURES[name] | changes))
+    options = base | ARCHITECTURES[name] | changes
+    return MODELS[options["kind"]].Config(**options)
 
 
 def small_model(name: str, seed: int = 0, **changes: Any) -> RecursiveModel:

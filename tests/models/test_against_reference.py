@@ -9,8 +9,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from models.act import act_step, initial_carry
-from models.config import ModelConfig
-from models.registry import build_model
+from models.registry import build_model, config_from_official
 from scripts.check_parity import check_file, golden_model
 from tests.models import reference_model as reference
 from tests.models.golden_files import OPTIONS, golden_arrays, random_batch, write_golden
@@ -137,5 +136,5 @@ def test_exploration_and_new_rows_agree_over_a_stream(kind: str) -> None:
 @pytest.mark.parametrize("change", GRID.values(), ids=GRID.keys())
 def test_state_dict_keys_and_shapes(change: dict[str, Any]) -> None:
     options = OPTIONS | change
-    state = build_model(ModelConfig.from_official(options)).state_dict()
+    state = build_model(config_from_official(options)).state_dict()
     assert {name: tuple(value.shape) for name, value in state.items()} == reference.weight_shapes(options)

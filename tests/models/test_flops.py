@@ -20,6 +20,7 @@ from models.flops import preparation_products, step_flops, step_products
 from models.losses import act_loss
 from models.products import Product, head_products, total_flops
 from models.registry import MODELS, build_model
+from models.srm import SRMConfig
 
 BATCH_SIZE = 3
 SMALL: dict[str, Any] = {
@@ -33,9 +34,9 @@ CONFIGS = {
     "trm_no_table": ModelConfig("trm", 9, 7, 1, H_cycles=1, L_cycles=2, **(SMALL | {"puzzle_emb_ndim": 0})),
     "trm_continue": ModelConfig("trm", 9, 7, 1, H_cycles=2, L_cycles=1, no_ACT_continue=False, **SMALL),
     "hrm": ModelConfig("hrm", 9, 7, 1, H_cycles=2, L_cycles=2, H_layers=3, L_layers=2, no_ACT_continue=False, **SMALL),
-    "srm": ModelConfig("srm", 9, 7, 1, H_cycles=2, L_cycles=3, **SRM),
-    "srm_wide": ModelConfig("srm", 9, 7, 1, H_cycles=3, L_cycles=1, expansion=0.5, **SRM),
-    "srm_continue": ModelConfig("srm", 9, 7, 1, H_cycles=1, L_cycles=2, no_ACT_continue=False, **SRM),
+    "srm": SRMConfig("srm", 9, 7, 1, H_cycles=2, L_cycles=3, **SRM),
+    "srm_wide": SRMConfig("srm", 9, 7, 1, H_cycles=3, L_cycles=1, expansion=0.5, **SRM),
+    "srm_continue": SRMConfig("srm", 9, 7, 1, H_cycles=1, L_cycles=2, no_ACT_continue=False, **SRM),
 }
 EVERY_CONFIG = pytest.mark.parametrize("config", CONFIGS.values(), ids=CONFIGS.keys())
 

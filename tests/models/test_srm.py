@@ -9,10 +9,9 @@ import torch
 from torch import Tensor
 
 import models.srm
-from models.config import ModelConfig
 from models.recursion import RecurrentState
 from models.registry import build_model, count_parameters
-from models.srm import GAIN_FLOOR, StableRecursionModel
+from models.srm import GAIN_FLOOR, SRMConfig, StableRecursionModel
 from models.weighted_norm import from_metric, to_metric
 from tests.models.small import small_config
 from tests.models.srm_models import inputs, length, minus, rescaled, srm, states
@@ -127,7 +126,7 @@ def test_bound_per_step_and_in_nats() -> None:
 
 def test_number_of_parameters() -> None:
     """Embedding and heads, and per layer G L^2 + 2 D W + D W; V, the rotations and four gains once."""
-    config = ModelConfig("srm", 81, 11, 1, pos_encodings="none")
+    config = SRMConfig("srm", 81, 11, 1, pos_encodings="none")
     size, tokens, width = 512, 97, 2816
     assert config.swiglu_width(2 * size) == width
     layer = 8 * tokens**2 + 3 * size * width
@@ -174,15 +173,15 @@ def test_float32_and_bfloat16_layers_follow_float64() -> None:
 @pytest.mark.parametrize(
     ("change", "words"),
     [
-        ({"alpha": 0.0}, "alpha 0.0 is not above 0"),
-        ({"alpha": 1.5}, "alpha 1.5 is not above 0 and at most 1"),
-        ({"alpha": math.nan}, "alpha nan"),
-        ({"kappa": 0.8}, "kappa 0.8 is not from 0.85 to 0.95"),
-        ({"kappa": 1.0}, "kappa 1.0"),
-        ({"pos_encodings": "rope"}, "no rope"),
-        ({"mlp_t": True}, "no mlp_t"),
+        ({"alpha": 0.0}, "alpha is 0.0, expected a number above 0"),
+        ({"alpha": 1.5}, "alpha is 1.5, expected a number above 0 and at most 1"),
+        ({"alpha": math.nan}, "alpha is nan"),
+        ({"kappa": 0.8}, "kappa is 0.8, expected a number from 0.85 to 0.95"),
+        ({"kappa": 1.0}, "kappa is 1.0"),
+        ({"pos_encodings": "rope"}, "expected none or learned for srm"),
+        ({"mlp_t": True}, "mlp_t is True, expected False"),
         ({"state_dtype": torch.bfloat16}, "use state_dtype float32"),
-        ({"num_heads": 3}, "not divisible by num_heads 3"),
+        ({"num_heads": 3}, "expected a multiple of arch.num_heads=3"),
     ],
 )
 def test_what_would_break_the_bound_is_refused(change: dict[str, object], words: str) -> None:

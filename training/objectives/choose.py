@@ -4,7 +4,7 @@ from training.objectives.act_streaming import ACTStreaming
 from training.objectives.base import Objective
 from training.objectives.flossing import Flossing
 from training.objectives.trajectory_perturbation import KINDS_OF_ROLLOUT
-from training.settings.resolving import TrainConfig, flosses
+from training.settings.schema import TrainConfig
 
 
 def build_objective(config: TrainConfig) -> Objective:
@@ -15,4 +15,4 @@ def build_objective(config: TrainConfig) -> Objective:
         objective = ACTStreaming(loss_type, slices)
     else:
         objective = KINDS_OF_ROLLOUT[config.objective.rollout](config.objective, loss_type, slices)
-    return Flossing(objective, config.floss) if flosses(config) else objective
+    return Flossing(objective, config.floss) if config.floss.in_use else objective

@@ -8,10 +8,11 @@ accepted, and `data_path=X` alone selects HRM.
 import os
 import re
 import sys
-from collections.abc import Callable, Sequence
-from dataclasses import MISSING, dataclass, fields, is_dataclass
+import textwrap
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import MISSING, dataclass, is_dataclass
 from pathlib import Path
-from typing import Any, NoReturn, get_type_hints
+from typing import Any, NoReturn
 
 import yaml
 from hydra import compose, initialize_config_dir
@@ -24,6 +25,8 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from errors import UserError, exit_on_user_error
+from options import settings_of
+from training.settings.checks import check_ranges
 from training.settings.resolving import TrainConfig, merge_into_schema, nearest_key, resolve, schema_keys
 
 CONFIG_DIR = Path(__file__).resolve().parents[2] / "config"
@@ -47,11 +50,12 @@ _COMPOSE_ERRORS = (
 
 @dataclass(frozen=True)
 class CommandLine:
-    """A checked command line: `argv` is what Hydra gets; `notes` are lines for the user."""
+    """A checked command line: `argv` is what Hydra gets; `notes` are lines for the user, `help` what was asked for."""
 
     argv: list[str]
     overrides: list[str]
     notes: list[str]
+    help: str | None = None
 
 
 def _one_line(error: BaseException) -> str:
@@ -110,7 +114,8 @@ def check_command_line(argv: Sequence[str], config_name: str = "cfg_pretrain") -
     config_name = (args.config_name or config_name).removesuffix(".yaml")
 
     multirun = args.multirun or any(text.lstrip("+") == "hydra.mode=MULTIRUN" for text in args.overrides)
-    overrides, notes = _rewrite(args.overrides, _Groups(folders), multirun=multirun)
+    groups = _Groups(folders)
+    overrides, notes = _rewrite(args.overrides, groups, multirun=multirun)
     inspects = bool(args.cfg or args.info or args.help)
     if args.resolve and not (args.cfg or args.help):
         raise UserError("--resolve prints nothing by itself: use it with --cfg job")
@@ -121,7 +126,10 @@ def check_command_line(argv: Sequence[str], config_name: str = "cfg_pretrain") -
     # Resolvers such as ${hydra:job.num} have a value inside the job only.
     if not any("${hydra:" in text for text in first):
         _to_config(raw, require_data=not inspects)
-    return CommandLine([*flags, *overrides], overrides, notes)
+    header = (sys.modules["__main__"].__doc__ or "") if args.help else ""
+    choices = {group: names for group, names in groups.choices.items() if group != "grid"}  # of scripts/run_grid.py
+    text = hydra_help(TrainConfig, header, choices) if args.help else None
+    return CommandLine([*flags, *overrides], overrides, notes, text)
 
 
 def _folder(flag: str, given: str | None, default: Path) -> Path:
@@ -264,6 +272,9 @@ def hydra_entry(config_name: str, fn: Callable[[TrainConfig], None]) -> None:
         stream = sys.stderr if "--cfg" in command.argv or "-c" in command.argv else sys.stdout
         for note in command.notes:
             print(note, file=stream, flush=True)
+    if command.help is not None:
+        print(command.help)
+        sys.exit(0)
     os.environ.setdefault("HYDRA_FULL_ERROR", "1")
     entered = False
 
@@ -317,7 +328,9 @@ def parse_key_values(argv: Sequence[str], schema: type, *, description: str = ""
         for parent in parents:
             node = node.setdefault(parent, {})
         node[leaf] = _read_value(key, value, valid[key])
-    return merge_into_schema(raw, schema)
+    options = merge_into_schema(raw, schema)
+    check_ranges(options)
+    return options
 
 
 def _read_value(key: str, value: str, kind: Any) -> Any:
@@ -336,24 +349,49 @@ def _read_value(key: str, value: str, kind: Any) -> Any:
 
 
 def _key_value_help(schema: type, description: str) -> str:
-    lines = [description or (schema.__doc__ or "").strip(), "", "options (key=value):"]
-    return "\n".join([*lines, *_option_lines(schema, "")])
+    return "\n".join(
+        [description or (schema.__doc__ or "").strip(), "", "options (key=value):", *setting_lines(schema)]
+    )
 
 
-def _option_lines(schema: type, prefix: str) -> list[str]:
+def setting_lines(schema: type) -> list[str]:
+    """Every setting with its default, range and meaning, sections under a line of their own."""
     lines = []
-    kinds = get_type_hints(schema)
-    for item in fields(schema):
-        kind = kinds[item.name]
-        if is_dataclass(kind) and isinstance(kind, type):
-            lines += _option_lines(kind, f"{prefix}{item.name}.")
+    for setting in settings_of(schema):
+        if setting.is_section:
+            lines += ["", f"  {setting.key}.*: {setting.help}"]
             continue
-        if item.default is not MISSING:
-            default = f"default {item.default!r}"
-        elif item.default_factory is not MISSING:
-            default = f"default {item.default_factory()!r}"
-        else:
-            default = "required"
-        about = item.metadata.get("help", "")
-        lines.append(f"  {prefix + item.name:<20} {default}{'; ' + about if about else ''}")
+        default = "required" if setting.default is MISSING else f"default {_written(setting.default)}"
+        said = "; ".join(filter(None, (default, setting.range.words, setting.help)))
+        lines += textwrap.wrap(
+            said, 120, initial_indent=f"  {setting.key:<28} ", subsequent_indent=" " * 31, break_on_hyphens=False
+        )
     return lines
+
+
+def _written(value: Any) -> str:
+    """A default as a command line has it."""
+    if value is None:
+        return "null"
+    return f"{value:g}" if isinstance(value, float) else str(value)
+
+
+def hydra_help(schema: type, header: str, groups: Mapping[str, Sequence[str]]) -> str:
+    """What `--help` of a Hydra script prints: all of its settings, and the choices of each group."""
+    choices = [
+        line
+        for group, names in groups.items()
+        for line in textwrap.wrap(
+            ", ".join(dict.fromkeys(names)),
+            120,
+            initial_indent=f"  {'+' if group == 'experiment' else ''}{group}=  ",
+            subsequent_indent="      ",
+            break_on_hyphens=False,
+        )
+    ]
+    title = "settings (key=value; an experiment sets many at once, and those that are given win):"
+    sections = [setting.key for setting in settings_of(schema) if setting.is_section]
+    return "\n".join(
+        [header.strip(), "", "choices (group=name):", *choices, "", title, *setting_lines(schema), ""]
+        + [f"sections: {', '.join(sections)}. Composed settings: --cfg job. Hydra's own flags: --hydra-help."]
+    )

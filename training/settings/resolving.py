@@ -11,7 +11,7 @@ import json
 import math
 import os
 import sys
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import asdict, is_dataclass
 from pathlib import Path
 from typing import Any
@@ -21,11 +21,12 @@ from omegaconf.errors import OmegaConfBaseException
 
 from dataset.plain_data import read_yaml
 from errors import UserError
-from projects.collatz.checks import check_collatz
-from training.settings.checks import check_ranges, check_resolved, shown
+from models.registry import MODELS
+from options import CONTROL, JUDGING, Setting, settings_of
+from training.projects import project_of, settings_classes
+from training.settings.checks import check_ranges, check_resolved, shown, unread_of, value_of
 from training.settings.schema import (
     ArchConfig,
-    CollatzConfig,
     EvalConfig,
     EvaluateConfig,
     FlossConfig,
@@ -41,8 +42,8 @@ __all__ = [
     "ARCH_DEFAULTS",
     "ARCH_NAMES",
     "LOSS_NAMES",
+    "RUN_CONTROL",
     "ArchConfig",
-    "CollatzConfig",
     "EvalConfig",
     "EvaluateConfig",
     "FlossConfig",
@@ -53,108 +54,29 @@ __all__ = [
     "WandbConfig",
     "config_hash",
     "config_to_dict",
-    "flosses",
+    "default_run_name",
     "load_config_file",
     "merge_into_schema",
     "nearest_key",
     "resolve",
     "run_identity",
     "schema_keys",
+    "with_defaults",
 ]
 
 # Official class strings and group names -> ours. A foreign file's string is looked up here, never imported.
-ARCH_NAMES = {
-    "trm": "trm",
-    "recursive_reasoning.trm@TinyRecursiveReasoningModel_ACTV1": "trm",
-    "hrm": "hrm",
-    "hrm_v1": "hrm",
-    "hrm.hrm_act_v1@HierarchicalReasoningModel_ACTV1": "hrm",
-    "recursive_reasoning.hrm@HierarchicalReasoningModel_ACTV1": "hrm",
-    "srm": "srm",
-}
+ARCH_NAMES = {word: name for name, model in MODELS.items() for word in (name, *model.official_names)}
 LOSS_NAMES = {"act_loss": "act_loss", "losses@ACTLossHead": "act_loss"}
 
-# What an architecture means by a key that is not given, where that differs from the dataclass.
+# What an architecture means by a key that is not given, where that differs from the schema.
 ARCH_DEFAULTS: dict[str, dict[str, Any]] = {
-    "trm": {},
-    "hrm": {
-        "H_cycles": 2,
-        "L_cycles": 2,
-        "H_layers": 4,
-        "L_layers": 4,
-        "puzzle_emb_len": 0,
-        "no_ACT_continue": False,
-    },
-    "srm": {"pos_encodings": "none"},
+    name: {
+        setting.key: setting.default
+        for setting in settings_of(model.Config)
+        if hasattr(ArchConfig, setting.key) and setting.default != getattr(ArchConfig, setting.key)
+    }
+    for name, model in MODELS.items()
 }
-
-# Read by SRM only; the other architectures leave them out of a run's identity, so that older runs go on.
-SRM_ONLY = ("alpha", "kappa")
-
-# How a run is started, stopped, placed and reported; none of it changes what is computed. (What is evaluated, and
-# how, decides which checkpoint is the best, and with early_stop_patience the end: another run by default.)
-RUN_CONTROL = (
-    "project_name",
-    "run_name",
-    "checkpoint_path",
-    "data_path",
-    "load_checkpoint",
-    "init_from",
-    "resume",
-    "max_steps",
-    "max_hours",
-    "checkpoint_interval",
-    "checkpoint_every_eval",
-    "checkpoint_every_fast_eval",
-    "keep_last",
-    "archive_best",
-    "archive_keep",
-    "device",
-    "compile",
-    "threads",
-    "accumulation_slices",
-    "collective_timeout_seconds",
-    "eval_batch_size",
-    "eval_save_outputs",
-    "log_interval",
-    "status_interval_seconds",
-    "wandb",
-)
-
-# A state of one run goes on only under the same of these (and the same arch.*): they shape the path of the weights,
-# which evaluation leaves alone.
-IDENTITY = (
-    "data_paths",
-    "global_batch_size",
-    "eval_interval",
-    "lr",
-    "lr_min_ratio",
-    "lr_warmup_steps",
-    "beta1",
-    "beta2",
-    "weight_decay",
-    "puzzle_emb_weight_decay",
-    "puzzle_emb_lr",
-    "seed",
-    "ema",
-    "ema_rate",
-    "freeze_weights",
-    "optimizer",
-    "grad_clip_norm",
-    "augment",
-    "dtype",
-    "state_dtype",
-)
-
-# Sections and settings that a Collatz run does not read.
-_OF_PUZZLES = (
-    "arch", "objective", "floss", "eval", "guards", "data_paths", "data_paths_test", "data_path", "evaluators",
-    "augment", "puzzle_emb_lr", "puzzle_emb_weight_decay", "freeze_weights", "eval_batch_size", "eval_save_outputs",
-    "fast_validation_size", "validation_size", "max_test_rows", "fast_eval_delta", "force_full_eval_every",
-    "state_dtype",
-)  # fmt: skip
-# How a run is judged. (The sizes of the samples do shape the data, which leave their orbits out.)
-_JUDGES = ("collatz.eval_csv", "collatz.eval_interval", "collatz.quick_eval_interval")
 
 _TRUTH_WORDS = ("true", "false", "yes", "no", "on", "off", "y", "n", "1", "0")
 
@@ -291,14 +213,18 @@ def resolve(raw: Mapping[str, Any], *, require_data: bool = True) -> TrainConfig
     cfg: TrainConfig = merge_into_schema(plain, TrainConfig)
     _move_aliases(cfg)
     check_ranges(cfg)
-    is_collatz = cfg.collatz.preset is not None
-    if is_collatz:
-        check_collatz(cfg)
-    elif cfg.collatz != CollatzConfig():
-        changed = [key for key, value in asdict(cfg.collatz).items() if value != asdict(CollatzConfig())[key]]
-        raise UserError(f"option 'collatz.{changed[0]}' is read by Collatz runs only: start one with python collatz.py")
+    project = project_of(cfg)
+    if project is not None:
+        project[1].check(cfg)
+    for name, kind in settings_classes().items():
+        section = getattr(cfg, name)
+        changed = [s.key for s in settings_of(kind) if value_of(section, s.key) != s.default]
+        if changed and not section.in_use:
+            raise UserError(
+                f"option '{name}.{changed[0]}' is read by {name.capitalize()} runs only: start one with {kind.command}"
+            )
     _complete(cfg)
-    check_resolved(cfg, require_data=require_data and not is_collatz)
+    check_resolved(cfg, require_data=require_data and project is None)
     return cfg
 
 
@@ -328,78 +254,86 @@ def _complete(cfg: TrainConfig) -> None:
     if cfg.objective.name != "act_streaming" and cfg.state_dtype == "auto" and cfg.dtype != "float64":
         # The baseline among these objectives too: what it is compared with must differ from it by the noise alone.
         cfg.state_dtype = "float32"
-    if flosses(cfg):
+    if cfg.floss.in_use:
         # Tangents are lost in bfloat16. What is compared with such a run must be asked for the same.
         cfg.dtype = "float32" if cfg.dtype == "auto" else cfg.dtype
         cfg.state_dtype = cfg.dtype if cfg.state_dtype == "auto" else cfg.state_dtype
     if cfg.project_name is None:
+        project = project_of(cfg)
         folder = os.path.basename(os.path.normpath(cfg.data_paths[0])) if cfg.data_paths else "no-data"
-        folder = folder if cfg.collatz.preset is None else "Collatz"
-        cfg.project_name = f"{folder.capitalize()}-ACT-torch"
+        cfg.project_name = f"{folder.capitalize()}-ACT-torch" if project is None else project[1].project_name
     if cfg.run_name is None:
-        # Other starting weights make another run, though not other settings.
-        start = f"{config_hash(cfg)}{cfg.init_from or ''}".encode("utf-8", "surrogateescape")
-        kind = cfg.arch.name if cfg.collatz.preset is None else f"collatz-{cfg.collatz.preset}"
-        cfg.run_name = f"{kind}-{hashlib.sha256(start).hexdigest()[:8]}"
+        cfg.run_name = default_run_name(cfg)
     if cfg.checkpoint_path is None:
         cfg.checkpoint_path = str(Path("checkpoints") / cfg.project_name / cfg.run_name)
 
 
+def default_run_name(cfg: TrainConfig) -> str:
+    """`<kind>-<8 hexadecimal digits>`. Other starting weights make another run, though not other settings."""
+    project = project_of(cfg)
+    start = f"{config_hash(cfg)}{cfg.init_from or ''}".encode("utf-8", "surrogateescape")
+    return f"{cfg.arch.name if project is None else project[1].run_kind}-{hashlib.sha256(start).hexdigest()[:8]}"
+
+
 def config_to_dict(cfg: TrainConfig) -> dict[str, Any]:
     """The config as nested plain containers (what `all_config.yaml` holds), without what the run does not read."""
-    plain = asdict(cfg)
-    unread = _OF_PUZZLES if cfg.collatz.preset is not None else ("collatz",)
-    return {key: value for key, value in plain.items() if key not in unread}
+    project = project_of(cfg)
+    unread = {name for name in settings_classes() if project is None or name != project[0]}
+    if project is not None:
+        unread |= project[1].unread
+    return {key: value for key, value in asdict(cfg).items() if key not in unread}
 
 
-def flosses(cfg: TrainConfig) -> bool:
-    """Whether the run flosses at all: a weight of 0 is off."""
-    return cfg.floss.mode != "off" and cfg.floss.weight != 0
+def _deciding(cfg: TrainConfig, *unless: str) -> Iterator[tuple[Setting, Any]]:
+    """Settings with their values, but for those whose role is among `unless` and those that the run does not read."""
+    off = [name for name, value in vars(cfg).items() if getattr(value, "in_use", True) is False]
+    project = project_of(cfg)
+    if project is not None:
+        off += project[1].unread
+    off += [f"arch.{setting.key}" for setting in unread_of(cfg.arch)]
+    for setting in settings_of(type(cfg)):
+        parts = setting.key.split(".")
+        if not setting.is_section and setting.role not in unless:
+            if not any(".".join(parts[:depth]) in off for depth in (1, 2)):
+                value = value_of(cfg, setting.key)
+                if setting.key in ("data_paths", "data_paths_test"):
+                    value = [os.path.normpath(path) for path in value]
+                yield setting, value
 
 
-def _deciding(cfg: TrainConfig) -> dict[str, Any]:
-    """`config_to_dict` without what decides nothing: what is new leaves no trace in runs that do not use it.
-
-    That is the objective of pretraining, which reads none of its settings, flossing that is off, and the options of SRM
-    where the architecture is another.
-    """
-    plain = config_to_dict(cfg)
-    if cfg.objective.name == "act_streaming":
-        plain.pop("objective", None)
-    if not flosses(cfg):
-        plain.pop("floss", None)
-    if cfg.arch.name != "srm":
-        for key in SRM_ONLY:
-            plain.get("arch", {}).pop(key, None)
-    return plain
+# Of the settings at the top, and sections, those that decide nothing of what is computed.
+RUN_CONTROL = tuple(s.key for s in settings_of(TrainConfig) if s.role == CONTROL and "." not in s.key)
 
 
 def config_hash(cfg: TrainConfig) -> str:
-    """sha256 (hex) of the settings that decide what is computed; run control (`RUN_CONTROL`) is left out."""
-    kept = {key: value for key, value in _deciding(cfg).items() if key not in RUN_CONTROL}
+    """sha256 (hex) of the settings that decide what is computed and how it is judged, where they are not the defaults.
+
+    So a new setting, or a section that is off, leaves the hashes of other runs alone. Run control is left out.
+    """
+    kept = {setting.key: value for setting, value in _deciding(cfg, CONTROL) if value != setting.default}
     canonical = json.dumps(kept, sort_keys=True, separators=(",", ":"), allow_nan=False, default=str)
     return hashlib.sha256(canonical.encode()).hexdigest()
 
 
 def run_identity(cfg: TrainConfig) -> dict[str, Any]:
-    """Dotted keys and values that must be equal for a saved state to go on.
+    """Dotted keys and values that must be equal for a saved state to go on: all that shape the weights.
 
     `epochs` is among them only where it shapes the learning rate (a cosine), so that a run with a constant
     learning rate can be made longer.
     """
-    plain = _deciding(cfg)
-    identity = {key: plain[key] for key in IDENTITY if key in plain}
-    identity["data_paths"] = [os.path.normpath(path) for path in cfg.data_paths]
-    if cfg.lr_min_ratio != 1.0:
-        identity["epochs"] = cfg.epochs
-    for section in ("collatz", "objective", "floss"):
-        own = {f"{section}.{key}": value for key, value in plain.get(section, {}).items()}
-        identity |= {key: value for key, value in own.items() if key not in _JUDGES}
-    for key, kind in schema_keys(ArchConfig).items():
-        found = _lookup(plain.get("arch", {}), key)
-        if not is_dataclass(kind) and found is not _ABSENT:
-            identity[f"arch.{key}"] = found
+    identity = {setting.key: value for setting, value in _deciding(cfg, CONTROL, JUDGING)}
+    if cfg.lr_min_ratio == 1.0:
+        del identity["epochs"]
     return identity
+
+
+def with_defaults(identity: Mapping[str, Any], other: Mapping[str, Any]) -> dict[str, Any]:
+    """`identity`, and for the keys that only `other` has what a run without them has: the schema's defaults.
+
+    So a state of before a setting existed goes on with that setting at its default, and with no other.
+    """
+    defaults = {setting.key: setting.default for setting in settings_of(TrainConfig) if not setting.is_section}
+    return {key: defaults[key] for key in other if key in defaults and key != "epochs"} | dict(identity)
 
 
 def load_config_file(path: str | os.PathLike[str]) -> TrainConfig:

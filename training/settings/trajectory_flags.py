@@ -14,8 +14,8 @@ from dataset.puzzle_folder import open_puzzle_set
 from dataset.puzzle_metadata import data_folder, read_metadata
 from dataset.puzzle_source import PuzzleSource
 from errors import UserError
-from training.settings.checks import MASK_NORMALIZERS, NOISE_SAMPLINGS, OBJECTIVES, PERTURBED, ROLLOUTS, SITES
-from training.settings.flags import FlagParser
+from training.settings.flags import FlagParser, add_setting_flags, destination
+from training.settings.flags import in_flags as named_in_flags
 from training.settings.resolving import (
     ObjectiveConfig,
     TrainConfig,
@@ -25,7 +25,7 @@ from training.settings.resolving import (
     resolve,
     schema_keys,
 )
-from training.settings.schema import EvalConfig, WandbConfig
+from training.settings.schema import OBJECTIVES, SITES, EvalConfig, WandbConfig
 from training.storage.run_folder import ALL_CONFIG
 
 PROGRAM = "step9_trajectory_perturb_train.py"
@@ -81,6 +81,92 @@ examples
   two GPUs:                    torchrun --nproc-per-node 2 step9_trajectory_perturb_train.py ..."""
 
 
+# The flags that set settings, in the groups of --help.
+FLAGS = {
+    "objective": {
+        "--objective": "objective.name",
+        "--rollout": "objective.rollout",
+        "--num-trajectories": "objective.num_trajectories",
+        "--mask-normalize": "objective.mask_normalize",
+    },
+    "noise": {
+        "--perturb": "objective.perturb",
+        "--noise-sampling": "objective.noise_sampling",
+        "--sigma": "objective.sigma",
+        "--sigma-min": "objective.sigma_min",
+        "--sigma-max": "objective.sigma_max",
+        "--p-clean": "objective.p_clean",
+        "--clean-warmup-steps": "objective.clean_warmup_steps",
+        "--sigma-ramp-steps": "objective.sigma_ramp_steps",
+    },
+    "training": {
+        "--batch-size": "global_batch_size",
+        "--train-steps": "max_steps",
+        "--lr": "lr",
+        "--puzzle-emb-lr": "puzzle_emb_lr",
+        "--lr-warmup-steps": "lr_warmup_steps",
+        "--weight-decay": "weight_decay",
+        "--seed": "seed",
+        "--data-path": "data_paths",
+    },
+    "evaluation": {
+        "--eval-every": "fast_eval_interval",
+        "--eval-n": "validation_size",
+        "--sigma-grid": "eval.sigma_grid",
+        "--eval-rollouts": "eval.rollouts",
+        "--max-test-rows": "max_test_rows",
+    },
+    "run": {
+        "--output-dir": "checkpoint_path",
+        "--save-every-eval": "checkpoint_every_fast_eval",
+        "--device": "device",
+        "--dtype": "dtype",
+        "--state-dtype": "state_dtype",
+    },
+}
+_BY_FLAG = {flag: key for group in FLAGS.values() for flag, key in group.items()}
+# Flags without a default here leave the setting of the original run.
+_DEFAULTS: dict[str, Any] = {
+    "--objective": "multi_perturbed_ce",
+    "--train-steps": 50000,
+    "--eval-every": 2500,
+    "--eval-n": 1024,
+    "--sigma-grid": ",".join(f"{sigma:g}" for sigma in SIGMA_GRID),
+    "--eval-rollouts": EvalConfig.rollouts,
+    "--device": "auto",
+    "--state-dtype": "auto",
+    **{
+        flag: getattr(ObjectiveConfig, key.removeprefix("objective."))
+        for flag, key in _BY_FLAG.items()
+        if key.startswith("objective.") and flag not in ("--objective", "--num-trajectories")
+    },
+}
+_DIFFERS: dict[str, dict[str, Any]] = {flag: {"default": value} for flag, value in _DEFAULTS.items()} | {
+    "--objective": {"default": "multi_perturbed_ce", "choices": OBJECTIVES[1:], "help": "see below"},
+    "--lr": {"help": "constant after its warm-up"},
+    "--data-path": {"nargs": "+", "metavar": "DIR", "help": "dataset folders instead of the run's"},
+    "--eval-every": {"default": 2500, "help": "updates between evaluations"},
+    "--eval-n": {
+        "default": 1024,
+        "help": "held-out rows that choose the best checkpoint; the others are the test rows",
+    },
+    "--sigma-grid": {
+        "default": _DEFAULTS["--sigma-grid"],
+        "metavar": "S,S,...",
+        "type": str,
+        "help": "noise scales of accuracy from perturbed starts; none = not measured",
+    },
+    "--output-dir": {
+        "metavar": "DIR",
+        "help": "run folder; default: checkpoints/PROJECT/NAME by the settings, with --resume-state the folder of "
+        "that state",
+    },
+    "--save-every-eval": {"action": "store_true", "help": "weights step_N at each evaluation"},
+    "--dtype": {"choices": None, "metavar": "NAME", "help": "of the layers: float32 | bfloat16 | float64"},
+    "--state-dtype": {"default": "auto", "choices": None, "metavar": "NAME", "help": "of z_H and z_L; auto = float32"},
+}
+
+
 def build_parser() -> argparse.ArgumentParser:
     """All flags. A mistake raises `UserError`, one line."""
     parser = FlagParser(
@@ -97,63 +183,25 @@ def build_parser() -> argparse.ArgumentParser:
     )
     start.add_argument("--resume-state", metavar="FILE", help="full state to go on from: everything, bit for bit")
 
-    default = ObjectiveConfig()
-    idea = parser.add_argument_group("objective")
-    idea.add_argument("--objective", default="multi_perturbed_ce", choices=OBJECTIVES[1:])
-    idea.add_argument("--rollout", default=default.rollout, choices=ROLLOUTS)
-    idea.add_argument(
-        "--num-trajectories", type=int, metavar="K",
-        help="per puzzle, the clean one included (multi_perturbed_ce: 4, else 1)",
-    )  # fmt: skip
-    idea.add_argument("--mask-normalize", default=default.mask_normalize, choices=MASK_NORMALIZERS,
-                      help="of the ACT rollouts: every trajectory weighs the same, or every step")  # fmt: skip
-
-    noise = parser.add_argument_group("noise")
-    noise.add_argument("--perturb", default=default.perturb, choices=PERTURBED,
-                       help="which states; or, as a control, the input or the weights")  # fmt: skip
-    noise.add_argument("--noise-sampling", default=default.noise_sampling, choices=NOISE_SAMPLINGS)
-    noise.add_argument("--sigma", type=float, default=default.sigma, metavar="S", help="of fixed and mixture")
-    noise.add_argument("--sigma-min", type=float, default=default.sigma_min, metavar="S", help="of loguniform")
-    noise.add_argument("--sigma-max", type=float, default=default.sigma_max, metavar="S", help="of loguniform")
-    noise.add_argument("--p-clean", type=float, default=default.p_clean, metavar="P", help="of mixture")
-    noise.add_argument("--clean-warmup-steps", type=int, default=0, metavar="N", help="updates without noise first")
-    noise.add_argument("--sigma-ramp-steps", type=int, default=0, metavar="N", help="updates from 0 to full noise")
-
-    train = parser.add_argument_group("training")
-    train.add_argument("--batch-size", type=int, metavar="B", help="puzzles per update, over all processes")
-    train.add_argument("--train-steps", type=int, default=50000, metavar="N", help="updates")
-    train.add_argument("--lr", type=float, help="constant after its warm-up")
-    train.add_argument("--puzzle-emb-lr", type=float, metavar="LR")
-    train.add_argument("--lr-warmup-steps", type=int, metavar="N")
-    train.add_argument("--weight-decay", type=float, metavar="WD")
-    train.add_argument("--seed", type=int, help="of data order and noise")
-    train.add_argument("--data-path", nargs="+", metavar="DIR", help="dataset folders instead of the run's")
-
-    judge = parser.add_argument_group("evaluation")
-    judge.add_argument("--eval-every", type=int, default=2500, metavar="N", help="updates")
-    judge.add_argument("--eval-n", type=int, default=1024, metavar="N",
-                       help="held-out rows that choose the best checkpoint; the others are the test rows")  # fmt: skip
-    judge.add_argument("--sigma-grid", default=",".join(f"{sigma:g}" for sigma in SIGMA_GRID), metavar="S,S,...",
-                       help="noise scales of accuracy from perturbed starts; none = not measured")  # fmt: skip
-    judge.add_argument("--eval-rollouts", type=int, default=EvalConfig.rollouts, metavar="K",
-                       help="perturbed starts per puzzle and noise scale")  # fmt: skip
-    judge.add_argument("--max-test-rows", type=int, metavar="N", help="only so many test rows at the end")
-
+    defaults = {"objective.num_trajectories": "multi_perturbed_ce: 4, else 1"}
+    for title, flags in FLAGS.items():
+        add_setting_flags(parser, title, flags, differs=_DIFFERS, defaults=defaults)
     files = parser.add_argument_group("files")
-    files.add_argument("--output-dir", metavar="DIR", help="run folder; default: checkpoints/PROJECT/NAME by the "
-                       "settings, with --resume-state the folder of that state")  # fmt: skip
-    files.add_argument("--save-every-eval", action="store_true", help="weights step_N at each evaluation")
-    files.add_argument("--save-train-state", action="store_true",
-                       help=f"the full state every {_STATE_EVERY} updates, not only at evaluations")  # fmt: skip
+    files.add_argument(
+        "--save-train-state",
+        action="store_true",
+        help=f"the full state every {_STATE_EVERY} updates, not only at evaluations",
+    )
     for name in ("best", "final"):
         files.add_argument(f"--save-{name}", action="store_true", help=f"{name}.pt: written in any case")
-
-    machine = parser.add_argument_group("machine")
-    machine.add_argument("--device", default="auto", metavar="NAME", help="auto | cpu | cuda | cuda:N | mps")
-    machine.add_argument("--dtype", metavar="NAME", help="of the layers: float32 | bfloat16 | float64")
-    machine.add_argument("--state-dtype", default="auto", metavar="NAME", help="of z_H and z_L; auto = float32")
-    machine.add_argument("--set", action="append", default=[], metavar="KEY=VALUE",
-                         help="any option of pretrain.py, such as arch.halt_max_steps=8")  # fmt: skip
+    machine = parser.add_argument_group("more")
+    machine.add_argument(
+        "--set",
+        action="append",
+        default=[],
+        metavar="KEY=VALUE",
+        help="any option of pretrain.py, such as arch.halt_max_steps=8",
+    )
     machine.add_argument("--dry-run", action="store_true", help="print the plan and its cost; write nothing")
     return parser
 
@@ -170,26 +218,9 @@ def read_flags(argv: Sequence[str]) -> tuple[TrainConfig, bool]:
 def _to_config(flags: argparse.Namespace) -> TrainConfig:
     settings = config_to_dict(_original_run(Path(flags.ckpt_root)))
     start = _start(flags)
-    count = flags.num_trajectories
-    if count is None:
-        count = 4 if flags.objective == "multi_perturbed_ce" else 1
     settings |= {
-        "objective": {
-            "name": flags.objective,
-            "num_trajectories": count,
-            **{
-                name: getattr(flags, name)
-                for name in (
-                    "rollout", "perturb", "noise_sampling", "sigma", "sigma_min", "sigma_max", "p_clean",
-                    "clean_warmup_steps", "sigma_ramp_steps", "mask_normalize",
-                )
-            },
-        },
-        "eval": {
-            "sigma_grid": _grid(flags.sigma_grid),
-            "site": flags.perturb if flags.perturb in SITES else "both",  # evaluation perturbs starts only
-            "rollouts": flags.eval_rollouts,
-        },
+        "objective": {"num_trajectories": 4 if flags.objective == "multi_perturbed_ce" else 1},
+        "eval": {"site": flags.perturb if flags.perturb in SITES else "both"},  # evaluation perturbs starts only
         # How the original run was stopped, placed and reported is not what this one is to do.
         **{name: None for name in ("run_name", "max_hours", "load_checkpoint", "compile", "threads", "keep_last")},
         **{name: None for name in ("early_stop_patience", "eval_batch_size", "data_path")},
@@ -198,26 +229,19 @@ def _to_config(flags: argparse.Namespace) -> TrainConfig:
         "wandb": vars(WandbConfig()),
         "accumulation_slices": 1,
         **start,
-        "device": flags.device,
-        "state_dtype": flags.state_dtype,
-        "max_steps": flags.train_steps,
         "lr_min_ratio": 1.0,
-        "fast_eval_interval": flags.eval_every,
         "force_full_eval_every": 1,
-        "validation_size": flags.eval_n,
         "fast_validation_size": min(_ROWS_OF_FAST_EVALUATION, flags.eval_n),
         "checkpoint_every_eval": flags.save_every_eval,
-        "checkpoint_every_fast_eval": flags.save_every_eval,
         "checkpoint_interval": _STATE_EVERY if flags.save_train_state else None,
-    }  # fmt: skip
-    given = {
-        "global_batch_size": flags.batch_size,
-        **{name: getattr(flags, name) for name in ("lr", "puzzle_emb_lr", "lr_warmup_steps", "weight_decay")},
-        **{name: getattr(flags, name) for name in ("seed", "dtype", "max_test_rows")},
     }
-    settings |= {name: value for name, value in given.items() if value is not None}
+    flags.sigma_grid = _grid(flags.sigma_grid)
+    for flag, key in _BY_FLAG.items():
+        value = getattr(flags, destination(flag))
+        if value is not None and key not in start:
+            _put(settings, key, value)
     if flags.data_path:
-        settings |= {"data_paths": flags.data_path, "data_paths_test": []}
+        settings["data_paths_test"] = []
     else:
         for name in ("data_paths", "data_paths_test"):
             settings[name] = [data_folder(path) for path in settings[name]]
@@ -296,11 +320,14 @@ def _set(settings: dict[str, Any], text: str) -> None:
         parsed = float(parsed) if isinstance(parsed, str) and "float" in str(valid[key]) else parsed
     except (yaml.YAMLError, ValueError):
         raise UserError(f"--set {text}: cannot read the value {value!r}") from None
-    node = settings
-    *parents, leaf = key.split(".")
-    for parent in parents:
-        node = node[parent]
-    node[leaf] = parsed
+    _put(settings, key, parsed)
+
+
+def _put(settings: dict[str, Any], key: str, value: Any) -> None:
+    *sections, leaf = key.split(".")
+    for name in sections:
+        settings = settings.setdefault(name, {})
+    settings[leaf] = value
 
 
 def _plan_epochs(settings: dict[str, Any]) -> None:
@@ -323,37 +350,15 @@ def _plan_epochs(settings: dict[str, Any]) -> None:
 
 
 # Options and the flags that set them, as messages name them.
-_FLAGS = {
-    "objective.num_trajectories": "--num-trajectories",
-    "objective.noise_sampling": "--noise-sampling",
-    "objective.sigma_ramp_steps": "--sigma-ramp-steps",
-    "objective.clean_warmup_steps": "--clean-warmup-steps",
-    "objective.mask_normalize": "--mask-normalize",
-    "objective.sigma_min": "--sigma-min",
-    "objective.sigma_max": "--sigma-max",
-    "objective.p_clean": "--p-clean",
-    "objective.sigma": "--sigma",
-    "objective.perturb": "--perturb",
-    "objective.rollout": "--rollout",
+_NAMED = {key: flag for flag, key in _BY_FLAG.items()} | {
     "objective=": "--objective ",
-    "global_batch_size": "--batch-size",
-    "fast_eval_interval": "--eval-every",
     "fast_validation_size": "--eval-n",
-    "validation_size": "--eval-n",
-    "eval.sigma_grid": "--sigma-grid",
-    "eval.rollouts": "--eval-rollouts",
-    "max_test_rows": "--max-test-rows",
-    "max_steps": "--train-steps",
     "checkpoint_path=": "--output-dir ",
-    "checkpoint_path": "--output-dir",
     "resume=FILE": "--resume-state FILE",
     "init_from=": "--ckpt-name ",
-    "data_paths": "--data-path",
 }
-_KEYS = "|".join(re.escape(key) for key in sorted(_FLAGS, key=len, reverse=True))
-_OPTION = re.compile(rf"(?<![\w./-])(?:settings\.)?({_KEYS})")
 
 
 def in_flags(error: UserError) -> UserError:
     """The same message with flags where it names options."""
-    return UserError(_OPTION.sub(lambda match: _FLAGS[match[1]], str(error)))
+    return named_in_flags(error, _NAMED)

@@ -30,7 +30,6 @@ from analysis.figures.figure_files import make_folder, save_caption, save_csv, s
 from errors import UserError, exit_on_user_error
 from projects.collatz.baselines import environment
 from projects.collatz.bounds import bounds_at
-from projects.collatz.checks import MOST_LOOKAHEAD as LARGEST_LOOKAHEAD
 from projects.collatz.closed_forms import CLOSED_FORMS
 from projects.collatz.evaluation import judge_orbits
 from projects.collatz.evaluation_report import TEST_SEED, test_states
@@ -45,6 +44,7 @@ from projects.collatz.report.orbit_facts import (
 )
 from projects.collatz.report.small_windows import MOST_LOOKAHEAD, BestWindows, best_windows
 from projects.collatz.samples import FRESH_STARTS, ORBIT_BITS
+from projects.collatz.settings import MOST_LOOKAHEAD as LARGEST_LOOKAHEAD
 from projects.collatz.syracuse import TEST_STARTS
 from projects.collatz.windows import windows_of
 from training.evaluation.answering import wilson_interval

@@ -9,6 +9,7 @@ from typing import Any
 from projects.collatz.eval_file import COLUMNS, EvalRows, csv_lines, draw_numbers, read_eval_file
 from projects.collatz.flags import Asked, CheckpointRun, ClosedFormRun, TrainingRun, build_parser, read_flags
 from projects.collatz.labels import labels_of
+from projects.collatz.settings import collatz_of
 from projects.collatz.syracuse import TEST_STARTS
 from tests.fuzz.byte_edits import TEXT, damage
 from tests.fuzz.engine import Case
@@ -154,7 +155,7 @@ def _wrong_flags(asked: Asked, words: list[str]) -> str | None:
     wrong = wrong_types(asked.config)
     if wrong:
         return wrong
-    settings = asked.config.collatz
+    settings = collatz_of(asked.config)
     fields: dict[str, Any] = {
         "--epochs": asked.config.epochs, "--seed": asked.config.seed, "--lookahead": settings.lookahead,
         "--ramp-len": settings.ramp_len, "--mine-count": settings.mine_count,

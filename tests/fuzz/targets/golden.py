@@ -9,8 +9,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from models.config import ModelConfig
-from models.registry import build_model
+from models.registry import build_model, config_from_official
 from scripts.check_parity import check_file, golden_model, read_golden
 from tests.fuzz.archive_edits import edit_members, members_of, zip_of
 from tests.fuzz.array_edits import edit_array, npy_bytes
@@ -51,7 +50,7 @@ class Golden:
     def prepare(self) -> None:
         if hasattr(self, "bytes"):
             return
-        model = build_model(ModelConfig.from_official(CONFIG, dtype=torch.float64), 5)
+        model = build_model(config_from_official(CONFIG, dtype=torch.float64), 5)
         arrays: dict[str, np.ndarray] = {
             f"sd/_orig_mod.model.inner.{name}": value.float().numpy() for name, value in model.state_dict().items()
         }

@@ -123,7 +123,10 @@ BAD = {
     "gap": (["--closed-forms", "--orbits", "27,,703"], "'' is not a whole number"),
     "twice": (["--closed-forms", "--orbits", "27,703,027"], "027 is given twice"),
     "too long": (["--closed-forms", "--orbits", "7" * (MOST_DIGITS + 1)], f"at most {MOST_DIGITS} digits"),
-    "no file": (["--closed-forms", "--eval-csv", "none.csv"], "none.csv: no such file; make one with: python"),
+    "no file": (
+        ["--closed-forms", "--eval-csv", "none.csv"],
+        "(no such file); make one with: python",
+    ),
     "no folder": (["--closed-forms", "--json", "none/out.json"], "expected a file in a folder that exists"),
 }
 

@@ -8,10 +8,10 @@ import torch
 from torch import Tensor
 
 from projects.collatz.decrease import HingeDecrease, SaturatingDecrease, pair_margins
+from projects.collatz.settings import CollatzConfig
 from projects.collatz.train_flags import to_config
 from projects.collatz.value_networks import LookaheadValue, SelectionValue
 from training.objectives.base import Output, UpdateContext
-from training.settings.resolving import CollatzConfig
 
 L = 3
 

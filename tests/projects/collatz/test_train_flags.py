@@ -11,10 +11,11 @@ import collatz as script
 from errors import UserError
 from projects.collatz.build_eval import main as build_eval
 from projects.collatz.flags import CheckpointRun, TrainingRun, build_parser, read_flags
+from projects.collatz.settings import CollatzConfig
 from projects.collatz.train_flags import PRESET_SETTINGS, to_config
 from scripts.grid_file import GRIDS, read_grid
 from tests.helpers import ROOT, refused_line
-from training.settings.resolving import CollatzConfig, config_hash, config_to_dict, resolve, run_identity
+from training.settings.resolving import config_hash, config_to_dict, resolve, run_identity
 from training.storage.weights import load_weights
 
 LAYERS = "--layers 2048,1024,1024,512,512,512,256,128,64"
@@ -180,12 +181,12 @@ BAD = {
     "epochs": ("--epochs 0", "--epochs: found 0, expected at least 1"),
     "epochs x": ("--epochs x", "argument --epochs: invalid int value: 'x'"),
     "batch": ("--batch-size 0", "--batch-size: found 0, expected at least 1"),
-    "seed": ("--seed -1", "--seed: found -1, expected an integer from 0"),
-    "seeds": ("--start-seeds 50", "--start-seeds: found 50, expected 0 to 49"),
+    "seed": ("--seed -1", "--seed: found -1, expected a number from 0 to 2^63 - 1"),
+    "seeds": ("--start-seeds 50", "--start-seeds: found 50, expected a number from 0 to 49"),
     "ramp": ("--ramp-len 0", "--ramp-len: found 0, expected at least 1"),
     "ratio": ("--hard-ratio 1.5", "--hard-ratio: found 1.5, expected a number from 0 to 1"),
     "nan": ("--margin nan", "--margin: found nan, expected a finite number"),
-    "bits": ("--max-bits 4", "--max-bits: found 4, expected 8 to 4096"),
+    "bits": ("--max-bits 4", "--max-bits: found 4, expected a number from 8 to 4096"),
     "intervals": ("--eval-interval 700", "--eval-interval: found 700, expected a multiple or a divisor of "
                   "--quick-eval-interval 1000"),
     "mining": ("--mine-interval 0", "--mine-interval: found 0, expected at least 1"),
@@ -197,9 +198,9 @@ BAD = {
     "starts": ("--preset orbit --fewest-bits 300", "--fewest-bits: found 300, expected 8 to --most-bits 256"),
     "two rates": ("--legacy-lr-plateau --lr-schedule cosine", "both set the rate: give one of them"),
     "long name": (f"--resume-state {'x' * 5000}", "there is no such file"),
-    "huge count": (f"--mine-interval 1{'0' * 400}", "expected a finite number below 2^63"),
+    "huge count": (f"--mine-interval 1{'0' * 400}", "expected an integer below 2^63"),
     "no state": ("--resume-state none.pt", "--resume-state none.pt: there is no such file"),
-    "no file": ("--eval-csv none.csv", "none.csv: no such file; make one with: python projects/collatz/build_eval.py"),
+    "no file": ("--eval-csv none.csv", "(no such file); make one with: python projects/collatz/build_eval.py"),
     "mps": ("--device mps", "--device: found 'mps', which has no float64"),
     "orbits": ("--orbits 27", "--orbits has no meaning for a training run"),
 }  # fmt: skip

@@ -75,7 +75,12 @@ def test_the_same_command_makes_nothing_again(whole: Path) -> None:
 
 def test_killed_inside_a_cell_and_started_again(whole: Path, tmp_path: Path) -> None:
     """SIGKILL while a cell is being written, then what a half-made one leaves: the same bits as undisturbed."""
-    command = [sys.executable, str(ROOT / "projects" / "flossing_toy" / "gradient_flossing_toy.py"), "--out", str(tmp_path)]
+    command = [
+        sys.executable,
+        str(ROOT / "projects" / "flossing_toy" / "gradient_flossing_toy.py"),
+        "--out",
+        str(tmp_path),
+    ]
     env = os.environ | {"OMP_NUM_THREADS": "1", "RRS_TEST_SLEEP_IN_SAVE": "60"}
     process = subprocess.Popen([*command, *CHOICE, *SIZES], env=env, stderr=subprocess.DEVNULL)
     try:

@@ -4,7 +4,7 @@ import os
 import shlex
 import subprocess
 import sys
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
@@ -12,6 +12,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from errors import UserError
+from options import REQUIRED, anything, at_least, option, section
 from training.settings.cli import CONFIG_DIR, check_command_line, compose_config, hydra_entry, parse_key_values
 from training.settings.resolving import ARCH_DEFAULTS, EvalConfig, TrainConfig, config_to_dict, resolve, schema_keys
 
@@ -383,20 +384,20 @@ def test_no_command_line_is_a_crash(argv: list[str]) -> None:
 class Inner:
     """A group of options."""
 
-    size: int | None = field(default=None, metadata={"help": "of the inside"})
-    hot: bool = False
+    size: int | None = option(None, "of the inside", at_least(1))
+    hot: bool = option(False, "very", anything)
 
 
 @dataclass
 class Options:
     """A script's options."""
 
-    checkpoint: str
-    batch_size: int | None = field(default=None, metadata={"help": "rows at once"})
-    sigma: float = 0.0
-    names: list[str] = field(default_factory=list)
-    note: str | None = None
-    inner: Inner = field(default_factory=Inner)
+    checkpoint: str = option(REQUIRED, "weights", anything)
+    batch_size: int | None = option(None, "rows at once", at_least(1))
+    sigma: float = option(0.0, "noise", at_least(0))
+    names: list[str] = option([], "of things", anything)
+    note: str | None = option(None, "words", anything)
+    inner: Inner = section(Inner, "the inside")
 
 
 def test_key_values() -> None:
@@ -440,8 +441,8 @@ def test_key_value_help(capsys: pytest.CaptureFixture[str]) -> None:
         parse_key_values(["--help"], Options)
     assert caught.value.code == 0
     printed = capsys.readouterr().out
-    assert "rows at once" in printed and "inner.size           default None; of the inside" in printed
-    assert "inner.hot            default False" in printed and "Inner(" not in printed
+    assert "rows at once" in printed and f"  {'inner.size':<28} default null; at least 1; of the inside\n" in printed
+    assert f"  {'inner.hot':<28} default False; very\n" in printed and "Inner(" not in printed
 
 
 SCRIPT = f"""

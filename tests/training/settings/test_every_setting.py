@@ -1,0 +1,167 @@
+"""The whole schema, field by field: help, a range, and odd values that are taken or refused in one line."""
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+import evaluate
+import predict
+from errors import UserError
+from options import CONTROL, REQUIRED, Anything, at_least, extended, option, section, settings_of
+from training.settings import resolving
+from training.settings.cli import CONFIG_DIR, compose_config, setting_lines
+from training.settings.resolving import config_hash, config_to_dict, resolve, run_identity, with_defaults
+from training.settings.schema import EvaluateConfig, TrainConfig
+from training.start import under_an_older_name
+
+SCHEMAS = (TrainConfig, EvaluateConfig, evaluate.Options, predict.Options)
+SETTINGS = [setting for setting in settings_of(TrainConfig) if not setting.is_section]
+ODD = {
+    "nan": math.nan,
+    "infinite": math.inf,
+    "negative": -1,
+    "zero": 0,
+    "huge": 10**30,
+    "empty": "",
+    "text": "some words",
+    "list": [1, "a"],
+}
+DATA = {"data_paths": ["data/x"]}
+PRESETS = sorted(path.stem for path in (CONFIG_DIR / "experiment").glob("*.yaml"))
+
+
+def nested(key: str, value: Any) -> dict[str, Any]:
+    *sections, leaf = key.split(".")
+    raw: dict[str, Any] = {leaf: value}
+    for name in reversed(sections):
+        raw = {name: raw}
+    return raw
+
+
+def numbers(value: Any) -> Iterator[float]:
+    for item in value if isinstance(value, list) else [value]:
+        if isinstance(item, int | float):
+            yield item
+
+
+@pytest.mark.parametrize("schema", SCHEMAS, ids=lambda schema: schema.__name__)
+def test_every_field_explains_itself_and_has_a_range(schema: type) -> None:
+    shown = "\n".join(setting_lines(schema))
+    for setting in settings_of(schema):
+        assert len(setting.help) > 3, setting.key
+        assert setting.key in shown
+        if not setting.is_section:
+            assert setting.default is REQUIRED or setting.refusal(setting.default) is None, setting.key
+
+
+def test_a_field_without_a_range_is_a_mistake() -> None:
+    @dataclass
+    class Open:
+        weight: float = 0.1
+
+    with pytest.raises(TypeError, match="weight declares no range"):
+        setting_lines(Open)
+
+
+def test_numbers_without_a_range_are_meant() -> None:
+    """`anything` is for switches, texts with a reader of their own, and names that a table maps."""
+    for setting in SETTINGS:
+        if isinstance(setting.range, Anything):
+            assert not any(kind in str(setting.kind) for kind in ("int", "float")), setting.key
+
+
+@pytest.mark.parametrize("kind", ODD)
+def test_odd_values_are_taken_sensibly_or_refused_in_one_line(kind: str) -> None:
+    refused = 0
+    for setting in SETTINGS:
+        raw = nested(setting.key, ODD[kind])
+        base = {"collatz": {"preset": "faithful"}} if setting.key.startswith("collatz.") else DATA
+        merged = {**base, **raw}
+        if setting.key.startswith("collatz.") and setting.key != "collatz.preset":
+            merged["collatz"] = {"preset": "faithful", **raw["collatz"]}
+        try:
+            cfg = resolve(merged)
+        except UserError as error:
+            refused += 1
+            assert "\n" not in str(error) and "Traceback" not in str(error)
+            continue
+        value: Any = cfg
+        for name in setting.key.split("."):
+            value = getattr(value, name)
+        assert all(math.isfinite(number) for number in numbers(value)), setting.key
+        assert setting.refusal(value) is None
+        assert resolve(config_to_dict(cfg)) == cfg, setting.key
+    assert refused > len(SETTINGS) / 4
+
+
+def test_a_range_refuses_what_is_outside_of_it() -> None:
+    """Each number of the schema: below and above its range, in one line that names the option and the range."""
+    for setting in SETTINGS:
+        low = getattr(setting.range, "low", None)
+        if low is None or low == -math.inf or setting.key.startswith("collatz."):
+            continue
+        bad = low if setting.range.low_open else low - 1  # type: ignore[attr-defined]
+        value = [bad] if str(setting.kind).startswith("list") else bad
+        with pytest.raises(UserError) as caught:
+            resolve({**DATA, **nested(setting.key, value)})
+        assert f"'{setting.key}'" in str(caught.value) and "expected" in str(caught.value)
+
+
+def test_a_new_section_with_defaults_renames_no_run(monkeypatch: pytest.MonkeyPatch) -> None:
+    @dataclass
+    class New:
+        """Something that comes later."""
+
+        weight: float = option(0.0, "of the new loss", at_least(0))
+        places: list[int] = option([], "where", at_least(0))
+
+    before = {name: compose_config([f"+experiment={name}"], require_data=False) for name in PRESETS}
+    wider = extended(TrainConfig, __name__, [("new", New, section(New, "new"))])
+    monkeypatch.setattr(resolving, "TrainConfig", wider)
+    for name, cfg in before.items():
+        plain = config_to_dict(cfg) | {"run_name": None, "checkpoint_path": None}
+        again = resolve(plain)
+        assert type(again) is wider and config_hash(again) == config_hash(cfg), name
+        assert again.run_name == resolve(config_to_dict(cfg) | {"run_name": None, "checkpoint_path": None}).run_name
+        changed = resolve({**plain, "new": {"weight": 0.5}})
+        assert config_hash(changed) != config_hash(cfg) and changed.run_name != again.run_name
+        # A state from before the section existed: at its default it goes on, changed it does not.
+        saved = run_identity(cfg)
+        assert with_defaults(saved, run_identity(again)) == with_defaults(run_identity(again), saved)
+        assert with_defaults(saved, run_identity(changed)) != with_defaults(run_identity(changed), saved)
+
+
+def test_everything_is_of_a_run_s_identity_unless_it_says_otherwise() -> None:
+    """A deny-list: of two configs that differ in one setting, only run control shares a hash."""
+    base = resolve({**DATA, "arch": {"name": "srm"}, "floss": {"mode": "inter"}})
+    identity = run_identity(base)
+    for setting in SETTINGS:
+        if setting.key.startswith("collatz.") or setting.key in ("epochs", "arch.forward_dtype"):
+            continue
+        in_use = not setting.key.startswith("objective.")
+        assert (setting.key in identity) == (setting.role is None and in_use), setting.key
+    controls = {setting.key for setting in SETTINGS if setting.role == CONTROL}
+    assert {"max_steps", "device", "checkpoint_path", "wandb.mode"} <= controls and "lr" not in controls
+
+
+def test_a_folder_of_an_older_rule_is_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    cfg = resolve(DATA)
+    assert under_an_older_name(cfg) == cfg
+    for name, settings in (("trm-00000000", {"seed": 1}), ("trm-11111111", {}), ("trm-22222222", {"init_from": "w"})):
+        folder = Path(cfg.checkpoint_path or "").parent / name
+        folder.mkdir(parents=True)
+        (folder / "all_config.yaml").write_text(yaml.safe_dump(config_to_dict(resolve({**DATA, **settings}))))
+    (folder.parent / "trm-00000001").mkdir()
+    found = under_an_older_name(cfg)
+    assert found.run_name == "trm-11111111" and found.checkpoint_path == str(folder.parent / "trm-11111111")
+    assert under_an_older_name(resolve({**DATA, "init_from": "w"})).run_name == "trm-22222222"
+    for other in (resolve({**DATA, "lr": 1e-3}), resolve({**DATA, "run_name": "mine"})):
+        assert under_an_older_name(other) == other
+    Path(cfg.checkpoint_path or "").mkdir()
+    assert under_an_older_name(cfg) == cfg, "the folder of today's rule comes first"

@@ -1,0 +1,65 @@
+"""Projects that train by the one loop, a line each: `projects/NAME/settings.py` holds its section of the settings,
+`projects/NAME/setup.py` the function `build_run`. A project whose folder is absent is not offered.
+"""
+
+import importlib
+import importlib.util
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, ClassVar
+
+if TYPE_CHECKING:
+    from training.distributed import World
+    from training.run import Run
+    from training.settings.schema import TrainConfig
+
+PROJECTS = ("collatz",)
+
+
+class ProjectSettings:
+    """Base of a project's section, a dataclass: what the core must know of its runs."""
+
+    # Settings that its runs do not read, sections by their name; the prefix of its project_name; how one is started.
+    unread: ClassVar[frozenset[str]] = frozenset()
+    project_name: ClassVar[str]
+    command: ClassVar[str]
+
+    @property
+    def in_use(self) -> bool:
+        """Whether a run with these settings is one of this project."""
+        raise NotImplementedError
+
+    @property
+    def run_kind(self) -> str:
+        """What the default name of a run begins with."""
+        raise NotImplementedError
+
+    def check(self, config: "TrainConfig") -> None:
+        """Refuse combinations that cannot run. Errors: `UserError`."""
+
+
+def offered() -> list[str]:
+    """The projects that are here."""
+    return [name for name in PROJECTS if importlib.util.find_spec(f"projects.{name}") is not None]
+
+
+def settings_classes() -> dict[str, type[ProjectSettings]]:
+    """Names of sections to their classes."""
+    return {name: importlib.import_module(f"projects.{name}.settings").Settings for name in offered()}
+
+
+def project_of(config: "TrainConfig") -> tuple[str, ProjectSettings] | None:
+    """The project that a run belongs to, with its section; None for one of puzzles."""
+    for name in offered():
+        section: ProjectSettings = getattr(config, name)
+        if section.in_use:
+            return name, section
+    return None
+
+
+def builder_of(config: "TrainConfig") -> "Callable[[TrainConfig, World], Run] | None":
+    """What makes the parts of a project's run; None for a run of puzzles."""
+    project = project_of(config)
+    if project is None:
+        return None
+    build: Any = importlib.import_module(f"projects.{project[0]}.setup").build_run
+    return build
