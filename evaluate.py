@@ -43,7 +43,7 @@ from training.inference.choose import check_perturbed, keeps_steps, mode_parts
 from training.inference.rollout_choice import check_rollouts, stochastic, with_inference
 from training.inference.stochastic_rollouts import judged_steps
 from training.records.provenance import collect_provenance
-from training.settings.cli import parse_key_values
+from training.settings.key_values import parse_key_values
 from training.settings.resolving import config_hash
 from training.settings.schema import DTYPES, Device, EvaluateConfig, TrainConfig, paths
 from training.storage.atomic_file import write_atomically, write_json_atomically

@@ -43,7 +43,7 @@ from options import REQUIRED, anything, at_least, one_of, option, text
 from training.devices import resolve_device
 from training.inference.base import to_device
 from training.inference.stepwise import StepwiseInference, StepwisePredictions
-from training.settings.cli import parse_key_values
+from training.settings.key_values import parse_key_values
 from training.settings.schema import DTYPES, Device
 from training.trained_model import (
     Checkpoint,

@@ -1,4 +1,4 @@
-"""Command lines: argv is checked before Hydra sees it, then composed; and key=value for the flag scripts.
+"""Command lines of Hydra scripts: argv is checked before Hydra sees it, then composed.
 
 Every mistake in a command line ends as one line on stderr that names the key, what was found and the nearest
 valid key, with exit code 2. Official TRM and HRM commands work unchanged: a `+` before an existing option is
@@ -10,7 +10,7 @@ import re
 import sys
 import textwrap
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import MISSING, dataclass, is_dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -26,8 +26,8 @@ from omegaconf.errors import OmegaConfBaseException
 
 from errors import UserError, exit_on_user_error
 from options import settings_of
-from training.settings.checks import check_ranges
-from training.settings.resolving import TrainConfig, merge_into_schema, nearest_key, resolve, schema_keys
+from training.settings.key_values import setting_lines
+from training.settings.resolving import TrainConfig, nearest_key, resolve, schema_keys
 
 CONFIG_DIR = Path(__file__).resolve().parents[2] / "config"
 HELP = "python pretrain.py --help lists the options"
@@ -299,81 +299,6 @@ def hydra_entry(config_name: str, fn: Callable[[TrainConfig], None]) -> None:
         raise UserError(f"the settings do not compose: {_one_line(error)}") from None
     finally:
         sys.argv = program
-
-
-def parse_key_values(argv: Sequence[str], schema: type, *, description: str = "") -> Any:
-    """Read `key=value` arguments into an instance of the dataclass `schema`.
-
-    Text fields take the value as it is (no quoting needed; `null` where None is allowed); others are read as
-    yaml, so lists are written `[a,b]`; a field of a nested dataclass is `outer.inner`. A leading `+` is
-    accepted. `--help` or `-h` prints the fields, with the text in their metadata `help`, and exits 0. Errors:
-    `UserError` for an unknown key (the nearest valid one is named), a bad value, a missing required field.
-    """
-    valid = schema_keys(schema)
-    if any(text in ("-h", "--help") for text in argv):
-        print(_key_value_help(schema, description))
-        sys.exit(0)
-    raw: dict[str, Any] = {}
-    for text in argv:
-        key, equals, value = text.lstrip("+").partition("=")
-        if not equals or not key:
-            raise UserError(f"cannot read '{text}': expected key=value with keys {', '.join(valid)}")
-        if key not in valid:
-            raise UserError(f"unknown option '{key}' in '{text}': the nearest valid key is '{nearest_key(key, valid)}'")
-        if is_dataclass(valid[key]):
-            inner = next(name for name in valid if name.startswith(f"{key}."))
-            raise UserError(f"cannot read '{text}': expected keys such as '{inner}'")
-        node = raw
-        *parents, leaf = key.split(".")
-        for parent in parents:
-            node = node.setdefault(parent, {})
-        node[leaf] = _read_value(key, value, valid[key])
-    options = merge_into_schema(raw, schema)
-    check_ranges(options)
-    return options
-
-
-def _read_value(key: str, value: str, kind: Any) -> Any:
-    optional = type(None) in getattr(kind, "__args__", ())
-    if optional and value.lower() in ("null", "none", "~", ""):
-        return None
-    if kind is str or str in getattr(kind, "__args__", ()) and "list" not in str(kind):
-        # OmegaConf reads ${...} as an interpolation, and nothing is there to be interpolated.
-        if "${" in value or not value.strip():
-            raise UserError(f"option '{key}': found {value!r}, expected a text or path")
-        return value
-    try:
-        return yaml.safe_load(value)
-    except (yaml.YAMLError, ValueError, RecursionError):
-        raise UserError(f"option '{key}': cannot read {value!r}") from None
-
-
-def _key_value_help(schema: type, description: str) -> str:
-    return "\n".join(
-        [description or (schema.__doc__ or "").strip(), "", "options (key=value):", *setting_lines(schema)]
-    )
-
-
-def setting_lines(schema: type) -> list[str]:
-    """Every setting with its default, range and meaning, sections under a line of their own."""
-    lines = []
-    for setting in settings_of(schema):
-        if setting.is_section:
-            lines += ["", f"  {setting.key}.*: {setting.help}"]
-            continue
-        default = "required" if setting.default is MISSING else f"default {_written(setting.default)}"
-        said = "; ".join(filter(None, (default, setting.range.words, setting.help)))
-        lines += textwrap.wrap(
-            said, 120, initial_indent=f"  {setting.key:<28} ", subsequent_indent=" " * 31, break_on_hyphens=False
-        )
-    return lines
-
-
-def _written(value: Any) -> str:
-    """A default as a command line has it."""
-    if value is None:
-        return "null"
-    return f"{value:g}" if isinstance(value, float) else str(value)
 
 
 def hydra_help(schema: type, header: str, groups: Mapping[str, Sequence[str]]) -> str:

@@ -14,7 +14,8 @@ import predict
 from errors import UserError
 from options import CONTROL, REQUIRED, Anything, at_least, extended, option, section, settings_of
 from training.settings import resolving
-from training.settings.cli import CONFIG_DIR, compose_config, setting_lines
+from training.settings.cli import CONFIG_DIR, compose_config
+from training.settings.key_values import setting_lines
 from training.settings.resolving import config_hash, config_to_dict, resolve, run_identity, with_defaults
 from training.settings.schema import EvaluateConfig, TrainConfig
 from training.start import under_an_older_name
