@@ -4,9 +4,9 @@ import sys
 from collections.abc import Sequence
 
 from errors import UserError, exit_on_user_error
-from projects.collatz.baselines import ClosedFormRun, run_closed_forms
+from projects.collatz.baselines import ClosedFormRequest, run_closed_forms
 from projects.collatz.checkpoint import evaluate_checkpoint
-from projects.collatz.flags import CheckpointRun, read_flags
+from projects.collatz.flags import CheckpointRequest, read_flags
 from projects.collatz.plan import plan_lines
 from projects.collatz.train_flags import in_flags
 from training.start import train
@@ -14,17 +14,17 @@ from training.start import train
 
 @exit_on_user_error
 def main(argv: Sequence[str] | None = None) -> None:
-    asked = read_flags(sys.argv[1:] if argv is None else argv)
-    if isinstance(asked, ClosedFormRun):
-        run_closed_forms(asked)
-    elif isinstance(asked, CheckpointRun):
-        evaluate_checkpoint(asked)
+    request = read_flags(sys.argv[1:] if argv is None else argv)
+    if isinstance(request, ClosedFormRequest):
+        run_closed_forms(request)
+    elif isinstance(request, CheckpointRequest):
+        evaluate_checkpoint(request)
     else:
         try:
-            if asked.dry_run:
-                print("\n".join(plan_lines(asked.config)))
+            if request.dry_run:
+                print("\n".join(plan_lines(request.config)))
             else:
-                train(asked.config)
+                train(request.config)
         except UserError as error:
             raise in_flags(error) from error
 

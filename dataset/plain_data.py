@@ -42,6 +42,14 @@ def read_json_object(path: Path, *, max_bytes: int = MAX_JSON_BYTES) -> dict[str
     return value
 
 
+def json_object_or_refuse(path: Path, mend: str = "") -> dict[str, Any]:
+    """As `read_json_object`. Errors: `UserError` that names the file and, where given, what mends it."""
+    try:
+        return read_json_object(path)
+    except JsonError as error:
+        raise UserError(f"{path}: {error}" + (f"; {mend}" if mend else "")) from error
+
+
 def parse_json(data: bytes) -> Any:
     """Strict JSON: UTF-8, no NaN or infinity, no repeated key, bounded depth, texts that can be written again.
 

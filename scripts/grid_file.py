@@ -143,14 +143,16 @@ def _runs_of(entry: Any, where: str, out: Path, common: Mapping[str, str]) -> It
         if not _NAME.fullmatch(name) or name == LOGS:
             raise UserError(f"{where}: name: found {name!r}, expected letters, digits and . _ = + -, other than {LOGS}")
         filler = _Filler(fixed | {"name": name}, common, where)
-        made = _text(fields["makes"], f"{where}: makes") if "makes" in fields else None
+        finished_by = _text(fields["makes"], f"{where}: makes") if "makes" in fields else None
         yield GridRun(
             name=name,
             form=form,
             kind=kind,
             needs=tuple(need for text in needs for need in filler.words(text)),
             command=_command(filler, _text(fields["command"], f"{where}: command"), where),
-            finished_file=RunFolder(ROOT / out / name).summary if made is None else ROOT / filler.text(made),
+            finished_file=RunFolder(ROOT / out / name).summary
+            if finished_by is None
+            else ROOT / filler.text(finished_by),
         )
 
 

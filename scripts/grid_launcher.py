@@ -56,7 +56,9 @@ class Launcher:
         return sum(self.states[run.name] == state for run in self.selected)
 
     def run(self, interrupt: InterruptHandler, max_seconds: float | None = None) -> None:
-        """Until all have ended; or until `interrupt` or `max_seconds`, then the runs are asked to stop and waited for.
+        """Start and watch the runs until all have ended, or `interrupt` or `max_seconds` come.
+
+        Then the runs are asked to stop and waited for.
 
         Errors: KeyboardInterrupt at a second Ctrl-C, after the runs have been aborted.
         """
@@ -108,7 +110,7 @@ class Launcher:
 
     def _collect(self) -> None:
         """Note which runs have ended, and how."""
-        for started in [each for each in self._started if each.process.poll() is not None]:
+        for started in [candidate for candidate in self._started if candidate.process.poll() is not None]:
             self._started.remove(started)
             run, code = started.run, started.process.returncode
             seconds = self.clock.stop(run.name)
@@ -131,14 +133,14 @@ class Launcher:
 
     def _all_needs(self, run: GridRun) -> set[str]:
         by_name = self.grid.by_name
-        found: set[str] = set()
+        needs: set[str] = set()
         ahead = list(run.needs)
         while ahead:
             name = ahead.pop()
-            if name not in found:
-                found.add(name)
+            if name not in needs:
+                needs.add(name)
                 ahead += by_name[name].needs
-        return found
+        return needs
 
     def _stop_if_asked(self, interrupt: InterruptHandler, deadline: float | None) -> None:
         if interrupt.requested:
@@ -182,16 +184,16 @@ class Launcher:
             self._bar.set_description_str(status)
 
     def _status(self) -> str:
-        parts = [f"{self.count('finished')}/{len(self.selected)} done", f"{self.count('running')} running"]
-        parts.append(f"{self.count('failed')} failed")
+        counts = [f"{self.count('finished')}/{len(self.selected)} done", f"{self.count('running')} running"]
+        counts.append(f"{self.count('failed')} failed")
         if skipped := self.count("skipped"):
-            parts.append(f"{skipped} skipped")
+            counts.append(f"{skipped} skipped")
         ended = [run for run in self.grid.runs if self.states[run.name] == "finished"]
         ahead = [run for run in self.selected if self.states[run.name] in ("waiting", "running")]
         left = self.clock.seconds_left(ended, ahead, self.jobs)
         if left is not None and self.stop_reason is None:
-            parts.append(f"about {in_words(left)} left")
-        return ", ".join(parts)
+            counts.append(f"about {in_words(left)} left")
+        return ", ".join(counts)
 
     def _say(self, event: str) -> None:
         text = event if self._bar is not None else f"{event} [{self._status()}]"

@@ -65,14 +65,16 @@ class GridRecord:
         self.write()
 
     def end(self, run: GridRun, seconds: float, outcome: str, exit_code: int | None) -> None:
-        """Its last session has ended: `finished`, `stopped` or `failed`."""
+        """The last session of this run has ended: `finished`, `stopped` or `failed`."""
         self.runs[run.name]["sessions"][-1] |= {
-            "seconds": round(seconds, 3), "outcome": outcome, "exit_code": exit_code,
-        }  # fmt: skip
+            "seconds": round(seconds, 3),
+            "outcome": outcome,
+            "exit_code": exit_code,
+        }
         self.write()
 
     def seconds(self, name: str) -> float:
-        """Of all sessions of a run that have ended."""
+        """Seconds of all sessions of a run that have ended."""
         sessions = self.runs.get(name, {}).get("sessions", [])
         return float(sum(session["seconds"] for session in sessions))
 
@@ -101,7 +103,7 @@ class Clock:
         return time.monotonic() - self.started.pop(name)
 
     def seconds_left(self, finished: Iterable[GridRun], ahead: Sequence[GridRun], jobs: int) -> float | None:
-        """Until the runs `ahead`, some of which are on their way, have ended; None where no duration is known."""
+        """Seconds until the runs `ahead`, some of them on their way, have ended; None where no duration is known."""
         by_form: dict[str, list[float]] = {}
         for run in finished:
             seconds = self.record.seconds(run.name)

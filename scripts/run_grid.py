@@ -73,7 +73,7 @@ def select(grid: Grid, names: Sequence[str]) -> list[GridRun]:
 
 
 def cores() -> int:
-    """Those that this process may use."""
+    """How many cores this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
@@ -127,26 +127,29 @@ def launch(grid: Grid, selected: list[GridRun], options: argparse.Namespace, aga
         record.write()
         for run in selected:
             if run.is_finished and record.changed_command(run):
-                print(f"warning: {run.name} was finished by another command than the grid has now: move "
-                      f"{run.finished_file.parent} away to run it again", file=sys.stderr)  # fmt: skip
+                changed = f"{run.name} was finished by another command than the grid has now"
+                mend = f"move {run.finished_file.parent} away to run it again"
+                print(f"warning: {changed}: {mend}", file=sys.stderr)
         launcher = Launcher(grid, selected, jobs=options.jobs, threads=threads, record=record)
-        print(f"{grid.source}: {len(selected)} runs, {launcher.count('finished')} of them finished; {options.jobs} at "
-              f"a time, {threads} threads each; logs in {grid.out / LOGS}", flush=True)  # fmt: skip
+        plan = f"{len(selected)} runs, {launcher.count('finished')} of them finished; {options.jobs} at a time"
+        print(f"{grid.source}: {plan}, {threads} threads each; logs in {grid.out / LOGS}", flush=True)
         with InterruptHandler() as interrupt:
             try:
                 launcher.run(interrupt, None if options.max_hours is None else 3600 * options.max_hours)
             except KeyboardInterrupt:
                 print("aborted", file=sys.stderr)
-    return report(launcher, again)
+    return print_outcome(launcher, again)
 
 
-def report(launcher: Launcher, again: str) -> int:
+def print_outcome(launcher: Launcher, again: str) -> int:
     """Say how it ended and how to go on; returns the exit code."""
-    names = {state: [run.name for run in launcher.selected if launcher.states[run.name] == state]
-             for state in ("failed", "skipped")}  # fmt: skip
-    for state, found in names.items():
-        if found:
-            print(f"{state}: {', '.join(found)}", file=sys.stderr)
+    names = {
+        state: [run.name for run in launcher.selected if launcher.states[run.name] == state]
+        for state in ("failed", "skipped")
+    }
+    for state, run_names in names.items():
+        if run_names:
+            print(f"{state}: {', '.join(run_names)}", file=sys.stderr)
     done, total = launcher.count("finished"), len(launcher.selected)
     if done == total:
         print(f"all {total} runs are finished: {launcher.grid.out}")

@@ -12,7 +12,7 @@ import pytest
 
 import train_modal as script
 from errors import UserError
-from projects.collatz.flags import TrainingRun, read_flags
+from projects.collatz.flags import TrainingRequest, read_flags
 from tests.helpers import ROOT
 
 ARGS = "--epochs 100000 --layers 2048,1024,1024,512,512,512,256,128,64 --curriculum --ramp-len 50000 --start-seeds 0"
@@ -24,7 +24,7 @@ def test_commands_of_a_source_run() -> None:
                      "/runs/collatz_eval_50k.csv"]  # fmt: skip
     assert train[0] == "collatz.py" and train[1 : len(shlex.split(ARGS)) + 1] == shlex.split(ARGS)
     asked = read_flags(train[1:])
-    assert isinstance(asked, TrainingRun) and asked.config.collatz.eval_csv == "/runs/collatz_eval_50k.csv"
+    assert isinstance(asked, TrainingRequest) and asked.config.collatz.eval_csv == "/runs/collatz_eval_50k.csv"
     assert asked.config.checkpoint_path == f"/runs/{script.run_name(ARGS)}"
     assert asked.config.max_hours is not None and asked.config.max_hours < script.LIMIT_HOURS
 

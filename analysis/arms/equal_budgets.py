@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from analysis.arms.finished_runs import VALIDATION, Arm, FinishedRun
-from analysis.arms.run_curves import Point, read_run
+from analysis.arms.run_curves import CurvePoint, read_run
 from analysis.arms.seed_pairs import MeanInterval, mean_interval, with_baseline
 from errors import UserError
 
@@ -34,7 +34,7 @@ class EqualBudget:
 def at_equal_budgets(arms: Sequence[Arm]) -> list[EqualBudget]:
     """Every arm against the first of its network, by each of `BUDGETS`."""
     curves = {axis: {run.curve.folder: _points(run, axis) for arm in arms for run in arm.runs} for axis in BUDGETS}
-    found = []
+    comparisons = []
     for baseline, arm in with_baseline(arms):
         ours, theirs = arm.by_seed, baseline.by_seed
         for axis, unit in BUDGETS.items():
@@ -44,37 +44,26 @@ def at_equal_budgets(arms: Sequence[Arm]) -> list[EqualBudget]:
                 if not all(pair):
                     continue
                 budget = min(points[-1].x for points in pair)
-                one, other = (_last_within(points, budget) for points in pair)
-                if one is not None and other is not None:
-                    budgets[seed], differences[seed] = budget, one.value - other.value
+                own_point, baseline_point = (_last_within(points, budget) for points in pair)
+                if own_point is not None and baseline_point is not None:
+                    budgets[seed], differences[seed] = budget, own_point.value - baseline_point.value
             if budgets:
                 values = list(differences.values())
-                found.append(
-                    EqualBudget(
-                        arm.label, baseline.label, unit, list(budgets), list(budgets.values()), values,
-                        mean_interval(values),
-                    )
-                )  # fmt: skip
-    return found
+                names, spent = (arm.label, baseline.label, unit), list(budgets.values())
+                comparisons.append(EqualBudget(*names, list(budgets), spent, values, mean_interval(values)))
+    return comparisons
 
 
 def budget_table(comparisons: Sequence[EqualBudget]) -> list[str]:
-    """For people: one line per arm and budget."""
-    lines = []
-    for each in comparisons:
-        bounds = each.interval.bounds
-        interval = "no interval"
-        if bounds is not None:
-            interval = f"95 % t interval {100 * bounds[0]:+.2f} to {100 * bounds[1]:+.2f}"
-        lines.append(
-            f"{each.arm} minus {each.baseline} on validation at equal {each.unit} "
-            f"({np.mean(each.budgets):,.0f}): {100 * each.interval.mean:+.2f} points, {interval}, "
-            f"{each.interval.n} {'seed' if each.interval.n == 1 else 'seeds'}"
-        )
-    return lines
+    """Lines for people: one per arm and budget."""
+    return [
+        f"{comparison.arm} minus {comparison.baseline} on validation at equal {comparison.unit} "
+        f"({np.mean(comparison.budgets):,.0f}): {comparison.interval.in_words()}"
+        for comparison in comparisons
+    ]
 
 
-def _points(run: FinishedRun, axis: str) -> Sequence[Point]:
+def _points(run: FinishedRun, axis: str) -> Sequence[CurvePoint]:
     """The validation curve over this axis; none where an earlier version logged the run without it."""
     if axis == "updates":
         return run.curve.points
@@ -84,5 +73,5 @@ def _points(run: FinishedRun, axis: str) -> Sequence[Point]:
         return []
 
 
-def _last_within(points: Sequence[Point], budget: float) -> Point | None:
+def _last_within(points: Sequence[CurvePoint], budget: float) -> CurvePoint | None:
     return next((point for point in reversed(points) if point.x <= budget), None)

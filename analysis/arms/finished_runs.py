@@ -7,8 +7,15 @@ from typing import Any
 
 import numpy as np
 
-from analysis.arms.run_curves import RunCurve, differing_settings, number_or_none, read_run
-from dataset.plain_data import JsonError, read_json_object
+from analysis.arms.run_curves import (
+    RunCurve,
+    differing_settings,
+    number_or_none,
+    read_run,
+    refuse_repeated_seeds,
+    told_apart,
+)
+from dataset.plain_data import JsonError, json_object_or_refuse, read_json_object
 from errors import UserError
 from training.evaluation.row_outcomes import TestRows, read_test_rows
 from training.records.metrics_log import read_metrics
@@ -21,7 +28,7 @@ VALIDATION = "eval/validation/exact_accuracy"
 
 
 @dataclass(frozen=True)
-class Tested:
+class TestAccuracy:
     """Test puzzles that the weights after `step` updates solve.
 
     perturbed: for each kind of perturbed start the rollouts that end in a solution, and their number.
@@ -43,7 +50,7 @@ class FinishedRun:
 
     curve: RunCurve
     updates: int
-    tested: dict[str, Tested]
+    tested: dict[str, TestAccuracy]
     spent: dict[str, dict[str, float | None]]
     rows: TestRows | None
 
@@ -88,10 +95,7 @@ def read_finished(folder: Path) -> FinishedRun:
     names = RunFolder(folder)
     if not names.summary.is_file():
         raise UserError(f"{folder} has no {names.summary.name}: let the run go on to its end with its own command")
-    try:
-        summary = read_json_object(names.summary)
-    except JsonError as error:
-        raise UserError(f"{names.summary}: {error}") from error
+    summary = json_object_or_refuse(names.summary)
     updates, tests, spent = (summary.get(key) for key in ("steps", "test", "curve"))
     if type(updates) is not int or not isinstance(tests, Mapping):
         raise UserError(f"{names.summary} is no summary of a run: steps or test are missing")
@@ -115,50 +119,50 @@ def read_finished(folder: Path) -> FinishedRun:
     path = RunFolder(folder).test_rows
     if path.is_file():
         rows = read_test_rows(path)
-        for moment, found in tested.items():
+        for moment, test in tested.items():
             exact = rows.exact.get(moment)
-            if exact is None or (int(exact.sum()), len(exact)) != (found.solved, found.count):
+            if exact is None or (int(exact.sum()), len(exact)) != (test.solved, test.count):
                 raise UserError(
-                    f"{path} does not hold the {found.solved} of {found.count} rows that {names.summary} "
+                    f"{path} does not hold the {test.solved} of {test.count} rows that {names.summary} "
                     f"counts for the {moment} weights: remove it to go on without McNemar's test"
                 )
-    tested = {moment: _with_perturbed(found, folder, moment) for moment, found in tested.items()}
+    tested = {moment: _with_perturbed(test, folder, moment) for moment, test in tested.items()}
     return FinishedRun(curve, updates, tested, costs, rows)
 
 
-def _with_perturbed(found: Tested, folder: Path, moment: str) -> Tested:
+def _with_perturbed(test: TestAccuracy, folder: Path, moment: str) -> TestAccuracy:
     """The test with accuracy from perturbed starts: the run's own, else what evaluate.py found for these weights."""
     path = folder / f"evaluation_{moment}_perturbed.json"
-    if found.perturbed or not path.is_file():
-        return found
+    if test.perturbed or not path.is_file():
+        return test
     try:
-        results = [part for part in read_json_object(path)["results"] if part["rows"] == "test"]
+        results = [result for result in read_json_object(path)["results"] if result["rows"] == "test"]
         exact = results[0]["exact_accuracy"]
         counted = _share(exact, "numerator", "denominator")
     except (JsonError, KeyError, IndexError, TypeError, ValueError) as error:
         raise UserError(f"{path} is no evaluation of test rows ({error}): make it again with evaluate.py") from error
-    if len(results) != 1 or counted != (found.solved, found.count):
+    if len(results) != 1 or counted != (test.solved, test.count):
         raise UserError(
-            f"{path} counts {counted[0]} of {counted[1]} test rows, the run {found.solved} of "
-            f"{found.count}: make it again with evaluate.py"
+            f"{path} counts {counted[0]} of {counted[1]} test rows, the run {test.solved} of "
+            f"{test.count}: make it again with evaluate.py"
         )
-    return replace(found, perturbed=_perturbed(results[0], path, moment))
+    return replace(test, perturbed=_perturbed(results[0], path, moment))
 
 
-def _tested(entry: Any, path: Path, moment: str) -> Tested:
+def _tested(entry: Any, path: Path, moment: str) -> TestAccuracy:
     try:
         step, solved, count = _whole(entry, "step"), *_share(entry, "numerator", "denominator")
     except (KeyError, TypeError, ValueError) as error:
         raise UserError(f"{path}: the test of the {moment} weights is damaged ({error})") from error
-    return Tested(step, solved, count, _perturbed(entry, path, moment))
+    return TestAccuracy(step, solved, count, _perturbed(entry, path, moment))
 
 
 def _perturbed(entry: Any, path: Path, moment: str) -> dict[str, tuple[int, int]]:
     perturbed = {}
     try:
-        for each in entry.get("robustness") or []:
-            start = f"sigma {each['sigma']:g}, {each['site']}, {_whole(each, 'rollouts')} rollouts"
-            perturbed[start] = _share(each, "exact_count", "count")
+        for measured in entry.get("robustness") or []:
+            start = f"sigma {measured['sigma']:g}, {measured['site']}, {_whole(measured, 'rollouts')} rollouts"
+            perturbed[start] = _share(measured, "exact_count", "count")
     except (AttributeError, KeyError, TypeError, ValueError) as error:
         raise UserError(f"{path}: the test of the {moment} weights is damaged ({error})") from error
     return perturbed
@@ -171,8 +175,8 @@ def _whole(entry: Any, name: str) -> int:
     return value
 
 
-def _share(entry: Any, part: str, whole: str) -> tuple[int, int]:
-    counts = _whole(entry, part), _whole(entry, whole)
+def _share(entry: Any, counted: str, total: str) -> tuple[int, int]:
+    counts = _whole(entry, counted), _whole(entry, total)
     if not counts[0] <= counts[1] or not counts[1]:
         raise ValueError(f"found {counts[0]} of {counts[1]}")
     return counts
@@ -184,19 +188,12 @@ def _object(value: Any) -> Mapping[str, Any]:
 
 def arms_of(runs: Sequence[FinishedRun]) -> list[Arm]:
     """Arms in the order in which their first runs are named. Errors: `UserError` when one has a seed twice."""
-    found: dict[str, list[FinishedRun]] = {}
+    groups: dict[str, list[FinishedRun]] = {}
     for run in runs:
-        found.setdefault(settings_sha256(run.settings), []).append(run)
+        groups.setdefault(settings_sha256(run.settings), []).append(run)
     arms = []
-    for (digest, members), label in zip(found.items(), _labels(list(found.values())), strict=True):
-        seeds: dict[int | None, str] = {}
-        for run in members:
-            if run.curve.seed in seeds:
-                raise UserError(
-                    f"{run.curve.folder} repeats seed {run.curve.seed} of {seeds[run.curve.seed]} with the "
-                    "same settings: name one of them"
-                )
-            seeds[run.curve.seed] = run.name
+    for (digest, members), label in zip(groups.items(), _labels(list(groups.values())), strict=True):
+        refuse_repeated_seeds((run.curve.seed, run.curve.folder) for run in members)
         arch = {key: value for key, value in members[0].settings.items() if key.startswith("arch.")}
         arms.append(Arm(label, digest, settings_sha256(arch), members))
     return arms
@@ -205,16 +202,13 @@ def arms_of(runs: Sequence[FinishedRun]) -> list[Arm]:
 def _labels(groups: Sequence[Sequence[FinishedRun]]) -> list[str]:
     """A label for each group of runs, no two alike."""
     settings = [group[0].settings for group in groups]
-    short = [_short_label(own) for own in settings]
+    short = [_short_label(of_group) for of_group in settings]
     labels = []
-    for own, label in zip(settings, short, strict=True):
+    for of_group, label in zip(settings, short, strict=True):
         alike = [other for other, its in zip(settings, short, strict=True) if its == label]
-        labels.append(label if len(alike) == 1 else f"{label} ({differing_settings(own, alike)})")
+        labels.append(label if len(alike) == 1 else f"{label} ({differing_settings(of_group, alike)})")
     # Settings beyond those that a label has room for.
-    return [
-        label if labels.count(label) == 1 else f"{label} {settings_sha256(own)[:6]}"
-        for own, label in zip(settings, labels, strict=True)
-    ]
+    return told_apart(labels, settings)
 
 
 def _short_label(settings: Mapping[str, Any]) -> str:

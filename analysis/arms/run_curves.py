@@ -6,9 +6,10 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from dataset.plain_data import JsonError, read_json_object
+from dataset.plain_data import json_object_or_refuse
 from errors import UserError
 from training.records.metrics_log import read_metrics
+from training.records.provenance import settings_sha256
 from training.settings.resolving import RUN_CONTROL, TrainConfig
 from training.storage.run_folder import RunFolder
 
@@ -23,7 +24,7 @@ _LABELLED = 3  # settings named in a label before the rest is counted
 
 
 @dataclass(frozen=True)
-class Point:
+class CurvePoint:
     """One evaluation: update, training compute spent (in the unit of --x), value, rows it is over (if logged)."""
 
     step: int
@@ -39,7 +40,7 @@ class RunCurve:
     folder: Path
     seed: int | None
     settings: dict[str, Any]
-    points: list[Point]
+    points: list[CurvePoint]
     provenance: dict[str, Any]
 
 
@@ -49,11 +50,8 @@ def read_run(folder: Path, metric: str, axis: str) -> RunCurve:
     for path in (names.metrics, names.provenance):
         if not path.is_file():
             raise UserError(f"{folder} has no {path.name}: name the checkpoint_path of a run")
-    try:
-        provenance = read_json_object(names.provenance)
-    except JsonError as error:
-        raise UserError(f"{names.provenance}: {error}") from error
-    points: dict[int, Point] = {}
+    provenance = json_object_or_refuse(names.provenance)
+    points: dict[int, CurvePoint] = {}
     logged: set[str] = set()
     counted = f"{metric.rpartition('/')[0]}/count"
     for record in read_metrics(names.metrics):
@@ -67,7 +65,7 @@ def read_run(folder: Path, metric: str, axis: str) -> RunCurve:
                 "version); use --x updates"
             )
         step = record["step"]
-        points[step] = Point(step, x, value, None if rows is None else int(rows))
+        points[step] = CurvePoint(step, x, value, None if rows is None else int(rows))
     if not points:
         raise UserError(f"{names.metrics} holds no {metric}; it holds {', '.join(sorted(logged)) or 'no accuracy yet'}")
     config, seeds = provenance.get("config"), provenance.get("seeds")
@@ -88,14 +86,14 @@ def shared_settings(config: Mapping[str, Any]) -> dict[str, Any]:
     return kept | {"init_from": "given" if config.get("init_from") else None}
 
 
-def differing_settings(own: Mapping[str, Any], everybody: Sequence[Mapping[str, Any]]) -> str:
+def differing_settings(settings: Mapping[str, Any], groups: Sequence[Mapping[str, Any]]) -> str:
     """What `own` does not share with everybody, as `lr=0.1, arch.L_layers=3`; the network where all are alike."""
-    names = dict.fromkeys(name for settings in everybody for name in settings)
-    different = [name for name in names if any(each.get(name) != own.get(name) for each in everybody)]
-    shown = [f"{name}={own.get(name)}" for name in different[:_LABELLED]]
+    names = dict.fromkeys(name for others in groups for name in others)
+    different = [name for name in names if any(others.get(name) != settings.get(name) for others in groups)]
+    shown = [f"{name}={settings.get(name)}" for name in different[:_LABELLED]]
     rest = len(different) - _LABELLED
     more = [f"{rest} more"] if rest > 0 else []
-    return ", ".join(shown + more) or f"{own.get('arch.name', 'all runs')}"
+    return ", ".join(shown + more) or f"{settings.get('arch.name', 'all runs')}"
 
 
 def _flattened(value: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
@@ -116,8 +114,8 @@ def number_or_none(value: Any) -> float | None:
 def machine_of(record: Mapping[str, Any]) -> str:
     """What a provenance record says of the hardware: `1× AMD EPYC (2 threads)`."""
     unit = record.get("gpu") or record.get("cpu") or "unknown hardware"
-    number = record.get("num_threads", "unknown")
-    return f"{record.get('world_size') or 1}× {unit} ({number} thread{'' if number == 1 else 's'})"
+    threads = counted(record.get("num_threads", "unknown"), "thread")
+    return f"{record.get('world_size') or 1}× {unit} ({threads})"
 
 
 def commit_of(record: Mapping[str, Any]) -> str:
@@ -128,9 +126,46 @@ def commit_of(record: Mapping[str, Any]) -> str:
     return str(git["commit"])[:12] + ("+dirty" if git.get("dirty") else "")
 
 
-def distinct(texts: Iterable[str]) -> list[str]:
-    """Each text once, in order of appearance."""
+def counted(number: object, noun: str) -> str:
+    """`1 seed`, `3 seeds`; the number may be a word, as in `unknown threads`."""
+    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
+
+
+def in_order(texts: Iterable[str]) -> list[str]:
+    """Every text once, in order of appearance."""
     return list(dict.fromkeys(texts))
+
+
+def origin_of(provenances: Sequence[Mapping[str, Any]]) -> dict[str, list[Any]]:
+    """Commits, machines and data of several runs, every one once, in order of appearance."""
+    datasets = [record.get("datasets") for record in provenances]
+    return {
+        "commits": in_order(map(commit_of, provenances)),
+        "machines": in_order(map(machine_of, provenances)),
+        "datasets": [names for index, names in enumerate(datasets) if names not in datasets[:index]],
+    }
+
+
+def origin_lines(origin: Mapping[str, Any]) -> list[str]:
+    """The lines of a caption that say where the runs were trained, and by which code."""
+    return [f"Trained on: {'; '.join(origin['machines'])}.", f"Commits: {', '.join(origin['commits'])}."]
+
+
+def told_apart(labels: Sequence[str], settings: Sequence[Mapping[str, Any]]) -> list[str]:
+    """The labels, with some digits of the hash of its settings where two are alike."""
+    return [
+        label if labels.count(label) == 1 else f"{label} {settings_sha256(its_settings)[:6]}"
+        for label, its_settings in zip(labels, settings, strict=True)
+    ]
+
+
+def refuse_repeated_seeds(runs: Iterable[tuple[int | None, Path]]) -> None:
+    """Errors: `UserError` when two runs, of the same settings, have one seed. runs: seed and folder."""
+    folders: dict[int | None, Path] = {}
+    for seed, folder in runs:
+        if seed in folders:
+            raise UserError(f"{folder} repeats seed {seed} of {folders[seed]} with the same settings: name one of them")
+        folders[seed] = folder
 
 
 def refuse_twice(folders: Sequence[Path]) -> None:

@@ -105,9 +105,9 @@ def _draws(
             for _attempt in range(_ATTEMPTS):
                 n = len(used[group[0]][0])
                 rows = rng.integers(n, size=n)
-                found = [_known(statistic(used[run][0][rows], used[run][1][rows])) for run in group]
-                defined = [value for value in found if value is not None]
-                if len(defined) == len(found):
+                statistics = [_known(statistic(used[run][0][rows], used[run][1][rows])) for run in group]
+                defined = [value for value in statistics if value is not None]
+                if len(defined) == len(statistics):
                     values += defined
                     break
                 redrawn += 1

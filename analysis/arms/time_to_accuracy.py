@@ -32,44 +32,32 @@ from matplotlib.figure import Figure
 
 from analysis.arms.run_curves import (
     AXES,
-    Point,
+    CurvePoint,
     RunCurve,
-    commit_of,
+    counted,
     differing_settings,
-    distinct,
-    machine_of,
+    origin_lines,
+    origin_of,
     read_run,
     refuse_twice,
 )
-from analysis.figures.figure_files import (
-    BLUE,
-    GREEN,
-    GREY,
-    ORANGE,
-    PURPLE,
-    RED,
-    STYLE,
-    make_folder,
-    save_caption,
-    save_csv,
-    save_figure,
-    save_json,
-)
+from analysis.command_line import script_parser
+from analysis.figures.figure_files import BLUE, GREEN, GREY, ORANGE, PURPLE, RED, STYLE, make_folder, save_picture
 from errors import exit_on_user_error
 from training.evaluation.summary_table import aligned
 from training.records.provenance import settings_sha256
 
 _COLOURS = (BLUE, ORANGE, GREEN, RED, PURPLE)
 _LINES = ("-", "--", ":")
-_ORIGIN = ("argv", "config_hash", "datasets", "cpu", "gpu", "num_threads", "world_size")
+_ORIGIN = ("argv", "settings_sha256", "datasets", "cpu", "gpu", "num_threads", "world_size")
 
 
 @dataclass(frozen=True)
 class Crossing:
     """Where a run reaches the target: `first`, and `stays`, from which on no evaluation is below it. None: never."""
 
-    first: Point | None
-    stays: Point | None
+    first: CurvePoint | None
+    stays: CurvePoint | None
 
 
 @dataclass(frozen=True)
@@ -89,7 +77,7 @@ class Group:
         return sum(crossing.first is not None for crossing in self.crossings)
 
 
-def crossing_of(points: Sequence[Point], target: float) -> Crossing:
+def crossing_of(points: Sequence[CurvePoint], target: float) -> Crossing:
     """First point with `value >= target`, and the first with none below it from there on."""
     first = next((point for point in points if point.value >= target), None)
     kept = list(itertools.takewhile(lambda point: point.value >= target, reversed(points)))
@@ -98,16 +86,16 @@ def crossing_of(points: Sequence[Point], target: float) -> Crossing:
 
 def grouped(runs: Sequence[RunCurve], target: float) -> list[Group]:
     """Groups in the order in which their first runs are named, each labelled by what it does not share."""
-    found: dict[str, list[RunCurve]] = {}
+    members_of: dict[str, list[RunCurve]] = {}
     for run in runs:
-        found.setdefault(settings_sha256(run.settings), []).append(run)
+        members_of.setdefault(settings_sha256(run.settings), []).append(run)
     groups = []
-    for digest, members in found.items():
+    for digest, members in members_of.items():
         crossings = [crossing_of(run.points, target) for run in members]
         # Later than every number: a median over the runs that got there alone would flatter the group.
-        reached = [math.inf if each.first is None else each.first.x for each in crossings]
+        reached = [math.inf if crossing.first is None else crossing.first.x for crossing in crossings]
         numbers = (_finite(np.median(reached)), _finite(min(reached)), _finite(max(reached)))
-        label = differing_settings(members[0].settings, [group[0].settings for group in found.values()])
+        label = differing_settings(members[0].settings, [group[0].settings for group in members_of.values()])
         groups.append(Group(label, digest, members, crossings, *numbers))
     return groups
 
@@ -119,7 +107,7 @@ def _finite(value: Any) -> float | None:
 def table(groups: Sequence[Group], target: float, axis: str) -> list[str]:
     """Lines for people: a line per run, then one per group."""
     rows: list[Sequence[str]] = [("run", "group", "seed", f"first at {target:g}", "stays from", "best", "rows")]
-    for group, run, crossing in _each(groups):
+    for group, run, crossing in _runs_with_crossings(groups):
         first = _missed(run, axis) if crossing.first is None else _written(crossing.first.x, axis)
         lost = "-" if crossing.first is None else "lost again"
         stays = lost if crossing.stays is None else _written(crossing.stays.x, axis)
@@ -132,8 +120,7 @@ def table(groups: Sequence[Group], target: float, axis: str) -> list[str]:
 def spread(group: Group, axis: str) -> str:
     """`median 12 s (9 s to not reached), 2 of 3 seeds`."""
     runs, seeds = len(group.runs), len({run.seed for run in group.runs})
-    noun = "seed" if seeds == 1 else "seeds"
-    of = f"{group.reached} of {runs} {noun if seeds == runs else f'runs of {seeds} {noun}'}"
+    of = f"{group.reached} of {'' if seeds == runs else f'{runs} runs of '}{counted(seeds, 'seed')}"
     if not group.reached:
         return f"not reached, {of}"
     low, high, median = (_written(value, axis) for value in (group.low, group.high, group.median))
@@ -152,7 +139,7 @@ def _counts(runs: Sequence[RunCurve]) -> list[int]:
     return sorted({point.rows for run in runs for point in run.points if point.rows is not None})
 
 
-def _each(groups: Sequence[Group]) -> Iterator[tuple[Group, RunCurve, Crossing]]:
+def _runs_with_crossings(groups: Sequence[Group]) -> Iterator[tuple[Group, RunCurve, Crossing]]:
     for group in groups:
         for run, crossing in zip(group.runs, group.crossings, strict=True):
             yield group, run, crossing
@@ -161,7 +148,7 @@ def _each(groups: Sequence[Group]) -> Iterator[tuple[Group, RunCurve, Crossing]]
 def records(groups: Sequence[Group]) -> list[dict[str, Any]]:
     """One flat row per run, of numbers and names; empty where the target was not reached."""
     rows = []
-    for group, run, crossing in _each(groups):
+    for group, run, crossing in _runs_with_crossings(groups):
         row: dict[str, Any] = {
             "run": run.folder.name,
             "group": group.label,
@@ -210,22 +197,18 @@ def caption(groups: Sequence[Group], target: float, metric: str, axis: str, comm
         f"nothing but the seed. Dots: the first logged evaluation at {target:.4g} or above; dotted: the median of the "
         "group's runs, of which those that never get there count as later than all others. Between two evaluations "
         "nothing is interpolated: a run may have been there earlier, by up to one interval.",
-        f"n = {counts} rows per evaluation; {len(runs)} runs in {len(groups)} "
-        f"{'group' if len(groups) == 1 else 'groups'}.",
+        f"n = {counts} rows per evaluation; {len(runs)} runs in {counted(len(groups), 'group')}.",
     ]
     for group in groups:
         seeds = ", ".join(str(run.seed) for run in group.runs)
         lines.append(f"{group.label} (settings {group.settings_sha256[:12]}, seeds {seeds}): {spread(group, axis)}.")
-    for _, run, crossing in _each(groups):
+    for _, run, crossing in _runs_with_crossings(groups):
         if crossing.first is None:
             best = max(point.value for point in run.points)
             lines.append(f"{run.folder.name}: {_missed(run, axis)} (best {best:.4f}).")
         elif crossing.stays is None:
             lines.append(f"{run.folder.name}: below the target again at its last evaluation.")
-    lines.append(f"Trained on: {'; '.join(distinct(machine_of(run.provenance) for run in runs))}.")
-    lines.append(f"Commits: {', '.join(distinct(commit_of(run.provenance) for run in runs))}.")
-    lines.append(f"Figure: {command}")
-    return "\n".join(lines)
+    return "\n".join([*lines, *origin_lines(origin_of([run.provenance for run in runs])), f"Figure: {command}"])
 
 
 def _origin(record: Mapping[str, Any]) -> dict[str, Any]:
@@ -253,7 +236,7 @@ def _metric(text: str) -> str:
 
 @exit_on_user_error
 def main(argv: Sequence[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = script_parser(__doc__)
     parser.add_argument("runs", type=Path, nargs="+", metavar="RUN", help="run folders (checkpoint_path)")
     parser.add_argument("--target", type=_target, default=0.75, help="share to reach (default: %(default)s)")
     parser.add_argument(
@@ -268,33 +251,24 @@ def main(argv: Sequence[str] | None = None) -> None:
     print("\n".join(table(groups, options.target, options.x)))
     folder = make_folder(options.output_dir or options.runs[0] / "figures")
     stem = folder / "time_to_accuracy"
-    figure = draw(groups, options.target, options.metric, options.x)
-    paths = save_figure(figure, stem)
-    plt.close(figure)
     rows = records(groups)
-    save_csv(rows, stem.with_suffix(".csv"))
     shown = {"target": options.target, "metric": options.metric, "x": options.x}
     typed = [*map(str, options.runs), *(f"--{name}={value}" for name, value in shown.items())]
     command = f"python analysis/arms/time_to_accuracy.py {shlex.join(typed)}"
-    described = [
-        {
-            "label": group.label,
-            "settings_sha256": group.settings_sha256,
-            "runs": len(group.runs),
-            "reached": group.reached,
-            "median": group.median,
-            "low": group.low,
-            "high": group.high,
-        }
-        for group in groups
-    ]
+    kept = ("label", "settings_sha256", "reached", "median", "low", "high")
+    described = [{"runs": len(group.runs)} | {name: getattr(group, name) for name in kept} for group in groups]
     curves = [
         row | {"points": [asdict(point) for point in run.points], "provenance": _origin(run.provenance)}
-        for row, (_, run, _) in zip(rows, _each(groups), strict=True)
+        for row, (_, run, _) in zip(rows, _runs_with_crossings(groups), strict=True)
     ]
-    save_json({"command": command, **shown, "groups": described, "runs": curves}, stem.with_suffix(".json"))
-    save_caption(caption(groups, options.target, options.metric, options.x, command), stem.with_suffix(".txt"))
-    print(f"written: {paths[0]} (also .pdf .svg .csv .json .txt)")
+    files = save_picture(
+        draw(groups, options.target, options.metric, options.x),
+        stem,
+        caption=caption(groups, options.target, options.metric, options.x, command),
+        rows=rows,
+        numbers={"command": command, **shown, "groups": described, "runs": curves},
+    )
+    print(f"written: {files}")
 
 
 if __name__ == "__main__":

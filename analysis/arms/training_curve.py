@@ -6,7 +6,6 @@ Reads RUN's metrics.jsonl, summary.json and provenance.json (a run still going o
 .pdf and .svg, the plotted numbers as .csv and .json, and the caption as .txt, to RUN/figures unless told otherwise.
 """
 
-import argparse
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -20,20 +19,10 @@ import matplotlib.pyplot as plt
 import matplotlib.ticker
 from matplotlib.figure import Figure
 
-from analysis.figures.figure_files import (
-    BLUE,
-    GREEN,
-    GREY,
-    ORANGE,
-    RED,
-    STYLE,
-    make_folder,
-    save_caption,
-    save_csv,
-    save_figure,
-    save_json,
-)
-from dataset.plain_data import JsonError, read_json_object
+from analysis.arms.run_curves import commit_of
+from analysis.command_line import script_parser
+from analysis.figures.figure_files import BLUE, GREEN, GREY, ORANGE, RED, STYLE, make_folder, save_picture
+from dataset.plain_data import json_object_or_refuse
 from errors import UserError, exit_on_user_error
 from training.evaluation.answering import wilson_interval
 from training.records.metrics_log import read_metrics
@@ -81,16 +70,10 @@ def read_curves(folder: Path) -> Curves:
             training.append({"step": step} | {name: record.get(f"train/{name}") for name in names})
     if not validation and not training:
         raise UserError(f"{run.metrics} holds no losses and no evaluations yet: let the run go on for a while")
-    return Curves(validation, training, _object(run.summary), _object(run.provenance))
-
-
-def _object(path: Path) -> dict[str, Any]:
-    if not path.is_file():
-        return {}
-    try:
-        return read_json_object(path)
-    except JsonError as error:
-        raise UserError(f"{path}: {error}") from error
+    summary, provenance = (
+        json_object_or_refuse(path) if path.is_file() else {} for path in (run.summary, run.provenance)
+    )
+    return Curves(validation, training, summary, provenance)
 
 
 def draw(curves: Curves) -> Figure:
@@ -133,18 +116,9 @@ def _draw_accuracies(axes: Any, curves: Curves) -> None:
         axes.axhline(value, color=GREY, linestyle="--", linewidth=1.2, label=f"cells right, {name}")
     best = curves.summary.get("best")
     if best and best.get("denominator"):
-        axes.plot(
-            best["step"],
-            best["value"],
-            marker="*",
-            markersize=14,
-            color=RED,
-            linestyle="none",
-            zorder=5,
-            markeredgecolor="white",
-            clip_on=False,
-            label=f"best: {best['value']:.1%} at update {best['step']}",
-        )
+        label = f"best: {best['value']:.1%} at update {best['step']}"
+        star: dict[str, Any] = {"markersize": 14, "markeredgecolor": "white", "zorder": 5, "clip_on": False}
+        axes.plot(best["step"], best["value"], "*", color=RED, label=label, **star)
     axes.legend(loc="best", fontsize=9)
 
 
@@ -156,27 +130,25 @@ def best_baseline(summary: dict[str, Any]) -> tuple[str, float] | None:
         "constant": "one digit everywhere",
         "copy_givens": "givens copied, rest guessed",
     }
-    found = {
+    accuracies = {
         name: item["accuracy"]
         for name, item in (summary.get("baselines") or {}).items()
         if isinstance(item, dict) and "accuracy" in item
     }
-    if not found:
+    if not accuracies:
         return None
-    name = max(found, key=lambda key: found[key])
-    return words.get(name, name), float(found[name])
+    name = max(accuracies, key=lambda key: accuracies[key])
+    return words.get(name, name), float(accuracies[name])
 
 
 def caption(folder: Path, curves: Curves, command: str) -> str:
     """What is shown, from which run, with n and intervals."""
     record = curves.provenance
-    git = record.get("git") or {}
-    commit = (str(git.get("commit"))[:12] + ("+dirty" if git.get("dirty") else "")) if git.get("commit") else "unknown"
     lines = [
         f"Training of {folder.name}. Above: share of validation puzzles solved (every cell right) and of cells "
         "right, after the full number of supervision steps; band: 95 % Wilson interval over puzzles; star: the "
         "evaluation that chose best.pt; dashed: the best trivial predictor's share of cells. Below: training loss "
-        "of the rows of each update, averaged between log lines.",
+        "of the rows of each update, averaged between log lines."
     ]
     counts = sorted({row["count"] for row in curves.validation})
     if counts:
@@ -184,44 +156,38 @@ def caption(folder: Path, curves: Curves, command: str) -> str:
             f"n = {' or '.join(map(str, counts))} validation puzzles per point, one run "
             f"(seed {(record.get('seeds') or {}).get('seed', 'unknown')})."
         )
-    for which, part in (curves.summary.get("test") or {}).items():
-        if part.get("denominator"):
-            low, high = wilson_interval(part["numerator"], part["denominator"])
+    for which, test in (curves.summary.get("test") or {}).items():
+        if test.get("denominator"):
+            low, high = wilson_interval(test["numerator"], test["denominator"])
             lines.append(
-                f"Test puzzles, which chose nothing, {which} weights (update {part['step']}): {part['numerator']} of "
-                f"{part['denominator']} solved = {part['value']:.1%} (95 % {low:.1%} to {high:.1%})."
+                f"Test puzzles, which chose nothing, {which} weights (update {test['step']}): {test['numerator']} of "
+                f"{test['denominator']} solved = {test['value']:.1%} (95 % {low:.1%} to {high:.1%})."
             )
     argv = record.get("argv")
     lines.append(f"Run: python {' '.join(map(str, argv))}" if argv else "Run: command not recorded")
-    lines.append(f"Commit {commit}; {curves.summary.get('num_params', 'unknown number of')} parameters.")
+    lines.append(f"Commit {commit_of(record)}; {curves.summary.get('num_params', 'unknown number of')} parameters.")
     lines.append(f"Figure: {command}")
     return "\n".join(lines)
 
 
 @exit_on_user_error
 def main(argv: Sequence[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = script_parser(__doc__)
     parser.add_argument("run", type=Path, metavar="RUN", help="run folder (checkpoint_path)")
     parser.add_argument("--output-dir", type=Path, metavar="DIR", help="default: RUN/figures")
     options = parser.parse_args(argv)
     curves = read_curves(options.run)
     folder = make_folder(options.output_dir or options.run / "figures")
     stem = folder / "training_curve"
-    figure = draw(curves)
-    paths = save_figure(figure, stem)
-    plt.close(figure)
-    save_csv(
-        [{"curve": "validation", **row} for row in curves.validation]
-        + [{"curve": "training", **row} for row in curves.training],
-        stem.with_suffix(".csv"),
+    kinds = {"validation": curves.validation, "training": curves.training}
+    files = save_picture(
+        draw(curves),
+        stem,
+        caption=caption(options.run, curves, f"python analysis/arms/training_curve.py {options.run}"),
+        rows=[{"curve": kind, **row} for kind, rows in kinds.items() for row in rows],
+        numbers=kinds | {"summary": curves.summary},
     )
-    save_json(
-        {"validation": curves.validation, "training": curves.training, "summary": curves.summary},
-        stem.with_suffix(".json"),
-    )
-    command = f"python analysis/arms/training_curve.py {options.run}"
-    save_caption(caption(options.run, curves, command), stem.with_suffix(".txt"))
-    print(f"written: {paths[0]} (also .pdf .svg .csv .json .txt)")
+    print(f"written: {files}")
 
 
 if __name__ == "__main__":

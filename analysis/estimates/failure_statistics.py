@@ -81,8 +81,8 @@ def separation(scores: np.ndarray, failed: np.ndarray, *, draws: int = DRAWS, se
     with np.errstate(invalid="ignore"):  # of infinite medians, which `estimate` leaves out
         differences = of_failed - of_solved
     single_median = [
-        f"fewer than two {name} puzzles" if len(own) < 2 else None
-        for own, name in ((solved_scores, "solved"), (failed_scores, "failed"))
+        f"fewer than two {name} puzzles" if len(of_class) < 2 else None
+        for of_class, name in ((solved_scores, "solved"), (failed_scores, "failed"))
     ]
     return Separation(
         n=len(scores),

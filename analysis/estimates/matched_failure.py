@@ -106,10 +106,8 @@ def stratified_auroc(
     scores, failed, strata = scores[used], failed[used], strata[used]
     reason = missing_class(failed) or single_of_class(failed)
     value = float(resampled_auroc(scores, failed, once(len(scores)), strata)[0]) if len(scores) else None
-    chunks = [] if reason else [
-        resampled_auroc(scores, failed, times, strata)
-        for times in resample_counts(strata, draws, random_numbers(seed, "stratified_auroc"))
-    ]  # fmt: skip
+    drawn = resample_counts(strata, 0 if reason else draws, random_numbers(seed, "stratified_auroc"))
+    chunks = [resampled_auroc(scores, failed, times, strata) for times in drawn]
     areas = np.concatenate(chunks) if chunks else np.empty(0)
     nothing = None if len(scores) else _no_pairs(counts)
     return StratifiedAuroc(
@@ -165,12 +163,7 @@ def permutation_test(
         permuted += np.concatenate(sums) - expected if sums else 0.0
     hits = int((np.abs(permuted) >= abs(observed)).sum())
     return StratifiedPermutation(
-        **counts,
-        draws=draws,
-        seed=seed,
-        auroc=0.5 + observed / counts["pairs"],
-        hits=hits,
-        p=(1 + hits) / (1 + draws),
+        **counts, draws=draws, seed=seed, auroc=0.5 + observed / counts["pairs"], hits=hits, p=(1 + hits) / (1 + draws)
     )
 
 

@@ -128,13 +128,10 @@ def _out_of_fold(
     ]
 
     def areas(counts: np.ndarray) -> np.ndarray:
-        return np.array([
-            np.mean([
-                resampled_auroc(logits, failed, counts, division)
-                for logits, division in zip(of_model, divisions, strict=True)
-            ], axis=0)
-            for of_model in predictions
-        ])  # fmt: skip
+        def auroc(logits: np.ndarray, division: np.ndarray) -> np.ndarray:
+            return resampled_auroc(logits, failed, counts, division)
+
+        return np.array([np.mean(list(map(auroc, of_model, divisions)), axis=0) for of_model in predictions])
 
     resamples: Iterator[np.ndarray] = resample_counts(failed, draws, random_numbers(seed, "nested_auroc/puzzles"))
     drawn = [areas(counts) for counts in resamples]
@@ -182,7 +179,7 @@ def fit_logistic(columns: np.ndarray, labels: np.ndarray, l2: float = L2) -> np.
     penalty[0] = 0.0
     n = len(labels)
 
-    # Of the mean loss, so that the tolerance means the same for any number of puzzles.
+    # The mean loss is minimised, so that the tolerance means the same for any number of puzzles.
     def loss(weights: np.ndarray) -> float:
         logits = design @ weights
         return float((np.logaddexp(0.0, logits) - labels * logits).sum() + penalty @ weights**2 / 2) / n
@@ -195,11 +192,11 @@ def fit_logistic(columns: np.ndarray, labels: np.ndarray, l2: float = L2) -> np.
         return (design.T @ (design * (shares * (1 - shares))[:, None]) + np.diag(penalty)) / n
 
     start = np.zeros(design.shape[1])
-    found = minimize(loss, start, jac=gradient, hess=hessian, method="trust-exact", options={"gtol": 1e-8})
-    steepest = float(np.abs(gradient(found.x)).max())
+    minimum = minimize(loss, start, jac=gradient, hess=hessian, method="trust-exact", options={"gtol": 1e-8})
+    steepest = float(np.abs(gradient(minimum.x)).max())
     if not steepest < 1e-5:
-        raise RuntimeError(f"logistic regression did not converge: gradient {steepest:.1e} ({found.message})")
-    return np.asarray(found.x)
+        raise RuntimeError(f"logistic regression did not converge: gradient {steepest:.1e} ({minimum.message})")
+    return np.asarray(minimum.x)
 
 
 def normal_scores(values: np.ndarray) -> np.ndarray:

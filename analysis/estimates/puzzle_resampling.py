@@ -125,13 +125,13 @@ def resampled_auroc(
     """
     wins, pairs = np.zeros(len(counts)), np.zeros(len(counts))
     for inside in [slice(None)] if strata is None else [strata == label for label in np.unique(strata)]:
-        own, is_failed, times = scores[inside], failed[inside], counts[:, inside]
-        order = np.flatnonzero(~is_failed)[np.argsort(own[~is_failed], kind="stable")]
-        solved = own[order]
+        scores_inside, is_failed, times = scores[inside], failed[inside], counts[:, inside]
+        order = np.flatnonzero(~is_failed)[np.argsort(scores_inside[~is_failed], kind="stable")]
+        solved = scores_inside[order]
         below = np.zeros((len(counts), len(solved) + 1))
         np.cumsum(times[:, order], axis=1, out=below[:, 1:])
-        lower = below[:, np.searchsorted(solved, own[is_failed], side="left")]
-        not_higher = below[:, np.searchsorted(solved, own[is_failed], side="right")]
+        lower = below[:, np.searchsorted(solved, scores_inside[is_failed], side="left")]
+        not_higher = below[:, np.searchsorted(solved, scores_inside[is_failed], side="right")]
         failed_times = times[:, is_failed]
         # Counts and halves of counts: every sum is exact, whatever its order.
         wins += (failed_times * (lower + not_higher)).sum(axis=1) / 2

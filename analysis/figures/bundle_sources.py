@@ -9,16 +9,17 @@ import numpy as np
 
 from analysis.spectra.spectrum_files import FILE_NAME, read_arrays, settings_of
 from analysis.spectra.spectrum_table import PLAIN_OBJECTIVE, SpectrumTable
-from dataset.plain_data import JsonError, read_json_object
+from dataset.plain_data import json_object_or_refuse
 from errors import UserError
 
 FIG3 = "Fig3_trajectory_perturbation_improves_peak_accuracy"
 FIG4 = "Fig4_optional_PTRM_Q_head_vs_stability"
 SUMMARY = "summary.json"
+_MEND = "make it again with its own analysis"
 
 
 @dataclass(frozen=True)
-class Spectra:
+class SpectrumResult:
     """A result of `analysis/spectra/lyapunov_spectrum.py`: its summary and the tables of its runs."""
 
     folder: Path
@@ -32,7 +33,7 @@ class Spectra:
 
 
 @dataclass(frozen=True)
-class Drawn:
+class DrawnFigure:
     """A figure that its own analysis has drawn: its folder and its numbers."""
 
     folder: Path
@@ -43,9 +44,9 @@ class Drawn:
 class Sources:
     """All that was found. `peak`: of `peak_vs_final.py`; `rollouts`: of `q_head_vs_stability.py`."""
 
-    spectra: list[Spectra]
-    peak: Drawn | None
-    rollouts: Drawn | None
+    spectra: list[SpectrumResult]
+    peak: DrawnFigure | None
+    rollouts: DrawnFigure | None
 
 
 def find_sources(folders: Sequence[Path]) -> Sources:
@@ -53,19 +54,19 @@ def find_sources(folders: Sequence[Path]) -> Sources:
 
     Errors: `UserError` for a folder that holds none of the three, a damaged file, or two results for one figure.
     """
-    spectra: list[Spectra] = []
-    drawn: dict[str, Drawn] = {}
+    spectra: list[SpectrumResult] = []
+    drawn: dict[str, DrawnFigure] = {}
     for folder in folders:
-        found = _spectra(folder)
-        if found is not None:
-            spectra.append(found)
+        measured = _spectra(folder)
+        if measured is not None:
+            spectra.append(measured)
         for name, numbers in ((FIG3, f"{FIG3}.json"), (FIG4, SUMMARY)):
             if not (folder / f"{name}.png").is_file():
                 continue
             if name in drawn:
                 raise UserError(f"{drawn[name].folder} and {folder} both hold {name}: name one of them")
-            drawn[name] = Drawn(folder, _json(folder / numbers))
-        if found is None and all(each.folder != folder for each in drawn.values()):
+            drawn[name] = DrawnFigure(folder, json_object_or_refuse(folder / numbers, _MEND))
+        if measured is None and all(figure.folder != folder for figure in drawn.values()):
             raise UserError(
                 f"{folder} holds no result: expected a folder that analysis/spectra/lyapunov_spectrum.py, "
                 "analysis/arms/peak_vs_final.py or analysis/rollouts/q_head_vs_stability.py wrote with --out"
@@ -73,11 +74,11 @@ def find_sources(folders: Sequence[Path]) -> Sources:
     return Sources(spectra, drawn.get(FIG3), drawn.get(FIG4))
 
 
-def _spectra(folder: Path) -> Spectra | None:
+def _spectra(folder: Path) -> SpectrumResult | None:
     paths = [folder / FILE_NAME] if (folder / FILE_NAME).is_file() else sorted(folder.glob(f"*/{FILE_NAME}"))
     if not paths or not (folder / SUMMARY).is_file():
         return None
-    summary = _json(folder / SUMMARY)
+    summary = json_object_or_refuse(folder / SUMMARY, _MEND)
     runs = summary.get("runs")
     if not isinstance(runs, list) or "models" not in summary:
         return None
@@ -89,7 +90,7 @@ def _spectra(folder: Path) -> Spectra | None:
     missing = [run["label"] for run in runs if run["label"] not in tables]
     if missing:
         raise UserError(f"{folder} lacks the spectra of {', '.join(missing)}: run again: {summary.get('command')}")
-    return Spectra(folder, summary, [_rows_of(tables[run["label"]], run) for run in runs])
+    return SpectrumResult(folder, summary, [_rows_of(tables[run["label"]], run) for run in runs])
 
 
 def _rows_of(table: SpectrumTable, run: dict[str, Any]) -> SpectrumTable:
@@ -98,10 +99,3 @@ def _rows_of(table: SpectrumTable, run: dict[str, Any]) -> SpectrumTable:
     if len(table) < count:
         raise UserError(f"{table.label}: {len(table)} puzzles in {FILE_NAME}, {count} in {SUMMARY}: measure again")
     return table.where(np.arange(len(table)) < count)
-
-
-def _json(path: Path) -> dict[str, Any]:
-    try:
-        return read_json_object(path)
-    except JsonError as error:
-        raise UserError(f"{path}: {error}; make it again with its own analysis") from error

@@ -3,6 +3,7 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from analysis.arms.run_curves import counted
 from analysis.figures.bundle_sources import FIG3, FIG4, Sources
 from analysis.spectra.spectrum_over_runs import lambda1_estimate
 from training.evaluation.answering import wilson_interval
@@ -21,29 +22,31 @@ Numbers = Mapping[str, Any]
 
 def leading(sources: Sources) -> list[dict[str, Any]]:
     """Per network: n, failures, medians per sub-update, AUROC with interval (over runs where there are several)."""
-    found = []
+    networks = []
     for spectra in sources.spectra:
         for model, joint in spectra.summary["models"].items():
             runs = [run for run in spectra.summary["runs"] if run["model"] == model]
             names = ("auroc", "median_solved", "median_failed", "median_difference")
-            found.append({
-                "model": model,
-                "plain": spectra.plain,
-                "runs": len(runs),
-                "n": sum(run["n"] for run in runs),
-                "solved": sum(run["exact_accuracy"]["numerator"] for run in runs),
-                "of": sum(run["exact_accuracy"]["denominator"] for run in runs),
-                "sub_updates_per_step": joint["sub_updates_per_step"],
-                **{name: lambda1_estimate(spectra.summary, model, name) for name in names},
-                "baselines": {
-                    name: (own["mean"] if len(runs) > 1 else runs[0]["baselines"][name]["auroc"])
-                    for name, own in joint["baselines"].items()
-                },
-                "num_positive": {name: own["mean"] for name, own in joint["num_positive"].items()},
-                "of_exponents": runs[0]["num_positive"]["of"],
-                "beyond": [run["beyond_baselines"]["nested"]["without_rules"]["difference"] for run in runs],
-            })  # fmt: skip
-    return found
+            networks.append(
+                {
+                    "model": model,
+                    "plain": spectra.plain,
+                    "runs": len(runs),
+                    "n": sum(run["n"] for run in runs),
+                    "solved": sum(run["exact_accuracy"]["numerator"] for run in runs),
+                    "of": sum(run["exact_accuracy"]["denominator"] for run in runs),
+                    "sub_updates_per_step": joint["sub_updates_per_step"],
+                    **{name: lambda1_estimate(spectra.summary, model, name) for name in names},
+                    "baselines": {
+                        name: (over_runs["mean"] if len(runs) > 1 else runs[0]["baselines"][name]["auroc"])
+                        for name, over_runs in joint["baselines"].items()
+                    },
+                    "num_positive": {name: over_runs["mean"] for name, over_runs in joint["num_positive"].items()},
+                    "of_exponents": runs[0]["num_positive"]["of"],
+                    "beyond": [run["beyond_baselines"]["nested"]["without_rules"]["difference"] for run in runs],
+                }
+            )
+    return networks
 
 
 def interval(estimate: Numbers, digits: int = 3, scale: float = 1.0) -> str:
@@ -56,12 +59,7 @@ def interval(estimate: Numbers, digits: int = 3, scale: float = 1.0) -> str:
     return f"{value} [{scale * estimate['low']:.{digits}f}, {scale * estimate['high']:.{digits}f}]"
 
 
-def count(number: int, noun: str) -> str:
-    """`1 run`, `3 runs`."""
-    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
-
-
-def readme(name: str, made: Sequence[str], left_out: Mapping[str, str]) -> str:
+def readme(name: str, figures: Sequence[str], left_out: Mapping[str, str]) -> str:
     """Contents, what to attach, what is missing and why."""
     date = name[-8:]
     lines = [
@@ -73,21 +71,21 @@ def readme(name: str, made: Sequence[str], left_out: Mapping[str, str]) -> str:
         "",
         "- `email_draft.md`: a draft of the letter; (Fig. n) are the files below.",
         "- `figure_captions.md`: captions, numbers with their intervals, caveats.",
-        *[f"- `figures/{figure}` (.png, .svg, .csv, .json): {TITLES[figure]}" for figure in made],
+        *[f"- `figures/{figure}` (.png, .svg, .csv, .json): {TITLES[figure]}" for figure in figures],
         "",
         "Each .csv holds what is drawn, each .json n, seeds, command, commit and intervals.",
         "",
     ]
-    default = [f"Fig. {NUMBERS[figure]}" for figure in made if figure != FIG4]
+    default = [f"Fig. {NUMBERS[figure]}" for figure in figures if figure != FIG4]
     lines += ["Attach:", "", f"- by default: {', '.join(default) if default else 'nothing yet'}."]
-    if FIG4 in made:
+    if FIG4 in figures:
         lines.append("- Fig. 4 only where the side observation on stochastic rollouts is wanted.")
     if left_out:
         lines += ["", "Left out:", "", *[f"- `{figure}`: {why}." for figure, why in left_out.items()]]
     return "\n".join(lines) + "\n"
 
 
-def email(sources: Sources, made: Sequence[str]) -> str:
+def email(sources: Sources, figures: Sequence[str]) -> str:
     """The question, with what the results say, whatever it is."""
     paragraphs = [
         "Subject: Is the stability of forward inference something gradient flossing should act on?",
@@ -96,23 +94,22 @@ def email(sources: Sources, made: Sequence[str]) -> str:
         "latent state again and again. Each puzzle, with its input and the weights fixed, is a dynamical system of its "
         "own, and we measure its finite-time Lyapunov exponents along the inference.",
     ]
-    if FIG1 in made:
+    if FIG1 in figures:
         paragraphs.append(_finding(sources))
-    if FIG2 in made:
+    if FIG2 in figures:
         paragraphs.append(_spectrum_finding(sources))
-    if FIG3 in made and sources.peak is not None:
+    if FIG3 in figures and sources.peak is not None:
         paragraphs.append(_peak_finding(sources.peak.numbers))
     paragraphs.append(
         "As we understand gradient flossing, it conditions products of Jacobians so that learning through many steps "
-        "is "
-        "possible; what we see concerns inference, whether a neighbourhood of the start reaches the answer. Is that a "
-        "distinction you would make? If so, would you expect flossing to have to be local, conditioned on the task, or "
-        "restricted to late steps or to failed puzzles in order to help here? Or is there a better framing: transverse "
-        "stability, the size of basins, shadowing, transient chaos?"
+        "is possible; what we see concerns inference, whether a neighbourhood of the start reaches the answer. Is "
+        "that a distinction you would make? If so, would you expect flossing to have to be local, conditioned on the "
+        "task, or restricted to late steps or to failed puzzles in order to help here? Or is there a better framing: "
+        "transverse stability, the size of basins, shadowing, transient chaos?"
     )
-    if FIG4 in made and sources.rollouts is not None:
+    if FIG4 in figures and sources.rollouts is not None:
         paragraphs.append(_rollout_finding(sources.rollouts.numbers))
-    numbers = [f"Fig. {NUMBERS[figure]}" for figure in made]
+    numbers = [f"Fig. {NUMBERS[figure]}" for figure in figures]
     if numbers:
         paragraphs.append(
             f"{', '.join(numbers)} {'is' if len(numbers) == 1 else 'are'} attached; the captions say how each was "
@@ -124,42 +121,40 @@ def email(sources: Sources, made: Sequence[str]) -> str:
 
 def _finding(sources: Sources) -> str:
     clauses, free = [], []
-    for own in (each for each in leading(sources) if each["plain"]):
-        m = own["sub_updates_per_step"]
-        if own["auroc"]["value"] is None:
-            clauses.append(f"of {own['model']} we have one outcome only")
+    for network in (network for network in leading(sources) if network["plain"]):
+        m = network["sub_updates_per_step"]
+        if network["auroc"]["value"] is None:
+            clauses.append(f"of {network['model']} we have one outcome only")
             continue
-        free.append(f"{own['model']} {_free(own)}")
+        free.append(f"{network['model']} {_free(network)}")
         clauses.append(
-            f"{own['model']}: median {interval(own['median_solved'], scale=1 / m)} nats per sub-update when solved and "
-            f"{interval(own['median_failed'], scale=1 / m)} when failed, AUROC {interval(own['auroc'])} "
-            f"({own['solved']} of {own['of']} solved, {count(own['runs'], 'run')})"
+            f"{network['model']}: median {interval(network['median_solved'], scale=1 / m)} nats per sub-update when "
+            f"solved and {interval(network['median_failed'], scale=1 / m)} when failed, AUROC "
+            f"{interval(network['auroc'])} ({network['solved']} of {network['of']} solved, "
+            f"{counted(network['runs'], 'run')})"
         )
-    found = f"The leading exponent of solved and of failed puzzles (Fig. 1): {'; '.join(clauses)}."
+    sentences = f"The leading exponent of solved and of failed puzzles (Fig. 1): {'; '.join(clauses)}."
     if free:
-        found += (
+        sentences += (
             " Beside it stand signs that cost nothing, late drift and the answer's margin, and what the exponent adds "
-            "to "
-            f"all such signs that do not know the rules, by run: {'; '.join(free)}."
+            f"to all such signs that do not know the rules, by run: {'; '.join(free)}."
         )
-    return found
+    return sentences
 
 
-def _free(own: Numbers) -> str:
-    added = [each["value"] for each in own["beyond"] if each["value"] is not None]
+def _free(network: Numbers) -> str:
+    added = [difference["value"] for difference in network["beyond"] if difference["value"] is not None]
     words = ", ".join(f"{value:+.3f}" for value in added) if added else "undefined"
-    drift, margin = (interval(own["baselines"][name]) for name in ("late_drift", "minus_logit_margin"))
+    drift, margin = (interval(network["baselines"][name]) for name in ("late_drift", "minus_logit_margin"))
     return f"AUROC {drift} and {margin}, adds {words}"
 
 
 def _spectrum_finding(sources: Sources) -> str:
     clauses = []
-    for own in (each for each in leading(sources) if each["plain"]):
-        positive = own["num_positive"]
-        clauses.append(
-            f"{own['model']} {interval(positive['solved'], 2)} when solved and {interval(positive['failed'], 2)} when "
-            f"failed"
-        )
+    for network in (network for network in leading(sources) if network["plain"]):
+        positive = network["num_positive"]
+        solved, failed = interval(positive["solved"], 2), interval(positive["failed"], 2)
+        clauses.append(f"{network['model']} {solved} when solved and {failed} when failed")
     return (
         "Of the leading exponents so many are positive (Fig. 2; published at 9x9: 7.82 and 8.00 of 8): "
         f"{'; '.join(clauses)}."
@@ -168,49 +163,48 @@ def _spectrum_finding(sources: Sources) -> str:
 
 def _peak_finding(numbers: Numbers) -> str:
     finals = [
-        each for each in numbers["differences"]
-        if each["moment"] in ("best", "final") and each["start"] == "the initial state"
-        and "multi_perturbed" in each["arm"]
-    ]  # fmt: skip
+        difference
+        for difference in numbers["differences"]
+        if difference["moment"] in ("best", "final")
+        and difference["start"] == "the initial state"
+        and "multi_perturbed" in difference["arm"]
+    ]
     if not finals:
         return "We also trained on perturbed trajectories, without a baseline to compare with yet (Fig. 3)."
     clauses = []
-    for each in finals:
-        own = each["interval"]
-        bounds = "" if own["low"] is None else f" [{100 * own['low']:.2f}, {100 * own['high']:.2f}]"
-        clauses.append(f"{each['moment']} weights {100 * own['mean']:+.2f} points{bounds} ({own['n']} seeds)")
+    for difference in finals:
+        mean = difference["interval"]
+        bounds = "" if mean["low"] is None else f" [{100 * mean['low']:.2f}, {100 * mean['high']:.2f}]"
+        clauses.append(f"{difference['moment']} weights {100 * mean['mean']:+.2f} points{bounds} ({mean['n']} seeds)")
     return (
         "We also trained on perturbed trajectories: several rollouts of the same puzzle from z0 + epsilon must all "
-        "reach "
-        f"the answer. Against the same training without noise, in accuracy on test puzzles (Fig. 3): "
-        f"{'; '.join(clauses)}. "
-        "The controls of equal compute stand beside it."
+        "reach the answer. Against the same training without noise, in accuracy on test puzzles (Fig. 3): "
+        f"{'; '.join(clauses)}. The controls of equal compute stand beside it."
     )
 
 
 def _rollout_finding(numbers: Numbers) -> str:
-    own = numbers["correlation_of_q_and_growth"][0]["within"]
-    bounds = own["interval95"]
+    correlation = numbers["correlation_of_q_and_growth"][0]["within"]
+    bounds = correlation["interval95"]
     words = "" if bounds is None else f" [{bounds[0]:.2f}, {bounds[1]:.2f}]"
-    value = "undefined" if own["value"] is None else f"{own['value']:.2f}{words}"
+    value = "undefined" if correlation["value"] is None else f"{correlation['value']:.2f}{words}"
     return (
         "A side observation (Fig. 4): with noise in the latent state at every step and several rollouts of each "
-        "puzzle, the "
-        "rank correlation between the learned halting value and the growth of small perturbations, within puzzles "
-        "that some "
-        f"rollouts solve and others do not ({numbers['solved_partly']} of {numbers['puzzles']}), is {value}."
+        "puzzle, the rank correlation between the learned halting value and the growth of small perturbations, within "
+        f"puzzles that some rollouts solve and others do not ({numbers['solved_partly']} of {numbers['puzzles']}), is "
+        f"{value}."
     )
 
 
-def captions(sources: Sources, made: Sequence[str]) -> str:
+def captions(sources: Sources, figures: Sequence[str]) -> str:
     """Captions in order, then the caveats that belong to what is in the bundle."""
     lines = ["# Figure captions", ""]
-    for figure in made:
+    for figure in figures:
         lines += [f"## Fig. {NUMBERS[figure]}: `figures/{figure}.png`", "", *_caption(sources, figure), ""]
-    trained = [each for spectra in sources.spectra for each in spectra.summary.get("differences", [])]
+    trained = [difference for spectra in sources.spectra for difference in spectra.summary.get("differences", [])]
     if trained:
         lines += ["## Trained in another way", "", *_difference_table(trained), ""]
-    lines += ["# Caveats", "", *[f"- {text}" for text in _caveats(sources, made)]]
+    lines += ["# Caveats", "", *[f"- {text}" for text in _caveats(sources, figures)]]
     return "\n".join(lines) + "\n"
 
 
@@ -228,15 +222,15 @@ def _caption(sources: Sources, figure: str) -> list[str]:
         "| network | runs | solved | median solved | median failed | AUROC | late drift | halting value | added |",
         "|---|---|---|---|---|---|---|---|---|",
     ]
-    for own in leading(sources):
-        m = own["sub_updates_per_step"]
-        low, high = wilson_interval(own["solved"], own["of"])
-        added = [each["value"] for each in own["beyond"] if each["value"] is not None]
+    for network in leading(sources):
+        m = network["sub_updates_per_step"]
+        low, high = wilson_interval(network["solved"], network["of"])
+        added = [difference["value"] for difference in network["beyond"] if difference["value"] is not None]
         rows.append(
-            f"| {own['model']} | {own['runs']} | {own['solved']}/{own['of']} [{low:.2f}, {high:.2f}] | "
-            f"{interval(own['median_solved'], scale=1 / m)} | {interval(own['median_failed'], scale=1 / m)} | "
-            f"{interval(own['auroc'])} | {interval(own['baselines']['late_drift'])} | "
-            f"{interval(own['baselines']['minus_q_halt'])} | "
+            f"| {network['model']} | {network['runs']} | {network['solved']}/{network['of']} [{low:.2f}, {high:.2f}] | "
+            f"{interval(network['median_solved'], scale=1 / m)} | {interval(network['median_failed'], scale=1 / m)} | "
+            f"{interval(network['auroc'])} | {interval(network['baselines']['late_drift'])} | "
+            f"{interval(network['baselines']['minus_q_halt'])} | "
             f"{', '.join(f'{value:+.3f}' for value in added) if added else 'undefined'} |"
         )
     rows += [
@@ -250,9 +244,9 @@ def _caption(sources: Sources, figure: str) -> list[str]:
 
 def _positive_table(sources: Sources) -> list[str]:
     rows = ["| network | positive exponents, solved | failed | of |", "|---|---|---|---|"]
-    for own in leading(sources):
-        cells = [interval(own["num_positive"][name], 2) for name in ("solved", "failed")]
-        rows.append(f"| {own['model']} | {' | '.join(cells)} | {own['of_exponents']} |")
+    for network in leading(sources):
+        cells = [interval(network["num_positive"][name], 2) for name in ("solved", "failed")]
+        rows.append(f"| {network['model']} | {' | '.join(cells)} | {network['of_exponents']} |")
     return [*rows, "", "Means over puzzles, then over runs, with the hierarchical bootstrap's 95 % interval."]
 
 
@@ -266,45 +260,49 @@ def _text_of(path: Any) -> list[str]:
 
 def _difference_table(differences: Sequence[Numbers]) -> list[str]:
     rows = [
-        "Differences to the baseline, mean over seeds with Student's t interval. Published at 9x9: positive exponents "
-        "of "
-        "solved puzzles 7.82 to 3.38 of 8, of failed ones unchanged.",
+        "Differences to the baseline, mean over seeds with Student's t interval. Published at 9x9: positive "
+        "exponents of solved puzzles 7.82 to 3.38 of 8, of failed ones unchanged.",
         "",
         "| network | against | quantity (nats per step) | difference | seeds |",
         "|---|---|---|---|---|",
     ]
-    for each in differences:
-        own = each["interval"]
-        if own is None:
+    for difference in differences:
+        mean = difference["interval"]
+        if mean is None:
             continue
-        bounds = "" if own["low"] is None else f" [{own['low']:.4f}, {own['high']:.4f}]"
-        cells = [each["model"], each["baseline"], each["quantity"], f"{own['mean']:+.4f}{bounds}", own["n"]]
+        bounds = "" if mean["low"] is None else f" [{mean['low']:.4f}, {mean['high']:.4f}]"
+        cells = [
+            difference["model"],
+            difference["baseline"],
+            difference["quantity"],
+            f"{mean['mean']:+.4f}{bounds}",
+            mean["n"],
+        ]
         rows.append(f"| {' | '.join(map(str, cells))} |")
     return rows
 
 
-def _caveats(sources: Sources, made: Sequence[str]) -> list[str]:
-    found = []
-    if FIG1 in made or FIG2 in made:
-        found += [
+def _caveats(sources: Sources, figures: Sequence[str]) -> list[str]:
+    caveats = []
+    if FIG1 in figures or FIG2 in figures:
+        caveats += [
             "Exponents are finite-time estimates of sampled puzzles in the Euclidean norm; over so few steps a "
-            "positive one "
-            "is growth, not proof of chaos, and depends on the norm and on the first tangents.",
+            "positive one is growth, not proof of chaos, and depends on the norm and on the first tangents.",
             "The published values (AUROC 0.9935 [0.9908, 0.9957] for TRM-MLP, 0.987 for HRM; medians +0.011 and "
-            "+0.103, "
-            "-0.150 and +0.031) are of 9x9 puzzles, larger networks and another estimator: beside ours, not equal to "
-            "them.",
+            "+0.103, -0.150 and +0.031) are of 9x9 puzzles, larger networks and another estimator: beside ours, not "
+            "equal to them.",
             "A puzzle that fails has often not settled: late drift, residual and halting value cost nothing and tell "
             "failures apart too; their AUROCs stand in the captions.",
         ]
-    if any(each["runs"] == 1 for each in leading(sources)):
-        found.append("Where a network has one run, intervals are over puzzles only and say nothing of other trainings.")
-    if FIG3 in made:
-        found.append(
-            "The best weights of a run are chosen on validation puzzles and reported on test puzzles; the final ones "
-            "stand "
-            "beside them. K trajectories cost K times the passes: compare with the controls of equal compute."
+    if any(network["runs"] == 1 for network in leading(sources)):
+        caveats.append(
+            "Where a network has one run, intervals are over puzzles only and say nothing of other trainings."
         )
-    if FIG4 in made:
-        found.append("The stability of a rollout is a finite-difference proxy that never sees labels.")
-    return found or ["Nothing was measured yet."]
+    if FIG3 in figures:
+        caveats.append(
+            "The best weights of a run are chosen on validation puzzles and reported on test puzzles; the final ones "
+            "stand beside them. K trajectories cost K times the passes: compare with the controls of equal compute."
+        )
+    if FIG4 in figures:
+        caveats.append("The stability of a rollout is a finite-difference proxy that never sees labels.")
+    return caveats or ["Nothing was measured yet."]

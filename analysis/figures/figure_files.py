@@ -11,6 +11,7 @@ import matplotlib
 
 matplotlib.use("Agg")
 
+import matplotlib.pyplot as plt
 from matplotlib.figure import Figure
 
 from errors import UserError
@@ -51,6 +52,33 @@ def save_figure(figure: Figure, stem: Path, formats: Sequence[str] = ("png", "pd
             figure.savefig(buffer, format=kind, metadata=_NO_METADATA[kind], bbox_inches="tight")
         paths.append(_write(stem.with_name(f"{stem.name}.{kind}"), buffer.getvalue()))
     return paths
+
+
+def save_picture(
+    figure: Figure,
+    stem: Path,
+    *,
+    caption: str,
+    rows: Sequence[Mapping[str, Any]] | None = None,
+    numbers: Any = None,
+    formats: Sequence[str] = ("png", "pdf", "svg"),
+) -> str:
+    """Write a figure with all that belongs to it, and close it. Errors: `UserError`.
+
+    Args:
+        caption: `<stem>.txt`. rows: what is drawn, `<stem>.csv`. numbers: `<stem>.json`.
+    Returns:
+        The files in words: `DIR/curve.png (also .pdf .svg .csv .json .txt)`.
+    """
+    first, *others = save_figure(figure, stem, formats)
+    plt.close(figure)
+    written = [path.suffix for path in others]
+    if rows is not None:
+        written.append(save_csv(rows, stem.with_suffix(".csv")).suffix)
+    if numbers is not None:
+        written.append(save_json(numbers, stem.with_suffix(".json")).suffix)
+    written.append(save_caption(caption, stem.with_suffix(".txt")).suffix)
+    return f"{first} (also {' '.join(written)})"
 
 
 def save_json(value: Any, path: Path) -> Path:

@@ -8,7 +8,6 @@ Written to --out, whose name ends with the date: README.md, email_draft.md, figu
 .png, .svg, .csv and .json of each. The same results give the same bytes.
 """
 
-import argparse
 import re
 import sys
 from collections.abc import Sequence
@@ -21,11 +20,12 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 import matplotlib.pyplot as plt
 from matplotlib.figure import Figure
 
-from analysis.figures.bundle_sources import FIG3, FIG4, Drawn, Sources, find_sources
+from analysis.command_line import script_parser
+from analysis.figures.bundle_sources import FIG3, FIG4, DrawnFigure, Sources, find_sources
 from analysis.figures.bundle_text import FIG1, FIG2, captions, email, leading, readme
 from analysis.figures.figure_files import make_folder, save_caption, save_csv, save_figure, save_json
 from analysis.spectra.spectrum_figures import draw_lambda1, draw_spectrum, lambda1_rows, spectrum_rows
-from analysis.spectra.spectrum_report import auroc_notes
+from analysis.spectra.spectrum_summary import auroc_notes
 from errors import UserError, exit_on_user_error
 from training.storage.atomic_file import write_bytes_atomically
 
@@ -39,11 +39,11 @@ _MISSING = {
 
 def check_name(out: Path) -> None:
     """Errors: `UserError` when the name does not end with a date."""
-    found = re.search(r"_(\d{4})(\d{2})(\d{2})$", out.name)
+    digits = re.search(r"_(\d{4})(\d{2})(\d{2})$", out.name)
     try:
-        if found is None:
+        if digits is None:
             raise ValueError("no date")
-        date(*map(int, found.groups()))
+        date(*map(int, digits.groups()))
     except ValueError as error:
         raise UserError(f"--out {out}: expected a name that ends with a date, such as bundle_20261125") from error
 
@@ -53,15 +53,18 @@ def spectrum_figures(sources: Sources) -> dict[str, tuple[list[dict[str, Any]], 
     chosen = [spectra for spectra in sources.spectra if spectra.plain] or sources.spectra
     if not chosen:
         return {}
-    one: list[dict[str, Any]] = []
-    two: list[dict[str, Any]] = []
+    leading_rows: list[dict[str, Any]] = []
+    spectrum_rows_of_all: list[dict[str, Any]] = []
     notes: dict[str, str] = {}
     for spectra in chosen:
         burn_in = spectra.summary["burn_in"]
-        one += lambda1_rows(spectra.tables, burn_in)
-        two += spectrum_rows(spectra.tables, burn_in)
+        leading_rows += lambda1_rows(spectra.tables, burn_in)
+        spectrum_rows_of_all += spectrum_rows(spectra.tables, burn_in)
         notes |= auroc_notes(spectra.summary)
-    return {FIG1: (one, draw_lambda1(one, notes)), FIG2: (two, draw_spectrum(two))}
+    return {
+        FIG1: (leading_rows, draw_lambda1(leading_rows, notes)),
+        FIG2: (spectrum_rows_of_all, draw_spectrum(spectrum_rows_of_all)),
+    }
 
 
 def origin(sources: Sources) -> dict[str, Any]:
@@ -86,7 +89,7 @@ def origin(sources: Sources) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def copy_figure(drawn: Drawn, name: str, figures: Path) -> None:
+def copy_figure(drawn: DrawnFigure, name: str, figures: Path) -> None:
     """The files of a figure that its own analysis has drawn. Errors: `UserError` when one is missing."""
     for suffix in (".png", ".svg", ".csv"):
         source = drawn.folder / f"{name}{suffix}"
@@ -101,37 +104,39 @@ def copy_figure(drawn: Drawn, name: str, figures: Path) -> None:
 def make_bundle(sources: Sources, out: Path) -> list[str]:
     """Write everything; returns the names of the figures that are in it."""
     figures = make_folder(out / "figures")
-    made = []
+    written = []
     for name, (rows, figure) in spectrum_figures(sources).items():
         save_figure(figure, figures / name, ("png", "svg"))
         plt.close(figure)
         save_csv(rows, figures / f"{name}.csv")
         save_json(origin(sources), figures / f"{name}.json")
-        made.append(name)
+        written.append(name)
     for name, drawn in ((FIG3, sources.peak), (FIG4, sources.rollouts)):
         if drawn is not None:
             copy_figure(drawn, name, figures)
-            made.append(name)
-    left_out = {name: why for name, why in _MISSING.items() if name not in made}
+            written.append(name)
+    left_out = {name: why for name, why in _MISSING.items() if name not in written}
     for name in left_out:  # of an earlier bundle in the same folder: they would belong to other words
         for suffix in (".png", ".svg", ".csv", ".json"):
             (figures / f"{name}{suffix}").unlink(missing_ok=True)
-    save_caption(readme(out.name, made, left_out), out / "README.md")
-    save_caption(email(sources, made), out / "email_draft.md")
-    save_caption(captions(sources, made), out / "figure_captions.md")
-    return made
+    save_caption(readme(out.name, written, left_out), out / "README.md")
+    save_caption(email(sources, written), out / "email_draft.md")
+    save_caption(captions(sources, written), out / "figure_captions.md")
+    return written
 
 
 @exit_on_user_error
 def main(argv: Sequence[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = script_parser(__doc__)
     parser.add_argument("--runs", type=Path, nargs="+", required=True, metavar="DIR", help="results of other analyses")
     parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="the bundle, such as bundle_20261125")
     options = parser.parse_args(argv)
     check_name(options.out)
-    made = make_bundle(find_sources(options.runs), options.out)
-    left_out = [name for name in _MISSING if name not in made]
-    print(f"written: {options.out}, {len(made)} figures" + (f"; left out: {', '.join(left_out)}" if left_out else ""))
+    written = make_bundle(find_sources(options.runs), options.out)
+    left_out = [name for name in _MISSING if name not in written]
+    print(
+        f"written: {options.out}, {len(written)} figures" + (f"; left out: {', '.join(left_out)}" if left_out else "")
+    )
 
 
 if __name__ == "__main__":

@@ -7,7 +7,6 @@ Of each report the test rows are drawn, or the validation rows where it has no o
 first report unless told otherwise.
 """
 
-import argparse
 import sys
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
@@ -24,21 +23,9 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 
-from analysis.figures.figure_files import (
-    BLUE,
-    GREEN,
-    GREY,
-    ORANGE,
-    PURPLE,
-    RED,
-    STYLE,
-    make_folder,
-    save_caption,
-    save_csv,
-    save_figure,
-    save_json,
-)
-from dataset.plain_data import JsonError, read_json_object
+from analysis.command_line import script_parser
+from analysis.figures.figure_files import BLUE, GREEN, GREY, ORANGE, PURPLE, RED, STYLE, make_folder, save_picture
+from dataset.plain_data import json_object_or_refuse
 from errors import UserError, exit_on_user_error
 from training.evaluation.answering import wilson_interval
 
@@ -97,14 +84,11 @@ def report_names(reports: Sequence[Path]) -> list[str]:
 
 def _read_report(path: Path, name: str) -> list[StepCurve]:
     mend = "make a report with: python evaluate.py checkpoint=RUN/best.pt"
-    try:
-        results = read_json_object(path).get("results")
-    except JsonError as error:
-        raise UserError(f"{path}: {error}; {mend}") from error
+    results = json_object_or_refuse(path, mend).get("results")
     if not isinstance(results, list) or not all(isinstance(result, dict) for result in results):
         raise UserError(f"{path} is no report of evaluate.py, it has no list of results; {mend}")
-    found = [result for result in results if result.get("per_step")]
-    chosen = [result for result in found if result.get("rows") == "test"] or found
+    with_steps = [result for result in results if result.get("per_step")]
+    chosen = [result for result in with_steps if result.get("rows") == "test"] or with_steps
     if not chosen:
         raise UserError(
             f"{path} holds no accuracy after each step (per_step): evaluate again without "
@@ -244,7 +228,7 @@ def caption(curves: Sequence[StepCurve], command: str) -> str:
     lines = [
         "Accuracy of the answer after each supervision step. Above: exact accuracy (every scored token right; solid, "
         "band: 95 % Wilson interval over rows) and token accuracy (mean over rows; dashed, open markers). Below: share "
-        "of rows that the halting head q would stop at this step; the last step also holds the rows it would not stop.",
+        "of rows that the halting head q would stop at this step; the last step also holds the rows it would not stop."
     ]
     for curve in curves:
         best = max(curve.points, key=lambda point: point.exact_accuracy)
@@ -275,22 +259,22 @@ def _conditions(curve: StepCurve) -> str:
 
 @exit_on_user_error
 def main(argv: Sequence[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = script_parser(__doc__)
     parser.add_argument("reports", type=Path, nargs="+", metavar="REPORT", help="evaluation_NAME.json of evaluate.py")
     parser.add_argument("--output-dir", type=Path, metavar="DIR", help="default: figures beside the first report")
     options = parser.parse_args(argv)
     curves = read_curves(options.reports)
     folder = make_folder(options.output_dir or options.reports[0].parent / "figures")
     stem = folder / "accuracy_vs_steps"
-    figure = draw(curves)
-    paths = save_figure(figure, stem)
-    plt.close(figure)
-    table = [{"curve": curve.name, "rows": curve.rows, **asdict(point)} for curve in curves for point in curve.points]
-    save_csv(table, stem.with_suffix(".csv"))
-    save_json({"curves": [asdict(curve) for curve in curves]}, stem.with_suffix(".json"))
     command = f"python analysis/rollouts/accuracy_vs_steps.py {' '.join(map(str, options.reports))}"
-    save_caption(caption(curves, command), stem.with_suffix(".txt"))
-    print(f"written: {paths[0]} (also .pdf .svg .csv .json .txt)")
+    files = save_picture(
+        draw(curves),
+        stem,
+        caption=caption(curves, command),
+        rows=[{"curve": curve.name, "rows": curve.rows, **asdict(point)} for curve in curves for point in curve.points],
+        numbers={"curves": [asdict(curve) for curve in curves]},
+    )
+    print(f"written: {files}")
 
 
 if __name__ == "__main__":

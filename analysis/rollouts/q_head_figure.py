@@ -67,7 +67,7 @@ def summarise(table: RolloutTable, settings: Mapping[str, Any], draws: int) -> d
             "of at least one size"
         )
     exact = table.exact[..., -1]
-    q, margin = (np.nan_to_num(part[..., -1], nan=-np.inf) for part in (table.q, table.margin))
+    q, margin = (np.nan_to_num(values[..., -1], nan=-np.inf) for values in (table.q, table.margin))
     growth = np.nan_to_num(table.growth[:, :, -1], nan=np.inf)
     mixed = mixed_success(exact)
     correlation = [
@@ -103,12 +103,14 @@ def figure_data(table: RolloutTable, summary: dict[str, Any]) -> FigureData:
     """What is drawn of a table and its summary."""
     exact = table.exact[..., -1]
     mixed = mixed_success(exact)
-    growth, q = (standardised(part[mixed].astype(np.float64)) for part in (table.growth[:, :, -1, 0], table.q[..., -1]))
+    growth, q = (
+        standardised(values[mixed].astype(np.float64)) for values in (table.growth[:, :, -1, 0], table.q[..., -1])
+    )
     known = np.isfinite(growth) & np.isfinite(q)
     points = np.stack([growth[known], q[known], exact[mixed][known]], axis=1)
     order = np.argsort(points[:, 0], kind="stable")
-    tenths = [part for part in np.array_split(points[order], BINS) if len(part)]
-    bins = np.array([part[:, :2].mean(axis=0) for part in tenths]).reshape(-1, 2)
+    tenths = [tenth for tenth in np.array_split(points[order], BINS) if len(tenth)]
+    bins = np.array([tenth[:, :2].mean(axis=0) for tenth in tenths]).reshape(-1, 2)
     # Evenly over all puzzles where there are more than can be told apart.
     shown = points[np.unique(np.linspace(0, len(points) - 1, min(len(points), MOST_POINTS)).astype(int))]
     curves = []
@@ -176,28 +178,13 @@ def _draw_rollouts(axes: Any, data: FigureData) -> None:
     axes.set_xlabel("growth of small perturbations (less stable →),\nstandardised within its puzzle")
     axes.set_ylabel("Q of the rollout,\nstandardised within its puzzle")
     if not len(data.points):
-        axes.text(
-            0.5,
-            0.5,
-            "no puzzle is solved by some rollouts\nand missed by others, or Q or growth is constant",
-            transform=axes.transAxes,
-            ha="center",
-            va="center",
-            color=GREY,
-        )
+        words = "no puzzle is solved by some rollouts\nand missed by others, or Q or growth is constant"
+        axes.text(0.5, 0.5, words, transform=axes.transAxes, ha="center", va="center", color=GREY)
         return
     exact = data.points[:, 2] > 0.5
     for kind, colour, marker, words in ((~exact, RED, "x", "wrong"), (exact, BLUE, "o", "right")):
-        axes.scatter(
-            data.points[kind, 0],
-            data.points[kind, 1],
-            s=9,
-            marker=marker,
-            color=colour,
-            alpha=0.35,
-            linewidths=0.8,
-            label=f"{words} rollout",
-        )
+        look: dict[str, Any] = {"color": colour, "marker": marker, "label": f"{words} rollout"}
+        axes.scatter(*data.points[kind, :2].T, s=9, alpha=0.35, linewidths=0.8, **look)
     axes.plot(data.bins[:, 0], data.bins[:, 1], color="black", marker="o", markersize=4, label="mean of each tenth")
     lines = [
         f"{words}: {_written(data.summary['correlation_of_q_and_growth'][0][name])}"
@@ -210,36 +197,21 @@ def _draw_rollouts(axes: Any, data: FigureData) -> None:
 def _draw_accuracies(axes: Any, curves: Sequence[Mapping[str, Any]]) -> None:
     last = max(curve["steps"] for curve in curves)
     for name, (words, colour, marker, line) in LOOKS.items():
-        own = [curve for curve in curves if curve["selector"] == name and curve["steps"] == last]
-        if not own:
+        chosen = [curve for curve in curves if curve["selector"] == name and curve["steps"] == last]
+        if not chosen:
             continue
-        passes = [curve["forward_passes"] for curve in own]
-        axes.plot(
-            passes,
-            [curve["value"] for curve in own],
-            color=colour,
-            marker=marker,
-            markersize=4.5,
-            linestyle=line,
-            label=words,
-        )
+        passes = [curve["forward_passes"] for curve in chosen]
+        look: dict[str, Any] = {"color": colour, "marker": marker, "linestyle": line, "label": words}
+        axes.plot(passes, [curve["value"] for curve in chosen], markersize=4.5, **look)
         if name in ("q", "stability"):
-            low, high = ([curve[end] for curve in own] for end in ("low", "high"))
+            low, high = ([curve[end] for curve in chosen] for end in ("low", "high"))
             axes.fill_between(passes, low, high, color=colour, alpha=0.12, linewidth=0)
     for steps in sorted({curve["steps"] for curve in curves} - {last}):
-        own = [curve for curve in curves if curve["selector"] == "q" and curve["steps"] == steps]
-        passes = [curve["forward_passes"] for curve in own]
-        axes.plot(passes, [curve["value"] for curve in own], color=BLUE, linewidth=0.8, alpha=0.7)
-        axes.annotate(
-            f"{steps}",
-            (passes[0], own[0]["value"]),
-            xytext=(-4, 0),
-            textcoords="offset points",
-            ha="right",
-            va="center",
-            fontsize=8,
-            color=BLUE,
-        )
+        chosen = [curve for curve in curves if curve["selector"] == "q" and curve["steps"] == steps]
+        passes = [curve["forward_passes"] for curve in chosen]
+        axes.plot(passes, [curve["value"] for curve in chosen], color=BLUE, linewidth=0.8, alpha=0.7)
+        beside: dict[str, Any] = {"xytext": (-4, 0), "textcoords": "offset points", "ha": "right", "va": "center"}
+        axes.annotate(f"{steps}", (passes[0], chosen[0]["value"]), fontsize=8, color=BLUE, **beside)
     axes.set_xscale("log", base=2)
     axes.xaxis.set_major_formatter(matplotlib.ticker.StrMethodFormatter("{x:,.0f}"))
     axes.xaxis.set_minor_locator(matplotlib.ticker.NullLocator())
@@ -267,15 +239,16 @@ def caption(data: FigureData, command: str) -> str:
         "from the rollout's end; no label enters it. Black: means of tenths of these rollouts, by growth. Rank "
         "correlation of Q and growth, 95 % bootstrap interval over puzzles:",
     ]
-    for each in summary["correlation_of_q_and_growth"]:
+    for correlation in summary["correlation_of_q_and_growth"]:
+        names = ("within", "within_given_margin", "pooled", "pooled_mixed")
+        inside, given_margin, pooled_all, pooled_mixed = (_written(correlation[name]) for name in names)
         lines.append(
-            f"  d0 {each['size']:g}: within puzzles {_written(each['within'])}; given the margin of the logits "
-            f"{_written(each['within_given_margin'])}; pooled over rollouts of all puzzles {_written(each['pooled'])}, "
-            f"of these puzzles {_written(each['pooled_mixed'])}."
+            f"  d0 {correlation['size']:g}: within puzzles {inside}; given the margin of the logits {given_margin}; "
+            f"pooled over rollouts of all puzzles {pooled_all}, of these puzzles {pooled_mixed}."
         )
     lines.append(
         "  Share of pairs of a right and a wrong rollout of one puzzle that are ranked rightly: "
-        + ", ".join(f"{name} {_written(found, '.2f')}" for name, found in summary["auroc_within_mixed"].items())
+        + ", ".join(f"{name} {_written(area, '.2f')}" for name, area in summary["auroc_within_mixed"].items())
         + "."
     )
     lines.append(

@@ -25,6 +25,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 import matplotlib.pyplot as plt
 from tqdm import tqdm
 
+from analysis.command_line import check_at_least
 from analysis.figures.figure_files import make_folder, save_caption, save_figure
 from analysis.rollouts.q_head_figure import NAME, caption, draw, figure_data, read_figure, save_figure_data, summarise
 from dataset.eval_batches import EvalBatches
@@ -62,17 +63,17 @@ def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     )
     parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="folder of the results")
     parser.add_argument("--bootstrap", type=int, default=10_000, metavar="N", help="draws (default: %(default)s)")
-    made = parser.add_argument_group("how rollouts are made, with --checkpoint")
-    made.add_argument("--rollouts", type=int, default=100, metavar="R", help="of each puzzle (default: %(default)s)")
-    made.add_argument("--sigma", type=float, default=0.3, help="noise of each value (default: %(default)s)")
-    made.add_argument("--site", default="z_L", help="z_H | z_L | both: what has noise (default: %(default)s)")
-    made.add_argument("--max-steps", type=int, default=64, metavar="T", help="supervision steps (default: %(default)s)")
-    made.add_argument("--judged-steps", type=int, nargs="+", default=[], metavar="T", help="default: T/4, T/2 and T")
-    made.add_argument("--num-puzzles", type=int, default=1000, metavar="N", help="first test puzzles (%(default)s)")
-    made.add_argument("--batch-size", type=int, default=64, metavar="B", help="puzzles at a time (%(default)s)")
-    made.add_argument("--noise-seed", type=int, default=0, metavar="S", help="(default: %(default)s)")
-    made.add_argument("--clean-first", action="store_true", help="the first rollout has no noise")
-    made.add_argument(
+    add = parser.add_argument_group("how rollouts are made, with --checkpoint").add_argument
+    add("--rollouts", type=int, default=100, metavar="R", help="of each puzzle (default: %(default)s)")
+    add("--sigma", type=float, default=0.3, help="noise of each value (default: %(default)s)")
+    add("--site", default="z_L", help="z_H | z_L | both: what has noise (default: %(default)s)")
+    add("--max-steps", type=int, default=64, metavar="T", help="supervision steps (default: %(default)s)")
+    add("--judged-steps", type=int, nargs="+", default=[], metavar="T", help="default: T/4, T/2 and T")
+    add("--num-puzzles", type=int, default=1000, metavar="N", help="first test puzzles (%(default)s)")
+    add("--batch-size", type=int, default=64, metavar="B", help="puzzles at a time (%(default)s)")
+    add("--noise-seed", type=int, default=0, metavar="S", help="(default: %(default)s)")
+    add("--clean-first", action="store_true", help="the first rollout has no noise")
+    add(
         "--stability-sizes",
         type=float,
         nargs="+",
@@ -80,16 +81,13 @@ def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
         metavar="D0",
         help="probes, parts of the state's norm; the first is drawn and selects (1e-3 1e-4 1e-2)",
     )
-    made.add_argument("--stability-steps", type=int, default=4, metavar="M", help="of a probe (default: %(default)s)")
-    made.add_argument("--stability-directions", type=int, default=2, metavar="K", help="(default: %(default)s)")
-    made.add_argument("--data-path", metavar="DIR", help="dataset folder (default: the run's)")
-    made.add_argument("--device", default="auto", help="auto | cpu | cuda | cuda:N (default: %(default)s)")
-    made.add_argument("--dtype", choices=("float32", "float64"), default="float32", help="(default: %(default)s)")
+    add("--stability-steps", type=int, default=4, metavar="M", help="of a probe (default: %(default)s)")
+    add("--stability-directions", type=int, default=2, metavar="K", help="(default: %(default)s)")
+    add("--data-path", metavar="DIR", help="dataset folder (default: the run's)")
+    add("--device", default="auto", help="auto | cpu | cuda | cuda:N (default: %(default)s)")
+    add("--dtype", choices=("float32", "float64"), default="float32", help="(default: %(default)s)")
     options = parser.parse_args(argv)
-    for name in ("num_puzzles", "batch_size", "bootstrap"):
-        if getattr(options, name) < 1:
-            flag = f"--{name.replace('_', '-')}"
-            raise UserError(f"{flag} {getattr(options, name)}: expected at least 1")
+    check_at_least(options, num_puzzles=1, batch_size=1, bootstrap=1)
     return options
 
 
@@ -116,14 +114,14 @@ def rolled_out(options: argparse.Namespace) -> tuple[RolloutTable, dict[str, Any
         config.data_paths_test = [options.data_path]
     selections = select_rows(config, "test", options.num_puzzles)
     if len(selections) > 1:
-        found = ", ".join(f"{each.puzzle_set.root} ({each.puzzle_set.set_name})" for each in selections)
-        raise UserError(f"the run has several test sets: {found}; name one of one set with --data-path")
+        names = ", ".join(f"{selected.puzzle_set.root} ({selected.puzzle_set.set_name})" for selected in selections)
+        raise UserError(f"the run has several test sets: {names}; name one of one set with --data-path")
     (selection,) = selections
     device = resolve_device(config.device)
     if device.type == "mps":
         raise UserError("--device mps has no float64, in which distances are measured: use --device cpu")
     model = restore_model(checkpoint, selection.puzzle_set.metadata, device)
-    made = rollout_settings(settings) | {
+    recipe = rollout_settings(settings) | {
         "checkpoint": str(options.checkpoint), "weights_sha256": weights_digest(model),
         "dataset": fingerprint(selection.puzzle_set.root, selection.puzzle_set.split),
         "steps": judged_steps(settings.judged_steps, options.max_steps), "puzzles": len(selection.rows),
@@ -133,16 +131,16 @@ def rolled_out(options: argparse.Namespace) -> tuple[RolloutTable, dict[str, Any
     }  # fmt: skip
     target = options.out / ROLLOUTS
     if target.exists():
-        table = _same(target, made)
+        table = _same(target, recipe)
     else:
-        table = _roll_out(model, selection, settings, made, options)
-        _write(target, npz_bytes(table.arrays(made)))
+        table = _roll_out(model, selection, settings, recipe, options)
+        _write(target, npz_bytes(table.arrays(recipe)))
     shutil.rmtree(options.out / PARTS, ignore_errors=True)
-    return table, made
+    return table, recipe
 
 
 def _roll_out(
-    model: RecursiveModel, selection: Selection, settings: EvaluateConfig, made: dict[str, Any],
+    model: RecursiveModel, selection: Selection, settings: EvaluateConfig, recipe: dict[str, Any],
     options: argparse.Namespace,
 ) -> RolloutTable:  # fmt: skip
     """Batch by batch, each in a file of its own before the next begins."""
@@ -151,7 +149,7 @@ def _roll_out(
     assert isinstance(inference, StochasticRollouts)
     starts = range(0, len(selection.rows), options.batch_size)
     paths = [folder / f"{number:05d}.npz" for number in range(len(starts))]
-    tables = {path: _same(path, made) for path in paths if path.exists()}
+    tables = {path: _same(path, recipe) for path in paths if path.exists()}
     # Without a terminal there is no bar, and nobody who waits for it.
     with tqdm(total=len(paths) * settings.rollouts, initial=len(tables) * settings.rollouts, unit="rollout",
               desc=f"{len(selection.rows)} puzzles", disable=None) as progress:  # fmt: skip
@@ -162,17 +160,19 @@ def _roll_out(
             # The last batch is filled up: a puzzle's bits may depend on the size of its batch.
             size = min(options.batch_size, len(selection.rows))
             batches = EvalBatches(selection.puzzle_set, selection.rows[start : start + options.batch_size], size)
-            recorder = RolloutRecorder(settings.rollouts, made["steps"], settings.stability_sizes)
+            recorder = RolloutRecorder(settings.rollouts, recipe["steps"], settings.stability_sizes)
             evaluate(model, batches, inference, [recorder], World())
             tables[path] = recorder.table()
-            _write(path, npz_bytes(tables[path].arrays(made)))
+            _write(path, npz_bytes(tables[path].arrays(recipe)))
     return joined([tables[path] for path in paths])
 
 
-def _same(path: Path, made: dict[str, Any]) -> RolloutTable:
+def _same(path: Path, recipe: dict[str, Any]) -> RolloutTable:
     """The table of a file that was made in the way that is asked for now. Errors: `UserError`."""
-    table, found = read_rollouts(path, mend=f"remove {path} to make it again")
-    changed = [f"{name} {found.get(name)!r}, now {value!r}" for name, value in made.items() if found.get(name) != value]
+    table, earlier = read_rollouts(path, mend=f"remove {path} to make it again")
+    changed = [
+        f"{name} {earlier.get(name)!r}, now {value!r}" for name, value in recipe.items() if earlier.get(name) != value
+    ]
     if changed:
         raise UserError(f"{path} was made with other settings ({'; '.join(changed)}): name another --out, or remove it")
     return table

@@ -7,7 +7,6 @@ does not solve, among the first test puzzles (those that chose no checkpoint). W
 as .json, and the caption as .txt, to the run's figures folder unless told otherwise.
 """
 
-import argparse
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -23,7 +22,8 @@ import torch
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 
-from analysis.figures.figure_files import GREEN, RED, STYLE, make_folder, save_caption, save_figure, save_json
+from analysis.command_line import check_at_least, script_parser
+from analysis.figures.figure_files import GREEN, RED, STYLE, make_folder, save_picture
 from dataset.eval_batches import EvalBatches, test_rows
 from dataset.puzzle_folder import PuzzleSet, open_puzzle_set
 from dataset.puzzle_metadata import data_folder
@@ -74,10 +74,10 @@ def trace_rows(model: RecursiveModel, puzzle_set: PuzzleSet, rows: np.ndarray, b
     traces = []
     device = model.H_init.device
     for batch in EvalBatches(puzzle_set, rows, min(batch_size, len(rows))):
-        made = StepwiseInference().predict(model, {key: leaf.to(device) for key, leaf in batch.items()})
-        tokens = made.step_answers.cpu().numpy()
+        predictions = StepwiseInference().predict(model, {key: leaf.to(device) for key, leaf in batch.items()})
+        tokens = predictions.step_answers.cpu().numpy()
         answers = np.where(tokens > BLANK_TOKEN, tokens - 1, 0)
-        halting = torch.sigmoid(made.step_q_halt).cpu().numpy()
+        halting = torch.sigmoid(predictions.step_q_halt).cpu().numpy()
         for i, row in enumerate(batch["row"].tolist()):
             if row < 0:
                 continue
@@ -131,16 +131,8 @@ def draw_board(axes: Any, digits: np.ndarray, box: Box, *, givens: np.ndarray, r
             axes.add_patch(Rectangle((column, row), 1, 1, color=LIGHT_GREEN if fine else LIGHT_RED, linewidth=0))
         color = "black" if given and fine else GREEN if fine else RED
         text = str(digit) if digit else ("" if right is None else "·")
-        axes.text(
-            column + 0.5,
-            row + 0.53,
-            text,
-            ha="center",
-            va="center",
-            color=color,
-            fontsize=11 if n <= 6 else 8,
-            fontweight="bold" if given else "normal",
-        )
+        font: dict[str, Any] = {"size": 11 if n <= 6 else 8, "weight": "bold" if given else "normal"}
+        axes.text(column + 0.5, row + 0.53, text, ha="center", va="center", color=color, fontdict=font)
     for line in range(n + 1):
         axes.plot([0, n], [line, line], color="black", linewidth=1.6 if line % rows == 0 else 0.4)
         axes.plot([line, line], [0, n], color="black", linewidth=1.6 if line % columns == 0 else 0.4)
@@ -189,7 +181,7 @@ def as_record(trace: Trace) -> dict[str, Any]:
 
 @exit_on_user_error
 def main(argv: Sequence[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = script_parser(__doc__)
     parser.add_argument("checkpoint", type=Path, metavar="CHECKPOINT", help="weights such as RUN/best.pt")
     parser.add_argument("--rows", type=int, nargs="+", metavar="ROW", help="rows of the test set to draw")
     parser.add_argument("--data-path", metavar="DIR", help="dataset folder; default: the run's")
@@ -204,8 +196,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         raise UserError("the run's settings name no data: give --data-path data/NAME")
     puzzle_set = open_puzzle_set(data_folder(paths[0]), "test")
     box = sudoku_box(puzzle_set)
-    if options.max_rows < 1:
-        raise UserError(f"--max-rows {options.max_rows}: expected at least 1")
+    check_at_least(options, max_rows=1)
     rows = test_rows(puzzle_set, config.validation_size)[: options.max_rows]
     if options.rows:
         rows = np.array(options.rows)
@@ -217,23 +208,16 @@ def main(argv: Sequence[str] | None = None) -> None:
     chosen = traces if options.rows else choose(traces)
     folder = make_folder(options.output_dir or checkpoint.path.parent / "figures")
     stem = folder / "step_by_step"
-    figure = draw(chosen, box)
-    path = save_figure(figure, stem, formats=("png",))[0]
-    plt.close(figure)
     solved = sum(trace.solved for trace in traces)
-    save_json(
-        {"checkpoint": checkpoint.path.name, "traces": [as_record(trace) for trace in chosen]},
-        stem.with_suffix(".json"),
+    words = (
+        f"Answers of {checkpoint.path} after its supervision steps. Black: given; green: right; red: wrong. halt: the "
+        "model's own probability that its answer is right (it stops there when asked to). Rating: guesses a search "
+        f"needs. The puzzles are chosen to show an easy, a hard and a failed one; of the {len(traces)} looked at, "
+        f"{solved} are solved.\nFigure: python analysis/rollouts/step_by_step.py {options.checkpoint}"
     )
-    save_caption(
-        f"Answers of {checkpoint.path} after its supervision steps. Black: given; green: right; red: wrong. halt: "
-        "the model's own probability that its answer is right (it stops there when asked to). Rating: guesses a "
-        f"search needs. The puzzles are chosen to show an easy, a hard and a failed one; of the {len(traces)} "
-        f"looked at, {solved} are solved.\n"
-        f"Figure: python analysis/rollouts/step_by_step.py {options.checkpoint}",
-        stem.with_suffix(".txt"),
-    )
-    print(f"written: {path} (also .json .txt)")
+    numbers = {"checkpoint": checkpoint.path.name, "traces": [as_record(trace) for trace in chosen]}
+    files = save_picture(draw(chosen, box), stem, caption=words, numbers=numbers, formats=("png",))
+    print(f"written: {files}")
 
 
 if __name__ == "__main__":

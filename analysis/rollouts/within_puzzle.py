@@ -15,7 +15,7 @@ _BLOCK = 500  # bootstrap draws at a time
 
 
 @dataclass(frozen=True)
-class Estimate:
+class PuzzleStatistic:
     """A statistic and its 95 % interval over puzzles; None where it is not defined.
 
     puzzles: how many it is made of.
@@ -46,13 +46,13 @@ def rank_correlations(first: np.ndarray, second: np.ndarray) -> np.ndarray:
     return np.divide((x * y).sum(axis=1), spread, out=np.full(len(x), np.nan), where=spread > 0)
 
 
-def within(first: np.ndarray, second: np.ndarray, draws: int) -> Estimate:
+def within(first: np.ndarray, second: np.ndarray, draws: int) -> PuzzleStatistic:
     """Mean over puzzles of `rank_correlations`, without those where it is not defined. Bootstrap over puzzles."""
-    found = rank_correlations(first, second)
-    return _bootstrapped(found[~np.isnan(found), None], lambda sums: sums[:, 0] / sums[:, -1], draws)
+    correlations = rank_correlations(first, second)
+    return _bootstrapped(correlations[~np.isnan(correlations), None], lambda sums: sums[:, 0] / sums[:, -1], draws)
 
 
-def within_given(first: np.ndarray, second: np.ndarray, third: np.ndarray, draws: int) -> Estimate:
+def within_given(first: np.ndarray, second: np.ndarray, third: np.ndarray, draws: int) -> PuzzleStatistic:
     """The partial correlation of two given a third, of the mean over puzzles of the three rank correlations.
 
     Of the mean, because the partial correlation of a few rollouts of one puzzle is all noise.
@@ -68,7 +68,7 @@ def within_given(first: np.ndarray, second: np.ndarray, third: np.ndarray, draws
     return _bootstrapped(table[~np.isnan(table).any(axis=1)], partial, draws)
 
 
-def pooled(first: np.ndarray, second: np.ndarray, draws: int) -> Estimate:
+def pooled(first: np.ndarray, second: np.ndarray, draws: int) -> PuzzleStatistic:
     """Spearman's correlation over all rollouts of all puzzles, for contrast. Bootstrap over puzzles, ranks kept."""
     x, y = (rankdata(table).reshape(table.shape) if table.size else table for table in (first, second))
     moments = np.stack([x, y, x * x, y * y, x * y], axis=2).sum(axis=1) / max(1, first.shape[1])
@@ -84,7 +84,7 @@ def pooled(first: np.ndarray, second: np.ndarray, draws: int) -> Estimate:
     return _bootstrapped(moments, correlation, draws)
 
 
-def within_auroc(exact: np.ndarray, score: np.ndarray, draws: int) -> Estimate:
+def within_auroc(exact: np.ndarray, score: np.ndarray, draws: int) -> PuzzleStatistic:
     """Mean over mixed-success puzzles: how often the score ranks an exact rollout above another one, ties half."""
     ranks = rankdata(score, axis=1)
     right = exact.sum(axis=1)
@@ -105,25 +105,25 @@ def _centred(table: np.ndarray) -> np.ndarray:
     return table - table.mean(axis=1, keepdims=True)
 
 
-def _bootstrapped(table: np.ndarray, statistic: Callable[[np.ndarray], np.ndarray], draws: int) -> Estimate:
+def _bootstrapped(table: np.ndarray, statistic: Callable[[np.ndarray], np.ndarray], draws: int) -> PuzzleStatistic:
     """`statistic` of sums (m, k + 1) over puzzles, the last of them their number; percentiles of `draws` resamples.
 
     table: (puzzles, k).
     """
     count = len(table)
     if not count:
-        return Estimate(None, None, 0)
+        return PuzzleStatistic(None, None, 0)
     columns = np.concatenate([table, np.ones((count, 1))], axis=1)
     value = float(statistic(columns.sum(axis=0, keepdims=True))[0])
     if not np.isfinite(value):
-        return Estimate(None, None, count)
+        return PuzzleStatistic(None, None, count)
     if count < 2:
-        return Estimate(value, None, count)
-    rng, found = np.random.default_rng(0), []
+        return PuzzleStatistic(value, None, count)
+    rng, blocks = np.random.default_rng(0), []
     for start in range(0, draws, _BLOCK):
         weights = rng.multinomial(count, np.full(count, 1 / count), size=min(_BLOCK, draws - start))
-        found.append(statistic(weights @ columns))
-    resampled = np.concatenate(found)
+        blocks.append(statistic(weights @ columns))
+    resampled = np.concatenate(blocks)
     resampled = resampled[np.isfinite(resampled)]
     low, high = np.percentile(resampled, [2.5, 97.5]) if len(resampled) else (value, value)
-    return Estimate(value, (float(low), float(high)), count)
+    return PuzzleStatistic(value, (float(low), float(high)), count)

@@ -81,7 +81,7 @@ def survival(drift: np.ndarray, threshold: float = SETTLED_DRIFT) -> Survival:
     return Survival(np.arange(1, num_steps + 1), unsettled, n, rate, low, high)
 
 
-def long_rollout_report(table: SpectrumTable) -> dict[str, Any] | None:
+def long_trajectory_statistics(table: SpectrumTable) -> dict[str, Any] | None:
     """Kinds of attractors by outcome, accuracy of longer thinking, survival; None where no rollout went on."""
     arrays = table.arrays
     if "extended_growth" not in arrays:
@@ -102,7 +102,8 @@ def long_rollout_report(table: SpectrumTable) -> dict[str, Any] | None:
         "n": len(exact),
         "kinds_at_end": counts,
         "answer_constant_at_end": {
-            "solved": int(fixed_answer[~final_failed].sum()), "failed": int(fixed_answer[final_failed].sum()),
+            "solved": int(fixed_answer[~final_failed].sum()),
+            "failed": int(fixed_answer[final_failed].sum()),
         },
         "lambda1_late_median": {
             name: float(np.median(late[mask])) if mask.any() else None
@@ -114,4 +115,4 @@ def long_rollout_report(table: SpectrumTable) -> dict[str, Any] | None:
             name: survival(drift[mask]).as_dict() if mask.any() else None
             for name, mask in (("solved", ~final_failed), ("failed", final_failed))
         },
-    }  # fmt: skip
+    }

@@ -17,7 +17,7 @@ import argparse
 import sys
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
@@ -27,9 +27,10 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
+from analysis.command_line import check_at_least, script_parser
 from analysis.spectra.spectrum_files import Arrays, SpectrumStore, part_blocks
 from analysis.spectra.spectrum_measurement import CountViolations, SpectrumSettings, measure_batch
-from analysis.spectra.spectrum_report import write_report
+from analysis.spectra.spectrum_summary import write_summary
 from analysis.spectra.spectrum_table import SpectrumTable
 from dataset.eval_batches import EvalBatches, test_rows
 from dataset.puzzle_folder import PuzzleSet, fingerprint, open_puzzle_set
@@ -62,11 +63,11 @@ class Job:
 def jobs_of(paths: Sequence[Path], out: Path, *, device: str, dtype: str) -> list[Job]:
     """One job per checkpoint. Errors: `UserError` for checkpoints that cannot be read or told apart."""
     checkpoints = [open_checkpoint(path, device=device, dtype=dtype) for path in paths]
-    labels = [f"{each.path.resolve().parent.name}_{each.name}" for each in checkpoints]
+    labels = [f"{checkpoint.path.resolve().parent.name}_{checkpoint.name}" for checkpoint in checkpoints]
     if len(set(labels)) < len(labels):
         raise UserError(f"two checkpoints are called {max(labels, key=labels.count)}: rename one of the run folders")
     folders = [out] if len(labels) == 1 else [out / label for label in labels]
-    return [Job(*each) for each in zip(checkpoints, folders, labels, strict=True)]
+    return [Job(*job) for job in zip(checkpoints, folders, labels, strict=True)]
 
 
 def violations_of(puzzle_set: PuzzleSet) -> CountViolations | None:
@@ -160,10 +161,7 @@ def bound_of(model: RecursiveModel) -> dict[str, float]:
 
 def check_options(options: argparse.Namespace) -> None:
     """Errors: `UserError` for numbers out of range."""
-    least = {"num_exponents": 1, "num_puzzles": 1, "num_steps": 1, "qr_interval": 1, "batch_size": 1, "draws": 100}
-    for name, limit in least.items():
-        if getattr(options, name) < limit:
-            raise UserError(f"--{name.replace('_', '-')} {getattr(options, name)}: expected at least {limit}")
+    check_at_least(options, num_exponents=1, num_puzzles=1, num_steps=1, qr_interval=1, batch_size=1, draws=100)
     if options.burn_in is None:
         options.burn_in = options.num_steps // 4
     if not 0 <= options.burn_in < options.num_steps:
@@ -175,8 +173,8 @@ def check_options(options: argparse.Namespace) -> None:
 
 
 def parser() -> argparse.ArgumentParser:
-    made = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    add = made.add_argument
+    options = script_parser(__doc__)
+    add = options.add_argument
     add("--checkpoint", type=Path, nargs="+", required=True, metavar="FILE", help="weights such as RUN/best.pt")
     add("--out", type=Path, required=True, metavar="DIR", help="folder for the results")
     add("--num-exponents", type=int, default=8, metavar="K", help="leading exponents (default 8)")
@@ -194,18 +192,14 @@ def parser() -> argparse.ArgumentParser:
     add("--batch-size", type=int, default=32, metavar="B", help="puzzles at a time (default 32)")
     add("--data-path", metavar="DIR", help="dataset folder; default: the run's")
     add("--device", default="auto", help="auto | cpu | cuda | cuda:N")
-    return made
+    return options
 
 
 @exit_on_user_error
 def main(argv: Sequence[str] | None = None) -> None:
     options = parser().parse_args(argv)
     check_options(options)
-    settings = SpectrumSettings(
-        num_exponents=options.num_exponents, num_steps=options.num_steps, qr_interval=options.qr_interval,
-        dtype=options.dtype, seed=options.seed, extended_steps=options.extended_steps, replicate=options.replicate,
-        norm=options.norm,
-    )  # fmt: skip
+    settings = SpectrumSettings(**{field.name: getattr(options, field.name) for field in fields(SpectrumSettings)})
     start = time.perf_counter()
     try:
         tables = [
@@ -219,7 +213,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         raise UserError(str(error)) from error
     origin = result_origin(options.device if options.device.startswith("cuda") else "cpu")
     origin["checkpoints"] = [str(path) for path in options.checkpoint]
-    write_report(options.out, tables, burn_in=options.burn_in, draws=options.draws, seed=options.seed, origin=origin)
+    write_summary(options.out, tables, burn_in=options.burn_in, draws=options.draws, seed=options.seed, origin=origin)
     print(f"{time.perf_counter() - start:.0f} s; written: {options.out}/summary.json (also spectrum.csv, figures)")
 
 

@@ -1,6 +1,6 @@
 """The pictures of Lyapunov spectra: lambda_1 of solved and failed puzzles, and the whole spectrum of both."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import matplotlib
@@ -48,8 +48,8 @@ def draw_lambda1(rows: Rows, notes: dict[str, str] | None = None) -> Figure:
     with matplotlib.rc_context(STYLE):
         figure, panels = _panels(len(models))
         for axes, model in zip(panels, models, strict=False):
-            own = [row for row in rows if row["model"] == model]
-            _lambda1_panel(axes, own)
+            of_model = [row for row in rows if row["model"] == model]
+            _lambda1_panel(axes, of_model)
             axes.set_title(f"{model}\n{(notes or {}).get(model, '')}".strip(), fontsize=10)
         panels[0].set_ylabel("share of puzzles per bin")
         handles, labels = panels[0].get_legend_handles_labels()
@@ -64,15 +64,15 @@ def _lambda1_panel(axes: Any, rows: Rows) -> None:
     bins = min(MOST_BINS, max(8, int(1.5 * len(values) ** 0.5)))
     edges = np.linspace(low, high if high > low else low + 1e-6, bins + 1)
     for name, is_failed, color in OUTCOMES:
-        own = values[failed == is_failed].clip(low, high)
-        if not len(own):
+        of_outcome = values[failed == is_failed].clip(low, high)
+        if not len(of_outcome):
             axes.plot([], [], color=color, label=f"{name}: none")
             continue
-        shares = np.histogram(own, edges)[0] / len(own)
-        axes.stairs(shares, edges, fill=not is_failed, color=color, alpha=0.45 if not is_failed else 1.0,
-                    linewidth=0 if not is_failed else 1.8, label=name)  # fmt: skip
-        axes.axvline(np.median(values[failed == is_failed]), color=color, linestyle="--" if is_failed else "-",
-                     linewidth=1.6, label=f"median of {name}")  # fmt: skip
+        shares = np.histogram(of_outcome, edges)[0] / len(of_outcome)
+        look = {"alpha": 1.0, "linewidth": 1.8} if is_failed else {"alpha": 0.45, "linewidth": 0}
+        axes.stairs(shares, edges, fill=not is_failed, color=color, label=name, **look)
+        median, line = np.median(values[failed == is_failed]), "--" if is_failed else "-"
+        axes.axvline(median, color=color, linestyle=line, linewidth=1.6, label=f"median of {name}")
     if low < 0 < high:
         axes.axvline(0, color=GREY, linewidth=0.8)
     axes.set_ylim(bottom=0)
@@ -85,11 +85,11 @@ def spectrum_rows(tables: Sequence[SpectrumTable], burn_in: int) -> Rows:
     rows: Rows = []
     for model, group in by_model(tables).items():
         for name, is_failed, _ in OUTCOMES:
-            found = [
+            exponents = [
                 table.exponents(table.whole(burn_in))[table.usable & (table.failed == is_failed)] / table.sub_updates
                 for table in group
             ]
-            values = np.concatenate(found)
+            values = np.concatenate(exponents)
             for index in range(values.shape[1] if len(values) else 0):
                 low, middle, high = np.quantile(values[:, index], [0.25, 0.5, 0.75])
                 rows.append({
@@ -100,22 +100,27 @@ def spectrum_rows(tables: Sequence[SpectrumTable], burn_in: int) -> Rows:
     return rows
 
 
+def _shown(rows: Rows, model: str) -> Iterator[tuple[Rows, bool, dict[str, Any]]]:
+    """For each outcome that a model has: its rows, whether it is failure, and the look of its line."""
+    for name, is_failed, color in OUTCOMES:
+        chosen = [row for row in rows if row["model"] == model and row["outcome"] == name]
+        if chosen:
+            label = f"{name} (n = {chosen[0]['n']})"
+            yield chosen, is_failed, {"color": color, "linestyle": "--" if is_failed else "-", "label": label}
+
+
 def draw_spectrum(rows: Rows) -> Figure:
     """A panel per model: median and quartiles of each exponent, solved and failed."""
     models = list(dict.fromkeys(row["model"] for row in rows))
     with matplotlib.rc_context(STYLE):
         figure, panels = _panels(len(models))
         for axes, model in zip(panels, models, strict=False):
-            for name, is_failed, color in OUTCOMES:
-                own = [row for row in rows if row["model"] == model and row["outcome"] == name]
-                if not own:
-                    continue
-                index = [row["index"] for row in own]
-                axes.fill_between(index, [row["quartile1"] for row in own], [row["quartile3"] for row in own],
-                                  color=color, alpha=0.25, linewidth=0)  # fmt: skip
-                axes.plot(index, [row["median"] for row in own], color=color, marker="s" if is_failed else "o",
-                          markersize=4, linestyle="--" if is_failed else "-",
-                          label=f"{name} (n = {own[0]['n']})")  # fmt: skip
+            for shown, is_failed, look in _shown(rows, model):
+                index, low, median, high = (
+                    [row[name] for row in shown] for name in ("index", "quartile1", "median", "quartile3")
+                )
+                axes.fill_between(index, low, high, color=look["color"], alpha=0.25, linewidth=0)
+                axes.plot(index, median, marker="s" if is_failed else "o", markersize=4, **look)
             axes.axhline(0, color=GREY, linewidth=0.8)
             axes.xaxis.set_major_locator(MaxNLocator(integer=True))
             axes.set_xlabel("index $i$")
@@ -125,7 +130,7 @@ def draw_spectrum(rows: Rows) -> Figure:
     return figure
 
 
-def long_rollout_rows(tables: Sequence[SpectrumTable]) -> Rows:
+def long_trajectory_rows(tables: Sequence[SpectrumTable]) -> Rows:
     """Per model, outcome at the end and step: puzzles that have not settled for good, over all runs that went on."""
     rows: Rows = []
     for model, group in by_model(tables).items():
@@ -135,12 +140,12 @@ def long_rollout_rows(tables: Sequence[SpectrumTable]) -> Rows:
         drift = np.concatenate([_joined(table, "drift") for table in longer])
         failed = ~np.concatenate([_joined(table, "exact") for table in longer])[:, -1]
         for name, is_failed, _ in OUTCOMES:
-            own = drift[failed == is_failed]
-            if len(own):
-                found = survival(own)
+            of_outcome = drift[failed == is_failed]
+            if len(of_outcome):
+                curve = survival(of_outcome)
                 rows += [
-                    {"model": model, "outcome": name, "n": found.total, "step": int(step), "unsettled": int(count)}
-                    for step, count in zip(found.steps, found.unsettled, strict=True)
+                    {"model": model, "outcome": name, "n": curve.total, "step": int(step), "unsettled": int(count)}
+                    for step, count in zip(curve.steps, curve.unsettled, strict=True)
                 ]
     return rows
 
@@ -149,20 +154,16 @@ def _joined(table: SpectrumTable, name: str) -> np.ndarray:
     return np.concatenate([table.arrays[name], table.arrays[f"extended_{name}"]], axis=1)
 
 
-def draw_long_rollout(rows: Rows) -> Figure:
+def draw_long_trajectories(rows: Rows) -> Figure:
     """A panel per model: share of trajectories that have not settled, step by step, logarithmic."""
     models = list(dict.fromkeys(row["model"] for row in rows))
     with matplotlib.rc_context(STYLE):
         figure, panels = _panels(len(models), sharey=True)
         for axes, model in zip(panels, models, strict=False):
-            for name, is_failed, color in OUTCOMES:
-                own = [row for row in rows if row["model"] == model and row["outcome"] == name]
-                if not own:
-                    continue
-                # On a logarithmic axis none is not there: the line ends.
-                shares = [row["unsettled"] / row["n"] if row["unsettled"] else np.nan for row in own]
-                axes.plot([row["step"] for row in own], shares, color=color, linestyle="--" if is_failed else "-",
-                          label=f"{name} (n = {own[0]['n']})")  # fmt: skip
+            for shown, _, look in _shown(rows, model):
+                # A logarithmic axis has no 0: the line ends there.
+                shares = [row["unsettled"] / row["n"] if row["unsettled"] else np.nan for row in shown]
+                axes.plot([row["step"] for row in shown], shares, **look)
             axes.set_yscale("log")
             axes.set_xlabel("supervision step")
             axes.set_title(model, fontsize=10)

@@ -63,16 +63,16 @@ class SpectrumStore:
                 self._known.append(arrays)
 
     def _check(self, path: Path, arrays: Arrays) -> None:
-        found = settings_of(path, arrays)
-        for name in sorted(found.keys() | self.settings.keys()):
-            if found.get(name) != self.settings.get(name):
+        stored = settings_of(path, arrays)
+        for name in sorted(stored.keys() | self.settings.keys()):
+            if stored.get(name) != self.settings.get(name):
                 raise UserError(
-                    f"{path} was measured with {name} = {found.get(name)!r}, now {self.settings.get(name)!r}: name "
+                    f"{path} was measured with {name} = {stored.get(name)!r}, now {self.settings.get(name)!r}: name "
                     f"another --out, or remove it to measure anew: rm -r {self.folder}"
                 )
 
     def missing(self, rows: np.ndarray) -> np.ndarray:
-        """Of these rows those not yet measured, in order."""
+        """Those of the rows that are not measured yet, in order."""
         known = [arrays["row"] for arrays in self._known]
         return rows[~np.isin(rows, np.concatenate(known))] if known else rows
 

@@ -65,7 +65,7 @@ def tangents_of_rows(rows: Tensor, size: int, count: int, seed: int, copy: int =
     return torch.stack(drawn)
 
 
-class Trajectory:
+class TrajectoryRecorder:
     """Collects what is said about the states as they come; an `on_step` of `lyapunov_spectrum`."""
 
     def __init__(self, maps: RecursionMaps, start: RecurrentState, violations: CountViolations | None) -> None:
@@ -148,7 +148,7 @@ def measure_batch(
             initial_tangents=start, dtype=dtype, on_step=on_step,
         )  # fmt: skip
 
-    trajectory = Trajectory(maps, state, violations)
+    trajectory = TrajectoryRecorder(maps, state, violations)
     result = spectrum(0, lambda reached: trajectory(coordinates.leave(reached)))
     per_step = len(sub_updates) // settings.qr_interval
     growth = result.local_growth.unflatten(1, (steps, per_step))
@@ -167,7 +167,7 @@ def measure_batch(
         again = spectrum(1).local_growth.unflatten(1, (steps, per_step)).sum(dim=2)
         arrays["replicate_step_growth"] = again.cpu().numpy()
     arrays |= trajectory.arrays()
-    # Named for what it is of: the end of the measured steps, whether or not the trajectory goes on.
+    # The residual is that of the end of the measured steps, whether or not the trajectory goes on.
     arrays["residual"] = residual(maps.step, coordinates.leave(result.final_state)).cpu().numpy()
     if settings.extended_steps:
         arrays |= _extension(maps, coordinates, result, settings, violations)
@@ -175,7 +175,7 @@ def measure_batch(
 
 
 class Coordinates:
-    """Where growth is measured: the state's own coordinates, or those of a model's own norm."""
+    """The coordinates in which growth is measured: the state's own, or those of a model's own norm."""
 
     def __init__(self, model: RecursiveModel, norm: str) -> None:
         """Errors: `UserError` for a model without a norm of its own."""
@@ -202,8 +202,8 @@ def _extension(
     settings: SpectrumSettings,
     violations: CountViolations | None,
 ) -> Arrays:
-    """From step T to step N with the leading tangent: where the trajectory ends up."""
-    trajectory = Trajectory(maps, coordinates.leave(result.final_state), violations)
+    """The trajectory goes on from step T to step N with the leading tangent: where does it end up?"""
+    trajectory = TrajectoryRecorder(maps, coordinates.leave(result.final_state), violations)
     further = lyapunov_spectrum(
         coordinates.maps(maps.sub_updates), result.final_state, num_exponents=1,
         num_steps=settings.extended_steps - settings.num_steps, qr_interval=settings.qr_interval,

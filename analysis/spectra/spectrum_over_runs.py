@@ -16,7 +16,7 @@ from training.evaluation.calibration import auroc
 DRAWS_OVER_RUNS = 2000
 
 
-def joint_report(tables: Sequence[SpectrumTable], *, burn_in: int, seed: int) -> dict[str, Any]:
+def statistics_over_runs(tables: Sequence[SpectrumTable], *, burn_in: int, seed: int) -> dict[str, Any]:
     """Per model over its runs: AUROC and medians of lambda_1, exponents by outcome, with what runs vary by."""
     return {model: _over_runs(group, burn_in, seed) for model, group in by_model(tables).items()}
 
@@ -24,27 +24,27 @@ def joint_report(tables: Sequence[SpectrumTable], *, burn_in: int, seed: int) ->
 def lambda1_estimate(summary: Mapping[str, Any], model: str, name: str) -> Mapping[str, Any]:
     """`auroc` or a median of a `summary.json`: over the runs of a model where there are several, else its one run's."""
     runs = [run for run in summary["runs"] if run["model"] == model]
-    found: Mapping[str, Any] = (
+    estimate: Mapping[str, Any] = (
         summary["models"][model]["lambda1"][name]["mean"] if len(runs) > 1 else runs[0]["lambda1"][name]
     )
-    return found
+    return estimate
 
 
 def _over_runs(group: Sequence[SpectrumTable], burn_in: int, seed: int) -> dict[str, Any]:
     kept = [table.where(table.usable) for table in group]
     rows = [table.arrays["row"].tolist() for table in kept]
-    same_puzzles = all(one == rows[0] for one in rows)
+    same_puzzles = all(others == rows[0] for others in rows)
     exponents = [table.exponents(table.whole(burn_in)) for table in kept]
 
     def over_runs(scores: Sequence[np.ndarray], statistic: Statistic) -> dict[str, Any]:
-        pairs = [(own, table.failed) for own, table in zip(scores, kept, strict=True)]
+        pairs = [(of_run, table.failed) for of_run, table in zip(scores, kept, strict=True)]
         return asdict(
             hierarchical_bootstrap(pairs, statistic, same_puzzles=same_puzzles, draws=DRAWS_OVER_RUNS, seed=seed)
         )
 
     medians = {"median_solved": _of(False, np.median), "median_failed": _of(True, np.median)}
-    leading, top_mean = [own[:, 0] for own in exponents], [own.mean(axis=1) for own in exponents]
-    positive = [(own > 0).sum(axis=1) for own in exponents]
+    leading, top_mean = [of_run[:, 0] for of_run in exponents], [of_run.mean(axis=1) for of_run in exponents]
+    positive = [(of_run > 0).sum(axis=1) for of_run in exponents]
     lambda1: dict[str, Statistic] = {"auroc": auroc, "median_difference": median_difference, **medians}
     return {
         "runs": [table.label for table in group],
@@ -55,10 +55,8 @@ def _over_runs(group: Sequence[SpectrumTable], burn_in: int, seed: int) -> dict[
             name: over_runs(positive, _of(is_failed, np.mean))
             for name, is_failed in (("solved", False), ("failed", True))
         },
-        "baselines": {
-            name: over_runs([table.baselines[name] for table in kept], auroc) for name in kept[0].baselines
-        },
-    }  # fmt: skip
+        "baselines": {name: over_runs([table.baselines[name] for table in kept], auroc) for name in kept[0].baselines},
+    }
 
 
 def paired_differences(tables: Sequence[SpectrumTable], *, burn_in: int) -> list[dict[str, Any]]:
@@ -68,23 +66,25 @@ def paired_differences(tables: Sequence[SpectrumTable], *, burn_in: int) -> list
     medians of lambda_1 and of the mean over the exponents, the mean number of positive ones, the accuracy. Intervals
     are Student's t over seeds.
     """
-    found = []
+    differences = []
     groups = list(by_model(tables).items())
     for number, (model, group) in enumerate(groups):
         network = group[0].settings["model"]
-        baseline = next((each for each in groups[:number] if each[1][0].settings["model"] == network), None)
+        baseline = next((earlier for earlier in groups[:number] if earlier[1][0].settings["model"] == network), None)
         if baseline is None:
             continue
-        own, other = ({table.settings["train_seed"]: table for table in each} for each in (group, baseline[1]))
-        seeds = [seed for seed in own if seed in other]
-        numbers = [(_numbers(own[seed], burn_in), _numbers(other[seed], burn_in)) for seed in seeds]
+        by_seed, baseline_by_seed = (
+            {table.settings["train_seed"]: table for table in tables_of_one} for tables_of_one in (group, baseline[1])
+        )
+        seeds = [seed for seed in by_seed if seed in baseline_by_seed]
+        numbers = [(_numbers(by_seed[seed], burn_in), _numbers(baseline_by_seed[seed], burn_in)) for seed in seeds]
         for name in numbers[0][0] if numbers else ():
             values = [first[name] - second[name] for first, second in numbers if name in first and name in second]
-            found.append({
+            differences.append({
                 "model": model, "baseline": baseline[0], "quantity": name, "seeds": seeds, "values": values,
                 "interval": asdict(mean_interval(values)) if values else None,
             })  # fmt: skip
-    return found
+    return differences
 
 
 def _numbers(table: SpectrumTable, burn_in: int) -> dict[str, float]:
@@ -92,10 +92,10 @@ def _numbers(table: SpectrumTable, burn_in: int) -> dict[str, float]:
     exponents, numbers = table.exponents(table.whole(burn_in)), {"exact_accuracy": float((~table.failed).mean())}
     for name, mask in (("solved", ~table.failed), ("failed", table.failed)):
         if mask.any():
-            own = exponents[mask]
-            numbers[f"lambda1_median_{name}"] = float(np.median(own[:, 0]))
-            numbers[f"top_mean_median_{name}"] = float(np.median(own.mean(axis=1)))
-            numbers[f"num_positive_mean_{name}"] = float((own > 0).sum(axis=1).mean())
+            of_outcome = exponents[mask]
+            numbers[f"lambda1_median_{name}"] = float(np.median(of_outcome[:, 0]))
+            numbers[f"top_mean_median_{name}"] = float(np.median(of_outcome.mean(axis=1)))
+            numbers[f"num_positive_mean_{name}"] = float((of_outcome > 0).sum(axis=1).mean())
     return numbers
 
 
@@ -103,7 +103,7 @@ def _of(is_failed: bool, statistic: Callable[[np.ndarray], Any]) -> Statistic:
     """The statistic of one outcome's scores; None where nothing has that outcome."""
 
     def of_outcome(scores: np.ndarray, failed: np.ndarray) -> float | None:
-        own = scores[failed == is_failed]
-        return float(statistic(own)) if len(own) else None
+        chosen = scores[failed == is_failed]
+        return float(statistic(chosen)) if len(chosen) else None
 
     return of_outcome

@@ -79,7 +79,7 @@ class SpectrumTable:
     def baselines(self) -> dict[str, np.ndarray]:
         """What costs nothing, each (n,) and turned so that more means failure; none of it needs the label."""
         arrays = self.arrays
-        found = {
+        scores = {
             "late_drift": self.late_drift,
             "residual": arrays["residual"],
             "minus_q_halt": -arrays["q_halt"][:, -1],
@@ -88,8 +88,8 @@ class SpectrumTable:
             "changed_cells": arrays["changed"][:, -1].astype(float),
         }
         if "violations" in arrays:
-            found["violations"] = arrays["violations"][:, -1].astype(float)
-        return found
+            scores["violations"] = arrays["violations"][:, -1].astype(float)
+        return scores
 
     @cached_property
     def difficulty(self) -> np.ndarray:
@@ -107,9 +107,9 @@ class SpectrumTable:
 
     def windows(self) -> list[Window]:
         """Quarters of the steps where they divide by four, else halves, else the whole."""
-        parts = next(parts for parts in (4, 2, 1) if self.num_steps % parts == 0)
-        size = self.num_steps // parts
-        return [Window(i * size, (i + 1) * size) for i in range(parts)]
+        count = next(count for count in (4, 2, 1) if self.num_steps % count == 0)
+        size = self.num_steps // count
+        return [Window(i * size, (i + 1) * size) for i in range(count)]
 
     def whole(self, burn_in: int = 0) -> Window:
         return Window(burn_in, self.num_steps)

@@ -10,7 +10,6 @@ sample of the results is compared with Python's before anything is timed. Loader
 beside the forward and backward pass it is made for, at the sizes of the grids.
 """
 
-import argparse
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import asdict
@@ -24,6 +23,8 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
+from analysis.command_line import check_at_least, check_json_target, environment, save_json_target, script_parser
+from analysis.timing import Timing, timed
 from dataset.source import START
 from errors import UserError, exit_on_user_error
 from projects.collatz import limbs as collatz_limbs
@@ -34,10 +35,7 @@ from projects.collatz.setup import build_objective, build_source, build_value
 from projects.collatz.syracuse import orbit, syracuse
 from projects.collatz.train_flags import to_config
 from projects.collatz.windows import windows_of
-from scripts.benchmark.record import check_json_target, save_record
-from scripts.benchmark.timing import Timing, timed
 from training.objectives.base import UpdateContext
-from training.records.provenance import collect_provenance
 
 SCHEMA_VERSION = 2
 SEED = 0
@@ -72,12 +70,12 @@ def cases(scale: float) -> list[Case]:
     `scale` is the share of the usual number of rows. Errors: `AssertionError` for a wrong number.
     """
     rows = {name: max(_CHECKED, int(scale * count)) for name, count in ROWS.items()}
-    found: list[Case] = []
+    prepared: list[Case] = []
 
     numbers = odd_numbers(rows["words"], 48, SEED)
     words = np.array(numbers, np.uint64)
     check(numbers, collatz_words.advance(words, STEPS)[:_CHECKED].tolist())
-    found.append(("words, 48 bits", len(numbers), STEPS * len(numbers), lambda: collatz_words.advance(words, STEPS)))
+    prepared.append(("words, 48 bits", len(numbers), STEPS * len(numbers), lambda: collatz_words.advance(words, STEPS)))
 
     for bits in (64, 128, 256, 1024):
         numbers = odd_numbers(rows["limbs"], bits, SEED)
@@ -87,23 +85,23 @@ def cases(scale: float) -> list[Case]:
         def by_limbs(limbs: np.ndarray = limbs) -> object:
             return collatz_limbs.advance(limbs, STEPS)
 
-        found.append((f"limbs, {bits} bits", len(numbers), STEPS * len(numbers), by_limbs))
+        prepared.append((f"limbs, {bits} bits", len(numbers), STEPS * len(numbers), by_limbs))
 
     plain = odd_numbers(rows["python"], 128, SEED)
-    found.append(("python, 128 bits", len(plain), STEPS * len(plain), lambda: [after(n, STEPS) for n in plain]))
+    prepared.append(("python, 128 bits", len(plain), STEPS * len(plain), lambda: [after(n, STEPS) for n in plain]))
 
     seen = odd_numbers(rows["windows"], 128, SEED)
-    found.append(
+    prepared.append(
         (f"windows, 128 bits, lookahead {STEPS}", len(seen), (STEPS + 1) * len(seen),
          lambda: list(windows_of(seen, STEPS)))
     )  # fmt: skip
 
     drawn = draw_numbers(rows["labels"], SEED)
     orbits = [orbit(number) for number in drawn]
-    assert [each.full_max for each in orbits] == [label.full_max for label in labels_of(drawn)]
-    steps = sum(each.steps for each in orbits)
-    found.append(("labels, 2 to 128 bits", len(drawn), steps, lambda: list(labels_of(drawn))))
-    return found
+    assert [whole.full_max for whole in orbits] == [label.full_max for label in labels_of(drawn)]
+    steps = sum(whole.steps for whole in orbits)
+    prepared.append(("labels, 2 to 128 bits", len(drawn), steps, lambda: list(labels_of(drawn))))
+    return prepared
 
 
 def after(number: int, steps: int) -> int:
@@ -164,9 +162,9 @@ def measure_loader(name: str, flags: dict[str, Any], repeats: int, batches: int)
 def format_loaders(records: Sequence[dict[str, Any]]) -> str:
     """One line for each loader."""
     return "\n".join(
-        f"batch of {each['name']}: {1e3 * each['load_seconds']['median']:.2f} ms, "
-        f"{100 * each['share']:.0f} % of it and its update ({1e3 * each['update_seconds']['median']:.1f} ms)"
-        for each in records
+        f"batch of {record['name']}: {1e3 * record['load_seconds']['median']:.2f} ms, "
+        f"{100 * record['share']:.0f} % of it and its update ({1e3 * record['update_seconds']['median']:.1f} ms)"
+        for record in records
     )
 
 
@@ -184,32 +182,30 @@ def format_table(records: Sequence[dict[str, Any]]) -> str:
 
 @exit_on_user_error
 def main(argv: Sequence[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = script_parser(__doc__)
     parser.add_argument("--repeats", type=int, default=7, metavar="N", help="timed calls of each (default 7)")
     parser.add_argument("--scale", type=float, default=1.0, metavar="X", help="share of the usual rows (default 1)")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the whole record here")
     parser.add_argument("--goals", action="store_true", help="exit 1 where a rate is below its goal")
     options = parser.parse_args(argv)
-    if options.repeats < 1:
-        raise UserError(f"--repeats {options.repeats}: expected at least 1")
+    check_at_least(options, repeats=1)
     if not 0 < options.scale <= 16:
         raise UserError(f"--scale {options.scale:g}: expected a number above 0 and at most 16")
     check_json_target(options.json)
-    session = collect_provenance({})
-    names = ("started_utc", "argv", "versions", "platform", "cpu", "cpu_count", "num_threads")
+    described = environment("cpu_count") | {"seed": SEED}
     records = measure(options.repeats, options.scale)
     print(format_table(records))
     batches = max(1, round(options.scale * BATCHES))
     loaders = [measure_loader(name, flags, options.repeats, batches) for name, flags in LOADERS.items()]
     print(format_loaders(loaders))
-    environment = {name: session[name] for name in names} | {
-        "commit": session["git"]["commit"], "dirty": session["git"]["dirty"], "seed": SEED,
-    }  # fmt: skip
-    save_record(
-        options.json,
-        {"schema_version": SCHEMA_VERSION, "environment": environment, "rates": records, "loaders": loaders},
+    save_json_target(
+        options.json, {"schema_version": SCHEMA_VERSION, "environment": described, "rates": records, "loaders": loaders}
     )
-    slow = [each["name"] for each in records if each["goal"] is not None and each["steps_per_second"] < each["goal"]]
+    slow = [
+        record["name"]
+        for record in records
+        if record["goal"] is not None and record["steps_per_second"] < record["goal"]
+    ]
     if slow and options.goals:
         print(f"below their goal: {'; '.join(slow)}", file=sys.stderr)
         return 1

@@ -10,7 +10,7 @@ from fractions import Fraction
 
 @dataclass(frozen=True)
 class Bounds:
-    """At one lookahead L, as probabilities.
+    """The rates at one lookahead L, as probabilities.
 
     Attributes:
         rate_V_avg: P(k_1 + ... + k_(L+1) < (L+1) log2 3), the rate of V_avg.
@@ -26,6 +26,12 @@ class Bounds:
 
     def as_dict(self) -> dict[str, float]:
         return asdict(self)
+
+    def in_words(self) -> str:
+        return (
+            f"V_avg {100 * self.rate_V_avg:.4g} %, V_min and V_max {100 * self.rate_V_min:.4g} % violations on uniform "
+            f"residues; no function of ln n and the window below {100 * self.lower_bound:.4g} %"
+        )
 
 
 def bounds_at(lookahead: int) -> Bounds:

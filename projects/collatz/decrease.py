@@ -20,7 +20,7 @@ _HARD = 2.0  # a hard row weighs twice as much
 
 def further_states(settings: CollatzConfig) -> list[tuple[int, float]]:
     """(steps ahead, weight) of the constraints beside that of one step."""
-    return [each for each, used in ((T4, settings.use_t4), (T8, settings.use_t8)) if used]
+    return [constraint for constraint, used in ((T4, settings.use_t4), (T8, settings.use_t8)) if used]
 
 
 def values_at(network: CollatzValue, batch: Batch, states: list[int]) -> Tensor:
@@ -69,7 +69,7 @@ class HingeDecrease(_Stateless):
         self.settings = settings
 
     def anchor_weight(self, step: int) -> float:
-        """a at `step`, the number of updates made so far."""
+        """The weight a at `step`, the number of updates made so far."""
         settings = self.settings
         if step < settings.decay_start:
             return 1.0
@@ -118,7 +118,7 @@ class SaturatingDecrease(_Stateless):
         self.settings, self.planned_updates = settings, planned_updates
 
     def tau(self, step: int) -> float:
-        """At `step`, the number of updates made so far."""
+        """The temperature at `step`, the number of updates made so far."""
         settings = self.settings
         progress = min(1.0, step / max(1, self.planned_updates))
         return float(settings.tau_start * (settings.tau_end / settings.tau_start) ** progress)
@@ -141,18 +141,11 @@ class SaturatingDecrease(_Stateless):
             apart = kept.unfold(1, ahead, 1).all(dim=-1)
             loss = loss + weight * (apart * self._saturating(longer, tau)).sum()
         yield Output(
-            loss,
-            float(kept.numel()),
-            trained_steps=values.numel(),
-            metric_sums=_counts(margins, kept, growth),
+            loss, float(kept.numel()), trained_steps=values.numel(), metric_sums=_counts(margins, kept, growth)
         )
 
 
 def _counts(margins: Tensor, kept: Tensor, growth: Tensor) -> dict[str, Tensor]:
     """Violations among the kept steps; `count` is what they are a share of."""
     violations = (margins.detach() < SMALLEST_MARGIN) & kept
-    return {
-        "count": kept.sum(),
-        "violations": violations.sum(),
-        "growth_violations": (violations & growth).sum(),
-    }
+    return {"count": kept.sum(), "violations": violations.sum(), "growth_violations": (violations & growth).sum()}

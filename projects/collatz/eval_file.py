@@ -47,11 +47,11 @@ class EvalRows:
 def draw_numbers(rows: int, seed: int) -> list[int]:
     """`rows` distinct odd numbers: bits uniform in 2..128, then uniform among the numbers of so many bits, made odd."""
     generator = random.Random(seed)
-    found: dict[int, None] = {}
-    while len(found) < rows:
+    numbers: dict[int, None] = {}
+    while len(numbers) < rows:
         bits = generator.randint(SMALLEST_BITS, LARGEST_BITS)
-        found.setdefault(generator.randint(2 ** (bits - 1), 2**bits - 1) | 1)
-    return list(found)
+        numbers.setdefault(generator.randint(2 ** (bits - 1), 2**bits - 1) | 1)
+    return list(numbers)
 
 
 def csv_lines(numbers: Sequence[int], labels: Iterable[Label]) -> Iterator[str]:

@@ -4,11 +4,13 @@ A violation is a step n -> T(n) on which V does not decrease. Which steps those 
 are counted and weighted, in the same way for every function, so that all of them stand in one table.
 """
 
-from collections.abc import Callable, Iterable, Sequence
+import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
 import numpy as np
+from tqdm import tqdm
 
 from projects.collatz.eval_file import EvalRows
 from projects.collatz.syracuse import Orbit, orbit
@@ -16,7 +18,7 @@ from projects.collatz.windows import BLOCK, Windows, orbit_windows, windows_of
 from training.evaluation.answering import wilson_interval
 
 
-class Judged(Protocol):
+class ValueFunction(Protocol):
     """A function V with a name that can tell its violations, (B,) bool, on windows."""
 
     @property
@@ -35,19 +37,30 @@ class OrbitCount:
     violations: int
 
 
-def judge_rows(
-    functions: Sequence[Judged],
-    rows: EvalRows,
-    lookahead: int,
-    progress: Callable[[Iterable[Windows]], Iterable[Windows]] = iter,
-) -> dict[str, dict[str, Any]]:
-    """By function's name: what `rates` gives for the rows. `progress` may wrap the blocks of windows."""
-    found: dict[str, list[np.ndarray]] = {function.name: [] for function in functions}
-    for windows in progress(windows_of(rows.numbers, lookahead)):
+def violations_by_name(
+    functions: Sequence[ValueFunction], numbers: Sequence[int], lookahead: int, description: str
+) -> dict[str, np.ndarray]:
+    """(N,) bool by function's name: whether it violates a number's step. `description` labels a progress bar."""
+    blocks: dict[str, list[np.ndarray]] = {function.name: [] for function in functions}
+    total = math.ceil(len(numbers) / BLOCK)
+    for windows in tqdm(
+        windows_of(numbers, lookahead), total=total, desc=description, unit=" blocks", disable=None, leave=False
+    ):
         for function in functions:
-            found[function.name].append(function.violations(windows))
-    free = np.array([number % 3 != 0 for number in rows.numbers])
-    return {name: rates(np.concatenate(parts), rows.is_growth, rows.weights, free) for name, parts in found.items()}
+            blocks[function.name].append(function.violations(windows))
+    return {name: np.concatenate(violations) for name, violations in blocks.items()}
+
+
+def not_multiples_of_3(numbers: Sequence[int]) -> np.ndarray:
+    """(N,) bool."""
+    return np.array([number % 3 != 0 for number in numbers])
+
+
+def judge_rows(functions: Sequence[ValueFunction], rows: EvalRows, lookahead: int) -> dict[str, dict[str, Any]]:
+    """What `rates` gives for the rows, by function's name."""
+    free = not_multiples_of_3(rows.numbers)
+    violations = violations_by_name(functions, rows.numbers, lookahead, "evaluation rows")
+    return {name: rates(bad, rows.is_growth, rows.weights, free) for name, bad in violations.items()}
 
 
 def rates(violations: np.ndarray, is_growth: np.ndarray, weights: np.ndarray, free: np.ndarray) -> dict[str, Any]:
@@ -84,9 +97,9 @@ def _share(passed: np.ndarray, weights: np.ndarray | None = None) -> float | Non
 
 
 def judge_orbits(
-    functions: Sequence[Judged], starts: Sequence[int], lookahead: int
+    functions: Sequence[ValueFunction], starts: Sequence[int], lookahead: int
 ) -> dict[str, dict[int, OrbitCount]]:
-    """By function's name and start: the violations over all steps from the start down to 1.
+    """The violations over all steps from a start down to 1, by function's name and start.
 
     Errors: `ValueError` for a start that is even or below 1.
     """
@@ -98,7 +111,14 @@ def judge_orbits(
     return result
 
 
-def _violations_along(functions: Sequence[Judged], path: Orbit, lookahead: int) -> dict[str, int]:
+def total_along(orbits: dict[str, dict[int, OrbitCount]]) -> dict[str, Any]:
+    """Sums over what `judge_orbits` gives: the steps of all orbits, and the violations by function's name."""
+    steps = sum(count.steps for count in next(iter(orbits.values())).values())
+    violations = {name: sum(count.violations for count in counts.values()) for name, counts in orbits.items()}
+    return {"steps": steps, "violations": violations}
+
+
+def _violations_along(functions: Sequence[ValueFunction], path: Orbit, lookahead: int) -> dict[str, int]:
     windows = orbit_windows(path, lookahead)
-    parts = [windows.cut(slice(first, first + BLOCK)) for first in range(0, len(windows), BLOCK)]
-    return {function.name: sum(int(function.violations(part).sum()) for part in parts) for function in functions}
+    blocks = [windows.cut(slice(first, first + BLOCK)) for first in range(0, len(windows), BLOCK)]
+    return {function.name: sum(int(function.violations(block).sum()) for block in blocks) for function in functions}

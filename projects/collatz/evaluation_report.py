@@ -5,29 +5,27 @@ By function's name: what `collatz.py --closed-forms` gives (rates on the evaluat
 arithmetic of training. `samples` says what they are counts of.
 """
 
-import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict
 from typing import Any
 
 import numpy as np
-from tqdm import tqdm
 
 from projects.collatz.bounds import Bounds, bounds_at
 from projects.collatz.closed_forms import CLOSED_FORMS
 from projects.collatz.eval_file import EvalRows
-from projects.collatz.evaluation import Judged, judge_orbits, judge_rows, rates
-from projects.collatz.judge import NetworkJudge
-from projects.collatz.samples import (
-    FRESH_STARTS,
-    ORBIT_BITS,
-    SIZES,
-    adversarial_states,
-    numbers_of_bits,
-    orbit_states,
+from projects.collatz.evaluation import (
+    ValueFunction,
+    judge_orbits,
+    judge_rows,
+    not_multiples_of_3,
+    rates,
+    total_along,
+    violations_by_name,
 )
+from projects.collatz.judge import NetworkJudge
+from projects.collatz.samples import FRESH_STARTS, ORBIT_BITS, SIZES, adversarial_states, numbers_of_bits, orbit_states
 from projects.collatz.syracuse import TEST_STARTS
-from projects.collatz.windows import BLOCK, Windows, windows_of
 from training.evaluation.answering import wilson_interval
 from training.evaluation.summary_table import aligned
 
@@ -41,15 +39,12 @@ HEADLINE = "on_orbit"
 
 
 def judge_states(
-    functions: Sequence[Judged], states: Sequence[int], lookahead: int, description: str = "states"
+    functions: Sequence[ValueFunction], states: Sequence[int], lookahead: int, description: str = "states"
 ) -> dict[str, dict[str, Any]]:
-    """By function's name: violations among the steps from some states, with a 95 % Wilson interval of their rate."""
-    free = np.array([state % 3 != 0 for state in states])
-    found: dict[str, list[np.ndarray]] = {function.name: [] for function in functions}
-    for windows in _shown(windows_of(states, lookahead), len(states), description):
-        for function in functions:
-            found[function.name].append(function.violations(windows))
-    return {name: _count(np.concatenate(parts), free) for name, parts in found.items()}
+    """Violations among the steps from some states, with a 95 % Wilson interval of their rate, by function's name."""
+    free = not_multiples_of_3(states)
+    violations = violations_by_name(functions, states, lookahead, description)
+    return {name: _count(bad, free) for name, bad in violations.items()}
 
 
 def _count(violations: np.ndarray, free: np.ndarray) -> dict[str, Any]:
@@ -65,7 +60,7 @@ def _count(violations: np.ndarray, free: np.ndarray) -> dict[str, Any]:
 
 
 def full_report(
-    functions: Sequence[Judged],
+    functions: Sequence[ValueFunction],
     lookahead: int,
     rows: EvalRows | None,
     *,
@@ -82,11 +77,7 @@ def full_report(
     judged = [*CLOSED_FORMS, *functions]
     entries: dict[str, dict[str, Any]] = {function.name: dict.fromkeys(NO_RATES) for function in judged}
     if rows is not None:
-
-        def shown(blocks: Iterable[Windows]) -> Iterable[Windows]:
-            return _shown(blocks, len(rows), "evaluation rows")
-
-        entries = judge_rows([*judged, *_renamed(networks32)], rows, lookahead, shown)
+        entries = judge_rows([*judged, *_renamed(networks32)], rows, lookahead)
     states = test_states(test_starts)
     on_orbit = judge_states([*judged, *_renamed(networks32)], states, lookahead, "on-orbit sample")
     orbits = judge_orbits(judged, starts, lookahead)
@@ -96,7 +87,7 @@ def full_report(
         for bits in SIZES
     }
     hard = adversarial_states()
-    adversarial = {name: judge_states(judged, each, lookahead, name) for name, each in hard.items()}
+    adversarial = {name: judge_states(judged, states_of_name, lookahead, name) for name, states_of_name in hard.items()}
     for function in judged:
         entry = entries[function.name]
         entry["orbits"] = {str(start): asdict(count) for start, count in orbits[function.name].items()}
@@ -117,30 +108,16 @@ def full_report(
         "samples": {
             "on_orbit": {"starts": test_starts, "bits": ORBIT_BITS, "seed": TEST_SEED, "states": len(states)},
             "sizes": {"numbers": NUMBERS_OF_A_SIZE, "seed": SIZE_SEED},
-            "adversarial": {name: len(each) for name, each in hard.items()},
+            "adversarial": {name: len(states_of_name) for name, states_of_name in hard.items()},
         },
-        "orbits_total": {
-            "steps": sum(count.steps for count in orbits[judged[0].name].values()),
-            "violations": {name: _total(counts) for name, counts in orbits.items()},
-        },
-        "fresh_total": {
-            "steps": sum(count.steps for count in fresh[judged[0].name].values()),
-            "violations": {name: _total(counts) for name, counts in fresh.items()},
-        },
+        "orbits_total": total_along(orbits),
+        "fresh_total": total_along(fresh),
         **entries,
     }
 
 
 def _renamed(networks: Sequence[NetworkJudge]) -> list[NetworkJudge]:
     return [NetworkJudge(f"{network.name} float32", network.network) for network in networks]
-
-
-def _total(counts: dict[int, Any]) -> int:
-    return sum(count.violations for count in counts.values())
-
-
-def _shown(blocks: Iterable[Windows], rows: int, description: str) -> Iterable[Windows]:
-    return tqdm(blocks, total=math.ceil(rows / BLOCK), desc=description, unit=" blocks", disable=None, leave=False)
 
 
 def report_table(report: dict[str, Any], networks: Sequence[str]) -> str:
@@ -153,24 +130,25 @@ def report_table(report: dict[str, Any], networks: Sequence[str]) -> str:
     lines = [header]
     for name in names:
         entry = report[name]
-        found = entry[HEADLINE]
-        low, high = found["rate_interval"]
+        counts = entry[HEADLINE]
+        low, high = counts["rate_interval"]
         shares = [entry[key] for key in ("pass", "weighted_pass", "growth_pass", "growth_weighted_pass", "free_pass")]
-        each = "/".join(str(count["violations"]) for count in entry["orbits"].values())
+        by_orbit = "/".join(str(count["violations"]) for count in entry["orbits"].values())
         lines.append([
-            name, f"{100 * found['rate']:.3f} %", f"{100 * low:.2f}-{100 * high:.2f}",
+            name, f"{100 * counts['rate']:.3f} %", f"{100 * low:.2f}-{100 * high:.2f}",
             *("-" if share is None else f"{100 * share:.2f}" for share in shares),
-            str(total["violations"][name]), each, str(fresh["violations"][name]),
+            str(total["violations"][name]), by_orbit, str(fresh["violations"][name]),
         ])  # fmt: skip
     bounds = Bounds(**report["bounds"])
     verdicts = [verdict(report, name) for name in networks]
-    return "\n".join([
-        f"lookahead {report['lookahead']}: V of networks in float64; a margin below 1e-6 is a violation",
-        *aligned(lines, left=1),
-        f"in theory: V_avg {100 * bounds.rate_V_avg:.4g} %, V_min and V_max {100 * bounds.rate_V_min:.4g} % violations "
-        f"on uniform residues; no function of ln n and the window below {100 * bounds.lower_bound:.4g} %",
-        *verdicts,
-    ])  # fmt: skip
+    return "\n".join(
+        [
+            f"lookahead {report['lookahead']}: V of networks in float64; a margin below 1e-6 is a violation",
+            *aligned(lines, left=1),
+            f"in theory: {bounds.in_words()}",
+            *verdicts,
+        ]
+    )
 
 
 def verdict(report: dict[str, Any], name: str) -> str:

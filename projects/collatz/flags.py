@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from errors import UserError
-from projects.collatz.baselines import ClosedFormRun
+from projects.collatz.baselines import ClosedFormRequest
 from projects.collatz.settings import MOST_LOOKAHEAD
 from projects.collatz.syracuse import TEST_STARTS
 from projects.collatz.train_flags import add_training_flags, in_flags, to_config
@@ -61,7 +61,7 @@ table and report
 
 
 @dataclass(frozen=True)
-class TrainingRun:
+class TrainingRequest:
     """A run to train, or only its plan to print."""
 
     config: TrainConfig
@@ -69,7 +69,7 @@ class TrainingRun:
 
 
 @dataclass(frozen=True)
-class CheckpointRun:
+class CheckpointRequest:
     """`--evaluate`: weights to judge. `lookahead`: what the command says it is, None where it does not."""
 
     checkpoint: Path
@@ -80,7 +80,7 @@ class CheckpointRun:
     device: str
 
 
-Asked = TrainingRun | CheckpointRun | ClosedFormRun
+Request = TrainingRequest | CheckpointRequest | ClosedFormRequest
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -101,15 +101,17 @@ def build_parser() -> argparse.ArgumentParser:
     judge.add_argument("--closed-forms", action="store_true", help="judge functions in closed form; no training")
     judge.add_argument("--evaluate", type=Path, metavar="CKPT", help="judge weights, or a run folder's best.pt")
     judge.add_argument(
-        "--orbits", type=_starts, metavar="N,N,...",
+        "--orbits",
+        type=_starts,
+        metavar="N,N,...",
         help=f"odd starts of any size (default {','.join(map(str, TEST_STARTS))})",
-    )  # fmt: skip
+    )
     judge.add_argument("--json", type=Path, metavar="FILE", help="write the report here")
     add_training_flags(parser)
     return parser
 
 
-def read_flags(argv: Sequence[str]) -> Asked:
+def read_flags(argv: Sequence[str]) -> Request:
     """What the flags ask for. Errors: `UserError`, in terms of flags."""
     given = vars(build_parser().parse_args(list(argv)))
     closed, checkpoint = given.pop("closed_forms", False), given.pop("evaluate", None)
@@ -119,7 +121,7 @@ def read_flags(argv: Sequence[str]) -> Asked:
     if not closed and checkpoint is None:
         _refuse(given, judging, "a training run", "give it with --closed-forms or --evaluate")
         try:
-            return TrainingRun(*to_config(given))
+            return TrainingRequest(*to_config(given))
         except UserError as error:
             raise in_flags(error) from None
     mode = "--closed-forms" if closed else "--evaluate"
@@ -128,8 +130,8 @@ def read_flags(argv: Sequence[str]) -> Asked:
     starts = tuple(given.get("orbits", TEST_STARTS))
     eval_csv, json = given.get("eval_csv"), given.get("json")
     if checkpoint is None:
-        return ClosedFormRun(given.get("lookahead", 10), starts, eval_csv, json)
-    return CheckpointRun(checkpoint, given.get("lookahead"), eval_csv, json, starts, given.get("device", "auto"))
+        return ClosedFormRequest(given.get("lookahead", 10), starts, eval_csv, json)
+    return CheckpointRequest(checkpoint, given.get("lookahead"), eval_csv, json, starts, given.get("device", "auto"))
 
 
 def _refuse(given: dict[str, object], names: set[str], mode: str, mend: str) -> None:

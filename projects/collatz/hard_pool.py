@@ -35,11 +35,11 @@ def active_seeds(epoch: int, *, curriculum: bool, start_seeds: int, ramp_len: in
 
 def elements(start: int) -> list[int]:
     """The odd numbers above 1 among the first 300 elements of an orbit; an even start is only its beginning."""
-    found = []
+    odd_numbers = []
     for number in _orbit_from(start):
         if number % 2:
-            found.append(number)
-    return found
+            odd_numbers.append(number)
+    return odd_numbers
 
 
 def _orbit_from(start: int) -> Sequence[int]:
@@ -122,9 +122,9 @@ class HardPool:
     def _allowed(self, numbers: list[int]) -> list[int]:
         if not self._decontaminate or not numbers:
             return numbers
-        found = self._kept_out.holds(to_limbs(numbers))
+        on_test_orbit = self._kept_out.holds(to_limbs(numbers))
         # Elements are consecutive states; after the last one comes 1, on every test orbit, or what is not looked at.
-        forbidden = np.append(found, np.ones(self._successors, bool))
+        forbidden = np.append(on_test_orbit, np.ones(self._successors, bool))
         clean = ~np.array([forbidden[i : i + self._successors + 1].any() for i in range(len(numbers))])
         return [number for number, good in zip(numbers, clean.tolist(), strict=True) if good]
 

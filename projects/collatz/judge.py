@@ -32,8 +32,8 @@ class NetworkJudge:
 
     def margins(self, windows: Windows) -> np.ndarray:
         """(B,) float64."""
-        parts = [self._margins(windows.cut(slice(first, first + _ROWS))) for first in range(0, len(windows), _ROWS)]
-        return np.concatenate(parts) if parts else np.empty(0)
+        blocks = [self._margins(windows.cut(slice(first, first + _ROWS))) for first in range(0, len(windows), _ROWS)]
+        return np.concatenate(blocks) if blocks else np.empty(0)
 
     def violations(self, windows: Windows) -> np.ndarray:
         """(B,) bool."""
@@ -53,7 +53,7 @@ class NetworkJudge:
             (windows.logs[:, :-1], windows.residues, windows.valuations[:, :-1]),
             (windows.logs[:, 1:], after, windows.valuations[:, 1:]),
         ]
-        before, following = (self.network(*(_tensor(part, device) for part in pair)) for pair in pairs)
+        before, following = (self.network(*(_tensor(array, device) for array in pair)) for pair in pairs)
         margins: Any = (before - following).cpu().numpy()
         return np.asarray(margins)
 

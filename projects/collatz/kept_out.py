@@ -23,10 +23,10 @@ class KeptOut:
     def holds(self, limbs: np.ndarray) -> np.ndarray:
         """(B,) bool of numbers in limbs (limbs, B): whether each is a state of a test orbit."""
         places = np.searchsorted(self.states, limbs[0]).clip(max=len(self.states) - 1)
-        found = self.states[places] == limbs[0]
+        held = self.states[places] == limbs[0]
         if len(limbs) > 1:
-            found &= ~limbs[1:].any(axis=0)
-        return found
+            held &= ~limbs[1:].any(axis=0)
+        return held
 
 
 def kept_out(further: Iterable[int] = ()) -> KeptOut:

@@ -12,7 +12,7 @@ BLOCK = 1 << 13
 
 @dataclass(frozen=True)
 class Label:
-    """Of one odd n.
+    """What an evaluation file says of one odd n.
 
     Attributes: t1 is T(n). full_steps is sigma, the triplings and halvings until 1. full_max is the largest number of
     the full map, n included.
@@ -47,14 +47,14 @@ def orbit_totals(limbs: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         on_the_way = np.ones(len(places), bool)
         for _ in range(CHUNK):
             stepper.step()
-            # From 1 on, the steps only repeat 4 and 2: neither counted nor a new maximum.
+            # After 1 the steps only repeat 4 and 2: they neither count nor set a new maximum.
             full_steps[places] += (1 + stepper.valuations) * on_the_way
             on_the_way &= ~is_one(stepper.limbs)
-        found = stepper.largest
-        assert found is not None
-        longest = max(len(largest), len(found))
-        largest, found = resized(largest, longest), resized(found, longest)
-        largest[:, places[~on_the_way]] = found[:, ~on_the_way]
+        reached = stepper.largest
+        assert reached is not None
+        longest = max(len(largest), len(reached))
+        largest, reached = resized(largest, longest), resized(reached, longest)
+        largest[:, places[~on_the_way]] = reached[:, ~on_the_way]
         stepper.keep(on_the_way)
         places = places[on_the_way]
     return full_steps, largest

@@ -53,6 +53,18 @@ def resized(limbs: np.ndarray, count: int) -> np.ndarray:
     return np.concatenate([limbs[:count], np.zeros((missing, limbs.shape[1]), np.uint64)])
 
 
+def random_odd_numbers(top_bits: np.ndarray, num_limbs: int, generator: np.random.Generator) -> np.ndarray:
+    """(num_limbs, B): uniform among the odd numbers whose highest bit is `top_bits` (B,), counted from 0."""
+    limbs = generator.integers(0, 2**LIMB_BITS, size=(num_limbs, len(top_bits)), dtype=np.uint64)
+    one, places = np.uint64(1), top_bits.astype(np.int64)
+    top = one << (places % LIMB_BITS).astype(np.uint64)
+    for index, row in enumerate(limbs):
+        row &= (one << np.clip(places - LIMB_BITS * index, 0, LIMB_BITS).astype(np.uint64)) - one
+        row |= np.where(places // LIMB_BITS == index, top, np.uint64(0))
+    limbs[0] |= one
+    return limbs
+
+
 def is_one(limbs: np.ndarray) -> np.ndarray:
     """(B,) bool."""
     return (limbs[0] == 1) & ~limbs[1:].any(axis=0)
@@ -197,14 +209,14 @@ class Stepper:
 
 def advance(limbs: np.ndarray, steps: int) -> np.ndarray:
     """T^steps of each odd number: (limbs, B) in and out, in as many limbs as it takes. Errors: `ValueError` if even."""
-    parts = []
+    blocks = []
     for start in range(0, limbs.shape[1], BLOCK):
         stepper = Stepper(limbs[:, start : start + BLOCK])
         for _ in range(steps):
             stepper.step()
-        parts.append(stepper.limbs)
-    longest = max((len(part) for part in parts), default=len(limbs))
-    return np.concatenate([resized(part, longest) for part in parts], axis=1) if parts else limbs.copy()
+        blocks.append(stepper.limbs)
+    longest = max((len(block) for block in blocks), default=len(limbs))
+    return np.concatenate([resized(block, longest) for block in blocks], axis=1) if blocks else limbs.copy()
 
 
 def trajectory(limbs: np.ndarray, steps: int) -> tuple[np.ndarray, np.ndarray]:

@@ -18,7 +18,7 @@ from dataset.source import Position
 from errors import UserError
 from projects.collatz.hard_pool import Entries, HardPool, active_seeds, draw
 from projects.collatz.kept_out import KeptOut
-from projects.collatz.limbs import LIMB_BITS, from_limbs, resized
+from projects.collatz.limbs import LIMB_BITS, from_limbs, random_odd_numbers, resized
 from projects.collatz.walk import Batch, walk
 
 MINED_SAMPLES = 5000
@@ -98,7 +98,7 @@ class PairSource:
             epochs.append(epochs[-1] + 1)
         drawn = [self._draw(epoch, self.settings.batch_size, self.settings.hard_ratio, _BATCH) for epoch in epochs]
         longest = max(len(limbs) for limbs, _ in drawn)
-        limbs = np.concatenate([resized(each, longest) for each, _ in drawn], axis=1)
+        limbs = np.concatenate([resized(numbers, longest) for numbers, _ in drawn], axis=1)
         walked = self._walk(limbs)
         overlap = walked.on_test_orbit.any(axis=1)
         self.overlap, self.drawn = self.overlap + int(overlap.sum()), self.drawn + len(overlap)
@@ -138,17 +138,8 @@ class PairSource:
 
     def _random(self, count: int, generator: np.random.Generator) -> np.ndarray:
         """(limbs, count): k uniform in 2..max_bits - 4, then uniform in [2^k, 2^(k+1)), made odd."""
-        highest = generator.integers(2, self.settings.max_bits - 3, size=count).astype(np.uint64)
-        num_limbs = (self.settings.max_bits - 4) // LIMB_BITS + 1
-        limbs = generator.integers(0, 2**LIMB_BITS, size=(num_limbs, count), dtype=np.uint64)
-        one = np.uint64(1)
-        for index, row in enumerate(limbs):
-            below = np.clip(highest.astype(np.int64) - LIMB_BITS * index, 0, LIMB_BITS).astype(np.uint64)
-            row &= (one << below) - one
-            here = highest // np.uint64(LIMB_BITS) == index
-            row |= np.where(here, one << (highest % np.uint64(LIMB_BITS)), np.uint64(0))
-        limbs[0] |= one
-        return limbs
+        top_bits = generator.integers(2, self.settings.max_bits - 3, size=count)
+        return random_odd_numbers(top_bits, (self.settings.max_bits - 4) // LIMB_BITS + 1, generator)
 
     def _mines_at(self, epoch: int) -> bool:
         interval = self.settings.mine_interval

@@ -21,14 +21,14 @@ def orbit_states(starts: int, seed: int, bits: int = ORBIT_BITS) -> list[int]:
     Orbits merge; a state that several of them visit is counted once, in the place of the first. 1 is not among them.
     """
     generator = random.Random(f"orbit states {bits} {seed}")
-    found: dict[int, None] = {}
+    states: dict[int, None] = {}
     for _ in range(starts):
         state = generator.getrandbits(bits) | 1 | 1 << (bits - 1)
         ahead = steps_from(state)
-        while state != 1 and state not in found:
-            found[state] = None
+        while state != 1 and state not in states:
+            states[state] = None
             state, _ = next(ahead)
-    return list(found)
+    return list(states)
 
 
 def numbers_of_bits(bits: int, count: int, seed: int) -> list[int]:
@@ -72,6 +72,6 @@ def mersenne_states(exponent: int) -> list[int]:
 
 
 def adversarial_states() -> dict[str, list[int]]:
-    """By name: states on which functions of a window cannot decrease all the time."""
+    """Sets of states, by name, on which functions of a window cannot decrease all the time."""
     named = {f"2^{exponent}-1": mersenne_states(exponent) for exponent in MERSENNE_EXPONENTS}
     return named | {f"{steps}/{halvings}": word_states(steps, halvings) for steps, halvings in WORDS}

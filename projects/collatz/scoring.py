@@ -11,7 +11,7 @@ from tqdm import tqdm
 from projects.collatz.closed_forms import SMALLEST_MARGIN
 from projects.collatz.decrease import pair_margins
 from projects.collatz.eval_file import EvalRows
-from projects.collatz.evaluation import rates
+from projects.collatz.evaluation import not_multiples_of_3, rates
 from projects.collatz.evaluation_report import HEADLINE, SCHEMA_VERSION, full_report, report_table, validation_states
 from projects.collatz.judge import NetworkJudge
 from projects.collatz.settings import collatz_of
@@ -60,24 +60,24 @@ class CollatzScoring:
         was_training = network.training
         network.eval()
         record: dict[str, Any] = {"step": run.step} | run.compute_spent
-        said, improved = [], False
+        words, improved = [], False
         if quick:
             record |= self._quick(network)
-            said.append(f"27: {record['eval/quick/orbit_27_violations']} violations")
-            said.append(f"{100 * record['eval/quick/pass']:.1f} % of {QUICK_NUMBERS} random numbers pass")
+            words.append(f"27: {record['eval/quick/orbit_27_violations']} violations")
+            words.append(f"{100 * record['eval/quick/pass']:.1f} % of {QUICK_NUMBERS} random numbers pass")
         if full:
-            found = self._full(NetworkJudge("V", network))
-            record |= found
-            count, bad = found["eval/validation/count"], found["eval/validation/violations"]
-            improved = run.validation.note_full(found[self.headline], count - bad, count, run.step)
-            said = [f"on-orbit {100 * bad / count:.2f} % violated ({bad}/{count})" + " (new best)" * improved, *said]
-            said.append(f"{found['eval/orbits/violations']} violations along {', '.join(map(str, TEST_STARTS))}")
+            full_record = self._full(NetworkJudge("V", network))
+            record |= full_record
+            count, bad = full_record["eval/validation/count"], full_record["eval/validation/violations"]
+            improved = run.validation.note_full(full_record[self.headline], count - bad, count, run.step)
+            words = [f"on-orbit {100 * bad / count:.2f} % violated ({bad}/{count})" + " (new best)" * improved, *words]
+            words.append(f"{full_record['eval/orbits/violations']} violations along {', '.join(map(str, TEST_STARTS))}")
             if self.rows is not None:
-                said.append(f"file {100 * found['eval/csv/pass']:.2f} % pass")
+                words.append(f"file {100 * full_record['eval/csv/pass']:.2f} % pass")
         network.train(was_training)
         if self.run_log is not None:
             self.run_log.metrics.append(record)
-            tqdm.write(f"update {run.step}: {'; '.join(said)}")
+            tqdm.write(f"update {run.step}: {'; '.join(words)}")
             self.run_log.event(run, "running")
         return improved
 
@@ -118,9 +118,9 @@ class CollatzScoring:
             rows = self.rows
             blocks = self._of("csv", lambda: rows.numbers, lookahead)
             margins = np.concatenate([judge.margins(windows) for windows in blocks])
-            free = np.array([number % 3 != 0 for number in rows.numbers])
-            found = rates(margins < SMALLEST_MARGIN, rows.is_growth, rows.weights, free)
-            result |= {f"eval/csv/{key}": found[key] for key in _RATES if found[key] is not None}
+            free = not_multiples_of_3(rows.numbers)
+            file_rates = rates(margins < SMALLEST_MARGIN, rows.is_growth, rows.weights, free)
+            result |= {f"eval/csv/{key}": file_rates[key] for key in _RATES if file_rates[key] is not None}
             low, middle = np.quantile(margins, [0.05, 0.5])
             spread = {"mean": margins.mean(), "median": middle, "p5": low, "min": margins.min()}
             result |= {f"eval/csv/margin_{key}": float(value) for key, value in spread.items()}
@@ -145,11 +145,11 @@ class CollatzScoring:
             other.load_state_dict(load_weights(run.folder.best))
             weights["best"] = (other, best.step)
         report = full_report(
-            [NetworkJudge.float64(f"V_{which}", each) for which, (each, _) in weights.items()],
+            [NetworkJudge.float64(f"V_{which}", of_moment) for which, (of_moment, _) in weights.items()],
             collatz_of(run.config).lookahead,
             self.rows,
             test_starts=collatz_of(run.config).test_starts,
-            networks32=[NetworkJudge(f"V_{which}", each.eval()) for which, (each, _) in weights.items()],
+            networks32=[NetworkJudge(f"V_{which}", of_moment.eval()) for which, (of_moment, _) in weights.items()],
         )
         tests = {which: self._test(report[f"V_{which}"], step) for which, (_, step) in weights.items()}
         if best is not None and best.step == run.step:
@@ -171,14 +171,14 @@ class CollatzScoring:
 
     @staticmethod
     def _test(entry: dict[str, Any], step: int) -> dict[str, Any]:
-        found = entry[HEADLINE]
-        passed = found["steps"] - found["violations"]
+        on_orbit = entry[HEADLINE]
+        passed = on_orbit["steps"] - on_orbit["violations"]
         return {
             "metric": "test/on_orbit/pass",
-            "value": passed / found["steps"],
+            "value": passed / on_orbit["steps"],
             "numerator": passed,
-            "denominator": found["steps"],
-            "interval95": list(wilson_interval(passed, found["steps"])),
+            "denominator": on_orbit["steps"],
+            "interval95": list(wilson_interval(passed, on_orbit["steps"])),
             "step": step,
             "orbit_violations": {start: count["violations"] for start, count in entry["orbits"].items()},
             "fresh_violations": sum(count["violations"] for count in entry["fresh"].values()),

@@ -13,11 +13,11 @@ from numpy.lib.stride_tricks import sliding_window_view
 from dataset.puzzle_source import stream
 from dataset.source import Position
 from projects.collatz.kept_out import KeptOut
-from projects.collatz.limbs import LIMB_BITS, from_limbs
+from projects.collatz.limbs import LIMB_BITS, from_limbs, random_odd_numbers
 from projects.collatz.walk import Batch, Walk, walk
 
 _STARTS, _QUICK = 21, 22  # independent streams of one seed
-SEGMENTS_A_START = 16
+SEGMENTS_PER_START = 16
 
 
 @dataclass(frozen=True)
@@ -46,9 +46,9 @@ class SegmentSource:
     def __init__(self, settings: SegmentSettings, seed: int, kept_out: KeptOut) -> None:
         self.settings, self.seed = settings, seed
         self._kept_out = kept_out
-        # A block is a whole number of batches: so many starts give SEGMENTS_A_START segments each.
+        # A block is a whole number of batches: so many starts give SEGMENTS_PER_START segments each.
         self._block_starts = settings.segments * max(1, 128 // settings.segments)
-        self._batches = self._block_starts * SEGMENTS_A_START // settings.segments
+        self._batches = self._block_starts * SEGMENTS_PER_START // settings.segments
         self._block: tuple[int, dict[str, np.ndarray]] | None = None
         self.overlap = self.drawn = 0
 
@@ -81,14 +81,7 @@ class SegmentSource:
         """(limbs, count) odd numbers."""
         settings = self.settings
         bits = generator.integers(settings.fewest_bits, settings.most_bits + 1, size=count)
-        num_limbs = -(-settings.most_bits // LIMB_BITS)
-        limbs = generator.integers(0, 2**LIMB_BITS, size=(num_limbs, count), dtype=np.uint64)
-        one = np.uint64(1)
-        for index, row in enumerate(limbs):
-            row &= (one << np.clip(bits - LIMB_BITS * index, 0, LIMB_BITS).astype(np.uint64)) - one
-            row |= np.where((bits - 1) // LIMB_BITS == index, one << ((bits - 1) % LIMB_BITS).astype(np.uint64), 0)
-        limbs[0] |= one
-        return limbs
+        return random_odd_numbers(bits - 1, -(-settings.most_bits // LIMB_BITS), generator)
 
     def _make(self, number: int) -> dict[str, np.ndarray]:
         """All segments of a block, in random order."""
@@ -96,18 +89,18 @@ class SegmentSource:
         generator = stream(self.seed, _STARTS, number, 0)
         limbs = self._random(self._block_starts, generator)
         steps, lookahead = settings.steps, settings.lookahead
-        walked = walk(limbs, steps * SEGMENTS_A_START + 1, lookahead, self._kept_out, window_logs=True)
+        walked = walk(limbs, steps * SEGMENTS_PER_START + 1, lookahead, self._kept_out, window_logs=True)
         tested = walked.on_test_orbit[:, :-1] | walked.on_test_orbit[:, 1:]
         going = ~walked.at_one[:, :-1]
         self.overlap += int((tested & going).sum())
         self.drawn += int(going.sum())
         kept = going & ~tested if settings.decontaminate else going
         widths = {"logs": steps + 1 + lookahead, "residues": steps + 1, "valuations": steps + lookahead, "kept": steps}
-        found = {"logs": walked.logs, "residues": walked.residues, "valuations": walked.valuations, "kept": kept}
-        order = generator.permutation(self._block_starts * SEGMENTS_A_START)
+        arrays = {"logs": walked.logs, "residues": walked.residues, "valuations": walked.valuations, "kept": kept}
+        order = generator.permutation(self._block_starts * SEGMENTS_PER_START)
         return {
             name: sliding_window_view(array, widths[name], axis=1)[:, ::steps].reshape(-1, widths[name])[order]
-            for name, array in found.items()
+            for name, array in arrays.items()
         }
 
     def state_dict(self) -> dict[str, Any]:

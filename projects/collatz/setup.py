@@ -1,26 +1,22 @@
 """From the settings `collatz` to the parts of a run: network, data, objective, and what watches the rate."""
 
 from collections.abc import Callable
+from dataclasses import fields
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 
 from errors import UserError
-from projects.collatz.decrease import (
-    HingeDecrease,
-    SaturatingDecrease,
-    further_states,
-    pair_margins,
-)
+from projects.collatz.decrease import HingeDecrease, SaturatingDecrease, further_states, pair_margins
 from projects.collatz.eval_file import read_eval_file
 from projects.collatz.evaluation_report import test_states, validation_states
 from projects.collatz.kept_out import KeptOut, kept_out
 from projects.collatz.pairs import PairSettings, PairSource
 from projects.collatz.scoring import CollatzScoring
 from projects.collatz.segments import SegmentSettings, SegmentSource
-from projects.collatz.settings import collatz_of
+from projects.collatz.settings import CollatzConfig, collatz_of
 from projects.collatz.value_networks import NETWORKS, CollatzValue
 from training.devices import keep_freed_memory, resolve_device, resolve_dtype
 from training.distributed import World
@@ -35,9 +31,11 @@ from training.settings.resolving import TrainConfig
 from training.storage.run_folder import RunFolder
 from training.validation import ValidationRecord
 
+Shape = TypeVar("Shape", PairSettings, SegmentSettings)
+
 
 def choose_device(config: TrainConfig, local_rank: int = 0) -> torch.device:
-    """As asked for; `auto` is CUDA or the CPU, since the logarithms are in float64."""
+    """The device asked for; `auto` is CUDA or the CPU, since the logarithms are in float64."""
     device = resolve_device(config.device, local_rank)
     return torch.device("cpu") if device.type == "mps" and config.device == "auto" else device
 
@@ -63,22 +61,18 @@ def states_kept_out(config: TrainConfig) -> KeptOut:
     return kept_out(test_states(settings.test_starts) + validation_states(settings.validation_starts))
 
 
+def _with_fields_of(settings: CollatzConfig, kind: type[Shape], **others: Any) -> Shape:
+    """A dataclass of `others` and, by their names, the fields of `settings`."""
+    shared = {field.name: getattr(settings, field.name) for field in fields(kind) if field.name not in others}
+    return kind(**shared, **others)
+
+
 def build_source(config: TrainConfig, network: CollatzValue | None = None) -> PairSource | SegmentSource:
     """The data of a run; mined numbers are chosen by `network`."""
-    settings, states = collatz_of(config), states_kept_out(config)
+    settings, states, size = collatz_of(config), states_kept_out(config), config.global_batch_size
     if settings.preset == "orbit":
-        return SegmentSource(
-            SegmentSettings(
-                segments=config.global_batch_size,
-                steps=settings.segment_steps,
-                lookahead=settings.lookahead,
-                fewest_bits=settings.fewest_bits,
-                most_bits=settings.most_bits,
-                decontaminate=settings.decontaminate,
-            ),
-            config.seed,
-            states,
-        )
+        segments = _with_fields_of(settings, SegmentSettings, segments=size, steps=settings.segment_steps)
+        return SegmentSource(segments, config.seed, states)
     feedback: Callable[[Any], torch.Tensor] | None = None
     if network is not None:
         device = next(network.parameters()).device
@@ -86,26 +80,10 @@ def build_source(config: TrainConfig, network: CollatzValue | None = None) -> Pa
         def feedback(batch: dict[str, torch.Tensor]) -> torch.Tensor:
             return pair_margins(network, {name: leaf.to(device) for name, leaf in batch.items()})
 
-    return PairSource(
-        PairSettings(
-            batch_size=config.global_batch_size,
-            states=max([1, *(ahead for ahead, _ in further_states(settings))]) + 1,
-            lookahead=settings.lookahead,
-            hard_ratio=settings.hard_ratio,
-            max_bits=settings.max_bits,
-            curriculum=settings.curriculum,
-            start_seeds=settings.start_seeds,
-            ramp_len=settings.ramp_len,
-            empty_pool=settings.empty_pool,
-            decontaminate=settings.decontaminate,
-            mine_interval=settings.mine_interval if settings.mine_negatives else None,
-            mine_count=settings.mine_count,
-            mine_start_epoch=settings.mine_start_epoch,
-        ),
-        config.seed,
-        states,
-        feedback,
-    )
+    furthest = max([1, *(ahead for ahead, _ in further_states(settings))])
+    interval = settings.mine_interval if settings.mine_negatives else None
+    pairs = _with_fields_of(settings, PairSettings, batch_size=size, states=furthest + 1, mine_interval=interval)
+    return PairSource(pairs, config.seed, states, feedback)
 
 
 def build_objective(config: TrainConfig) -> Objective:

@@ -47,7 +47,7 @@ class CollatzValue(Network):
         return dtype
 
     def extra_flops(self) -> float:
-        """Of one number: two for each weight."""
+        """Operations for one number: two for each weight."""
         return float(sum(2 * parameter.numel() for parameter in self.layers.parameters() if parameter.ndim == 2))
 
     def trained_flops(self) -> float:
@@ -119,7 +119,7 @@ class SelectionValue(CollatzValue):
         self.register_buffer("places", torch.arange(lookahead + 1.0), persistent=False)
 
     def extra_flops(self) -> float:
-        """Of one number: those of the MLP at each place."""
+        """Operations for one number: those of the MLP at each place."""
         return (self.lookahead + 1) * super().extra_flops()
 
     def forward(self, logs: Tensor, residues: Tensor, valuations: Tensor) -> Tensor:
@@ -156,8 +156,10 @@ class SelectionValue(CollatzValue):
             *(column / self.SCALE for column in relative),
             (self.SCALE / self.lookahead * heights[..., -1:]).expand_as(heights),
             (self._places(heights) / self.lookahead).expand_as(heights),
-            F.pad(halvings, (1, 0)), F.pad(halvings, (0, 1)), size[..., None].expand_as(heights),
-        ]  # fmt: skip
+            F.pad(halvings, (1, 0)),
+            F.pad(halvings, (0, 1)),
+            size[..., None].expand_as(heights),
+        ]
         return torch.stack(columns, dim=-1)
 
 

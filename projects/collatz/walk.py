@@ -45,7 +45,7 @@ def walk(limbs: np.ndarray, states: int, lookahead: int, kept_out: KeptOut, *, w
     num_logs = states + lookahead if window_logs else states
     logs, valuations = np.empty((num_logs, size)), np.empty((steps, size), np.int16)
     residues = np.empty((states, size), np.int64)
-    found, at_one = np.empty((states, size), bool), np.empty((states, size), bool)
+    on_test_orbit, at_one = np.empty((states, size), bool), np.empty((states, size), bool)
     stepper = collatz_limbs.Stepper(limbs)
     residues[0] = collatz_limbs.remainders(limbs, MODULUS)
     for step in range(max(steps + 1, num_logs)):
@@ -56,8 +56,8 @@ def walk(limbs: np.ndarray, states: int, lookahead: int, kept_out: KeptOut, *, w
         if step < num_logs:
             logs[step] = collatz_limbs.logarithms(stepper.limbs)
         if step < states:
-            found[step] = kept_out.holds(stepper.limbs)
+            on_test_orbit[step] = kept_out.holds(stepper.limbs)
             at_one[step] = collatz_limbs.is_one(stepper.limbs)
             if step:
                 residues[step] = next_residues(residues[step - 1], valuations[step - 1])
-    return Walk(logs.T, residues.T.astype(np.uint8), valuations.T, found.T, at_one.T)
+    return Walk(logs.T, residues.T.astype(np.uint8), valuations.T, on_test_orbit.T, at_one.T)

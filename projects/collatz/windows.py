@@ -45,14 +45,9 @@ class Windows:
     def lookahead(self) -> int:
         return self.valuations.shape[1] - 1
 
-    @property
-    def is_growth(self) -> np.ndarray:
-        """(B,) bool: T(n) > n."""
-        return self.ranks[:, 1] > self.ranks[:, 0]
-
-    def cut(self, part: slice) -> "Windows":
+    def cut(self, rows: slice) -> "Windows":
         """Some of the rows."""
-        return Windows(self.logs[part], self.ranks[part], self.valuations[part], self.residues[part])
+        return Windows(self.logs[rows], self.ranks[rows], self.valuations[rows], self.residues[rows])
 
 
 def windows_of(numbers: Sequence[int], lookahead: int) -> Iterator[Windows]:

@@ -37,8 +37,8 @@ def advance(states: np.ndarray, steps: int, valuations: np.ndarray | None = None
         raise ValueError("an even number among the states, expected odd ones")
     result = states.copy()
     for start in range(0, len(result), BLOCK):
-        part = slice(start, start + BLOCK)
-        _advance_block(result[part], steps, None if valuations is None else valuations[:, part])
+        block = slice(start, start + BLOCK)
+        _advance_block(result[block], steps, None if valuations is None else valuations[:, block])
     return result
 
 

@@ -9,7 +9,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from dataset.plain_data import JsonError, read_json_object
+from dataset.plain_data import json_object_or_refuse
 from errors import UserError
 from projects.flossing_toy.delayed_bits import TASKS
 from projects.flossing_toy.toy_training import ARMS, Cell, ToySettings
@@ -24,25 +24,25 @@ class FinishedCell:
     """A cell and what `projects.flossing_toy.toy_training.run_cell` found."""
 
     cell: Cell
-    found: dict[str, Any]
+    result: dict[str, Any]
 
     @property
     def accuracy(self) -> float:
-        return float(self.found["final"]["accuracy"])
+        return float(self.result["final"]["accuracy"])
 
     @property
     def seconds(self) -> float:
-        return float(sum(self.found["seconds"].values()))
+        return float(sum(self.result["seconds"].values()))
 
     def measure(self, when: str) -> dict[str, Any]:
         """The first measure `at the start` or `after flossing`, or the one `at the end`. Errors: StopIteration."""
-        return next(one for one in self.found["measures"] if one["when"] == when)
+        return next(measure for measure in self.result["measures"] if measure["when"] == when)
 
     def epochs_to(self, accuracy: float) -> int | None:
         """The last epoch of the first full block whose mean accuracy is so high; None: never."""
-        curve = self.found["curve"]
+        curve = self.result["curve"]
         for epoch, value in zip(curve["last_epoch"], curve["accuracy"], strict=True):
-            if value >= accuracy and epoch % self.found["settings"]["block"] == 0:
+            if value >= accuracy and epoch % self.result["settings"]["block"] == 0:
                 return int(epoch)
         return None
 
@@ -90,10 +90,10 @@ class CellFolder:
         finally:
             os.close(descriptor)
 
-    def save(self, cell: Cell, found: dict[str, Any]) -> None:
+    def save(self, cell: Cell, result: dict[str, Any]) -> None:
         """Errors: `UserError` when the disk refuses; nothing half written stays."""
         try:
-            write_json_atomically(self.file(cell), found)
+            write_json_atomically(self.file(cell), result)
         except OSError as error:
             raise UserError(
                 f"{self.file(cell)} cannot be written: {error.strerror or error}; once the disk accepts "
@@ -105,23 +105,21 @@ class CellFolder:
         path = self.file(cell)
         if not path.exists():
             return None
-        try:
-            found = read_json_object(path)
-        except JsonError as error:
-            raise UserError(f"{path}: {error}; remove it, and the same command makes it again") from error
-        missing = [name for name in _ENTRIES if name not in found]
-        if missing or found["cell"] != asdict(cell):
-            reason = f"it lacks {', '.join(missing)}" if missing else f"it holds {found['cell']}"
-            raise UserError(f"{path} is not this cell's: {reason}; remove it, and the same command makes it again")
+        again = "remove it, and the same command makes it again"
+        result = json_object_or_refuse(path, again)
+        missing = [name for name in _ENTRIES if name not in result]
+        if missing or result["cell"] != asdict(cell):
+            reason = f"it lacks {', '.join(missing)}" if missing else f"it holds {result['cell']}"
+            raise UserError(f"{path} is not this cell's: {reason}; {again}")
         ours = asdict(self.settings)
-        theirs = found["settings"] if isinstance(found["settings"], dict) else {}
+        theirs = result["settings"] if isinstance(result["settings"], dict) else {}
         changed = [f"{key} {theirs.get(key)} -> {value}" for key, value in ours.items() if theirs.get(key) != value]
         if changed:
             raise UserError(
                 f"{path} was made with other settings ({', '.join(changed)}): name another --out, or give "
                 "the flags that it was made with"
             )
-        return FinishedCell(cell, found)
+        return FinishedCell(cell, result)
 
 
 def check_names(tasks: Sequence[str], arms: Sequence[str]) -> None:

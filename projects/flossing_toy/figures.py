@@ -11,7 +11,7 @@ from matplotlib.figure import Figure
 
 from analysis.figures.figure_files import BLUE, GREEN, GREY, ORANGE, PURPLE, RED, STYLE
 from projects.flossing_toy.cells import FinishedCell
-from projects.flossing_toy.summary import FLOSSED, START, Accuracy, accuracies
+from projects.flossing_toy.summary import AFTER_FLOSSING, AT_START, Accuracy, accuracies
 from projects.flossing_toy.toy_training import ARMS
 
 # Colour, marker and line of each arm: the same in every figure; controls are dashed.
@@ -40,27 +40,31 @@ NAMES = {
 def spectra(cells: Sequence[FinishedCell]) -> list[dict[str, Any]]:
     """Rows seed, arm, moment, rank, exponent: the first cell of each seed and first episode, and its J's kind."""
     rows, seen = [], set()
-    for one in cells:
-        arm = ARMS[one.cell.arm]
+    for finished in cells:
+        arm = ARMS[finished.cell.arm]
         kind = "shuffled" if arm.shuffled else "orthogonal" if arm.orthogonal else "zero"
-        for moment in (START, FLOSSED):
-            found = [each for each in one.found["measures"] if each["when"] == moment and each["epochs"] == 0]
+        for moment in (AT_START, AFTER_FLOSSING):
+            measured = [
+                measure
+                for measure in finished.result["measures"]
+                if measure["when"] == moment and measure["epochs"] == 0
+            ]
             # All arms from one matrix begin alike.
-            key = (one.cell.seed, "zero" if moment == START and kind == "shuffled" else kind, moment)
-            if found and key not in seen:
+            key = (finished.cell.seed, "zero" if moment == AT_START and kind == "shuffled" else kind, moment)
+            if measured and key not in seen:
                 seen.add(key)
                 rows += [
                     {"seed": key[0], "target": key[1], "moment": moment, "rank": rank, "exponent": value}
-                    for rank, value in enumerate(found[0]["exponents"], start=1)
+                    for rank, value in enumerate(measured[0]["exponents"], start=1)
                 ]
     return rows
 
 
 _SPECTRA: dict[tuple[str, str], tuple[str, str, str]] = {
-    ("zero", START): (GREY, "-", "Gaussian J, at the start"),
-    ("zero", FLOSSED): (BLUE, "-", "after flossing towards 0"),
-    ("shuffled", FLOSSED): (ORANGE, "--", "after as many updates towards the shuffled spectrum"),
-    ("orthogonal", START): (GREEN, "--", "orthogonal J, at the start"),
+    ("zero", AT_START): (GREY, "-", "Gaussian J, at the start"),
+    ("zero", AFTER_FLOSSING): (BLUE, "-", "after flossing towards 0"),
+    ("shuffled", AFTER_FLOSSING): (ORANGE, "--", "after as many updates towards the shuffled spectrum"),
+    ("orthogonal", AT_START): (GREEN, "--", "orthogonal J, at the start"),
 }
 
 
@@ -86,22 +90,23 @@ def draw_spectra(rows: Sequence[dict[str, Any]]) -> Figure:
     return figure
 
 
-def _arms(found: Sequence[str]) -> list[str]:
-    return [arm for arm in LOOKS if arm in found]
+def _arms(present: Sequence[str]) -> list[str]:
+    return [arm for arm in LOOKS if arm in present]
 
 
 def _arm_legend(figure: Figure, axes: Any, arms: Sequence[str]) -> None:
     handles, labels = axes.get_legend_handles_labels()
     order = [labels.index(NAMES[arm]) for arm in arms if NAMES[arm] in labels]
-    figure.legend([handles[i] for i in order], [labels[i] for i in order], loc="outside upper center", ncols=3,
-                  fontsize=8.5)  # fmt: skip
+    figure.legend(
+        [handles[i] for i in order], [labels[i] for i in order], loc="outside upper center", ncols=3, fontsize=8.5
+    )
 
 
 def draw_accuracies(cells: Sequence[FinishedCell]) -> Figure:
     """Final accuracy against delay, a panel per task; bars: 95 % t interval over seeds, small marks: seeds."""
     table = accuracies(cells)
-    tasks, arms = list(dict.fromkeys(one.task for one in table)), _arms([one.arm for one in table])
-    delays = sorted({one.delay for one in table})
+    tasks, arms = list(dict.fromkeys(point.task for point in table)), _arms([point.arm for point in table])
+    delays = sorted({point.delay for point in table})
     width = 0.012 * (max(delays) - min(delays) or 10)
     with matplotlib.rc_context(STYLE):
         figure, panels = plt.subplots(
@@ -109,7 +114,7 @@ def draw_accuracies(cells: Sequence[FinishedCell]) -> Figure:
         )
         for axes, task in zip(panels[0], tasks, strict=True):
             for place, arm in enumerate(arms):
-                points = [one for one in table if (one.task, one.arm) == (task, arm)]
+                points = [point for point in table if (point.task, point.arm) == (task, arm)]
                 # Beside each other, so that intervals do not hide one another.
                 _draw_arm(axes, points, width * (place - (len(arms) - 1) / 2), arm)
             axes.axhline(0.5, color="black", linewidth=0.8, linestyle=":")
@@ -127,25 +132,26 @@ def _draw_arm(axes: Any, points: Sequence[Accuracy], shift: float, arm: str) -> 
     if not points:
         return
     look = LOOKS[arm]
-    x = [one.delay + shift for one in points]
-    means = [one.interval.mean for one in points]
+    x = [point.delay + shift for point in points]
+    means = [point.interval.mean for point in points]
     axes.plot(x, means, label=NAMES[arm], markersize=5, linewidth=1.5, **look)
-    for position, one in zip(x, points, strict=True):
-        if one.interval.bounds is not None:
-            axes.vlines(position, *one.interval.bounds, color=look["color"], linewidth=1.0)
-        axes.plot([position] * len(one.values), one.values, ".", color=look["color"], markersize=3, alpha=0.6)
+    for position, point in zip(x, points, strict=True):
+        if point.interval.bounds is not None:
+            axes.vlines(position, *point.interval.bounds, color=look["color"], linewidth=1.0)
+        axes.plot([position] * len(point.values), point.values, ".", color=look["color"], markersize=3, alpha=0.6)
 
 
 def curves(cells: Sequence[FinishedCell]) -> list[dict[str, Any]]:
     """Rows task, delay, arm, seed, epoch, loss, accuracy, grad_norm: block means."""
     rows = []
-    for one in cells:
-        curve = one.found["curve"]
+    for finished in cells:
+        curve = finished.result["curve"]
         for index, epoch in enumerate(curve["last_epoch"]):
             values = {name: curve[name][index] for name in ("loss", "accuracy", "grad_norm")}
-            cell = one.cell
-            rows.append({"task": cell.task, "delay": cell.delay, "arm": cell.arm, "seed": cell.seed, "epoch": epoch}
-                        | values)  # fmt: skip
+            cell = finished.cell
+            rows.append(
+                {"task": cell.task, "delay": cell.delay, "arm": cell.arm, "seed": cell.seed, "epoch": epoch} | values
+            )
     return rows
 
 
@@ -154,8 +160,8 @@ def draw_curves(cells: Sequence[FinishedCell]) -> Figure:
 
     A run that ended early stands at its last value in the mean.
     """
-    tasks = list(dict.fromkeys(one.cell.task for one in cells))
-    delays, arms = sorted({one.cell.delay for one in cells}), _arms([one.cell.arm for one in cells])
+    tasks = list(dict.fromkeys(finished.cell.task for finished in cells))
+    delays, arms = sorted({finished.cell.delay for finished in cells}), _arms([finished.cell.arm for finished in cells])
     with matplotlib.rc_context(STYLE):
         figure, panels = plt.subplots(
             len(tasks), len(delays), figsize=(1.0 + 2.7 * max(2, len(delays)), 0.9 + 2.3 * len(tasks)), sharex=True,
@@ -166,7 +172,7 @@ def draw_curves(cells: Sequence[FinishedCell]) -> Figure:
                 axes = panels[row][column]
                 for arm in arms:
                     wanted = (task, delay, arm)
-                    _draw_curve(axes, [one for one in cells if _key(one) == wanted], arm)
+                    _draw_curve(axes, [finished for finished in cells if _key(finished) == wanted], arm)
                 axes.set_title(f"{task}, d = {delay}", fontsize=9)
                 axes.yaxis.set_major_formatter(matplotlib.ticker.PercentFormatter(1.0, decimals=0))
         panels[0][0].set_ylim(0.4, 1.02)
@@ -176,18 +182,18 @@ def draw_curves(cells: Sequence[FinishedCell]) -> Figure:
     return figure
 
 
-def _key(one: FinishedCell) -> tuple[str, int, str]:
-    return one.cell.task, one.cell.delay, one.cell.arm
+def _key(finished: FinishedCell) -> tuple[str, int, str]:
+    return finished.cell.task, finished.cell.delay, finished.cell.arm
 
 
 def _draw_curve(axes: Any, group: Sequence[FinishedCell], arm: str) -> None:
     if not group:
         return
     style = {name: value for name, value in LOOKS[arm].items() if name != "marker"}
-    longest = max((one.found["curve"]["last_epoch"] for one in group), key=len)
+    longest = max((finished.result["curve"]["last_epoch"] for finished in group), key=len)
     lines = []
-    for one in group:
-        values = one.found["curve"]["accuracy"]
-        axes.plot(one.found["curve"]["last_epoch"], values, linewidth=0.5, alpha=0.35, **style)
+    for finished in group:
+        values = finished.result["curve"]["accuracy"]
+        axes.plot(finished.result["curve"]["last_epoch"], values, linewidth=0.5, alpha=0.35, **style)
         lines.append([*values, *[values[-1]] * (len(longest) - len(values))])
     axes.plot(longest, np.mean(lines, axis=0), label=NAMES[arm], linewidth=1.6, **style)

@@ -31,14 +31,13 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
-import matplotlib.pyplot as plt
 import torch
 from matplotlib.figure import Figure
 from tqdm import tqdm
 
-from analysis.arms.run_curves import commit_of, distinct, machine_of
+from analysis.arms.run_curves import commit_of, in_order, machine_of
 from analysis.arms.seed_pairs import INTERVAL
-from analysis.figures.figure_files import make_folder, save_caption, save_csv, save_figure, save_json
+from analysis.figures.figure_files import make_folder, save_caption, save_csv, save_json, save_picture
 from errors import UserError, exit_on_user_error
 from projects.flossing_toy.cells import CellFolder, FinishedCell, all_cells, check_names
 from projects.flossing_toy.delayed_bits import first_scored
@@ -71,10 +70,10 @@ def _list(text: str) -> list[str]:
 
 
 def _numbers(option: str, text: str, least: int) -> list[int]:
-    found = _list(text)
-    if not found or not all(re.fullmatch(r"[0-9]{1,9}", word) and int(word) >= least for word in found):
+    words = _list(text)
+    if not words or not all(re.fullmatch(r"[0-9]{1,9}", word) and int(word) >= least for word in words):
         raise UserError(f"{option}: found {text!r}, expected whole numbers of at least {least} with commas between")
-    return list(dict.fromkeys(map(int, found)))
+    return list(dict.fromkeys(map(int, words)))
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -137,10 +136,10 @@ def chosen_cells(options: argparse.Namespace, settings: ToySettings) -> list[Cel
 
 def part_of(cells: Sequence[Cell], text: str) -> list[Cell]:
     """Every N-th cell. Errors: `UserError`."""
-    found = re.fullmatch(r"([0-9]{1,4})/([0-9]{1,4})", text)
-    if not found or not 1 <= int(found[1]) <= int(found[2]):
+    match = re.fullmatch(r"([0-9]{1,4})/([0-9]{1,4})", text)
+    if not match or not 1 <= int(match[1]) <= int(match[2]):
         raise UserError(f"--part: found {text!r}, expected I/N with I from 1 to N, as 1/2")
-    return list(cells[int(found[1]) - 1 :: int(found[2])])
+    return list(cells[int(match[1]) - 1 :: int(match[2])])
 
 
 def train_cells(folder: CellFolder, cells: Sequence[Cell]) -> list[Cell]:
@@ -160,10 +159,10 @@ def train_cells(folder: CellFolder, cells: Sequence[Cell]) -> list[Cell]:
             with folder.claim(cell) as mine:
                 if mine:
                     try:
-                        found = run_cell(settings, cell, progress.update)
+                        result = run_cell(settings, cell, progress.update)
                     except NonFiniteToyError as error:
                         raise UserError(f"{error}; use a smaller --lr, or --floss-clip 1") from error
-                    folder.save(cell, found | {"made_by": made_by})
+                    folder.save(cell, result | {"made_by": made_by})
                 elif not folder.file(cell).exists():
                     elsewhere.append(cell)
             # A cell that ended early, or that another process made, is done with all the same.
@@ -171,77 +170,80 @@ def train_cells(folder: CellFolder, cells: Sequence[Cell]) -> list[Cell]:
     return elsewhere
 
 
-def report(out: Path, cells: Sequence[FinishedCell], missing: int, command: str) -> list[str]:
+def write_results(out: Path, cells: Sequence[FinishedCell], missing: int, command: str) -> list[str]:
     """Write everything; returns the lines of the table and the claims. Errors: `UserError`."""
     folder = make_folder(out)
-    settings = cells[0].found["settings"]
-    everything: dict[str, Any] = {
+    settings = cells[0].result["settings"]
+    results: dict[str, Any] = {
         "toy": "gradient flossing",
         "command": command,
-        "commits": distinct(one.found["made_by"]["commit"] for one in cells),
-        "machines": distinct(one.found["made_by"]["machine"] for one in cells),
-        "seeds": sorted({one.cell.seed for one in cells}),
+        "commits": in_order(finished.result["made_by"]["commit"] for finished in cells),
+        "machines": in_order(finished.result["made_by"]["machine"] for finished in cells),
+        "seeds": sorted({finished.cell.seed for finished in cells}),
         "cells": len(cells),
         "missing_cells": missing,
-        "seconds": sum(one.seconds for one in cells),
+        "seconds": sum(finished.seconds for finished in cells),
         "interval": INTERVAL,
         "settings_sha256": hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest(),
         "settings": settings,
     } | summary(cells)
     lines = aligned(tables(cells), left=3)
-    lines += [f"{_verdict(one.holds)}: {one.words}: {one.found}" for one in claims(cells)]
-    save_json(everything, folder / "flossing_toy.json")
-    save_csv([_flat(one) for one in cells], folder / "flossing_toy.csv")
+    lines += [f"{_verdict(claim.holds)}: {claim.words}: {claim.found}" for claim in claims(cells)]
+    save_json(results, folder / "flossing_toy.json")
+    save_csv([_flat(finished) for finished in cells], folder / "flossing_toy.csv")
     save_caption("\n".join([*lines, f"Report: {command}"]), folder / "flossing_toy.txt")
-    seeds = ", ".join(map(str, everything["seeds"]))
+    seeds = ", ".join(map(str, results["seeds"]))
     base = (
         f"Rate network of {settings['num_units']} units, {settings['epochs']} epochs at most of batches of "
         f"{settings['batch_size']} sequences of {settings['num_steps']} steps; seeds {seeds}; {len(cells)} trainings"
         f"{f' ({missing} of those asked for are missing)' if missing else ''}; commits "
-        f"{', '.join(everything['commits'])}.\nFigure: {command}"
+        f"{', '.join(results['commits'])}.\nFigure: {command}"
     )
     rows = spectra(cells)
-    _figure(folder / "flossing_spectra", draw_spectra(rows), rows, (
+    words = (
         f"Lyapunov exponents before training over {settings['window'] - settings['transient']} steps, mean over "
         f"{settings['measured_sequences']} sequences that were not flossed on; thin lines: seeds, thick: their mean. "
         f"Flossing: {settings['floss_updates']} updates. {base}"
-    ))  # fmt: skip
-    flat = [{"task": one.task, "delay": one.delay, "arm": one.arm, "mean": one.interval.mean, "low": one.interval.low,
-             "high": one.interval.high, "n": one.interval.n} for one in accuracies(cells)]  # fmt: skip
-    _figure(folder / "flossing_accuracy", draw_accuracies(cells), flat, (
+    )
+    _save(folder / "flossing_spectra", draw_spectra(rows), rows, words)
+    points = [
+        {"task": point.task, "delay": point.delay, "arm": point.arm, "mean": point.interval.mean}
+        | {"low": point.interval.low, "high": point.interval.high, "n": point.interval.n}
+        for point in accuracies(cells)
+    ]
+    words = (
         f"Accuracy at the end of training on {settings['eval_batches'] * settings['batch_size']} new sequences against "
         f"the delay; lines: mean over seeds, bars: {INTERVAL.split(' (')[0]}, dots: seeds, dotted: chance. Arms stand "
         f"beside each other at each delay. {base}"
-    ))  # fmt: skip
-    _figure(folder / "flossing_curves", draw_curves(cells), curves(cells), (
+    )
+    _save(folder / "flossing_accuracy", draw_accuracies(cells), points, words)
+    words = (
         f"Accuracy on fresh batches while training, means of {settings['block']} epochs; thin lines: seeds, thick: "
         f"their mean, to which a training that ended early goes on contributing its last value. Flossing updates are "
         f"not counted as epochs. {base}"
-    ))  # fmt: skip
+    )
+    _save(folder / "flossing_curves", draw_curves(cells), curves(cells), words)
     return lines
 
 
-def _figure(stem: Path, figure: Figure, rows: Sequence[dict[str, Any]], caption: str) -> None:
-    save_figure(figure, stem, ("png", "svg"))
-    plt.close(figure)
-    save_csv(rows, stem.with_suffix(".csv"))
-    save_json({"rows": list(rows)}, stem.with_suffix(".json"))
-    save_caption(caption, stem.with_suffix(".txt"))
+def _save(stem: Path, figure: Figure, rows: Sequence[dict[str, Any]], caption: str) -> None:
+    save_picture(figure, stem, caption=caption, rows=rows, numbers={"rows": list(rows)}, formats=("png", "svg"))
 
 
 def _verdict(holds: bool | None) -> str:
     return "open" if holds is None else "holds" if holds else "fails"
 
 
-def _flat(one: FinishedCell) -> dict[str, Any]:
-    final, cell = one.found["final"], one.cell
-    episodes = one.found["episodes"]
+def _flat(finished: FinishedCell) -> dict[str, Any]:
+    result, cell = finished.result, finished.cell
+    final, curve = result["final"], result["curve"]
     return {
         "task": cell.task, "delay": cell.delay, "arm": cell.arm, "seed": cell.seed, "accuracy": final["accuracy"],
-        "loss": final["loss"], "bits": final["bits"], "epochs": one.found["curve"]["last_epoch"][-1],
-        "epochs_to_95": one.epochs_to(0.95), "flossing_updates": sum(len(each["losses"]) for each in episodes),
-        "first_grad_norm": one.found["curve"]["grad_norm"][0], "last_grad_norm": one.found["curve"]["grad_norm"][-1],
-        "seconds": one.seconds,
+        "loss": final["loss"], "bits": final["bits"], "epochs": curve["last_epoch"][-1],
+        "epochs_to_95": finished.epochs_to(0.95),
+        "flossing_updates": sum(len(episode["losses"]) for episode in result["episodes"]),
+        "first_grad_norm": curve["grad_norm"][0], "last_grad_norm": curve["grad_norm"][-1],
+        "seconds": finished.seconds,
     }  # fmt: skip
 
 
@@ -259,11 +261,11 @@ def main(argv: Sequence[str] | None = None) -> None:
     elsewhere = [] if options.report else train_cells(folder, mine)
     if elsewhere:
         print(f"{len(elsewhere)} cells are being trained by another process")
-    finished = [one for one in map(folder.read, cells) if one is not None]
+    finished = [finished_cell for finished_cell in map(folder.read, cells) if finished_cell is not None]
     if not finished:
         raise UserError(f"{options.out} holds no finished cell of these; leave out --report to train them")
     missing = len(cells) - len(finished)
-    lines = report(
+    lines = write_results(
         options.out, finished, missing, "python projects/flossing_toy/gradient_flossing_toy.py " + shlex.join(arguments)
     )
     print("\n".join(lines))

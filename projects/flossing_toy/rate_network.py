@@ -111,13 +111,13 @@ def task_pass(network: RateNetwork, inputs: Tensor, targets: Tensor, first: int,
         torch.addmm(push, rate, transposed, out=state)
         rate = torch.tanh(state, out=following)
     logits = (states[first:] @ w_r.mT + network.offset)[..., 0]
-    wanted = targets[first:]
-    loss = F.binary_cross_entropy_with_logits(logits, wanted)
-    accuracy = ((logits >= 0) == (wanted > 0.5)).to(loss.dtype).mean()
+    scored = targets[first:]
+    loss = F.binary_cross_entropy_with_logits(logits, scored)
+    accuracy = ((logits >= 0) == (scored > 0.5)).to(loss.dtype).mean()
     if not gradients:
         return TaskPass(loss, accuracy, None)
 
-    to_logits = (logits.sigmoid() - wanted) / wanted.numel()
+    to_logits = (logits.sigmoid() - scored) / scored.numel()
     to_states = torch.zeros_like(states)
     torch.mul(to_logits[..., None], w_r[0], out=to_states[first:])
     slopes = 1 - rates.square()

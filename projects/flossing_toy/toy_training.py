@@ -26,7 +26,7 @@ from training.seeding import generator
 
 
 @dataclass(frozen=True)
-class Arm:
+class FlossingArm:
     """What distinguishes an arm. before, during: when it is flossed. shuffled: towards its own first exponents in
     another order instead of zero: as many updates of the same kind that push nowhere. orthogonal: first J. clipped:
     whether the task's gradients are.
@@ -40,14 +40,14 @@ class Arm:
 
 
 ARMS = {
-    "none": Arm(),
-    "pre": Arm(before=True),
-    "inter": Arm(during=True),
-    "pre_inter": Arm(before=True, during=True),
-    "shuffled": Arm(before=True, shuffled=True),
-    "shuffled_inter": Arm(before=True, during=True, shuffled=True),
-    "orthogonal": Arm(orthogonal=True),
-    "unclipped": Arm(clipped=False),
+    "none": FlossingArm(),
+    "pre": FlossingArm(before=True),
+    "inter": FlossingArm(during=True),
+    "pre_inter": FlossingArm(before=True, during=True),
+    "shuffled": FlossingArm(before=True, shuffled=True),
+    "shuffled_inter": FlossingArm(before=True, during=True, shuffled=True),
+    "orthogonal": FlossingArm(orthogonal=True),
+    "unclipped": FlossingArm(clipped=False),
 }
 
 
@@ -130,8 +130,8 @@ class ToyRun:
         settings = self.settings
         measures = [self._measure(0)]
         if self.arm.shuffled:
-            own = torch.tensor(measures[0]["exponents"], dtype=torch.float32)
-            self.target = own[torch.randperm(len(own), generator=self._draws("order"))]
+            first_exponents = torch.tensor(measures[0]["exponents"], dtype=torch.float32)
+            self.target = first_exponents[torch.randperm(len(first_exponents), generator=self._draws("order"))]
         episodes: list[dict[str, Any]] = []
         curve = _Curve(settings.block)
         for epoch in range(1, settings.epochs + 1):
@@ -187,15 +187,15 @@ class ToyRun:
 
     def _evaluate(self) -> dict[str, Any]:
         """Accuracy on sequences that nothing was trained on."""
-        found = []
+        passes = []
         for number in range(self.settings.eval_batches):
             batch = self._bits("evaluation", number)
-            found.append(task_pass(self.network, batch.inputs, batch.targets, batch.first, gradients=False))
-        mean = sum(one.accuracy.item() for one in found) / len(found)
+            passes.append(task_pass(self.network, batch.inputs, batch.targets, batch.first, gradients=False))
+        mean = sum(done.accuracy.item() for done in passes) / len(passes)
         return {
             "accuracy": mean,
-            "loss": sum(one.loss.item() for one in found) / len(found),
-            "bits": len(found) * self.settings.batch_size * (self.settings.num_steps - batch.first),
+            "loss": sum(done.loss.item() for done in passes) / len(passes),
+            "bits": len(passes) * self.settings.batch_size * (self.settings.num_steps - batch.first),
         }
 
     # -- flossing
@@ -207,12 +207,12 @@ class ToyRun:
         for _ in range(settings.floss_updates):
             self.floss_count += 1
             inputs = self._sequences("floss", self.floss_count, 1)[:, 0]
-            found = window_exponents(
+            measured = window_exponents(
                 self.network, self.network.x0[0], inputs, self.tangents, transient=settings.transient,
                 qr_interval=settings.qr_interval,
             )  # fmt: skip
-            distance = found.exponents - self.target
-            gradients = found.pull(2 * distance / len(distance))
+            distance = measured.exponents - self.target
+            gradients = measured.pull(2 * distance / len(distance))
             norm = self._apply(self.floss_optimizer, gradients, settings.floss_clip)
             losses.append(self._finite(distance.square().mean().item(), epoch))
             norms.append(self._finite(norm, epoch))
@@ -235,10 +235,12 @@ class ToyRun:
         precise = RateNetwork(settings.num_units, settings.batch_size, self._draws("network"), dtype=torch.float64)
         precise.load_state_dict(self.network.state_dict())
         tangents = self.tangents.double()
-        exponents = torch.stack([
-            window_exponents(precise, precise.x0[0], sequence, tangents, transient=settings.transient).exponents
-            for sequence in inputs.unbind(dim=1)
-        ])  # fmt: skip
+        exponents = torch.stack(
+            [
+                window_exponents(precise, precise.x0[0], sequence, tangents, transient=settings.transient).exponents
+                for sequence in inputs.unbind(dim=1)
+            ]
+        )
         whole = lyapunov_spectrum(
             precise.state_maps(inputs), precise.x0[:1].expand(inputs.shape[1], -1), num_steps=1,
             num_exponents=settings.num_exponents, initial_tangents=tangents.expand(inputs.shape[1], -1, -1),
@@ -294,10 +296,10 @@ class _Curve:
         starts = range(0, len(self.rows), self.block)
         blocks = [self.rows[start : start + self.block] for start in starts]
         ends = [start + len(rows) for start, rows in zip(starts, blocks, strict=True)]
-        found: dict[str, list[Any]] = {"last_epoch": ends}
+        columns: dict[str, list[Any]] = {"last_epoch": ends}
         for index, name in enumerate(self.NAMES):
-            found[name] = [sum(row[index] for row in rows) / len(rows) for rows in blocks]
-        return found
+            columns[name] = [sum(row[index] for row in rows) / len(rows) for rows in blocks]
+        return columns
 
 
 def run_cell(settings: ToySettings, cell: Cell, advanced: Callable[[int], None] | None = None) -> dict[str, Any]:

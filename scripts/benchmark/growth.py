@@ -10,26 +10,8 @@ import matplotlib.pyplot as plt
 import matplotlib.ticker
 from matplotlib.figure import Figure
 
-from analysis.figures.figure_files import (
-    BLUE,
-    GREEN,
-    ORANGE,
-    PURPLE,
-    RED,
-    STYLE,
-    save_caption,
-    save_csv,
-    save_figure,
-    save_json,
-)
-from scripts.benchmark.measures import (
-    WARM_UP_STEPS,
-    Note,
-    Record,
-    describe,
-    measure_training,
-    training_step,
-)
+from analysis.figures.figure_files import BLUE, GREEN, ORANGE, PURPLE, RED, STYLE, save_picture
+from scripts.benchmark.measures import WARM_UP_STEPS, Note, Record, describe, measure_training, training_step
 from scripts.benchmark.setup import DataShape, compose_preset, synthetic_run
 from training.devices import resolve_device
 from training.settings.resolving import TrainConfig
@@ -46,8 +28,8 @@ _STEP, _FLOOR = "{}: step", "{}: its products alone"
 
 
 @dataclass(frozen=True)
-class Point:
-    """Where a step is measured."""
+class GrowthPoint:
+    """The sizes at which a step is measured."""
 
     batch_size: int
     seq_len: int
@@ -62,17 +44,17 @@ class Point:
 
 
 # Small enough for minutes, and on a GPU not so small that the launches of kernels are all there is to see.
-_BASE = {"cpu": Point(2, 32, 64, 1, 1), "cuda": Point(32, 64, 128, 1, 1)}
+_BASE = {"cpu": GrowthPoint(2, 32, 64, 1, 1), "cuda": GrowthPoint(32, 64, 128, 1, 1)}
 
 
-def base_point(config: TrainConfig, overrides: Mapping[str, str], shape: DataShape) -> Point:
+def base_point(config: TrainConfig, overrides: Mapping[str, str], shape: DataShape) -> GrowthPoint:
     """The smallest point: what `overrides` say, else a small one for the device, nowhere above the preset's own."""
     small = _BASE.get(resolve_device(config.device).type, _BASE["cpu"])
 
-    def value(key: str, own: int, base: int) -> int:
-        return own if key in overrides else min(own, base)
+    def value(key: str, of_preset: int, smallest: int) -> int:
+        return of_preset if key in overrides else min(of_preset, smallest)
 
-    return Point(
+    return GrowthPoint(
         value("global_batch_size", config.global_batch_size, small.batch_size),
         min(shape.seq_len, small.seq_len),
         value("arch.hidden_size", config.arch.hidden_size, small.hidden_size),
@@ -81,7 +63,7 @@ def base_point(config: TrainConfig, overrides: Mapping[str, str], shape: DataSha
     )
 
 
-def points_along(base: Point) -> dict[str, list[Point]]:
+def points_along(base: GrowthPoint) -> dict[str, list[GrowthPoint]]:
     """Per axis the base and points of 2, 4 and 8 times its value; cycles grow by L_cycles, then H_cycles, in turn."""
     lengthened = [(1, 1), (1, 2), (2, 2), (2, 4)]
     return {
@@ -94,12 +76,14 @@ def points_along(base: Point) -> dict[str, list[Point]]:
     }
 
 
-def distinct_points(base: Point) -> list[Point]:
+def all_points(base: GrowthPoint) -> list[GrowthPoint]:
     """All points once."""
     return list(dict.fromkeys(point for points in points_along(base).values() for point in points))
 
 
-def measure_point(preset: str, overrides: Mapping[str, str], shape: DataShape, point: Point, repeats: int) -> Record:
+def measure_point(
+    preset: str, overrides: Mapping[str, str], shape: DataShape, point: GrowthPoint, repeats: int
+) -> Record:
     """One training step at a point: what was run, median seconds and quartiles, floor, ratio, FLOPs."""
     config = compose_preset(
         preset,
@@ -131,13 +115,13 @@ def measure_growth(
     preset: str,
     overrides: Mapping[str, str],
     shape: DataShape,
-    base: Point,
+    base: GrowthPoint,
     repeats: int,
     note: Note = lambda text: None,
 ) -> list[Record]:
     """One row per axis and point; the base is measured once and stands in every axis. Errors: `UserError`."""
     measured = {}
-    for point in distinct_points(base):
+    for point in all_points(base):
         note(f"B {point.batch_size}, S {point.seq_len}, D {point.hidden_size}, {point.H_cycles} x {point.L_cycles}")
         measured[point] = measure_point(preset, overrides, shape, point, repeats)
     return [
@@ -169,15 +153,10 @@ def draw(rows: Sequence[Record]) -> Figure:
 def _draw_preset(axes: Any, rows: Sequence[Record], preset: str, color: str) -> None:
     values = [row["value"] for row in rows]
     median = [row["seconds"] for row in rows]
-    spread = [
-        [row["seconds"] - row["q1"] for row in rows],
-        [row["q3"] - row["seconds"] for row in rows],
-    ]
+    spread = [[row["seconds"] - row["q1"] for row in rows], [row["q3"] - row["seconds"] for row in rows]]
     axes.errorbar(values, median, spread, color=color, marker="o", markersize=4, capsize=2, label=_STEP.format(preset))
-    axes.plot(
-        values, [row["floor_seconds"] for row in rows], color=color, linestyle="--", marker="s", markersize=3,
-        linewidth=1.2, label=_FLOOR.format(preset),
-    )  # fmt: skip
+    floors, look = [row["floor_seconds"] for row in rows], {"linestyle": "--", "linewidth": 1.2, "marker": "s"}
+    axes.plot(values, floors, color=color, markersize=3, label=_FLOOR.format(preset), **look)
 
 
 def _label(axes: Any, values: Sequence[int], label: str) -> None:
@@ -211,15 +190,12 @@ def caption(rows: Sequence[Record], environment: Record, repeats: int) -> str:
     return "\n".join(lines)
 
 
-def save_growth(rows: Sequence[Record], environment: Record, repeats: int, folder: Path) -> list[Path]:
-    """growth.csv, .json, the picture in three formats and its caption. Errors: `UserError`."""
-    stem = folder / "growth"
-    figure = draw(rows)
-    paths = save_figure(figure, stem)
-    plt.close(figure)
-    return [
-        *paths,
-        save_csv(rows, stem.with_suffix(".csv")),
-        save_json({"environment": environment, "repeats": repeats, "rows": list(rows)}, stem.with_suffix(".json")),
-        save_caption(caption(rows, environment, repeats), stem.with_suffix(".txt")),
-    ]
+def save_growth(rows: Sequence[Record], environment: Record, repeats: int, folder: Path) -> str:
+    """growth.csv, .json, the picture in three formats and its caption, returned in words. Errors: `UserError`."""
+    return save_picture(
+        draw(rows),
+        folder / "growth",
+        caption=caption(rows, environment, repeats),
+        rows=rows,
+        numbers={"environment": environment, "repeats": repeats, "rows": list(rows)},
+    )

@@ -9,7 +9,6 @@ every sub-update, as `dynamics.lyapunov` does it; k single JVPs one after the ot
 alone. The floor is that of (k + 2) times the products of the state alone. docs/speed.md says what each number means.
 """
 
-import argparse
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -27,16 +26,17 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 import matplotlib
 import matplotlib.pyplot as plt
 
-from analysis.figures.figure_files import BLUE, GREY, ORANGE, STYLE, make_folder, save_caption, save_csv, save_figure
+from analysis.command_line import check_at_least, check_json_target, save_json_target, script_parser
+from analysis.figures.figure_files import BLUE, GREY, ORANGE, STYLE, make_folder, save_picture
+from analysis.timing import Timing, seconds_of
 from dynamics.orthonormal import orthonormalise
 from dynamics.propagation import TangentFlow
 from dynamics.tangents import exact_arithmetic, push_tangents
 from errors import UserError, exit_on_user_error
 from models.flops import step_products
 from models.recursion_maps import RecursionMaps
-from scripts.benchmark.record import check_json_target, save_record
 from scripts.benchmark.setup import DataShape, compose_preset, data_shape, synthetic_run
-from scripts.benchmark.timing import Timing, floor_seconds, measure_products, seconds_of
+from scripts.benchmark.timing import floor_seconds, measure_products
 from scripts.benchmark.updates import add_setup_options, read_overrides, start_of_record
 from training.settings.resolving import TrainConfig
 
@@ -123,19 +123,19 @@ def measure(config: TrainConfig, shape: DataShape, k: int, repeats: int) -> Reco
             for _ in flow.maps:
                 orthonormalise(blocks)
 
-        actions = {"state": step_of_state(maps), "engine": engine, "single_jvps": step_of_single_jvps(maps, k),
-                   "qr": factorise}  # fmt: skip
+        state, single_jvps = step_of_state(maps), step_of_single_jvps(maps, k)
+        actions = {"state": state, "engine": engine, "single_jvps": single_jvps, "qr": factorise}
         for action in actions.values():
             action()
         products = step_products(maps.model.config, config.global_batch_size * (k + 2), training=False)
         seconds: dict[str, list[float]] = {name: [] for name in actions}
         passes = [measure_products(products, dtype, device, repeats)]
-        for part in np.array_split(range(repeats), min(repeats, _FLOOR_PASSES)):
-            for _ in tqdm(part, desc=f"k={k}", disable=None, leave=False):
+        for turns in np.array_split(range(repeats), min(repeats, _FLOOR_PASSES)):
+            for _ in tqdm(turns, desc=f"k={k}", disable=None, leave=False):
                 for name, action in actions.items():
                     seconds[name].append(seconds_of(action, device))
             passes.append(measure_products(products, dtype, device, repeats))
-        floor = float(np.median([floor_seconds(products, each) for each in passes]))
+        floor = float(np.median([floor_seconds(products, seconds_of_products) for seconds_of_products in passes]))
         alone, together = counted_flops(maps, flow)
         median = {name: float(np.median(values)) for name, values in seconds.items()}
         return {
@@ -191,11 +191,11 @@ def draw_growth(record: Record) -> matplotlib.figure.Figure:
         for axes, name, words, colour in zip(
             panels, ("k", "steps"), ("exponents k", "supervision steps T"), (BLUE, ORANGE), strict=True
         ):
-            own = record[name]
-            x = np.array(own["values"])
-            axes.plot(x, own["seconds"], color=colour, marker="o", linestyle="none", label="measured")
-            line = own["slope"] * x + own["intercept"]
-            axes.plot(x, line, color=GREY, linewidth=1, label=f"straight line, $R^2$ = {own['r_squared']:.4f}")
+            axis = record[name]
+            x = np.array(axis["values"])
+            axes.plot(x, axis["seconds"], color=colour, marker="o", linestyle="none", label="measured")
+            line = axis["slope"] * x + axis["intercept"]
+            axes.plot(x, line, color=GREY, linewidth=1, label=f"straight line, $R^2$ = {axis['r_squared']:.4f}")
             axes.set_xlabel(words)
             axes.set_ylim(bottom=0)
             axes.legend(fontsize=9)
@@ -221,7 +221,7 @@ def format_table(record: Record) -> str:
 
 @exit_on_user_error
 def main(argv: Sequence[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = script_parser(__doc__)
     parser.add_argument("--preset", required=True, metavar="ID", help="file name of config/experiment")
     parser.add_argument("--num-exponents", type=int, default=8, metavar="K", help="default 8")
     add_setup_options(parser)
@@ -229,9 +229,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--growth", action="store_true", help="measure time against k and against steps as well")
     parser.add_argument("--output-dir", type=Path, metavar="DIR", help="folder of the figure of --growth")
     options = parser.parse_args(sys.argv[1:] if argv is None else list(argv))
-    for name in ("num_exponents", "repeats"):
-        if getattr(options, name) < 1:
-            raise UserError(f"--{name.replace('_', '-')} {getattr(options, name)}: expected at least 1")
+    check_at_least(options, num_exponents=1, repeats=1)
     if options.growth and options.output_dir is None:
         raise UserError("--growth draws a figure: give its folder with --output-dir DIR")
     check_json_target(options.json)
@@ -243,20 +241,20 @@ def main(argv: Sequence[str] | None = None) -> None:
     record = start_of_record(config, overrides, options, SCHEMA_VERSION) | {"result": result, "growth": None}
     if options.growth:
         record["growth"] = growth = measure_growth(config, shape, options.num_exponents, options.repeats)
-        stem = make_folder(options.output_dir) / "lyapunov_cost"
-        figure = draw_growth(growth)
-        paths = save_figure(figure, stem)
-        plt.close(figure)
-        save_csv([{"axis": name, "value": value, "seconds": seconds} for name in growth
-                  for value, seconds in zip(growth[name]["values"], growth[name]["seconds"], strict=True)],
-                 stem.with_suffix(".csv"))  # fmt: skip
-        save_caption(
-            f"Seconds of one supervision step of state and k tangents ({options.preset}, {config.global_batch_size} "
-            f"puzzles, float32), against k, and of several steps at k = {options.num_exponents}: medians of "
-            f"{options.repeats}.", stem.with_suffix(".txt"),
-        )  # fmt: skip
-        print(f"written: {paths[0]} (also .pdf .svg .csv .txt)")
-    save_record(options.json, record)
+        files = save_picture(
+            draw_growth(growth),
+            make_folder(options.output_dir) / "lyapunov_cost",
+            caption=f"Seconds of one supervision step of state and k tangents ({options.preset}, "
+            f"{config.global_batch_size} puzzles, float32), against k, and of several steps at k = "
+            f"{options.num_exponents}: medians of {options.repeats}.",
+            rows=[
+                {"axis": name, "value": value, "seconds": seconds}
+                for name, axis in growth.items()
+                for value, seconds in zip(axis["values"], axis["seconds"], strict=True)
+            ],
+        )
+        print(f"written: {files}")
+    save_json_target(options.json, record)
 
 
 if __name__ == "__main__":

@@ -12,12 +12,13 @@ import numpy as np
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
+from analysis.timing import Timing, seconds_of, timed
 from models.act import Batch, act_step, initial_carry
 from models.flops import preparation_products, step_flops, step_products
 from models.products import Product, head_products, total_flops
 from models.registry import count_parameters
 from scripts.benchmark.setup import DataShape, synthetic_run
-from scripts.benchmark.timing import Timing, floor_seconds, measure_products, seconds_of, timed
+from scripts.benchmark.timing import floor_seconds, measure_products
 from training.inference.fixed import OfficialInference
 from training.records.provenance import peak_memory
 from training.run import Run
@@ -87,10 +88,7 @@ def measure_preset(
                 "seconds": asdict(loader),
                 "share": loader.median / (loader.median + training["seconds"]["median"]),
             },
-            "peak_memory": {
-                "kind": "cuda_allocated" if on_cuda else "resident_growth",
-                "bytes": peak,
-            },
+            "peak_memory": {"kind": "cuda_allocated" if on_cuda else "resident_growth", "bytes": peak},
             "syncs_per_step": count_synchronizations(step) if on_cuda else None,
         }
 
@@ -154,11 +152,7 @@ def measure_training(run: Run, repeats: int) -> Record:
             step()
 
     timing, floor = _beside_floor(
-        run,
-        products_of(run, training=True),
-        lambda: seconds_of(sample, run.device) / updates,
-        repeats,
-        repeats,
+        run, products_of(run, training=True), lambda: seconds_of(sample, run.device) / updates, repeats, repeats
     )
     return _rates(run, timing, floor, training=True, steps=1)
 
@@ -211,13 +205,13 @@ def _beside_floor(
     dtype = run.model.config.dtype
     seconds = []
     passes = [measure_products(products, dtype, run.device, repeats)]
-    for part in np.array_split(range(samples), min(samples, _FLOOR_PASSES - 1)):
-        seconds += [sample() for _ in part]
+    for turns in np.array_split(range(samples), min(samples, _FLOOR_PASSES - 1)):
+        seconds += [sample() for _ in turns]
         passes.append(measure_products(products, dtype, run.device, repeats))
-    typical = {shape: float(np.median([each[shape] for each in passes])) for shape in passes[0]}
+    typical = {shape: float(np.median([measured[shape] for measured in passes])) for shape in passes[0]}
     floor = {
         "floor_seconds": floor_seconds(products, typical),
-        "floor_passes_seconds": [floor_seconds(products, each) for each in passes],
+        "floor_passes_seconds": [floor_seconds(products, measured) for measured in passes],
         "products": [
             asdict(product) | {"flops": product.flops, "seconds": typical[product.shape]} for product in products
         ],

@@ -140,10 +140,7 @@ def synthetic_run(config: TrainConfig, shape: DataShape, objective: Objective | 
         folder = Path(name)
         write_synthetic_data(folder / "data", shape, max(_PUZZLES, config.global_batch_size))
         config = replace(
-            config,
-            data_paths=[str(folder / "data")],
-            data_paths_test=[],
-            checkpoint_path=str(folder / "run"),
+            config, data_paths=[str(folder / "data")], data_paths_test=[], checkpoint_path=str(folder / "run")
         )
         try:
             yield build_run(config, World(), objective or act_objective(config))

@@ -1,14 +1,12 @@
-"""Seconds of a call, and the floor: seconds of a step's matrix products alone, at their shapes and dtype."""
+"""The floor of a step: seconds of a step's matrix products alone, at their shapes and dtype."""
 
 import math
-import time
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable
 
-import numpy as np
 import torch
 from torch import Tensor
 
+from analysis.timing import seconds_of, timed
 from models.products import Product
 
 Shape = tuple[int, int, int, int, bool, bool]
@@ -16,50 +14,6 @@ Shape = tuple[int, int, int, int, bool, bool]
 _SHORTEST_SAMPLE_SECONDS = 1e-3
 _INNER_CACHE_BYTES = 64 << 20
 _MOST_OPERAND_SETS = 8
-
-
-@dataclass(frozen=True)
-class Timing:
-    """Median and spread of `count` repeated measurements, in seconds; q1 and q3 are the quartiles."""
-
-    median: float
-    min: float
-    max: float
-    q1: float
-    q3: float
-    count: int
-
-    @classmethod
-    def of(cls, seconds: Sequence[float]) -> "Timing":
-        low, q1, median, q3, high = np.percentile(seconds, (0, 25, 50, 75, 100)).tolist()
-        return cls(median, low, high, q1, q3, len(seconds))
-
-    def divided_by(self, parts: int) -> "Timing":
-        """Per part, where a measurement spans several equal ones."""
-        median, low, high, q1, q3 = (x / parts for x in (self.median, self.min, self.max, self.q1, self.q3))
-        return Timing(median, low, high, q1, q3, self.count)
-
-
-def timed(action: Callable[[], object], repeats: int, device: torch.device) -> Timing:
-    """Time `repeats` calls one by one. On CUDA each is waited for, and none starts before the device is idle."""
-    return Timing.of([seconds_of(action, device) for _ in range(repeats)])
-
-
-def seconds_of(action: Callable[[], object], device: torch.device) -> float:
-    """Seconds of one call, what it left for the device to do included."""
-    synchronize(device)
-    start = time.perf_counter()
-    action()
-    synchronize(device)
-    return time.perf_counter() - start
-
-
-def synchronize(device: torch.device) -> None:
-    """Wait until the device has done all it was given."""
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
-    elif device.type == "mps":
-        torch.mps.synchronize()
 
 
 def operands(product: Product, dtype: torch.dtype, device: torch.device) -> tuple[Tensor, Tensor, Tensor]:

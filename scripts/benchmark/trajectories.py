@@ -9,7 +9,6 @@ steps, they run with a halting bias that lets no trajectory halt (`--halting` le
 Peak memory is measured in a process of its own for each kind. What each number means: docs/speed.md.
 """
 
-import argparse
 import json
 import subprocess
 import sys
@@ -26,11 +25,11 @@ from tqdm import tqdm
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
+from analysis.command_line import check_at_least, check_json_target, save_json_target, script_parser
+from analysis.timing import Timing, seconds_of
 from errors import UserError, exit_on_user_error
 from scripts.benchmark.measures import WARM_UP_STEPS, training_step, updates_per_sample
-from scripts.benchmark.record import check_json_target, save_record
 from scripts.benchmark.setup import DataShape, compose_preset, data_shape, synthetic_run
-from scripts.benchmark.timing import Timing, seconds_of
 from scripts.benchmark.updates import add_setup_options, read_overrides, start_of_record
 from training.objectives.choose import build_objective
 from training.records.provenance import peak_memory
@@ -75,7 +74,7 @@ def let_none_halt(run: Run) -> None:
 def measure_times(
     config: TrainConfig, shape: DataShape, count: int, repeats: int, *, halting: bool
 ) -> dict[str, Record]:
-    """By kind: seconds of an update, and those over the baseline's of the same turn; passes per update."""
+    """Seconds of an update, and those over the baseline's of the same turn, and passes per update, by kind."""
     with ExitStack() as stack:
         runs, steps = {}, {}
         for name, settings in kinds(count).items():
@@ -98,12 +97,14 @@ def measure_times(
         for _ in tqdm(range(repeats), disable=None, leave=False):
             for name, step in steps.items():
                 seconds[name].append(seconds_of(partial(sample, step), run.device) / updates)
-        made = repeats * updates
+        num_updates = repeats * updates
         return {
             name: {
                 "seconds": asdict(Timing.of(times)),
                 "over_baseline": asdict(Timing.of(list(np.divide(times, seconds[BASELINE])))),
-                "passes": {key: (value - before[name][key]) / made for key, value in counted(runs[name]).items()},
+                "passes": {
+                    key: (value - before[name][key]) / num_updates for key, value in counted(runs[name]).items()
+                },
             }
             for name, times in seconds.items()
         }
@@ -156,7 +157,7 @@ def format_table(results: Mapping[str, Record]) -> str:
 @exit_on_user_error
 def main(argv: Sequence[str] | None = None) -> None:
     words = list(sys.argv[1:] if argv is None else argv)
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = script_parser(__doc__)
     parser.add_argument("--preset", required=True, metavar="ID", help="file name of config/experiment")
     parser.add_argument("--num-trajectories", type=int, default=4, metavar="K", help="per puzzle; default 4")
     add_setup_options(parser)
@@ -164,13 +165,10 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--halting", action="store_true", help="let trajectories of the ACT rollouts halt by q")
     parser.add_argument("--memory-of", choices=list(kinds(2)), help="only the memory of one kind, as a line of JSON")
     options = parser.parse_args(words)
-    if options.num_trajectories < 2:
-        raise UserError(f"--num-trajectories {options.num_trajectories}: expected at least 2")
-    if options.repeats < 1:
-        raise UserError(f"--repeats {options.repeats}: expected at least 1")
+    check_at_least(options, num_trajectories=2, repeats=1)
     check_json_target(options.json)
     overrides = read_overrides(options)
-    # As training on perturbed trajectories has it: bfloat16 states lose small noise.
+    # Training on perturbed trajectories keeps its states in float32: bfloat16 loses small noise.
     config = compose_preset(options.preset, {"state_dtype": "float32", **overrides})
     shape = data_shape(config, options.preset, options.shape)
     count = options.num_trajectories
@@ -186,7 +184,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         "halting": options.halting,
         "results": results,
     }
-    save_record(options.json, record)
+    save_json_target(options.json, record)
 
 
 if __name__ == "__main__":

@@ -19,15 +19,14 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 from tqdm import tqdm
 
+from analysis.command_line import check_at_least, check_json_target, environment, save_json_target, script_parser
 from analysis.figures.figure_files import make_folder
 from errors import UserError, exit_on_user_error
 from scripts.benchmark import growth as benchmark_growth
 from scripts.benchmark import measures as benchmark_measures
 from scripts.benchmark.measures import Record
-from scripts.benchmark.record import check_json_target, save_record
 from scripts.benchmark.setup import SEED, SHAPES, compose_preset, data_shape
 from training.devices import resolve_device
-from training.records.provenance import collect_provenance
 from training.settings.resolving import TrainConfig
 
 SCHEMA_VERSION = 1
@@ -76,17 +75,10 @@ def read_overrides(options: argparse.Namespace) -> dict[str, str]:
 
 
 def describe_environment(configs: Iterable[TrainConfig]) -> Record:
-    """Where and from which code: command, commit, versions, hardware, threads, seed; `gpu` null where none is used."""
+    """The command, commit, versions, hardware, threads and seed of a measurement; `gpu` is null where none is used."""
     devices = [resolve_device(config.device) for config in configs]
     on_cuda = [device for device in devices if device.type == "cuda"]
-    session = collect_provenance({}, device=[*on_cuda, *devices][0])
-    names = ("started_utc", "argv", "versions", "platform", "cpu", "cpu_count", "gpu", "num_threads")
-    git = session["git"]
-    return {name: session[name] for name in names} | {
-        "commit": git["commit"],
-        "dirty": git["dirty"],
-        "seed": SEED,
-    }
+    return environment("cpu_count", "gpu", device=[*on_cuda, *devices][0]) | {"seed": SEED}
 
 
 def start_of_record(
@@ -158,7 +150,7 @@ def measure(options: argparse.Namespace, overrides: dict[str, str]) -> int:
     # All are composed first: a mistake in the last costs no minutes.
     configs = {preset: compose_preset(preset, overrides) for preset in options.preset}
     shapes = {preset: data_shape(config, preset, options.shape) for preset, config in configs.items()}
-    environment = describe_environment(configs.values())
+    described = describe_environment(configs.values())
     records: list[Record] = []
     with tqdm(total=len(configs) * benchmark_measures.PHASES, disable=None, leave=False) as progress:
         for preset, config in configs.items():
@@ -172,12 +164,12 @@ def measure(options: argparse.Namespace, overrides: dict[str, str]) -> int:
     print(format_table(records))
     record = {
         "schema_version": SCHEMA_VERSION,
-        "environment": environment,
+        "environment": described,
         "repeats": options.repeats,
         "floor": options.floor,
         "results": records,
     }
-    save_record(options.json, record)
+    save_json_target(options.json, record)
     too_slow = below_floor(records, options.floor)
     print("\n".join(too_slow), end="\n" if too_slow else "", file=sys.stderr)
     return 1 if too_slow else 0
@@ -191,9 +183,9 @@ def measure_growth(options: argparse.Namespace, overrides: dict[str, str]) -> in
         preset: benchmark_growth.base_point(config, overrides, shapes[preset]) for preset, config in configs.items()
     }
     folder = make_folder(options.output_dir)
-    environment = describe_environment(configs.values())
+    described = describe_environment(configs.values())
     rows: list[Record] = []
-    total = sum(len(benchmark_growth.distinct_points(base)) for base in bases.values())
+    total = sum(len(benchmark_growth.all_points(base)) for base in bases.values())
     with tqdm(total=total, disable=None, leave=False) as progress:
         for preset, base in bases.items():
 
@@ -202,15 +194,13 @@ def measure_growth(options: argparse.Namespace, overrides: dict[str, str]) -> in
                 progress.update()
 
             rows += benchmark_growth.measure_growth(preset, overrides, shapes[preset], base, options.repeats, note)
-    paths = benchmark_growth.save_growth(rows, environment, options.repeats, folder)
-    print(f"written: {paths[0]} (also .pdf .svg .csv .json .txt)")
+    print(f"written: {benchmark_growth.save_growth(rows, described, options.repeats, folder)}")
     return 0
 
 
 def check_options(options: argparse.Namespace) -> None:
     """Refuse combinations that mean nothing. Errors: `UserError`."""
-    if options.repeats < 1:
-        raise UserError(f"--repeats {options.repeats}: expected at least 1")
+    check_at_least(options, repeats=1)
     if not (math.isfinite(options.floor) and options.floor >= 0):
         raise UserError(f"--floor {options.floor:g}: expected a ratio of at least 0, such as 0.5")
     if len(set(options.preset)) != len(options.preset):
@@ -226,7 +216,7 @@ def check_options(options: argparse.Namespace) -> None:
 
 @exit_on_user_error
 def main(argv: Sequence[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = script_parser(__doc__)
     parser.add_argument("--preset", action="append", required=True, metavar="ID", help="file name of config/experiment")
     add_setup_options(parser)
     parser.add_argument("--repeats", type=int, default=7, metavar="N", help="timed updates, on CUDA eights; default 7")

@@ -4,6 +4,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from analysis.arms.run_curves import refuse_repeated_seeds, told_apart
 from errors import UserError
 from projects.collatz.report.runs import BY_NAME, CollatzRun, Entry, Metric
 from training.records.provenance import settings_sha256
@@ -35,7 +36,7 @@ class CollatzArm:
         return self.runs[0].settings
 
     def values(self, metric: Metric, moment: str) -> list[float] | None:
-        """Of each run; None where one was not measured."""
+        """The metric's value for each run; None where a run was not measured."""
         values = [metric.read(run.entries[moment]) for run in self.runs]
         known = [value for value in values if value is not None]
         return known if len(known) == len(values) else None
@@ -52,12 +53,7 @@ def collatz_arms(runs: Sequence[CollatzRun]) -> list[CollatzArm]:
         groups.setdefault(settings_sha256(run.settings), []).append(run)
     labels = arm_labels([members[0].settings for members in groups.values()])
     for members in groups.values():
-        seen: dict[int | None, CollatzRun] = {}
-        for run in members:
-            if run.seed in seen:
-                raise UserError(f"{run.folder} repeats seed {run.seed} of {seen[run.seed].folder} with the same "
-                                "settings: name one of them")  # fmt: skip
-            seen[run.seed] = run
+        refuse_repeated_seeds((run.seed, run.folder) for run in members)
     return [CollatzArm(label, digest, members) for label, (digest, members) in zip(labels, groups.items(), strict=True)]
 
 
@@ -68,29 +64,35 @@ def _refuse_other_samples(runs: Sequence[CollatzRun]) -> None:
             ours, theirs = run.report["samples"].get(what), first.report["samples"].get(what)
             if ours != theirs:
                 mend = f"give all runs the same {option}" if option else "run both with the same version"
-                raise UserError(f"{run.folder} and {first.folder} were judged on other states ({what}: {ours}, "
-                                f"{theirs}): {mend}")  # fmt: skip
+                raise UserError(
+                    f"{run.folder} and {first.folder} were judged on other states ({what}: {ours}, {theirs}): {mend}"
+                )
         if run.entries["final"]["orbits"].keys() != first.entries["final"]["orbits"].keys():
-            raise UserError(f"{run.folder} and {first.folder} were judged along other orbits: run both with the same "
-                            "version")  # fmt: skip
+            raise UserError(
+                f"{run.folder} and {first.folder} were judged along other orbits: run both with the same version"
+            )
     with_file = [run for run in runs if run.rows is not None]
     for run in with_file[1:]:
         if run.rows != with_file[0].rows:
-            raise UserError(f"{run.folder} and {with_file[0].folder} were judged on evaluation files of {run.rows} and "
-                            f"{with_file[0].rows} rows: give all runs the same --eval-csv")  # fmt: skip
+            raise UserError(
+                f"{run.folder} and {with_file[0].folder} were judged on evaluation files of {run.rows} and "
+                f"{with_file[0].rows} rows: give all runs the same --eval-csv"
+            )
     by_lookahead: dict[int, CollatzRun] = {}
     for run in (*with_file, *(run for run in runs if run.rows is None)):
         twin = by_lookahead.setdefault(run.lookahead, run)
         for name in _EXACT:
-            counts = [[BY_NAME[what].read(each.report[name]) for each in (run, twin)] for what in _COUNTED]
+            counts = [[BY_NAME[what].read(judged.report[name]) for judged in (run, twin)] for what in _COUNTED]
             # A run without an evaluation file has no value for it.
             if any(ours != theirs for ours, theirs in counts if ours is not None and theirs is not None):
-                raise UserError(f"{run.folder} and {twin.folder} count other violations of {name}, so they were judged "
-                                "on other numbers: give all runs the same --eval-csv and --test-starts")  # fmt: skip
+                raise UserError(
+                    f"{run.folder} and {twin.folder} count other violations of {name}, so they were judged "
+                    "on other numbers: give all runs the same --eval-csv and --test-starts"
+                )
 
 
 def reports_by_lookahead(arms: Sequence[CollatzArm]) -> dict[int, dict[str, Any]]:
-    """For each lookahead, in order of the arms, a report to read closed forms from: with an evaluation file, if any."""
+    """A report to read closed forms from, by lookahead in order of the arms; one with an evaluation file, if any."""
     runs = [run for arm in arms for run in arm.runs]
     return {
         lookahead: max((run for run in runs if run.lookahead == lookahead), key=lambda run: run.rows is not None).report
@@ -120,27 +122,26 @@ _OF_MINING = {"collatz.mine_interval", "collatz.mine_count", "collatz.mine_start
 _SAID = {"collatz.lookahead", "collatz.preset", "epochs", "min_eval_interval"}  # in the label anyway, or by `updates`
 
 
-def _unsaid(own: Entry, base: Entry) -> set[str]:
+def _unsaid(settings: Entry, base: Entry) -> set[str]:
     """Settings without a meaning here, or that another one implies: a rate that follows a schedule cannot collapse."""
-    of_mining = set() if own.get("collatz.mine_negatives") else _OF_MINING
-    return of_mining | ({"collatz.legacy_lr_plateau"} if own.get("lr_min_ratio") != base.get("lr_min_ratio") else set())
+    of_mining = set() if settings.get("collatz.mine_negatives") else _OF_MINING
+    return of_mining | (
+        {"collatz.legacy_lr_plateau"} if settings.get("lr_min_ratio") != base.get("lr_min_ratio") else set()
+    )
 
 
 def arm_labels(settings: Sequence[Mapping[str, Any]]) -> list[str]:
     """`faithful L10 mining`: preset, lookahead, and what differs from the first arm of the preset. No two are alike."""
     first: dict[str, Mapping[str, Any]] = {}
     labels = []
-    for own in settings:
-        base = first.setdefault(own["collatz.preset"], own)
-        words = [str(own["collatz.preset"]), f"L{own['collatz.lookahead']}"]
-        for key in dict.fromkeys([*own, *base]):
-            value = own.get(key)
-            if value == base.get(key) or key in _SAID or key in _unsaid(own, base):
+    for of_arm in settings:
+        base = first.setdefault(of_arm["collatz.preset"], of_arm)
+        words = [str(of_arm["collatz.preset"]), f"L{of_arm['collatz.lookahead']}"]
+        for key in dict.fromkeys([*of_arm, *base]):
+            value = of_arm.get(key)
+            if value == base.get(key) or key in _SAID or key in _unsaid(of_arm, base):
                 continue
             words.append(_WORDS[key](value) if key in _WORDS else f"{key.removeprefix('collatz.')}={value}")
         text = " ".join([*words[:2], ", ".join(words[2:])]).strip()
         labels.append(text if len(text) <= 80 else f"{text[:76]}...")
-    return [
-        label if labels.count(label) == 1 else f"{label} {settings_sha256(own)[:6]}"
-        for own, label in zip(settings, labels, strict=True)
-    ]
+    return told_apart(labels, settings)

@@ -40,11 +40,12 @@ def _falls(key: str) -> IsPair:
 
 def _gentler(first: Settings, second: Settings) -> bool:
     return bool(
-        first["collatz.mine_negatives"] and second["collatz.mine_negatives"]
+        first["collatz.mine_negatives"]
+        and second["collatz.mine_negatives"]
         and _number(second, "collatz.mine_count") <= _number(first, "collatz.mine_count")
         and _number(second, "collatz.mine_interval") >= _number(first, "collatz.mine_interval")
         and _number(second, "collatz.mine_start_epoch") >= _number(first, "collatz.mine_start_epoch")
-    )  # fmt: skip
+    )
 
 
 def _number(settings: Settings, key: str) -> float:

@@ -13,7 +13,6 @@ with their numbers as .csv and .json and a caption as .txt: collatz_margins (alo
 (violations against the lookahead) and collatz_training (loss, validation, learning rate).
 """
 
-import argparse
 import shlex
 import sys
 from collections.abc import Sequence
@@ -23,12 +22,12 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[3]))
 
-import matplotlib.pyplot as plt
 from matplotlib.figure import Figure
 
-from analysis.arms.run_curves import commit_of, distinct, machine_of, refuse_twice
+from analysis.arms.run_curves import origin_lines, origin_of, refuse_twice
 from analysis.arms.seed_pairs import INTERVAL
-from analysis.figures.figure_files import make_folder, save_caption, save_csv, save_figure, save_json
+from analysis.command_line import script_parser
+from analysis.figures.figure_files import make_folder, save_caption, save_csv, save_json, save_picture
 from errors import exit_on_user_error
 from projects.collatz.closed_forms import TiltedMaximum
 from projects.collatz.report.arms import CollatzArm, collatz_arms
@@ -74,12 +73,9 @@ def best_run(arms: Sequence[CollatzArm]) -> CollatzRun:
 def origin(runs: Sequence[CollatzRun], command: str) -> dict[str, Any]:
     """What made the numbers: command, commits, machines, data, seeds, n."""
     first = runs[0].report["samples"]
-    datasets = [run.provenance.get("datasets") for run in runs]
     return {
         "command": command,
-        "commits": distinct(commit_of(run.provenance) for run in runs),
-        "machines": distinct(machine_of(run.provenance) for run in runs),
-        "datasets": [each for index, each in enumerate(datasets) if each not in datasets[:index]],
+        **origin_of([run.provenance for run in runs]),
         "seeds": sorted({run.seed for run in runs if run.seed is not None}),
         "n_runs": len(runs),
         "n_on_orbit": first["on_orbit"]["states"],
@@ -90,30 +86,28 @@ def origin(runs: Sequence[CollatzRun], command: str) -> dict[str, Any]:
     }
 
 
-def source_lines(made: dict[str, Any]) -> list[str]:
+def source_lines(origin: dict[str, Any]) -> list[str]:
     """The last lines of every caption."""
     return [
-        f"n = {made['n_on_orbit']:,} on-orbit steps, {made['n_orbit_steps']} steps along five orbits, "
-        f"{made['n_fresh_steps']:,} along seven fresh ones, {made['n_rows'] or 'no'} rows of an evaluation file; runs: "
-        f"{made['n_runs']}, seeds {', '.join(map(str, made['seeds']))}.",
-        f"Trained on: {'; '.join(made['machines'])}.",
-        f"Commits: {', '.join(made['commits'])}.",
-        f"Figure: {made['command']}",
+        f"n = {origin['n_on_orbit']:,} on-orbit steps, {origin['n_orbit_steps']} steps along five orbits, "
+        f"{origin['n_fresh_steps']:,} along seven fresh ones, {origin['n_rows'] or 'no'} rows of an evaluation file; "
+        f"runs: {origin['n_runs']}, seeds {', '.join(map(str, origin['seeds']))}.",
+        *origin_lines(origin),
+        f"Figure: {origin['command']}",
     ]
 
 
-def save_picture(figure: Figure, stem: Path, rows: Sequence[dict[str, Any]], words: str, made: dict[str, Any]) -> None:
+def save_with_source(
+    figure: Figure, stem: Path, rows: Sequence[dict[str, Any]], words: str, origin: dict[str, Any]
+) -> None:
     """The picture, its numbers and its caption."""
-    save_figure(figure, stem, ("png", "svg"))
-    plt.close(figure)
-    save_csv(rows, stem.with_suffix(".csv"))
-    save_json(made | {"points": rows}, stem.with_suffix(".json"))
-    save_caption("\n".join([words, *source_lines(made)]), stem.with_suffix(".txt"))
+    text, numbers = "\n".join([words, *source_lines(origin)]), origin | {"points": rows}
+    save_picture(figure, stem, caption=text, rows=rows, numbers=numbers, formats=("png", "svg"))
 
 
 @exit_on_user_error
 def main(argv: Sequence[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = script_parser(__doc__)
     parser.add_argument("runs", type=Path, nargs="+", metavar="RUN", help="folders of finished runs (--output-dir)")
     parser.add_argument("--out", type=Path, metavar="DIR", required=True, help="folder for tables and figures")
     options = parser.parse_args(argv)
@@ -121,30 +115,30 @@ def main(argv: Sequence[str] | None = None) -> None:
     runs = [read_collatz_run(folder) for folder in options.runs]
     arms = collatz_arms(runs)
     margins = {run.folder: run_margins(run, "final") for run in runs}
-    found, gaps, closed = findings(arms, margins), differences(arms), against_closed(arms)
+    judged, gaps, closed = findings(arms, margins), differences(arms), against_closed(arms)
     verdicts = {run.name: run_verdicts(run) for run in runs}
     hard = hard_seed_records(arms)
     table = [
-        *comparison_table(arms), "", *closed_lines(closed), *(each["best"] for each in verdicts.values()), "",
+        *comparison_table(arms), "", *closed_lines(closed), *(words["best"] for words in verdicts.values()), "",
         *words_table(arms), "", *difference_lines(arms, gaps), "", *peak_and_final_table(arms), "",
-        *hard_seed_table(hard), "", *finding_lines(found),
+        *hard_seed_table(hard), "", *finding_lines(judged),
     ]  # fmt: skip
     print("\n".join(table))
 
     command = "python projects/collatz/report/compare_runs.py " + shlex.join(
         [*map(str, options.runs), "--out", str(options.out)]
     )
-    folder, made = make_folder(options.out), origin(runs, command)
+    folder, source = make_folder(options.out), origin(runs, command)
     save_caption("\n".join(table), folder / "collatz_report.txt")
     save_csv(run_records(arms), folder / "collatz_report.csv")
     save_json({
-        "schema_version": SCHEMA_VERSION, **made,
+        "schema_version": SCHEMA_VERSION, **source,
         "arms": arm_records(arms),
         "closed_forms": closed_records(arms),
-        "against_closed": [asdict(each) for each in closed],
+        "against_closed": [asdict(comparison) for comparison in closed],
         "verdicts": verdicts,
-        "differences": [asdict(each) for each in gaps],
-        "findings": [asdict(each) | {"verdict": each.verdict} for each in found],
+        "differences": [asdict(difference) for difference in gaps],
+        "findings": [asdict(finding) | {"verdict": finding.verdict} for finding in judged],
         "hard_seeds": hard,
         "runs": run_records(arms),
     }, folder / "collatz_report.json")  # fmt: skip
@@ -154,30 +148,32 @@ def main(argv: Sequence[str] | None = None) -> None:
         f"{best.name}, best weights": run_margins(best, "best"),
         f"{tmax.name} at L = {best.lookahead}": closed_form_margins(tmax, best.lookahead),
     }
-    save_picture(
+    save_with_source(
         draw_margins(functions), folder / "collatz_margins", margin_rows(functions),
         f"Margins V(n) - V(T(n)) along the five orbits, over the slope dV / d ln n. Learned: {best.name} (seed "
         f"{best.seed}), the run whose best weights pass most validation states. Crosses, and strokes at the foot of "
-        "the panel: violated steps. Grey: ln T^j(n). The scale is linear within 0.01 and logarithmic beyond.", made,
+        "the panel: violated steps. Grey: ln T^j(n). The scale is linear within 0.01 and logarithmic beyond.", source,
     )  # fmt: skip
     points = lookahead_rows(arms, max([_LOOKED_AHEAD, *(arm.lookahead for arm in arms)]))
-    save_picture(
+    save_with_source(
         draw_lookahead(arms, points), folder / "collatz_lookahead", points,
         "Violations against the lookahead. Left: share of on-orbit steps; lines: theory on uniform residues "
         "(projects/collatz/bounds.py), short bars: closed forms on the steps that the runs are judged on. Right: along "
         "the five orbits; lines: closed forms at every lookahead, stars: the source's runs 5 and 6. Large markers: "
         "mean of an arm's best weights, small ones: its runs, number of seeds in brackets. Vertical lines: "
-        f"{made['interval']}. Arms of one lookahead stand side by side.", made,
+        f"{source['interval']}. Arms of one lookahead stand side by side.", source,
     )  # fmt: skip
     curves = training_rows(arms)
-    save_picture(
+    save_with_source(
         draw_training(arms, curves), folder / "collatz_training", curves,
         "Training, a thin line for each run, a colour and line for each arm. Above: loss, means over stretches of "
         "updates; losses of arms with different lookaheads, targets or weights are not comparable. Middle: share of "
-        "violated on-orbit validation steps, which choose the best weights. Below: learning rate.", made,
+        "violated on-orbit validation steps, which choose the best weights. Below: learning rate.", source,
     )  # fmt: skip
-    print(f"written: {folder / 'collatz_report.txt'} (also .csv .json), {folder / 'collatz_margins.png'}, "
-          "collatz_lookahead.png, collatz_training.png (also .svg .csv .json .txt)")  # fmt: skip
+    print(
+        f"written: {folder / 'collatz_report.txt'} (also .csv .json), {folder / 'collatz_margins.png'}, "
+        "collatz_lookahead.png, collatz_training.png (also .svg .csv .json .txt)"
+    )
 
 
 if __name__ == "__main__":

@@ -53,7 +53,7 @@ def paired(arm: CollatzArm, baseline: CollatzArm, metric: Metric, moment: str) -
         (metric.read(arm.by_seed[seed].entries[moment]), metric.read(baseline.by_seed[seed].entries[moment]))
         for seed in seeds
     ]
-    values = [one - other for one, other in pairs if one is not None and other is not None]
+    values = [ours - theirs for ours, theirs in pairs if ours is not None and theirs is not None]
     if not values or len(values) < len(seeds):
         return None
     return ArmDifference(arm.label, baseline.label, moment, metric.name, seeds, values, mean_interval(values))
@@ -61,10 +61,10 @@ def paired(arm: CollatzArm, baseline: CollatzArm, metric: Metric, moment: str) -
 
 def differences(arms: Sequence[CollatzArm]) -> list[ArmDifference]:
     """Every arm against the first, in every metric, at the best and the final weights."""
-    found = [
+    compared = [
         paired(arm, arms[0], metric, moment) for arm in arms[1:] for moment in MOMENTS for metric in all_metrics(arms)
     ]
-    return [each for each in found if each is not None]
+    return [difference for difference in compared if difference is not None]
 
 
 def best_closed_form(report: Mapping[str, Any], metric: Metric) -> tuple[str, float] | None:
@@ -76,7 +76,7 @@ def best_closed_form(report: Mapping[str, Any], metric: Metric) -> tuple[str, fl
 
 def against_closed(arms: Sequence[CollatzArm]) -> list[AgainstClosed]:
     """Every arm against the best closed form: on-orbit rate, five orbits, fresh orbits."""
-    found = []
+    comparisons = []
     for arm in arms:
         for moment in MOMENTS:
             for metric in (BY_NAME[name] for name in _AGAINST):
@@ -84,8 +84,8 @@ def against_closed(arms: Sequence[CollatzArm]) -> list[AgainstClosed]:
                 if values is None or best is None:
                     continue
                 interval = mean_interval([value - best[1] for value in values])
-                found.append(AgainstClosed(arm.label, moment, metric.name, *best, interval, _beats(interval)))
-    return found
+                comparisons.append(AgainstClosed(arm.label, moment, metric.name, *best, interval, _beats(interval)))
+    return comparisons
 
 
 def _beats(interval: MeanInterval) -> bool | None:
@@ -96,7 +96,7 @@ def _beats(interval: MeanInterval) -> bool | None:
 
 
 def run_verdicts(run: CollatzRun) -> dict[str, str]:
-    """By moment: whether these weights violate less on-orbit steps than the best closed form, in words."""
+    """Whether the weights of a moment violate less on-orbit steps than the best closed form, in words, by moment."""
     same = run.entries["best"] is run.entries["final"]
     names = {"best": "V_final" if same else "V_best", "final": "V_final"}
     return {
@@ -107,12 +107,7 @@ def run_verdicts(run: CollatzRun) -> dict[str, str]:
 
 def describe(interval: MeanInterval, metric: Metric) -> str:
     """`-0.520 points, 95 % t interval -0.800 to -0.240, 5 seeds`, or violations where the metric counts them."""
-    form = "+.1f" if metric.unit == "violations" else "+.3f"
-    mean = f"{metric.scale * interval.mean:{form}} {metric.unit}"
-    if interval.bounds is None:
-        return f"{mean}, {'one seed' if interval.n == 1 else f'the same on {interval.n} seeds'}: no interval"
-    low, high = (metric.scale * bound for bound in interval.bounds)
-    return f"{mean}, 95 % t interval {low:{form}} to {high:{form}}, {interval.n} seeds"
+    return interval.in_words("+.1f" if metric.unit == "violations" else "+.3f", scale=metric.scale, unit=metric.unit)
 
 
 def arm_records(arms: Sequence[CollatzArm]) -> list[dict[str, Any]]:
@@ -160,7 +155,7 @@ def _last(run: CollatzRun, key: str) -> float | None:
 
 
 def closed_records(arms: Sequence[CollatzArm]) -> dict[str, dict[str, Any]]:
-    """By lookahead: the closed forms in every metric, and the bounds, on the steps that the runs were judged on."""
+    """The closed forms in every metric and the bounds, on the steps that the runs were judged on, by lookahead."""
     return {
         str(lookahead): {
             "bounds": report["bounds"],

@@ -10,6 +10,7 @@ import matplotlib.ticker
 import numpy as np
 from matplotlib.figure import Figure
 
+from analysis.arms.run_curves import counted
 from analysis.arms.seed_pairs import mean_interval
 from analysis.figures.figure_files import BLUE, GREEN, GREY, ORANGE, PURPLE, RED, STYLE
 from projects.collatz.bounds import bounds_at
@@ -44,11 +45,11 @@ def margin_rows(functions: Mapping[str, OrbitMargins]) -> list[dict[str, Any]]:
     rows = []
     for start in TEST_STARTS:
         path = orbit(start)
-        for name, found in functions.items():
+        for name, along in functions.items():
             rows += [
                 {"start": start, "step": step, "function": name, "n": str(path.states[step]),
-                 "k": path.valuations[step], "margin": float(margin) / found.slope, "violated": bool(bad)}
-                for step, (margin, bad) in enumerate(zip(found.margins[start], found.violated[start], strict=True))
+                 "k": path.valuations[step], "margin": float(margin) / along.slope, "violated": bool(bad)}
+                for step, (margin, bad) in enumerate(zip(along.margins[start], along.violated[start], strict=True))
             ]  # fmt: skip
     return rows
 
@@ -70,8 +71,8 @@ def draw_margins(functions: Mapping[str, OrbitMargins]) -> Figure:
             axes.set_zorder(behind.get_zorder() + 1)
             axes.patch.set_visible(False)
             counts = []
-            for row, (name, found) in enumerate(functions.items()):
-                scaled, bad = found.margins[start] / found.slope, found.violated[start]
+            for row, (name, along) in enumerate(functions.items()):
+                scaled, bad = along.margins[start] / along.slope, along.violated[start]
                 axes.plot(scaled, color=colours[name], linewidth=1.0, alpha=0.85)
                 # Marked at the foot too: most violations are too small to be seen.
                 where = np.flatnonzero(bad)
@@ -100,36 +101,38 @@ def draw_margins(functions: Mapping[str, OrbitMargins]) -> Figure:
 def lookahead_rows(arms: Sequence[CollatzArm], largest: int) -> list[dict[str, Any]]:
     """Every point of the figure: theory and closed forms at lookaheads 1 to `largest`, what was measured, arms."""
     rows: list[dict[str, Any]] = []
+
+    def add(panel: str, kind: str, name: str, lookahead: int, value: float, **more: Any) -> None:
+        rows.append({"panel": panel, "kind": kind, "name": name, "lookahead": lookahead, "value": value, **more})
+
     for lookahead in range(1, largest + 1):
         bounds = bounds_at(lookahead)
-        for name, value in (("V_avg, theory", bounds.rate_V_avg), ("V_min and V_max, theory", bounds.rate_V_min),
-                            ("lower bound", bounds.lower_bound)):  # fmt: skip
-            rows.append({"panel": "rate", "kind": "theory", "name": name, "lookahead": lookahead, "value": value})
+        add("rate", "theory", "V_avg, theory", lookahead, bounds.rate_V_avg)
+        add("rate", "theory", "V_min and V_max, theory", lookahead, bounds.rate_V_min)
+        add("rate", "theory", "lower bound", lookahead, bounds.lower_bound)
         for name, counts in judge_orbits(_FORMS, TEST_STARTS, lookahead).items():
-            total = sum(count.violations for count in counts.values())
-            rows.append({"panel": "orbits", "kind": "closed form", "name": name, "lookahead": lookahead,
-                         "value": total})  # fmt: skip
+            add("orbits", "closed form", name, lookahead, sum(count.violations for count in counts.values()))
     for lookahead, report in reports_by_lookahead(arms).items():
         for name in DRAWN:
-            low, high = report[name]["on_orbit"]["rate_interval"]
-            rows.append({"panel": "rate", "kind": "closed form", "name": name, "lookahead": lookahead,
-                         "value": report[name]["on_orbit"]["rate"], "low": low, "high": high})  # fmt: skip
+            on_orbit = report[name]["on_orbit"]
+            low, high = on_orbit["rate_interval"]
+            add("rate", "closed form", name, lookahead, on_orbit["rate"], low=low, high=high)
     for arm in arms:
         for panel, metric in (("rate", BY_NAME["on_orbit"]), ("orbits", BY_NAME["orbits"])):
             values = arm.values(metric, "best")
             assert values is not None
-            rows += [
-                {"panel": panel, "kind": "run", "name": arm.label, "lookahead": arm.lookahead, "seed": run.seed,
-                 "value": value}
-                for run, value in zip(arm.runs, values, strict=True)
-            ]  # fmt: skip
+            for run, value in zip(arm.runs, values, strict=True):
+                add(panel, "run", arm.label, arm.lookahead, value, seed=run.seed)
             mean = mean_interval(values)
-            rows.append({"panel": panel, "kind": "arm", "name": arm.label, "lookahead": arm.lookahead,
-                         "value": mean.mean, "low": mean.low, "high": mean.high, "seeds": mean.n})  # fmt: skip
+            add(panel, "arm", arm.label, arm.lookahead, mean.mean, low=mean.low, high=mean.high, seeds=mean.n)
     for lookahead, violations in SOURCE_VIOLATIONS.items():
-        rows.append({"panel": "orbits", "kind": "source", "name": "source, 4.4 million parameters",
-                     "lookahead": lookahead, "value": sum(violations.values())})  # fmt: skip
+        add("orbits", "source", "source, 4.4 million parameters", lookahead, sum(violations.values()))
     return rows
+
+
+def _points(rows: Sequence[Mapping[str, Any]], x: str) -> tuple[list[Any], list[Any]]:
+    """The columns `x` and `value` of some rows."""
+    return [row[x] for row in rows], [row["value"] for row in rows]
 
 
 def draw_lookahead(arms: Sequence[CollatzArm], rows: Sequence[Mapping[str, Any]]) -> Figure:
@@ -139,20 +142,20 @@ def draw_lookahead(arms: Sequence[CollatzArm], rows: Sequence[Mapping[str, Any]]
     with matplotlib.rc_context(STYLE):
         figure, (left, right) = plt.subplots(1, 2, figsize=(11, 5.2), constrained_layout=True)
         for axes, panel in ((left, "rate"), (right, "orbits")):
-            own = [row for row in rows if row["panel"] == panel]
+            of_panel = [row for row in rows if row["panel"] == panel]
             for name, (colour, line) in theory.items():
-                points = [row for row in own if row["name"] == name]
-                axes.plot([row["lookahead"] for row in points], [row["value"] for row in points], line, color=colour,
-                          linewidth=1.4, label=name if points else None)  # fmt: skip
+                points = [row for row in of_panel if row["name"] == name]
+                label = name if points else None
+                axes.plot(*_points(points, "lookahead"), line, color=colour, linewidth=1.4, label=label)
             for name, colour in DRAWN.items():
-                points = [row for row in own if row["kind"] == "closed form" and row["name"] == name]
+                points = [row for row in of_panel if row["kind"] == "closed form" and row["name"] == name]
                 style = {"marker": "_", "markersize": 11, "linestyle": "none", "markeredgewidth": 2}
                 if panel == "orbits":
                     style = {"linewidth": 1.2, "alpha": 0.8}
-                axes.plot([row["lookahead"] for row in points], [row["value"] for row in points], color=colour,
-                          label=name if panel == "rate" else None, **style)  # fmt: skip
+                label = name if panel == "rate" else None
+                axes.plot(*_points(points, "lookahead"), color=colour, label=label, **style)
             shifts = _shifts(arms)
-            for row in own:
+            for row in of_panel:
                 if row["kind"] not in ("run", "arm"):
                     continue
                 colour, _, marker = looks[row["name"]]
@@ -160,13 +163,14 @@ def draw_lookahead(arms: Sequence[CollatzArm], rows: Sequence[Mapping[str, Any]]
                 if row["kind"] == "run":
                     axes.plot(at, row["value"], marker, color=colour, markersize=3, alpha=0.45)
                     continue
-                axes.plot(at, row["value"], marker, color=colour, markersize=6, markeredgecolor="white", zorder=6,
-                          label=f"{row['name']} ({row['seeds']})" if panel == "rate" else None)  # fmt: skip
+                label = f"{row['name']} ({row['seeds']})" if panel == "rate" else None
+                large = {"markersize": 6, "markeredgecolor": "white", "zorder": 6}
+                axes.plot(at, row["value"], marker, color=colour, label=label, **large)
                 if row["low"] is not None:
                     axes.vlines(at, max(row["low"], 1e-6), row["high"], color=colour, linewidth=1.2, zorder=5)
-            source = [row for row in own if row["kind"] == "source"]
-            axes.plot([row["lookahead"] for row in source], [row["value"] for row in source], "*", color="black",
-                      markersize=11, label=source[0]["name"] if source else None)  # fmt: skip
+            source = [row for row in of_panel if row["kind"] == "source"]
+            label = source[0]["name"] if source else None
+            axes.plot(*_points(source, "lookahead"), "*", color="black", markersize=11, label=label)
             axes.set_xlabel("lookahead L")
         left.set_yscale("log")
         # Beyond the lookaheads of the runs the bound would take the picture over.
@@ -184,12 +188,12 @@ def draw_lookahead(arms: Sequence[CollatzArm], rows: Sequence[Mapping[str, Any]]
 
 def _shifts(arms: Sequence[CollatzArm]) -> dict[str, float]:
     """Arms of one lookahead stand side by side."""
-    found: dict[str, float] = {}
+    shifts: dict[str, float] = {}
     for lookahead in {arm.lookahead for arm in arms}:
-        own = [arm.label for arm in arms if arm.lookahead == lookahead]
-        step = min(0.7, 6 / len(own))
-        found |= {label: step * (place - (len(own) - 1) / 2) for place, label in enumerate(own)}
-    return found
+        labels = [arm.label for arm in arms if arm.lookahead == lookahead]
+        step = min(0.7, 6 / len(labels))
+        shifts |= {label: step * (place - (len(labels) - 1) / 2) for place, label in enumerate(labels)}
+    return shifts
 
 
 # -- training curves
@@ -226,7 +230,9 @@ def binned(points: Sequence[tuple[float, float]], bins: int = LOG_BINS) -> list[
         return list(points)
     steps, values = np.array(points).T
     place = np.minimum((bins * (steps - steps[0]) / (steps[-1] - steps[0])).astype(int), bins - 1)
-    return [(float(steps[place == each].mean()), float(values[place == each].mean())) for each in np.unique(place)]
+    return [
+        (float(steps[place == stretch].mean()), float(values[place == stretch].mean())) for stretch in np.unique(place)
+    ]
 
 
 def draw_training(arms: Sequence[CollatzArm], rows: Sequence[Mapping[str, Any]]) -> Figure:
@@ -235,15 +241,14 @@ def draw_training(arms: Sequence[CollatzArm], rows: Sequence[Mapping[str, Any]])
     with matplotlib.rc_context(STYLE):
         figure, panels = plt.subplots(len(PANELS), 1, figsize=(8.5, 9), sharex=True, constrained_layout=True)
         for axes, (key, label) in zip(panels, PANELS.items(), strict=True):
-            own = [row for row in rows if row["panel"] == key]
+            of_panel = [row for row in rows if row["panel"] == key]
             for arm in arms:
                 colour, line, _ = looks[arm.label]
                 for run in arm.runs:
-                    mine = [row for row in own if row["arm"] == arm.label and row["seed"] == run.seed]
-                    axes.plot([row["step"] for row in mine], [row["value"] for row in mine], color=colour,
-                              linestyle=line, linewidth=0.9, alpha=0.8)  # fmt: skip
-            above = [row["value"] for row in own if row["value"] > 0]
-            # Within a decade a logarithmic axis has hardly a number on it.
+                    mine = [row for row in of_panel if row["arm"] == arm.label and row["seed"] == run.seed]
+                    axes.plot(*_points(mine, "step"), color=colour, linestyle=line, linewidth=0.9, alpha=0.8)
+            above = [row["value"] for row in of_panel if row["value"] > 0]
+            # A logarithmic axis has hardly a number on it within one decade.
             if above and max(above) > 10 * min(above):
                 axes.set_yscale("log")
             axes.set_ylabel(label)
@@ -252,7 +257,7 @@ def draw_training(arms: Sequence[CollatzArm], rows: Sequence[Mapping[str, Any]])
         panels[-1].set_xlim(left=0)
         for arm in arms:
             colour, line, _ = looks[arm.label]
-            seeds = f"{len(arm.runs)} {'seed' if len(arm.runs) == 1 else 'seeds'}"
-            panels[0].plot([], [], color=colour, linestyle=line, label=f"{arm.label} ({seeds})")
+            label = f"{arm.label} ({counted(len(arm.runs), 'seed')})"
+            panels[0].plot([], [], color=colour, linestyle=line, label=label)
         figure.legend(loc="outside lower left", ncols=2, fontsize=8)
     return figure

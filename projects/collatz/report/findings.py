@@ -40,7 +40,7 @@ class Measure:
 
     @property
     def is_single(self) -> bool:
-        """Of a single seed, which decides nothing."""
+        """Whether it rests on a single seed, which decides nothing."""
         return self.interval is not None and self.interval.n == 1
 
 
@@ -57,12 +57,12 @@ class Finding:
     @property
     def verdict(self) -> str:
         """confirmed, refuted, open, or not run."""
-        found = {each.verdict for each in self.measures if self.parts or not each.is_single} or {"open"}
+        verdicts = {measure.verdict for measure in self.measures if self.parts or not measure.is_single} or {"open"}
         if not self.measures:
             return "not run"
-        if found == {"confirmed"}:
+        if verdicts == {"confirmed"}:
             return "confirmed"
-        if "refuted" in found and (self.parts or "confirmed" not in found):
+        if "refuted" in verdicts and (self.parts or "confirmed" not in verdicts):
             return "refuted"
         return "open"
 
@@ -92,9 +92,10 @@ def pairs(arms: Sequence[CollatzArm], keys: frozenset[str], is_pair: IsPair) -> 
         (first, second)
         for first in arms
         for second in arms
-        if first is not second and _differing(first.settings, second.settings) <= keys
+        if first is not second
+        and _differing(first.settings, second.settings) <= keys
         and is_pair(first.settings, second.settings)
-    ]  # fmt: skip
+    ]
 
 
 def _differing(first: Settings, second: Settings) -> set[str]:
@@ -119,8 +120,8 @@ def _final(metric: Metric) -> Callable[[CollatzRun], float | None]:
 def _by_seed(first: CollatzArm, second: CollatzArm, read: Callable[[CollatzRun], float | None]) -> list[float]:
     """second minus first on common seeds; empty where one of them has no value."""
     seeds = [seed for seed in second.by_seed if seed in first.by_seed]
-    found = [(read(second.by_seed[seed]), read(first.by_seed[seed])) for seed in seeds]
-    values = [one - other for one, other in found if one is not None and other is not None]
+    pairs = [(read(second.by_seed[seed]), read(first.by_seed[seed])) for seed in seeds]
+    values = [ours - theirs for ours, theirs in pairs if ours is not None and theirs is not None]
     return values if len(values) == len(seeds) else []
 
 
@@ -146,10 +147,10 @@ def side(interval: MeanInterval, rises_when_true: bool) -> str:
 
 def _t4(arms: Sequence[CollatzArm], margins: Mapping[Path, OrbitMargins]) -> Finding:
     def worst(run: CollatzRun) -> float | None:
-        own = margins.get(run.folder)
-        if own is None or own.slope <= 0:
+        along = margins.get(run.folder)
+        if along is None or along.slope <= 0:
             return None
-        return float(np.mean([own.worst(start) or 0.0 for start in HARD_STARTS]))
+        return float(np.mean([along.worst(start) or 0.0 for start in HARD_STARTS]))
 
     measures = []
     for first, second in pairs(arms, frozenset({"collatz.use_t4"}), changes("collatz.use_t4", False, True)):
@@ -169,8 +170,8 @@ def _beyond_closed_forms(arms: Sequence[CollatzArm]) -> Finding:
     lookahead = next(claim for claim in CLAIMS if claim.name == "lookahead")
 
     def excess(run: CollatzRun) -> float | None:
-        best, own = best_closed_form(run.report, _POINTS), _POINTS.read(run.entries["final"])
-        return None if best is None or own is None else own - best[1]
+        best, rate = best_closed_form(run.report, _POINTS), _POINTS.read(run.entries["final"])
+        return None if best is None or rate is None else rate - best[1]
 
     measures = [
         _measure("on-orbit viol. % above the best closed form", second, first, values, _POINTS, False)
@@ -238,17 +239,19 @@ def _growth_is_easy(arms: Sequence[CollatzArm]) -> Finding:
     for arm in arms:
         passed, others = arm.values(growth, "final"), arm.values(decay, "final")
         if arm.runs[0].preset == "faithful" and passed is not None and others is not None:
-            interval = mean_interval([one - other for one, other in zip(passed, others, strict=True)])
+            interval = mean_interval([on_growth - on_decay for on_growth, on_decay in zip(passed, others, strict=True)])
             measures.append(Measure("passed growth steps minus passed decay steps", arm.label,
                                     describe(interval, growth), interval, side(interval, True)))  # fmt: skip
     return Finding("growth_is_easy", "growth steps fail less than decay steps", "source, runs 2 to 6: 98.5 to "
                    "99.8 % of growth steps passed, which leaves 92 to 96 % of decay steps", measures)  # fmt: skip
 
 
-def finding_lines(found: Sequence[Finding]) -> list[str]:
-    """For people: verdict and claim, then what decides it."""
+def finding_lines(judged: Sequence[Finding]) -> list[str]:
+    """Lines for people: verdict and claim, then what decides it."""
     lines = []
-    for each in found:
-        lines.append(f"{each.verdict}: {each.claim} ({each.source})")
-        lines += [f"  {one.verdict}: {one.what}, {one.between}: {one.text}" for one in each.measures]
+    for finding in judged:
+        lines.append(f"{finding.verdict}: {finding.claim} ({finding.source})")
+        lines += [
+            f"  {measure.verdict}: {measure.what}, {measure.between}: {measure.text}" for measure in finding.measures
+        ]
     return lines

@@ -34,7 +34,7 @@ class OrbitMargins:
 
 
 def run_margins(run: CollatzRun, moment: str) -> OrbitMargins:
-    """Of the best or final weights, in float64. Errors: `UserError` for weights that are missing or do not fit."""
+    """Margins of the best or final weights, in float64. Errors: `UserError` for missing or unfit weights."""
     checkpoint = open_checkpoint(run.folder / f"{moment}.pt", device="cpu")
     network = build_value(checkpoint.config, torch.device("cpu"))
     check_weights(network.state_dict(), checkpoint.weights, source=checkpoint.path)
@@ -44,20 +44,20 @@ def run_margins(run: CollatzRun, moment: str) -> OrbitMargins:
 
 
 def closed_form_margins(form: ClosedForm, lookahead: int) -> OrbitMargins:
-    """Of a function in closed form; what it violates, it says itself."""
+    """Margins of a function in closed form, which says itself what it violates."""
     windows = _windows(lookahead)
-    found = {start: margins(form, each) for start, each in windows.items()}
-    return _along(found, {start: form.violations(each) for start, each in windows.items()})
+    by_start = {start: margins(form, of_orbit) for start, of_orbit in windows.items()}
+    return _along(by_start, {start: form.violations(of_orbit) for start, of_orbit in windows.items()})
 
 
 def _windows(lookahead: int) -> dict[int, Windows]:
     return {start: orbit_windows(orbit(start), lookahead) for start in TEST_STARTS}
 
 
-def _along(found: dict[int, np.ndarray], violated: dict[int, np.ndarray] | None) -> OrbitMargins:
+def _along(by_start: dict[int, np.ndarray], violated: dict[int, np.ndarray] | None) -> OrbitMargins:
     # All orbits end at 1, so V of a state is V(1) and the margins from there on.
-    heights = [np.append(np.cumsum(each[::-1])[::-1], 0.0) for each in found.values()]
-    logs = [np.log(np.array(orbit(start).states, np.float64)) for start in found]
+    heights = [np.append(np.cumsum(of_orbit[::-1])[::-1], 0.0) for of_orbit in by_start.values()]
+    logs = [np.log(np.array(orbit(start).states, np.float64)) for start in by_start]
     slope = float(np.polyfit(np.concatenate(logs), np.concatenate(heights), 1)[0])
-    bad = violated or {start: each < SMALLEST_MARGIN for start, each in found.items()}
-    return OrbitMargins(found, bad, slope)
+    bad = violated or {start: of_orbit < SMALLEST_MARGIN for start, of_orbit in by_start.items()}
+    return OrbitMargins(by_start, bad, slope)

@@ -34,7 +34,7 @@ CORRECTION = (
 
 @dataclass(frozen=True)
 class OrbitFacts:
-    """Of one odd start above 1.
+    """What is known of the orbit of one odd start above 1.
 
     Attributes:
         steps: applications of T down to 1; growth_steps of them with T(n) > n; halvings: k_1 + ... + k_steps.
@@ -80,7 +80,7 @@ def orbit_facts(start: int, lookaheads: Iterable[int]) -> OrbitFacts:
         odd_max=path.odd_max,
         full_max=path.full_max,
         full_steps=path.full_steps,
-        rising={each: int(Average().violations(orbit_windows(path, each)).sum()) for each in lookaheads},
+        rising={lookahead: int(Average().violations(orbit_windows(path, lookahead)).sum()) for lookahead in lookaheads},
         trained_on=sum(state in _trained_on() for state in path.states[:-1]),
     )
 
@@ -117,9 +117,9 @@ def record_starts(steps: np.ndarray) -> list[int]:
 
 
 def at_least_as_long(steps: np.ndarray, starts: Sequence[int]) -> dict[int, int | None]:
-    """By start: how many odd numbers up to it take at least as many steps, itself included; None beyond the counts."""
-    found: dict[int, int | None] = {}
+    """How many odd numbers up to a start, itself included, take at least as many steps; None beyond the counts."""
+    counts: dict[int, int | None] = {}
     for start in starts:
         known = steps[: start // 2 + 1]
-        found[start] = int((known >= known[-1]).sum()) if start // 2 < len(steps) else None
-    return found
+        counts[start] = int((known >= known[-1]).sum()) if start // 2 < len(steps) else None
+    return counts

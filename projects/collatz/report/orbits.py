@@ -23,15 +23,14 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[3]))
 
-import numpy as np
 from tqdm import tqdm
 
+from analysis.command_line import environment, script_parser
 from analysis.figures.figure_files import make_folder, save_caption, save_csv, save_json
 from errors import UserError, exit_on_user_error
-from projects.collatz.baselines import environment
 from projects.collatz.bounds import bounds_at
-from projects.collatz.closed_forms import CLOSED_FORMS
-from projects.collatz.evaluation import judge_orbits
+from projects.collatz.closed_forms import CLOSED_FORMS, LogN
+from projects.collatz.evaluation import judge_orbits, violations_by_name
 from projects.collatz.evaluation_report import TEST_SEED, test_states
 from projects.collatz.report.orbit_facts import (
     CORRECTION,
@@ -46,7 +45,6 @@ from projects.collatz.report.small_windows import MOST_LOOKAHEAD, BestWindows, b
 from projects.collatz.samples import FRESH_STARTS, ORBIT_BITS
 from projects.collatz.settings import MOST_LOOKAHEAD as LARGEST_LOOKAHEAD
 from projects.collatz.syracuse import TEST_STARTS
-from projects.collatz.windows import windows_of
 from training.evaluation.answering import wilson_interval
 from training.evaluation.summary_table import aligned
 
@@ -62,25 +60,20 @@ def closed_form_rows(lookahead: int, states: Sequence[int]) -> list[dict[str, An
     growth_violations and decay_violations are counts among growth_steps and decay_steps of the states.
     """
     orbits, fresh = (judge_orbits(CLOSED_FORMS, starts, lookahead) for starts in (TEST_STARTS, FRESH_STARTS))
-    failed: dict[str, list[np.ndarray]] = {form.name: [] for form in CLOSED_FORMS}
-    growth_parts = []
-    for windows in windows_of(states, lookahead):
-        growth_parts.append(windows.is_growth)
-        for form in CLOSED_FORMS:
-            failed[form.name].append(form.violations(windows))
-    growth = np.concatenate(growth_parts)
+    failed = violations_by_name(CLOSED_FORMS, states, lookahead, f"closed forms at lookahead {lookahead}")
+    growth = failed[LogN.name]  # of states above 1, ln n fails on growth steps and on no other
     rows = []
     for form in CLOSED_FORMS:
-        violations = np.concatenate(failed[form.name])
+        violations = failed[form.name]
         count = int(violations.sum())
         low, high = wilson_interval(count, len(growth))
         rows.append({
             "lookahead": lookahead, "function": form.name,
-            "orbit_violations": sum(each.violations for each in orbits[form.name].values()),
-            "orbit_steps": sum(each.steps for each in orbits[form.name].values()),
-            **{f"orbit_{start}": each.violations for start, each in orbits[form.name].items()},
-            "fresh_violations": sum(each.violations for each in fresh[form.name].values()),
-            "fresh_steps": sum(each.steps for each in fresh[form.name].values()),
+            "orbit_violations": sum(counts.violations for counts in orbits[form.name].values()),
+            "orbit_steps": sum(counts.steps for counts in orbits[form.name].values()),
+            **{f"orbit_{start}": counts.violations for start, counts in orbits[form.name].items()},
+            "fresh_violations": sum(counts.violations for counts in fresh[form.name].values()),
+            "fresh_steps": sum(counts.steps for counts in fresh[form.name].values()),
             "steps": len(growth), "violations": count, "rate": count / len(growth), "low": low, "high": high,
             "growth_steps": int(growth.sum()), "growth_violations": int((violations & growth).sum()),
             "decay_steps": int((~growth).sum()), "decay_violations": int((violations & ~growth).sum()),
@@ -89,18 +82,18 @@ def closed_form_rows(lookahead: int, states: Sequence[int]) -> list[dict[str, An
 
 
 def small_optima(most: int) -> list[dict[str, Any]]:
-    """By lookahead 1..`most`: the best V at equal weights, both ways to break ties, and at the source's weight."""
-    found = []
+    """The best V at lookaheads 1..`most`: at equal weights, ties broken in both ways, and at the source's weight."""
+    optima = []
     for lookahead in tqdm(range(1, most + 1), desc="best small windows", disable=None, leave=False):
         bounds = bounds_at(lookahead)
-        fewest, most_growth = (best_windows(lookahead, 1.0, prefer_growth=each) for each in (False, True))
+        fewest, most_growth = (best_windows(lookahead, 1.0, prefer_growth=prefer) for prefer in (False, True))
         weighted = best_windows(lookahead, GROWTH_WEIGHT)
-        found.append({
+        optima.append({
             "lookahead": lookahead, "lower_bound": bounds.lower_bound, "rate_V_min": bounds.rate_V_min,
             "forced_growth": fewest.forced_growth, "equal_fewest_growth": _optimum(fewest),
             "equal_most_growth": _optimum(most_growth), "weighted": _optimum(weighted),
         })  # fmt: skip
-    return found
+    return optima
 
 
 def _optimum(best: BestWindows) -> dict[str, float]:
@@ -111,14 +104,14 @@ def orbit_table(facts: Sequence[OrbitFacts], longer: dict[int, int | None]) -> l
     """One line for each start; `longer` as `at_least_as_long` gives it."""
     lookaheads = list(facts[0].rising)
     header = ["start", "steps", "growth", "mean k", "odd max", "ratio", "full max", "ratio",
-              *(f"rise L={each}" for each in lookaheads), "trained on", "as long"]  # fmt: skip
+              *(f"rise L={lookahead}" for lookahead in lookaheads), "trained on", "as long"]  # fmt: skip
     rows = [header]
-    for each in facts:
-        count = longer[each.start]
+    for fact in facts:
+        count = longer[fact.start]
         rows.append([
-            str(each.start), str(each.steps), str(each.growth_steps), f"{each.mean_valuation:.3f}",
-            f"{each.odd_max:,}", f"{each.odd_ratio:,.1f}", f"{each.full_max:,}", f"{each.full_ratio:,.1f}",
-            *(str(rising) for rising in each.rising.values()), f"{each.trained_on}/{each.steps}",
+            str(fact.start), str(fact.steps), str(fact.growth_steps), f"{fact.mean_valuation:.3f}",
+            f"{fact.odd_max:,}", f"{fact.odd_ratio:,.1f}", f"{fact.full_max:,}", f"{fact.full_ratio:,.1f}",
+            *(str(rising) for rising in fact.rising.values()), f"{fact.trained_on}/{fact.steps}",
             "-" if count is None else "record" if count == 1 else str(count),
         ])  # fmt: skip
     return aligned(rows, left=1)
@@ -131,17 +124,16 @@ def closed_form_table(rows: Sequence[dict[str, Any]]) -> list[str]:
               f"orbits /{first['orbit_steps']}", "each", f"fresh /{first['fresh_steps']}"]  # fmt: skip
     lines = [header]
     for row in rows:
-        each = "/".join(str(row[f"orbit_{start}"]) for start in TEST_STARTS)
+        by_orbit = "/".join(str(row[f"orbit_{start}"]) for start in TEST_STARTS)
         lines.append([
             row["function"], f"{100 * row['rate']:.3f} %", f"{100 * row['low']:.2f}-{100 * row['high']:.2f}",
             f"{100 * row['growth_violations'] / row['growth_steps']:.3f} %",
             f"{100 * row['decay_violations'] / row['decay_steps']:.3f} %",
-            str(row["orbit_violations"]), each, str(row["fresh_violations"]),
+            str(row["orbit_violations"]), by_orbit, str(row["fresh_violations"]),
         ])  # fmt: skip
     bounds = bounds_at(first["lookahead"])
     theory = (
-        f"in theory: V_avg {100 * bounds.rate_V_avg:.4g} %, V_min and V_max {100 * bounds.rate_V_min:.4g} %, nothing "
-        f"below {100 * bounds.lower_bound:.4g} %; growth steps that every V of ln n and the window fails: "
+        f"in theory: {bounds.in_words()}; growth steps that every V of ln n and the window fails: "
         f"{100 * 2.0 ** -(first['lookahead'] + 1):.3g} % of all steps"
     )
     return [*aligned(lines, left=1), theory]
@@ -152,14 +144,14 @@ def small_table(optima: Sequence[dict[str, Any]]) -> list[str]:
     rows: list[Sequence[str]] = [
         ("L", "bound", "best V", "on growth", "on decay", "at 10:1", "on growth", "on decay", "forced growth", "V_min")
     ]
-    for each in optima:
-        low, high, weighted = each["equal_fewest_growth"], each["equal_most_growth"], each["weighted"]
+    for optimum in optima:
+        low, high, weighted = optimum["equal_fewest_growth"], optimum["equal_most_growth"], optimum["weighted"]
         rows.append((
-            str(each["lookahead"]), _percent(each["lower_bound"]), _percent(low["rate"]),
+            str(optimum["lookahead"]), _percent(optimum["lower_bound"]), _percent(low["rate"]),
             f"{_percent(low['growth'])} to {_percent(high['growth'])}",
             f"{_percent(high['decay'])} to {_percent(low['decay'])}", _percent(weighted["rate"]),
-            _percent(weighted["growth"]), _percent(weighted["decay"]), _percent(each["forced_growth"]),
-            _percent(each["rate_V_min"]),
+            _percent(weighted["growth"]), _percent(weighted["decay"]), _percent(optimum["forced_growth"]),
+            _percent(optimum["rate_V_min"]),
         ))  # fmt: skip
     return aligned(rows, left=1)
 
@@ -172,18 +164,19 @@ def _lookaheads(text: str) -> list[int]:
     words = [word.strip() for word in text.split(",")]
     if not all(word.isascii() and word.isdigit() and len(word) <= 6 for word in words):
         raise argparse.ArgumentTypeError(f"{text[:40]!r} are no lookaheads such as 10,20,30")
-    found = list(dict.fromkeys(map(int, words)))
-    if not all(1 <= each <= LARGEST_LOOKAHEAD for each in found):
+    lookaheads = list(dict.fromkeys(map(int, words)))
+    if not all(1 <= lookahead <= LARGEST_LOOKAHEAD for lookahead in lookaheads):
         raise argparse.ArgumentTypeError(f"{text[:40]!r}: expected lookaheads from 1 to {LARGEST_LOOKAHEAD}")
-    return found
+    return lookaheads
 
 
 @exit_on_user_error
 def main(argv: Sequence[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = script_parser(__doc__)
     parser.add_argument("--out", type=Path, metavar="DIR", required=True, help="folder for the tables")
-    parser.add_argument("--lookaheads", type=_lookaheads, default=list(LOOKAHEADS), metavar="L,L,...",
-                        help="default 10,20,30")  # fmt: skip
+    parser.add_argument(
+        "--lookaheads", type=_lookaheads, default=list(LOOKAHEADS), metavar="L,L,...", help="default 10,20,30"
+    )
     parser.add_argument("--starts", type=int, default=100, metavar="N",
                         help=f"orbits of {ORBIT_BITS}-bit starts in the sample (default %(default)s)")  # fmt: skip
     parser.add_argument("--small", type=int, default=MOST_LOOKAHEAD, metavar="L",
@@ -201,35 +194,39 @@ def main(argv: Sequence[str] | None = None) -> None:
     counts = odd_step_counts(RECORDS_BELOW)
     longer = at_least_as_long(counts, starts)
     states = test_states(options.starts)
-    rows = [closed_form_rows(each, states) for each in tqdm(options.lookaheads, disable=None, leave=False)]
+    by_lookahead = [
+        closed_form_rows(lookahead, states) for lookahead in tqdm(options.lookaheads, disable=None, leave=False)
+    ]
     optima = small_optima(options.small)
     table = [
         "Orbits. rise L: states with T^(L+1)(n) >= n. trained on: states on orbits of the source's seeds. as long:",
         f"odd numbers up to the start with at least as many steps, of starts below {RECORDS_BELOW:,}; record: no other",
-        *orbit_table(facts, longer), CORRECTION, "",
-        *(line for part in rows for line in [*closed_form_table(part), ""]),
+        *orbit_table(facts, longer),
+        CORRECTION,
+        "",
+        *(line for rows in by_lookahead for line in [*closed_form_table(rows), ""]),
         "The best V = alpha ln n + G(k_1..k_L) there is, in percent of all steps, valuations from 3 on seen as one: at",
         "equal weights (from the fewest to the most violated growth steps that are as good), and growth steps 10:1",
         *small_table(optima),
-    ]  # fmt: skip
+    ]
     print("\n".join(table))
     save_caption("\n".join(table), folder / "collatz_orbits.txt")
-    save_csv([row for part in rows for row in part], folder / "collatz_orbits.csv")
+    save_csv([row for rows in by_lookahead for row in rows], folder / "collatz_orbits.csv")
     save_json({
         "schema_version": SCHEMA_VERSION,
         "command": f"python projects/collatz/report/orbits.py {shlex.join(typed)}",
         "environment": environment(),
         "sample": {"starts": options.starts, "bits": ORBIT_BITS, "seed": TEST_SEED, "states": len(states)},
         "orbits": [
-            asdict(each) | {"odd_ratio": each.odd_ratio, "full_ratio": each.full_ratio,
-                            "mean_valuation": each.mean_valuation, "at_least_as_long": longer[each.start],
-                            "source": SOURCE_TABLE.get(each.start)}
-            for each in facts
+            asdict(fact) | {"odd_ratio": fact.odd_ratio, "full_ratio": fact.full_ratio,
+                            "mean_valuation": fact.mean_valuation, "at_least_as_long": longer[fact.start],
+                            "source": SOURCE_TABLE.get(fact.start)}
+            for fact in facts
         ],
         "correction": CORRECTION,
         "records": {"below": RECORDS_BELOW, "starts": record_starts(counts)},
-        "closed_forms": [row for part in rows for row in part],
-        "bounds": {str(each): bounds_at(each).as_dict() for each in options.lookaheads},
+        "closed_forms": [row for rows in by_lookahead for row in rows],
+        "bounds": {str(lookahead): bounds_at(lookahead).as_dict() for lookahead in options.lookaheads},
         "small_windows": optima,
     }, folder / "collatz_orbits.json")  # fmt: skip
     print(f"written: {folder / 'collatz_orbits.txt'} (also .csv .json)")

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from analysis.arms.run_curves import number_or_none, shared_settings
-from dataset.plain_data import JsonError, read_json_object
+from dataset.plain_data import json_object_or_refuse
 from errors import UserError
 from projects.collatz.closed_forms import CLOSED_FORMS
 from projects.collatz.scoring import REPORT
@@ -135,8 +135,8 @@ class CollatzRun:
 
     def curve(self, key: str) -> list[tuple[int, float]]:
         """(updates, value) wherever the log has `key`; of two lines of one update the later counts."""
-        found = {point.step: point.values[key] for point in self.log if key in point.values}
-        return sorted(found.items())
+        values = {point.step: point.values[key] for point in self.log if key in point.values}
+        return sorted(values.items())
 
 
 def read_collatz_run(folder: Path) -> CollatzRun:
@@ -145,7 +145,7 @@ def read_collatz_run(folder: Path) -> CollatzRun:
     evaluation = folder / REPORT
     if not names.provenance.is_file():
         raise UserError(f"{folder} has no {names.provenance.name}: name the --output-dir of a run of collatz.py")
-    provenance = _object(names.provenance)
+    provenance = json_object_or_refuse(names.provenance)
     config, seeds = provenance.get("config"), provenance.get("seeds")
     if not isinstance(config, dict) or not isinstance(seeds, dict):
         raise UserError(f"{names.provenance} holds no config and seeds: name the --output-dir of a run")
@@ -154,7 +154,7 @@ def read_collatz_run(folder: Path) -> CollatzRun:
     for path in (names.summary, evaluation, names.metrics):
         if not path.is_file():
             raise UserError(f"{folder} has no {path.name}: let the run go on to its end with its own command")
-    summary, report = _object(names.summary), _object(evaluation)
+    summary, report = json_object_or_refuse(names.summary), json_object_or_refuse(evaluation)
     seed = seeds.get("seed")
     if type(seed) is not int and seed is not None:
         raise UserError(f"{names.provenance}: found seed {seed!r}, expected a whole number")
@@ -204,7 +204,7 @@ def _judged(report: Entry, summary: Entry, settings: Entry) -> tuple[dict[str, E
 
 
 def _settings(config: Entry) -> dict[str, Any]:
-    """As `shared_settings`; of the evaluation file only its name, which may lie elsewhere on another machine."""
+    """`shared_settings` with the evaluation file's name alone: the file may lie elsewhere on another machine."""
     settings = shared_settings(config)
     file = settings.get("collatz.eval_csv")
     return settings | {"collatz.eval_csv": Path(file).name if isinstance(file, str) else None}
@@ -213,10 +213,3 @@ def _settings(config: Entry) -> dict[str, Any]:
 def _point(record: Entry) -> LogPoint:
     numbers = {key: number_or_none(value) for key, value in record.items()}
     return LogPoint(record["step"], {key: value for key, value in numbers.items() if value is not None})
-
-
-def _object(path: Path) -> dict[str, Any]:
-    try:
-        return read_json_object(path)
-    except JsonError as error:
-        raise UserError(f"{path}: {error}") from error

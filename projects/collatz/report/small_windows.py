@@ -80,12 +80,12 @@ def _smallest_cover(costs: np.ndarray, cycles: list[list[int]]) -> np.ndarray:
     rows = np.zeros((len(cycles), len(costs)))
     for row, cycle in zip(rows, cycles, strict=True):
         row[cycle] = 1
-    found = milp(
+    cover = milp(
         costs / costs.max(), constraints=LinearConstraint(rows, 1, np.inf), bounds=Bounds(0, 1),
         integrality=np.ones(len(costs)), options={"mip_rel_gap": 0.0, "presolve": False},
     )  # fmt: skip
-    assert found.success, found.message
-    return np.asarray(found.x > 0.5)
+    assert cover.success, cover.message
+    return np.asarray(cover.x > 0.5)
 
 
 class _Graph:

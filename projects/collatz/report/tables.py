@@ -4,14 +4,9 @@ from collections.abc import Sequence
 from typing import Any
 
 from analysis.arms.seed_pairs import mean_interval
+from projects.collatz.bounds import Bounds
 from projects.collatz.report.arms import CollatzArm, reports_by_lookahead
-from projects.collatz.report.comparisons import (
-    CLOSED_NAMES,
-    AgainstClosed,
-    ArmDifference,
-    all_metrics,
-    describe,
-)
+from projects.collatz.report.comparisons import CLOSED_NAMES, AgainstClosed, ArmDifference, all_metrics, describe
 from projects.collatz.report.orbit_facts import CORRECTION, SOURCE_TABLE, SOURCE_VIOLATIONS, orbit_facts
 from projects.collatz.report.runs import BY_NAME, METRICS, MOMENTS, Metric, size_metrics, word_metrics
 from projects.collatz.syracuse import TEST_STARTS
@@ -22,8 +17,9 @@ def comparison_table(arms: Sequence[CollatzArm]) -> list[str]:
     """Arms, best and final weights, then the closed forms at each lookahead, and the bounds."""
     entry = arms[0].runs[0].entries["final"]
     totals = {key: sum(count["steps"] for count in entry[key].values()) for key in ("orbits", "fresh")}
-    headers = [f"{metric.header} /{totals[metric.name]:,}" if metric.name in totals else metric.header
-               for metric in METRICS]  # fmt: skip
+    headers = [
+        f"{metric.header} /{totals[metric.name]:,}" if metric.name in totals else metric.header for metric in METRICS
+    ]
     sample = arms[0].runs[0].report["samples"]["on_orbit"]
     file_rows = next((run.rows for arm in arms for run in arm.runs if run.rows is not None), None)
     lines = [
@@ -37,17 +33,12 @@ def comparison_table(arms: Sequence[CollatzArm]) -> list[str]:
             rows.append([arm.label, moment, str(len(arm.runs)), *cells, _each_orbit(arm, moment)])
     for lookahead, report in reports_by_lookahead(arms).items():
         for name in CLOSED_NAMES:
-            each = "/".join(str(count["violations"]) for count in report[name]["orbits"].values())
+            by_orbit = "/".join(str(count["violations"]) for count in report[name]["orbits"].values())
             cells = [metric.shown(metric.read(report[name])) for metric in METRICS]
-            rows.append([f"{name} L{lookahead}", "closed form", "", *cells, each])
+            rows.append([f"{name} L{lookahead}", "closed form", "", *cells, by_orbit])
     lines += aligned(rows, left=2)
     for lookahead, report in reports_by_lookahead(arms).items():
-        bounds = report["bounds"]
-        lines.append(
-            f"in theory at lookahead {lookahead}: V_avg {100 * bounds['rate_V_avg']:.4g} %, V_min and V_max "
-            f"{100 * bounds['rate_V_min']:.4g} % violations; no function of ln n and the window below "
-            f"{100 * bounds['lower_bound']:.4g} %"
-        )
+        lines.append(f"in theory at lookahead {lookahead}: {Bounds(**report['bounds']).in_words()}")
     return lines
 
 
@@ -67,8 +58,9 @@ def _cell(arm: CollatzArm, metric: Metric, moment: str) -> str:
 def _each_orbit(arm: CollatzArm, moment: str) -> str:
     """Mean violations along each of the five orbits, in their order."""
     starts = arm.runs[0].entries[moment]["orbits"]
-    means = [sum(run.entries[moment]["orbits"][start]["violations"] for run in arm.runs) / len(arm.runs)
-             for start in starts]  # fmt: skip
+    means = [
+        sum(run.entries[moment]["orbits"][start]["violations"] for run in arm.runs) / len(arm.runs) for start in starts
+    ]
     return "/".join(f"{mean:.3g}" for mean in means)
 
 
@@ -76,15 +68,15 @@ def closed_lines(closed: Sequence[AgainstClosed]) -> list[str]:
     """Whether each arm's best weights beat the best closed form, in words."""
     words = {True: "beats", False: "does not beat", None: "is not told apart from"}
     lines = []
-    for each in closed:
-        if each.moment != "best":
+    for comparison in closed:
+        if comparison.moment != "best":
             continue
-        metric = BY_NAME[each.metric]
-        verb = words[each.beats]
-        if each.beats is None and each.interval.bounds is None:
+        metric = BY_NAME[comparison.metric]
+        verb = words[comparison.beats]
+        if comparison.beats is None and comparison.interval.bounds is None:
             verb = "has too few seeds to be compared with"
-        best = f"the best closed form, {each.closed_form} ({metric.shown(each.closed_value, '.3f')})"
-        lines.append(f"{each.arm} {verb} {best}, in {metric.header}: {describe(each.interval, metric)}")
+        best = f"the best closed form, {comparison.closed_form} ({metric.shown(comparison.closed_value, '.3f')})"
+        lines.append(f"{comparison.arm} {verb} {best}, in {metric.header}: {describe(comparison.interval, metric)}")
     return lines
 
 
@@ -95,27 +87,29 @@ def words_table(arms: Sequence[CollatzArm]) -> list[str]:
     rows = [["violations in %", *(metric.header.removesuffix(" %") for metric in metrics)]]
     for arm in arms:
         means = [arm.values(metric, "best") for metric in metrics]
-        rows.append([arm.label, *("-" if each is None else metric.shown(sum(each) / len(each))
-                                  for metric, each in zip(metrics, means, strict=True))])  # fmt: skip
+        rows.append([arm.label, *("-" if values is None else metric.shown(sum(values) / len(values))
+                                  for metric, values in zip(metrics, means, strict=True))])  # fmt: skip
     for lookahead, report in reports_by_lookahead(arms).items():
-        rows += [[f"{name} L{lookahead}", *(metric.shown(metric.read(report[name])) for metric in metrics)]
-                 for name in CLOSED_NAMES]  # fmt: skip
+        rows += [
+            [f"{name} L{lookahead}", *(metric.shown(metric.read(report[name])) for metric in metrics)]
+            for name in CLOSED_NAMES
+        ]
     return aligned(rows, left=1)
 
 
-def difference_lines(arms: Sequence[CollatzArm], found: Sequence[ArmDifference]) -> list[str]:
+def difference_lines(arms: Sequence[CollatzArm], differences: Sequence[ArmDifference]) -> list[str]:
     """Final weights against the first arm's, in the columns of the table."""
     names = {metric.name for metric in METRICS}
     by_name = {metric.name: metric for metric in all_metrics(arms)}
     lines = [
-        f"{each.arm} minus {each.baseline}, final, {by_name[each.metric].header}: "
-        f"{describe(each.interval, by_name[each.metric])}"
-        for each in found
-        if each.moment == "final" and each.metric in names
+        f"{difference.arm} minus {difference.baseline}, final, {by_name[difference.metric].header}: "
+        f"{describe(difference.interval, by_name[difference.metric])}"
+        for difference in differences
+        if difference.moment == "final" and difference.metric in names
     ]
-    compared = {each.arm for each in found}
-    lines += [f"{arm.label}: no seed in common with {arms[0].label}, not compared"
-              for arm in arms[1:] if arm.label not in compared]  # fmt: skip
+    compared = {difference.arm for difference in differences}
+    lost = [arm.label for arm in arms[1:] if arm.label not in compared]
+    lines += [f"{label}: no seed in common with {arms[0].label}, not compared" for label in lost]
     return lines or ["one arm: nothing to compare"]
 
 
@@ -155,7 +149,7 @@ def hard_seed_records(arms: Sequence[CollatzArm]) -> list[dict[str, Any]]:
             "odd_ratio": facts.odd_ratio, "full_max": facts.full_max, "full_ratio": facts.full_ratio,
             "source_terms": terms, "source_max": maximum, "source_ratio": ratio,
             "source_max_is_odd_only": maximum == facts.odd_max,
-            "source_violations": {str(lookahead): found[start] for lookahead, found in SOURCE_VIOLATIONS.items()},
+            "source_violations": {str(lookahead): by[start] for lookahead, by in SOURCE_VIOLATIONS.items()},
             "fewest_violations": fewest, "best_runs": there,
         })  # fmt: skip
     return records
@@ -165,13 +159,13 @@ def hard_seed_table(records: Sequence[dict[str, Any]]) -> list[str]:
     """start, steps, odd-only maximum and ratio, violations of the source's runs, best run here."""
     rows = [["start", "steps", "odd-only maximum", "ratio", "source's maximum", "source L10", "source L20",
              "fewest here", "by"]]  # fmt: skip
-    for each in records:
-        by = each["best_runs"]
+    for record in records:
+        by = record["best_runs"]
         names = by[0] if len(by) == 1 else f"{by[0]} and {len(by) - 1} more"
-        wrong = "" if each["source_max_is_odd_only"] else " (full map)"
+        wrong = "" if record["source_max_is_odd_only"] else " (full map)"
         rows.append([
-            str(each["start"]), str(each["steps"]), f"{each['odd_max']:,}", f"{each['odd_ratio']:,.1f}",
-            f"{each['source_max']:,}{wrong}", *(str(count) for count in each["source_violations"].values()),
-            str(each["fewest_violations"]), names,
+            str(record["start"]), str(record["steps"]), f"{record['odd_max']:,}", f"{record['odd_ratio']:,.1f}",
+            f"{record['source_max']:,}{wrong}", *(str(count) for count in record["source_violations"].values()),
+            str(record["fewest_violations"]), names,
         ])  # fmt: skip
     return [*aligned(rows, left=1), CORRECTION]

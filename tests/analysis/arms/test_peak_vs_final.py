@@ -14,9 +14,8 @@ import pytest
 from analysis.arms import peak_vs_final
 from analysis.arms.equal_budgets import at_equal_budgets, budget_table
 from analysis.arms.finished_runs import Arm, arms_of, read_finished
-from analysis.arms.peak_vs_final import draw, snapshot
+from analysis.arms.peak_vs_final import draw, signature_table, snapshot, success_signature
 from analysis.arms.seed_pairs import CLEAN, compared, mcnemar, mean_interval
-from analysis.arms.success_signature import signature_table, success_signature
 from dataset.eval_batches import row_hashes, test_rows
 from dataset.puzzle_folder import open_puzzle_set
 from errors import UserError
@@ -95,30 +94,27 @@ def arms(*folders: Path) -> list[Arm]:
 def test_the_table_of_the_source(tmp_path: Path) -> None:
     """The long-run result snapshot of the source document, from runs that solved so many of 1,024."""
     hrm = {"arch": {"name": "hrm"}}
-    found = arms(
+    groups = arms(
         finished(tmp_path / "e", (530, 648, 594), best_step=5000, updates=50000, count=1024, **hrm, **PLAIN),
         finished(tmp_path / "f", (530, 640, 603), best_step=7500, updates=50000, count=1024, **hrm, **MULTI),
         finished(tmp_path / "g", (575, 609, 509), best_step=22500, updates=50000, count=1024, **PLAIN),
         finished(tmp_path / "h", (575, 623, 564), best_step=42500, updates=50000, count=1024, **MULTI),
     )
-    assert snapshot(found) == [
+    assert snapshot(groups) == [
         "HRM baseline_ce:                       initial 0.5176, best 0.6328 @ 5000, final 0.5801",
         "HRM multi_perturbed_ce K=4 loguniform: initial 0.5176, best 0.6250 @ 7500, final 0.5889",
         "TRM baseline_ce:                       initial 0.5615, best 0.5947 @ 22500, final 0.4971",
         "TRM multi_perturbed_ce K=4 loguniform: initial 0.5615, best 0.6084 @ 42500, final 0.5508",
     ]
-    differences = compared(found)
-    assert [(each.arm.split()[0], each.moment, 1024 * each.values[0]) for each in differences] == [
-        ("HRM", "best", -8),
-        ("HRM", "final", 9),
-        ("TRM", "best", 14),
-        ("TRM", "final", 55),
-    ]
-    assert all(each.interval.low is None and each.interval.n == 1 for each in differences)
+    differences = compared(groups)
+    assert [
+        (difference.arm.split()[0], difference.moment, 1024 * difference.values[0]) for difference in differences
+    ] == [("HRM", "best", -8), ("HRM", "final", 9), ("TRM", "best", 14), ("TRM", "final", 55)]
+    assert all(difference.interval.low is None and difference.interval.n == 1 for difference in differences)
 
 
 def test_arms_are_settings_and_lengths_without_the_seed(tmp_path: Path) -> None:
-    found = arms(
+    groups = arms(
         finished(tmp_path / "a0", (1, 4, 3), **PLAIN),
         finished(tmp_path / "long0", (1, 5, 4), updates=60, **PLAIN),
         finished(tmp_path / "wide0", (1, 5, 4), global_batch_size=4, **PLAIN),
@@ -130,21 +126,21 @@ def test_arms_are_settings_and_lengths_without_the_seed(tmp_path: Path) -> None:
             objective={"name": "single_perturbed_ce", "num_trajectories": 1, "noise_sampling": "fixed"},
         ),
     )
-    assert [[run.name for run in arm.runs] for arm in found] == [
+    assert [[run.name for run in arm.runs] for arm in groups] == [
         ["a0", "a1"],
         ["long0"],
         ["wide0"],
         ["multi"],
         ["single"],
     ]
-    assert [arm.label for arm in found] == [
+    assert [arm.label for arm in groups] == [
         "TRM baseline_ce (global_batch_size=768, updates=30)",
         "TRM baseline_ce (global_batch_size=768, updates=60)",
         "TRM baseline_ce (global_batch_size=4, updates=30)",
         "TRM multi_perturbed_ce K=4 loguniform",
         "TRM single_perturbed_ce K=1 fixed",
     ]
-    assert (found[0].spent("flops"), found[0].spent("seconds"), found[1].spent("flops")) == (3e4, 60, 6e4)
+    assert (groups[0].spent("flops"), groups[0].spent("seconds"), groups[1].spent("flops")) == (3e4, 60, 6e4)
 
 
 def test_lengths_that_patience_decided_are_one_arm(tmp_path: Path) -> None:
@@ -157,11 +153,11 @@ def test_lengths_that_patience_decided_are_one_arm(tmp_path: Path) -> None:
 
 def test_arms_that_a_label_cannot_tell_apart_get_their_hash(tmp_path: Path) -> None:
     many = {"lr": 0.5, "beta1": 0.5, "beta2": 0.5, "weight_decay": 0.5}
-    found = arms(
+    groups = arms(
         *(finished(tmp_path / f"{decay}", (1, 4, 3), **many, **PLAIN, puzzle_emb_lr=decay) for decay in (0.1, 0.2)),
         finished(tmp_path / "plain", (1, 4, 3), **PLAIN),
     )
-    assert len({arm.label for arm in found}) == 3
+    assert len({arm.label for arm in groups}) == 3
 
 
 @pytest.mark.parametrize("seed", range(4))
@@ -169,14 +165,14 @@ def test_mcnemar_by_counting_all_signs(seed: int) -> None:
     """Every way to hand the puzzles solved by one alone to either run: how many are at most as likely as ours."""
     rng = random.Random(seed)
     ours, theirs = (np.array([rng.random() < share for _ in range(20)]) for share in (0.7, 0.4))
-    found = mcnemar(ours, theirs)
+    counts = mcnemar(ours, theirs)
     only_ours = sum(a and not b for a, b in zip(ours, theirs, strict=True))
     only_theirs = sum(b and not a for a, b in zip(ours, theirs, strict=True))
-    assert (found.only_arm, found.only_baseline) == (only_ours, only_theirs)
+    assert (counts.only_arm, counts.only_baseline) == (only_ours, only_theirs)
     discordant = only_ours + only_theirs
     ways = [sum(signs) for signs in itertools.product((0, 1), repeat=discordant)]
     as_extreme = [n for n in ways if math.comb(discordant, n) <= math.comb(discordant, only_ours)]
-    assert found.p == pytest.approx(len(as_extreme) / len(ways), rel=1e-12)
+    assert counts.p == pytest.approx(len(as_extreme) / len(ways), rel=1e-12)
 
 
 def test_mcnemar_of_equal_answers_says_nothing() -> None:
@@ -189,15 +185,15 @@ def test_interval_of_three_seeds_by_hand() -> None:
     values = [0.01, 0.03, 0.08]
     quantile = 0.95 * math.sqrt(2 / (1 - 0.95**2))
     half = quantile * math.sqrt(sum((value - 0.04) ** 2 for value in values) / 2 / 3)
-    found = mean_interval(values)
-    assert (found.mean, found.low, found.high) == pytest.approx((0.04, 0.04 - half, 0.04 + half), rel=1e-12)
+    interval = mean_interval(values)
+    assert (interval.mean, interval.low, interval.high) == pytest.approx((0.04, 0.04 - half, 0.04 + half), rel=1e-12)
     assert mean_interval([0.5]) == mean_interval([0.5]).__class__(0.5, None, None, 1)
     equal = mean_interval([0.5, 0.5])
     assert (equal.mean, equal.low, equal.high, equal.n) == (0.5, None, None, 2)
 
 
 def test_pairs_are_seeds_of_both_arms(tmp_path: Path) -> None:
-    found = arms(
+    groups = arms(
         finished(tmp_path / "b0", (1, 4, 2), **PLAIN),
         finished(tmp_path / "b1", (1, 6, 2), seed=1, **PLAIN),
         finished(tmp_path / "b2", (1, 16, 2), seed=2, **PLAIN),
@@ -206,7 +202,7 @@ def test_pairs_are_seeds_of_both_arms(tmp_path: Path) -> None:
         finished(tmp_path / "m0", (1, 8, 2), shift=3, **MULTI),
         finished(tmp_path / "hrm", (1, 8, 2), arch={"name": "hrm"}, **MULTI),
     )
-    best, final = compared(found)
+    best, final = compared(groups)
     assert (best.baseline, best.arm) == ("TRM baseline_ce", "TRM multi_perturbed_ce K=4 loguniform")
     assert best.seeds == final.seeds == [1, 0]
     assert best.values == [2 / 16, 4 / 16] and final.values == [2 / 16, 0]
@@ -220,46 +216,54 @@ def test_perturbed_starts_are_compared_where_both_were_tried(tmp_path: Path) -> 
         return {"sigma": sigma, "site": "both", "rollouts": 4, "exact_count": solved, "count": count}
 
     given = {
-        "b0": [robust(1e-3, 16), robust(0.1, 8)], "b1": [robust(1e-3, 20), robust(0.1, 8)],
-        "m0": [robust(0.1, 32), robust(1e-3, 20), robust(1.0, 1)], "m1": [robust(0.1, 24), robust(1e-3, 40)],
-    }  # fmt: skip
+        "b0": [robust(1e-3, 16), robust(0.1, 8)],
+        "b1": [robust(1e-3, 20), robust(0.1, 8)],
+        "m0": [robust(0.1, 32), robust(1e-3, 20), robust(1.0, 1)],
+        "m1": [robust(0.1, 24), robust(1e-3, 40)],
+    }
     for name, records in given.items():
         folder = finished(tmp_path / name, (1, 4, 2), seed=int(name[1]), **(MULTI if name[0] == "m" else PLAIN))
         summary = json.loads((folder / "summary.json").read_text())
         summary["test"]["best"]["robustness"] = records
         (folder / "summary.json").write_text(json.dumps(summary))
-    found = arms(*(tmp_path / name for name in given))
-    differences = compared(found)
-    starts = [(each.moment, each.start, each.values) for each in differences]
+    groups = arms(*(tmp_path / name for name in given))
+    differences = compared(groups)
+    starts = [(difference.moment, difference.start, difference.values) for difference in differences]
     assert starts == [
-        ("best", "the initial state", [0, 0]), ("best", "sigma 0.1, both, 4 rollouts", [24 / 64, 16 / 64]),
-        ("best", "sigma 0.001, both, 4 rollouts", [4 / 64, 20 / 64]), ("final", "the initial state", [0, 0]),
-    ]  # fmt: skip
+        ("best", "the initial state", [0, 0]),
+        ("best", "sigma 0.1, both, 4 rollouts", [24 / 64, 16 / 64]),
+        ("best", "sigma 0.001, both, 4 rollouts", [4 / 64, 20 / 64]),
+        ("final", "the initial state", [0, 0]),
+    ]
     assert differences[1].mcnemar == [None, None] and differences[1].interval == mean_interval([24 / 64, 16 / 64])
-    lines = peak_vs_final.difference_table(found, differences)
+    lines = peak_vs_final.difference_table(groups, differences)
     assert any("best, from perturbed starts (sigma 0.1, both, 4 rollouts): +31.25 points" in line for line in lines)
     assert "  seed 0: +37.50 points" in lines
-    row = peak_vs_final.run_records(found)[2]
+    row = peak_vs_final.run_records(groups)[2]
     assert row["best, sigma 0.1, both, 4 rollouts, solved"] == 32 and row["best, sigma 0.1, both, 4 rollouts, of"] == 64
-    assert len(draw(found, differences).axes[2].lines) == 1 + 2 * 2, "the figure has the initial state alone"
+    assert len(draw(groups, differences).axes[2].lines) == 1 + 2 * 2, "the figure has the initial state alone"
 
 
 def test_equal_budgets_by_hand(tmp_path: Path) -> None:
     """Validation 0.25, 0.5, 0.375 at updates 10, 20, 30, four times as dear in the second arm."""
     pairs = [
-        (finished(tmp_path / f"a{seed}", (1, 4, 3), seed=seed, **PLAIN),
-         finished(tmp_path / f"b{seed}", (1, 6, 5), seed=seed, cost=2, **MULTI))
+        (
+            finished(tmp_path / f"a{seed}", (1, 4, 3), seed=seed, **PLAIN),
+            finished(tmp_path / f"b{seed}", (1, 6, 5), seed=seed, cost=2, **MULTI),
+        )
         for seed in (0, 1)
-    ]  # fmt: skip
-    found = at_equal_budgets(arms(*itertools.chain(*pairs)))
-    assert [(each.unit, each.budgets, each.values) for each in found] == [
+    ]
+    comparisons = at_equal_budgets(arms(*itertools.chain(*pairs)))
+    assert [(comparison.unit, comparison.budgets, comparison.values) for comparison in comparisons] == [
         ("updates", [30.0, 30.0], [0.0, 0.0]),
         ("passes", [1920.0, 1920.0], [0.25 - 0.375] * 2),
         ("seconds of training", [60.0, 60.0], [0.25 - 0.375] * 2),
     ]
-    assert "at equal passes (1,920): -12.50 points, no interval, 2 seeds" in budget_table(found)[1]
+    assert "at equal passes (1,920): -12.50 points, the same on 2 seeds: no interval" in budget_table(comparisons)[1]
     dear = finished(tmp_path / "dear", (1, 6, 5), cost=10, learning=1, **MULTI)
-    assert [each.unit for each in at_equal_budgets(arms(pairs[0][0], dear))] == ["updates"], "never within the others"
+    assert [comparison.unit for comparison in at_equal_budgets(arms(pairs[0][0], dear))] == ["updates"], (
+        "never within the others"
+    )
 
 
 def test_signature_by_hand(tmp_path: Path) -> None:
@@ -267,9 +271,9 @@ def test_signature_by_hand(tmp_path: Path) -> None:
     for seed, better in ((0, 4), (1, 5), (2, 6)):
         plain.append(finished(tmp_path / f"a{seed}", (4, 6, 6), seed=seed, **PLAIN))
         multi.append(finished(tmp_path / f"b{seed}", (4, 6 + better, 6 - better), seed=seed, **MULTI))
-    found = arms(*plain, *multi)
-    signs = success_signature(found, compared(found))
-    assert [(each.sign, each.verdict, round(16 * each.interval.mean)) for each in signs] == [
+    groups = arms(*plain, *multi)
+    signs = success_signature(groups, compared(groups))
+    assert [(sign.sign, sign.verdict, round(16 * sign.interval.mean)) for sign in signs] == [
         ("clean accuracy above the initial weights', best", "seen", 7),
         ("clean accuracy above the initial weights', final", "against", -3),
         ("clean accuracy above TRM baseline_ce's, peak", "seen", 5),
@@ -303,19 +307,20 @@ def test_the_recorder_reads_it(tmp_path: Path) -> None:
 def test_perturbed_starts_of_a_later_evaluation(tmp_path: Path) -> None:
     folders = [finished(tmp_path / "a", (1, 4, 3), **PLAIN), finished(tmp_path / "b", (1, 6, 5), **MULTI)]
     for folder, solved, exact in zip(folders, (20, 26), (3, 5), strict=True):
-        part = {
-            "rows": "test", "exact_accuracy": {"numerator": exact, "denominator": 16},
+        result = {
+            "rows": "test",
+            "exact_accuracy": {"numerator": exact, "denominator": 16},
             "robustness": [{"sigma": 0.3, "site": "both", "rollouts": 2, "exact_count": solved, "count": 32}],
-        }  # fmt: skip
+        }
         path = folder / "evaluation_final_perturbed.json"
-        path.write_text(json.dumps({"results": [part, {**part, "rows": "validation"}]}))
-    (difference,) = [each for each in compared(arms(*folders)) if each.start != CLEAN]
+        path.write_text(json.dumps({"results": [result, {**result, "rows": "validation"}]}))
+    (difference,) = [difference for difference in compared(arms(*folders)) if difference.start != CLEAN]
     assert (difference.moment, difference.start) == ("final", "sigma 0.3, both, 2 rollouts")
     assert difference.values == [6 / 32]
     signs = success_signature(arms(*folders), compared(arms(*folders)))
     assert signs[0].sign.startswith("better success from perturbed starts") and signs[0].verdict == "open"
-    part["exact_accuracy"] = {"numerator": 4, "denominator": 16}
-    path.write_text(json.dumps({"results": [part]}))
+    result["exact_accuracy"] = {"numerator": 4, "denominator": 16}
+    path.write_text(json.dumps({"results": [result]}))
     with pytest.raises(UserError, match="counts 4 of 16 test rows, the run 5 of 16"):
         read_finished(folders[1])
     path.write_text('{"results": 3}')
@@ -330,22 +335,22 @@ def test_arms_without_a_common_seed_are_named(tmp_path: Path, capsys: pytest.Cap
 
 
 def test_without_rows_there_is_no_test_by_row(tmp_path: Path) -> None:
-    found = arms(
+    groups = arms(
         finished(tmp_path / "b", (None, 4, 2), rows=False, **PLAIN), finished(tmp_path / "m", (1, 4, 2), **MULTI)
     )
-    assert [each.mcnemar for each in compared(found)] == [[None], [None]]
-    assert snapshot(found)[0].split(": ")[1].strip() == "initial -, best 0.2500 @ 20, final 0.1250"
+    assert [difference.mcnemar for difference in compared(groups)] == [[None], [None]]
+    assert snapshot(groups)[0].split(": ")[1].strip() == "initial -, best 0.2500 @ 20, final 0.1250"
 
 
 def test_the_picture_holds_the_numbers(tmp_path: Path) -> None:
-    found = arms(
+    groups = arms(
         finished(tmp_path / "b0", (1, 4, 2), **PLAIN),
         finished(tmp_path / "b1", (1, 6, 4), seed=1, **PLAIN),
         finished(tmp_path / "m0", (1, 8, 2), **MULTI),
         finished(tmp_path / "m1", (1, 12, 2), seed=1, **MULTI),
         finished(tmp_path / "hrm", (1, 8, 2), arch={"name": "hrm"}, **PLAIN),
     )
-    figure = draw(found, compared(found))
+    figure = draw(groups, compared(groups))
     assert len(figure.axes) == 6, "a row for each network"
     curves, tests, gaps, _, _, lonely = figure.axes
     first = curves.lines[0]
@@ -362,9 +367,11 @@ def test_the_picture_holds_the_numbers(tmp_path: Path) -> None:
 
 def test_files_and_what_they_say(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     folders = [
-        finished(tmp_path / "b0", (1, 4, 2), **PLAIN), finished(tmp_path / "b1", (1, 6, 4), seed=1, **PLAIN),
-        finished(tmp_path / "m0", (1, 8, 2), shift=3, **MULTI), finished(tmp_path / "m1", (1, 7, 2), seed=1, **MULTI),
-    ]  # fmt: skip
+        finished(tmp_path / "b0", (1, 4, 2), **PLAIN),
+        finished(tmp_path / "b1", (1, 6, 4), seed=1, **PLAIN),
+        finished(tmp_path / "m0", (1, 8, 2), shift=3, **MULTI),
+        finished(tmp_path / "m1", (1, 7, 2), seed=1, **MULTI),
+    ]
     for name in ("out", "again"):
         peak_vs_final.main([*map(str, folders), "--out", str(tmp_path / name)])
     files = sorted((tmp_path / "out").iterdir())
@@ -384,12 +391,13 @@ def test_files_and_what_they_say(tmp_path: Path, capsys: pytest.CaptureFixture[s
     rows = list(csv.DictReader((tmp_path / "out" / "peak_vs_final.csv").open()))
     names = ("run", "seed", "initial_solved", "best_solved", "best_step", "final_solved", "count", "final_flops")
     assert [[row[name] for name in names] for row in rows][:3] == [
-        ["b0", "0", "1", "4", "20", "2", "16", "30000.0"], ["b1", "1", "1", "6", "20", "4", "16", "30000.0"],
+        ["b0", "0", "1", "4", "20", "2", "16", "30000.0"],
+        ["b1", "1", "1", "6", "20", "4", "16", "30000.0"],
         ["m0", "0", "1", "8", "20", "2", "16", "30000.0"],
-    ]  # fmt: skip
+    ]
     record = json.loads((tmp_path / "out" / f"{FIGURE}.json").read_text())
     assert (record["seeds"], record["n_test"], record["commits"]) == ([0, 1], [16], ["c0ffeec0ffee"])
-    assert record["interval"].startswith("95 % Student t") and record["command"].startswith("python analysis/peak")
+    assert record["interval"].startswith("95 % Student t") and record["command"].startswith("python analysis/arms/peak")
     assert record["arms"][1]["best"]["mean"] == 7.5 / 16 and record["arms"][0]["mean_seconds"] == 60
     assert record["differences"][0]["mcnemar"][0] == {"only_arm": 7, "only_baseline": 3, "p": pytest.approx(352 / 1024)}
     points = list(csv.DictReader((tmp_path / "out" / f"{FIGURE}.csv").open()))
@@ -397,7 +405,7 @@ def test_files_and_what_they_say(tmp_path: Path, capsys: pytest.CaptureFixture[s
     caption = (tmp_path / "out" / f"{FIGURE}.txt").read_text()
     for words in (
         "n = 16 test puzzles", "8 validation puzzles", "95 % Student t interval", "seeds 0, 1",
-        "3e+04 FLOPs and 60 s of training", "TRM baseline_ce:", "1× A CPU (2 threads)", "c0ffeec0ffee",
+        "3e+04 FLOPs, 60 s of training", "TRM baseline_ce:", "1× A CPU (2 threads)", "c0ffeec0ffee",
         f"python analysis/arms/peak_vs_final.py {folders[0]}",
     ):  # fmt: skip
         assert words in caption, words
@@ -406,7 +414,7 @@ def test_files_and_what_they_say(tmp_path: Path, capsys: pytest.CaptureFixture[s
 BAD = {
     "no folder": (["{tmp}/absent"], "has no metrics.jsonl"),
     "twice": (["{tmp}/run", "{tmp}/run/../run"], "is named twice"),
-    "a seed twice": (["{tmp}/run", "{tmp}/same"], "same repeats seed 0 of run with the same settings"),
+    "a seed twice": (["{tmp}/run", "{tmp}/same"], "same repeats seed 0 of "),
     "under way": (["{tmp}/unfinished"], "has no summary.json: let the run go on to its end"),
     "gone on": (["{tmp}/longer"], "was summed up at update 30 and has gone on to 40"),
     "no tests": (["{tmp}/untested"], "holds no test of the best weights"),
@@ -453,13 +461,13 @@ def test_real_runs(sudoku6_folder: Path, tmp_path: Path) -> None:
         folder = tmp_path / f"{steps}-{seed}"
         train_here("trm_mlp", sudoku6_folder, folder, [f"max_steps={steps}", f"seed={seed}", "max_test_rows=20"])
         folders.append(folder)
-    found = arms(*folders)
-    assert [[run.curve.seed for run in arm.runs] for arm in found] == [[0, 1], [0, 1]]
-    assert all(run.spent["final"]["flops"] for arm in found for run in arm.runs)
+    groups = arms(*folders)
+    assert [[run.curve.seed for run in arm.runs] for arm in groups] == [[0, 1], [0, 1]]
+    assert all(run.spent["final"]["flops"] for arm in groups for run in arm.runs)
     puzzle_set = open_puzzle_set(sudoku6_folder, "test")
     rows = read_test_rows(folders[0] / "test_rows.json")
     hashes = row_hashes(puzzle_set)[test_rows(puzzle_set, 8)[:20]]
     assert [int(puzzle, 16) for puzzle in rows.puzzle] == hashes.tolist()
     assert rows.exact.keys() == {"initial", "best", "final"}
-    assert all(test is not None for each in compared(found) for test in each.mcnemar)
+    assert all(test is not None for difference in compared(groups) for test in difference.mcnemar)
     peak_vs_final.main([*map(str, folders), "--out", str(tmp_path / "out")])

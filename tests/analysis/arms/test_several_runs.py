@@ -17,9 +17,9 @@ def mean_score(scores: np.ndarray, failed: np.ndarray) -> float:
     return float(scores.mean())
 
 
-def width(found: SeveralRuns) -> float:
-    assert found.mean.low is not None and found.mean.high is not None
-    return found.mean.high - found.mean.low
+def width(result: SeveralRuns) -> float:
+    assert result.mean.low is not None and result.mean.high is not None
+    return result.mean.high - result.mean.low
 
 
 @pytest.mark.parametrize("spread", [0.0, 0.3])
@@ -30,14 +30,14 @@ def test_draws_of_a_mean_have_the_variance_of_both_levels(spread: float) -> None
     """
     rng = np.random.default_rng(0)
     tables = [(rng.normal(size=n) + spread * run, rng.random(n) < 0.5) for run, n in enumerate((80, 100, 120, 140))]
-    found = hierarchical_bootstrap(tables, mean_score)
+    result = hierarchical_bootstrap(tables, mean_score)
     means = [scores.mean() for scores, _ in tables]
     within = np.mean([scores.var() / len(scores) for scores, _ in tables])
-    assert width(found) == pytest.approx(3.92 * math.sqrt((np.var(means) + within) / 4), rel=0.08)
-    assert found.values == means and found.mean.value == pytest.approx(np.mean(means))
-    assert found.over_runs == mean_interval(means) and found.speaks_of == BOTH
-    assert (found.n, found.num_failed) == ([80, 100, 120, 140], [int(failed.sum()) for _, failed in tables])
-    assert found.draws == 2000 and found.redrawn == 0 and as_json(found)["runs_used"] == 4
+    assert width(result) == pytest.approx(3.92 * math.sqrt((np.var(means) + within) / 4), rel=0.08)
+    assert result.values == means and result.mean.value == pytest.approx(np.mean(means))
+    assert result.over_runs == mean_interval(means) and result.speaks_of == BOTH
+    assert (result.n, result.num_failed) == ([80, 100, 120, 140], [int(failed.sum()) for _, failed in tables])
+    assert result.draws == 2000 and result.redrawn == 0 and as_json(result)["runs_used"] == 4
 
 
 def test_the_same_puzzles_do_not_average_out() -> None:
@@ -51,12 +51,12 @@ def test_the_same_puzzles_do_not_average_out() -> None:
 
 def test_one_run_says_that_runs_are_not_in_it() -> None:
     scores, failed = normal_table(np.random.default_rng(2), 400, 200, 1.0)
-    found = hierarchical_bootstrap([(scores, failed)], auroc)
+    result = hierarchical_bootstrap([(scores, failed)], auroc)
     plain = separation(scores, failed).auroc
-    assert found.speaks_of == PUZZLES_ONLY and found.mean.value == plain.value and found.values == [plain.value]
+    assert result.speaks_of == PUZZLES_ONLY and result.mean.value == plain.value and result.values == [plain.value]
     assert plain.low is not None and plain.high is not None
-    assert width(found) == pytest.approx(plain.high - plain.low, rel=0.1)
-    assert found.over_runs is not None and found.over_runs.low is None
+    assert width(result) == pytest.approx(plain.high - plain.low, rel=0.1)
+    assert result.over_runs is not None and result.over_runs.low is None
 
 
 def test_runs_that_differ_widen_the_interval() -> None:
@@ -68,18 +68,18 @@ def test_runs_that_differ_widen_the_interval() -> None:
     hierarchical = width(hierarchical_bootstrap(differ, auroc, draws=500))
     assert hierarchical > 2 * (pooled.auroc.high - pooled.auroc.low)
     assert hierarchical > 2 * width(hierarchical_bootstrap(alike, auroc, draws=500))
-    found = hierarchical_bootstrap(differ, median_difference, draws=100)
-    assert found.values == [median_difference(*table) for table in differ]
+    result = hierarchical_bootstrap(differ, median_difference, draws=100)
+    assert result.values == [median_difference(*table) for table in differ]
 
 
 def test_resamples_without_the_statistic_are_drawn_again() -> None:
     """With one failure in 50 a resample has none with probability q = 0.98^50: q / (1 - q) redraws for each kept."""
     scores, failed = np.arange(50.0), np.arange(50) == 30
-    found = hierarchical_bootstrap([(scores, failed)], auroc)
+    result = hierarchical_bootstrap([(scores, failed)], auroc)
     q = 0.98**50
     expected = 2000 * q / (1 - q)
-    assert found.redrawn == pytest.approx(expected, abs=5 * math.sqrt(2000 * q) / (1 - q))
-    assert found.mean.low is not None and found.mean.low < 30 / 49 < found.mean.high
+    assert result.redrawn == pytest.approx(expected, abs=5 * math.sqrt(2000 * q) / (1 - q))
+    assert result.mean.low is not None and result.mean.low < 30 / 49 < result.mean.high
     both = hierarchical_bootstrap([(scores, failed)] * 2, auroc, same_puzzles=True, draws=500)
     assert both.redrawn > 0 and both.mean.low is not None
 
@@ -102,10 +102,10 @@ def test_runs_without_failures() -> None:
 def test_a_statistic_that_no_resample_has_ends(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(several_runs, "_ATTEMPTS", 20)
     table = normal_table(np.random.default_rng(5), 40, 20, 1.0)
-    found = hierarchical_bootstrap([table], lambda scores, _: 1.5 if len(set(scores)) == 60 else math.nan)
-    assert found.mean.value == 1.5 and found.mean.low is None and "20 resamples in a row" in str(found.mean.reason)
-    assert found.redrawn == 20
-    as_json(found)
+    result = hierarchical_bootstrap([table], lambda scores, _: 1.5 if len(set(scores)) == 60 else math.nan)
+    assert result.mean.value == 1.5 and result.mean.low is None and "20 resamples in a row" in str(result.mean.reason)
+    assert result.redrawn == 20
+    as_json(result)
 
 
 def test_bad_runs_are_refused() -> None:
@@ -120,6 +120,6 @@ def test_bad_runs_are_refused() -> None:
 
 def test_the_seed_decides() -> None:
     tables = [normal_table(np.random.default_rng(run), 20, 10, 1.0) for run in range(2)]
-    found = hierarchical_bootstrap(tables, auroc, draws=100)
-    assert hierarchical_bootstrap(tables, auroc, draws=100) == found
-    assert hierarchical_bootstrap(tables, auroc, draws=100, seed=1).mean != found.mean
+    result = hierarchical_bootstrap(tables, auroc, draws=100)
+    assert hierarchical_bootstrap(tables, auroc, draws=100) == result
+    assert hierarchical_bootstrap(tables, auroc, draws=100, seed=1).mean != result.mean

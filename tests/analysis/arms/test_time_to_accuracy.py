@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from analysis.arms import time_to_accuracy
-from analysis.arms.run_curves import Point, read_run, shared_settings
+from analysis.arms.run_curves import CurvePoint, read_run, shared_settings
 from analysis.arms.time_to_accuracy import crossing_of, draw, grouped, spread, table
 from tests.helpers import train_here
 from training.settings.resolving import ArchConfig, TrainConfig
@@ -41,8 +41,8 @@ def make_run(
     return folder
 
 
-def at(step: int, value: float) -> Point:
-    return Point(step, 2.0 * step, value, 256)
+def at(step: int, value: float) -> CurvePoint:
+    return CurvePoint(step, 2.0 * step, value, 256)
 
 
 def test_crossings_against_brute_force() -> None:
@@ -66,15 +66,15 @@ def test_each_axis(axis: str, scale: float, tmp_path: Path) -> None:
     run = read_run(make_run(tmp_path / "run", [0.25, None, 0.5, 0.25, 0.75, 0.5]), FAST, axis)
     assert [point.step for point in run.points] == [10, 30, 40, 50, 60]
     crossing = crossing_of(run.points, 0.5)
-    assert crossing.first == Point(30, scale * 30, 0.5, 256)
-    assert crossing.stays == Point(50, scale * 50, 0.75, 256)
+    assert crossing.first == CurvePoint(30, scale * 30, 0.5, 256)
+    assert crossing.stays == CurvePoint(50, scale * 50, 0.75, 256)
 
 
 def test_an_update_logged_twice_counts_once(tmp_path: Path) -> None:
     run = make_run(tmp_path / "run", [0.25, 0.5])
     with (run / "metrics.jsonl").open("a") as file:
         file.write(json.dumps({"step": 20, "train/seconds": 41.0, FAST: 0.75, "eval/fast/count": 256}) + "\n")
-    assert read_run(run, FAST, "seconds").points == [at(10, 0.25), Point(20, 41.0, 0.75, 256)]
+    assert read_run(run, FAST, "seconds").points == [at(10, 0.25), CurvePoint(20, 41.0, 0.75, 256)]
 
 
 def test_seeds_are_one_group_and_settings_another(tmp_path: Path) -> None:
@@ -90,14 +90,17 @@ def test_seeds_are_one_group_and_settings_another(tmp_path: Path) -> None:
     groups = grouped([read_run(folder, FAST, "updates") for folder in folders], 0.75)
     assert [[run.folder.name for run in group.runs] for group in groups] == [["a0", "a1", "a2"], ["b0"], ["c0", "c1"]]
     assert [group.label for group in groups] == [
-        "arch.L_layers=2, init_from=None", "arch.L_layers=3, init_from=None", "arch.L_layers=2, init_from=given",
-    ]  # fmt: skip
+        "arch.L_layers=2, init_from=None",
+        "arch.L_layers=3, init_from=None",
+        "arch.L_layers=2, init_from=given",
+    ]
     assert len({group.settings_sha256 for group in groups}) == 3
     assert [(group.median, group.low, group.high) for group in groups] == [(20, 10, 30), (10, 10, 10), (None,) * 3]
     assert [spread(group, "updates") for group in groups] == [
-        "median 20 updates (10 updates to 30 updates), 3 of 3 seeds", "10 updates, 1 of 1 seed",
+        "median 20 updates (10 updates to 30 updates), 3 of 3 seeds",
+        "10 updates, 1 of 1 seed",
         "not reached, 0 of 2 seeds",
-    ]  # fmt: skip
+    ]
 
 
 def test_a_seed_run_twice_is_one_seed(tmp_path: Path) -> None:
@@ -124,7 +127,7 @@ def test_runs_that_never_get_there_are_later_than_all_others(missing: int, tmp_p
     """The median is that of the crossings with a huge number for each run that has none."""
     steps = [10, 30, 20, 40][missing:]
     values = [[0.0] * (step // 10 - 1) + [1.0] for step in steps] + [[0.0, 0.5]] * missing
-    folders = [make_run(tmp_path / f"r{seed}", each, seed=seed) for seed, each in enumerate(values)]
+    folders = [make_run(tmp_path / f"r{seed}", accuracies, seed=seed) for seed, accuracies in enumerate(values)]
     (group,) = grouped([read_run(folder, FAST, "updates") for folder in folders], 0.75)
     expected = statistics.median([*map(float, steps), *[1e9] * missing])
     assert group.median == (expected if expected < 1e6 else None)
@@ -160,10 +163,10 @@ def test_files_and_what_they_say(tmp_path: Path, capsys: pytest.CaptureFixture[s
     ]
     for name in ("out", "again"):
         time_to_accuracy.main([*runs, "--output-dir", str(tmp_path / name)])
-    found = sorted((tmp_path / "out").iterdir())
+    files = sorted((tmp_path / "out").iterdir())
     kinds = ("csv", "json", "pdf", "png", "svg", "txt")
-    assert [path.name for path in found] == [f"time_to_accuracy.{kind}" for kind in kinds]
-    assert all(path.read_bytes() == (tmp_path / "again" / path.name).read_bytes() for path in found)
+    assert [path.name for path in files] == [f"time_to_accuracy.{kind}" for kind in kinds]
+    assert all(path.read_bytes() == (tmp_path / "again" / path.name).read_bytes() for path in files)
     rows = list(csv.DictReader((tmp_path / "out" / "time_to_accuracy.csv").open()))
     names = ("run", "seed", "first_step", "first_x", "stays_step", "stays_x", "last_x", "best_value", "first_rows")
     assert [[row[name] for name in names] for row in rows] == [

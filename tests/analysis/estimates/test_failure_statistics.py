@@ -25,23 +25,25 @@ def delong_interval(scores: np.ndarray, failed: np.ndarray) -> tuple[float, floa
 @pytest.mark.parametrize("distance", [-0.5, 0.0, 1.0, 2.5])
 def test_normal_scores_have_the_known_auroc_and_delongs_interval(distance: float) -> None:
     scores, failed = normal_table(np.random.default_rng(3), 1500, 500, distance)
-    found = separation(scores, failed, draws=4000)
+    statistics = separation(scores, failed, draws=4000)
     low, high = delong_interval(scores, failed)
-    assert found.auroc.value is not None and found.auroc.low is not None and found.auroc.high is not None
-    assert abs(found.auroc.value - norm.cdf(distance / math.sqrt(2))) < 4 * (high - low) / 3.92
+    assert statistics.auroc.value is not None and statistics.auroc.low is not None and statistics.auroc.high is not None
+    assert abs(statistics.auroc.value - norm.cdf(distance / math.sqrt(2))) < 4 * (high - low) / 3.92
     # Two estimates of one width: the ends of 4000 draws vary by 4 % of a standard error.
-    assert found.auroc.low == pytest.approx(low, abs=0.06 * (high - low))
-    assert found.auroc.high == pytest.approx(high, abs=0.06 * (high - low))
-    assert found.median_difference.value == pytest.approx(distance, abs=0.25)
+    assert statistics.auroc.low == pytest.approx(low, abs=0.06 * (high - low))
+    assert statistics.auroc.high == pytest.approx(high, abs=0.06 * (high - low))
+    assert statistics.median_difference.value == pytest.approx(distance, abs=0.25)
 
 
 def test_auroc_is_mann_whitneys_u() -> None:
     rng = np.random.default_rng(0)
     scores, failed = rng.integers(0, 6, 300).astype(float), rng.random(300) < 0.3
-    found = separation(scores, failed, draws=10)
+    statistics = separation(scores, failed, draws=10)
     u = mannwhitneyu(scores[failed], scores[~failed]).statistic
-    assert found.auroc.value == pytest.approx(u / (failed.sum() * (~failed).sum()), abs=1e-12)
-    assert found.n == 300 and found.num_failed == failed.sum() and (found.draws, found.seed) == (10, 0)
+    assert statistics.auroc.value == pytest.approx(u / (failed.sum() * (~failed).sum()), abs=1e-12)
+    assert (
+        statistics.n == 300 and statistics.num_failed == failed.sum() and (statistics.draws, statistics.seed) == (10, 0)
+    )
 
 
 def test_intervals_are_those_of_scipys_bootstrap() -> None:
@@ -58,14 +60,14 @@ def test_intervals_are_those_of_scipys_bootstrap() -> None:
     reference = bootstrap(
         (scores[failed], scores[~failed]), statistics, n_resamples=4000, method="percentile", batch=500, rng=rng
     ).confidence_interval
-    found = separation(scores, failed)
-    ours = (found.auroc, found.median_solved, found.median_failed, found.median_difference)
-    for i, each in enumerate(ours):
-        assert each.low is not None and each.high is not None
+    separated = separation(scores, failed)
+    ours = (separated.auroc, separated.median_solved, separated.median_failed, separated.median_difference)
+    for i, own_estimate in enumerate(ours):
+        assert own_estimate.low is not None and own_estimate.high is not None
         # Medians of values rounded to 0.1 move in steps of 0.05.
-        tolerance = 0.05 * (each.high - each.low) + (0.05 if i else 0)
-        assert each.low == pytest.approx(reference.low[i], abs=tolerance)
-        assert each.high == pytest.approx(reference.high[i], abs=tolerance)
+        tolerance = 0.05 * (own_estimate.high - own_estimate.low) + (0.05 if i else 0)
+        assert own_estimate.low == pytest.approx(reference.low[i], abs=tolerance)
+        assert own_estimate.high == pytest.approx(reference.high[i], abs=tolerance)
 
 
 @pytest.mark.parametrize("size", [5, 6])
@@ -73,12 +75,12 @@ def test_interval_of_a_median_is_that_of_every_resample(size: int) -> None:
     """All m^m resamples of m values, odd and even."""
     solved = np.array([1.0, 2, 4, 8, 16, 32])[:size]
     scores, failed = np.append(solved, [100.0, 101.0]), np.arange(size + 2) >= size
-    found = separation(scores, failed, draws=20_000)
+    statistics = separation(scores, failed, draws=20_000)
     every = np.stack(np.meshgrid(*[solved] * size), axis=-1).reshape(-1, size)
     medians = np.median(every, axis=1)
-    assert found.median_solved.value == np.median(solved)
-    assert found.median_solved.low == np.quantile(medians, 0.025, method="inverted_cdf")
-    assert found.median_solved.high == np.quantile(medians, 0.975, method="inverted_cdf")
+    assert statistics.median_solved.value == np.median(solved)
+    assert statistics.median_solved.low == np.quantile(medians, 0.025, method="inverted_cdf")
+    assert statistics.median_solved.high == np.quantile(medians, 0.975, method="inverted_cdf")
 
 
 def test_intervals_cover() -> None:
@@ -87,11 +89,11 @@ def test_intervals_cover() -> None:
     rng, truth = np.random.default_rng(11), norm.cdf(1 / math.sqrt(2))
     area = difference = 0
     for seed in range(400):
-        found = separation(*normal_table(rng, 80, 40, 1.0), draws=400, seed=seed)
-        assert found.auroc.low is not None and found.auroc.high is not None
-        assert found.median_difference.low is not None and found.median_difference.high is not None
-        area += found.auroc.low <= truth <= found.auroc.high
-        difference += found.median_difference.low <= 1 <= found.median_difference.high
+        statistics = separation(*normal_table(rng, 80, 40, 1.0), draws=400, seed=seed)
+        assert statistics.auroc.low is not None and statistics.auroc.high is not None
+        assert statistics.median_difference.low is not None and statistics.median_difference.high is not None
+        area += statistics.auroc.low <= truth <= statistics.auroc.high
+        difference += statistics.median_difference.low <= 1 <= statistics.median_difference.high
     assert 0.885 < area / 400 < 0.995 and 0.885 < difference / 400 < 0.995
 
 
@@ -115,9 +117,9 @@ def test_newcombes_interval_at_its_ends_and_in_a_table() -> None:
     assert newcombe_interval(0.0, 8, 12) == pytest.approx((0, 1 - low))
     assert newcombe_interval(1.0, 1, 1)[0] < 0.5
     scores, failed = normal_table(np.random.default_rng(3), 1000, 1000, 1.0)
-    found = separation(scores, failed, draws=10).auroc_newcombe
+    area = separation(scores, failed, draws=10).auroc_newcombe
     expected = delong_interval(scores, failed)
-    assert (found.low, found.high) == pytest.approx(expected, abs=0.1 * (expected[1] - expected[0]))
+    assert (area.low, area.high) == pytest.approx(expected, abs=0.1 * (expected[1] - expected[0]))
 
 
 def test_newcombes_interval_covers_where_the_bootstrap_does_not() -> None:
@@ -126,11 +128,11 @@ def test_newcombes_interval_covers_where_the_bootstrap_does_not() -> None:
     distance = float(norm.ppf(truth)) * math.sqrt(2)
     newcombe = percentile = 0
     for seed in range(300):
-        found = separation(*normal_table(rng, 100, 10, distance), draws=300, seed=seed)
-        low, high = found.auroc_newcombe.low, found.auroc_newcombe.high
+        statistics = separation(*normal_table(rng, 100, 10, distance), draws=300, seed=seed)
+        low, high = statistics.auroc_newcombe.low, statistics.auroc_newcombe.high
         assert low is not None and high is not None
         newcombe += low <= truth <= high
-        low, high = found.auroc.low, found.auroc.high
+        low, high = statistics.auroc.low, statistics.auroc.high
         percentile += low is not None and high is not None and low <= truth <= high
     assert newcombe / 300 > 0.93 and percentile / 300 < 0.9
 
@@ -138,11 +140,11 @@ def test_newcombes_interval_covers_where_the_bootstrap_does_not() -> None:
 def test_only_ranks_matter_and_not_the_order_of_the_puzzles() -> None:
     rng = np.random.default_rng(2)
     scores, failed = normal_table(rng, 50, 20, 1.0)
-    found, order = separation(scores, failed, draws=500), rng.permutation(70)
-    assert separation(np.exp(scores), failed, draws=500).auroc == found.auroc
-    assert separation(scores[order], failed[order], draws=500) == found
-    assert separation(scores, failed, draws=500, seed=1) != replace(found, seed=1)
-    area, delta = found.auroc, found.cliffs_delta
+    statistics, order = separation(scores, failed, draws=500), rng.permutation(70)
+    assert separation(np.exp(scores), failed, draws=500).auroc == statistics.auroc
+    assert separation(scores[order], failed[order], draws=500) == statistics
+    assert separation(scores, failed, draws=500, seed=1) != replace(statistics, seed=1)
+    area, delta = statistics.auroc, statistics.cliffs_delta
     assert area.value is not None and area.low is not None and area.high is not None
     expected = Estimate(2 * area.value - 1, 2 * area.low - 1, 2 * area.high - 1)
     assert (delta.value, delta.low, delta.high) == pytest.approx((expected.value, expected.low, expected.high))
@@ -152,8 +154,8 @@ def test_one_class_and_none() -> None:
     scores = np.arange(8.0)
     solved = separation(scores, np.zeros(8, bool), draws=300)
     assert solved.reason == "all 8 puzzles are solved" and solved.num_failed == 0
-    for each in (solved.auroc, solved.auroc_newcombe, solved.cliffs_delta, solved.median_difference):
-        assert (each.value, each.low, each.high, each.reason) == (None, None, None, solved.reason)
+    for undefined in (solved.auroc, solved.auroc_newcombe, solved.cliffs_delta, solved.median_difference):
+        assert (undefined.value, undefined.low, undefined.high, undefined.reason) == (None, None, None, solved.reason)
     assert solved.median_failed.value is None and solved.median_failed.reason
     assert solved.median_solved.value == 3.5 and solved.median_solved.low is not None
     failed = separation(scores, np.ones(8, bool), draws=300)
@@ -192,16 +194,16 @@ def test_median_difference_as_a_statistic() -> None:
 def test_settled_table_by_hand() -> None:
     residuals = np.array([0.0, 0.1, 0.2, 0.5, 0.6, 0.5, np.inf, 0.3])
     failed = np.array([False, False, True, False, False, True, True, False])
-    found = settled_table(residuals, failed, 0.5)
-    assert (found.settled_correct, found.settled_failed) == (3, 1), "a residual at the threshold has not settled"
-    assert (found.unsettled_correct, found.unsettled_failed) == (2, 2) and (found.n, found.num_failed) == (8, 3)
+    table = settled_table(residuals, failed, 0.5)
+    assert (table.settled_correct, table.settled_failed) == (3, 1), "a residual at the threshold has not settled"
+    assert (table.unsettled_correct, table.unsettled_failed) == (2, 2) and (table.n, table.num_failed) == (8, 3)
     low, high = wilson_interval(3, 4)
     expected = {"value": 0.75, "numerator": 3, "denominator": 4, "interval95": [low, high]}
-    assert found.correct_given_settled == expected and found.reason is None
+    assert table.correct_given_settled == expected and table.reason is None
     low, high = wilson_interval(1, 3)
     expected = {"value": 1 / 3, "numerator": 1, "denominator": 3, "interval95": [low, high]}
-    assert found.settled_given_failed == expected
-    assert as_json(found)["threshold"] == 0.5
+    assert table.settled_given_failed == expected
+    assert as_json(table)["threshold"] == 0.5
 
 
 def test_settled_table_without_denominators() -> None:

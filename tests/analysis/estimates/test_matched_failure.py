@@ -16,8 +16,10 @@ from tests.analysis.estimates.failure_tables import as_json, normal_table, pairw
 # -- strata
 
 
-@given(st.lists(st.sampled_from([-np.inf, -1.5, 0, 0, 0, 2, 3, 8, np.inf]) | st.floats(-9, 9), max_size=60),
-       st.integers(1, 12))  # fmt: skip
+@given(
+    st.lists(st.sampled_from([-np.inf, -1.5, 0, 0, 0, 2, 3, 8, np.inf]) | st.floats(-9, 9), max_size=60),
+    st.integers(1, 12),
+)
 def test_strata_follow_the_values_and_keep_ties_together(values: list[float], bins: int) -> None:
     labels = quantile_strata(np.array(values), bins)
     ordered = sorted(zip(values, labels.tolist(), strict=True))
@@ -52,18 +54,18 @@ def test_only_pairs_within_strata_count() -> None:
     rng = np.random.default_rng(0)
     scores, failed, strata = rng.integers(0, 5, 120).astype(float), rng.random(120) < 0.3, rng.integers(0, 9, 120)
     failed[strata == 3], failed[strata == 5] = False, True
-    found = stratified_auroc(scores, failed, strata, draws=50)
-    assert found.auroc.value == pytest.approx(
+    within = stratified_auroc(scores, failed, strata, draws=50)
+    assert within.auroc.value == pytest.approx(
         pairwise_auroc(scores, failed, lambda i, j: strata[i] == strata[j]), abs=1e-12
     )
     mixed = (strata != 3) & (strata != 5)
-    assert (found.strata, found.strata_used, found.n, found.n_used) == (9, 7, 120, mixed.sum())
-    assert found.num_failed == failed.sum() and found.num_failed_used == (failed & mixed).sum()
-    assert found.pairs == sum(
+    assert (within.strata, within.strata_used, within.n, within.n_used) == (9, 7, 120, mixed.sum())
+    assert within.num_failed == failed.sum() and within.num_failed_used == (failed & mixed).sum()
+    assert within.pairs == sum(
         (failed & (strata == label)).sum() * (~failed & (strata == label)).sum() for label in range(9)
     )
-    assert permutation_test(scores, failed, strata, draws=9).auroc == pytest.approx(found.auroc.value, abs=1e-12)
-    as_json(found)
+    assert permutation_test(scores, failed, strata, draws=9).auroc == pytest.approx(within.auroc.value, abs=1e-12)
+    as_json(within)
 
 
 def test_one_stratum_is_no_stratum() -> None:
@@ -97,17 +99,17 @@ def test_interval_within_strata_covers_where_each_has_one_failure() -> None:
     strata, failed = np.repeat(np.arange(20), 6), np.arange(120) % 6 == 0
     for seed in range(300):
         scores = rng.normal(size=120) + failed + 3 * rng.normal(size=20)[strata]
-        found = stratified_auroc(scores, failed, strata, draws=400, seed=seed).auroc
-        assert found.low is not None and found.high is not None
-        covered += found.low <= truth <= found.high
+        within = stratified_auroc(scores, failed, strata, draws=400, seed=seed).auroc
+        assert within.low is not None and within.high is not None
+        covered += within.low <= truth <= within.high
     assert 0.88 < covered / 300 < 0.995
 
 
 def test_resamples_without_a_pair_are_counted_and_left_out() -> None:
     """One stratum, two failed and two solved puzzles: 2 of 16 resamples have one class."""
-    found = stratified_auroc(np.array([0.0, 2, 1, 3]), np.array([False, False, True, True]), np.zeros(4), draws=4000)
-    assert found.undefined_draws == pytest.approx(4000 / 8, abs=4 * math.sqrt(4000 * 7) / 8)
-    assert found.auroc.value == 0.75 and found.auroc.low == 0 and found.auroc.high == 1
+    within = stratified_auroc(np.array([0.0, 2, 1, 3]), np.array([False, False, True, True]), np.zeros(4), draws=4000)
+    assert within.undefined_draws == pytest.approx(4000 / 8, abs=4 * math.sqrt(4000 * 7) / 8)
+    assert within.auroc.value == 0.75 and within.auroc.low == 0 and within.auroc.high == 1
     single = stratified_auroc(np.arange(5.0), np.arange(5) == 2, np.zeros(5), draws=10)
     assert single.auroc.value == 0.5 and single.auroc.low is None and "two of each" in str(single.auroc.reason)
 
@@ -115,12 +117,13 @@ def test_resamples_without_a_pair_are_counted_and_left_out() -> None:
 @pytest.mark.parametrize("failed", [np.zeros(6, bool), np.ones(6, bool), np.arange(6) < 3, np.zeros(0, bool)])
 def test_no_stratum_with_both_classes(failed: np.ndarray) -> None:
     strata = np.arange(len(failed)) // 3
-    for found in (
-        stratified_auroc(strata * 1.0, failed, strata), permutation_test(strata * 1.0, failed, strata),
+    for undefined in (
+        stratified_auroc(strata * 1.0, failed, strata),
+        permutation_test(strata * 1.0, failed, strata),
         matched_auroc(strata * 1.0, strata * 1.0, failed, 2),
-    ):  # fmt: skip
-        assert found.reason and found.pairs == found.strata_used == 0 and found.n == len(failed)
-        record = as_json(found)
+    ):
+        assert undefined.reason and undefined.pairs == undefined.strata_used == 0 and undefined.n == len(failed)
+        record = as_json(undefined)
         assert record.get("p") is None
         value = record["auroc"]["value"] if isinstance(record["auroc"], dict) else record["auroc"]
         assert value is None
@@ -143,9 +146,9 @@ def test_p_is_the_share_of_all_shuffles_within_strata(seed: int) -> None:
 
     def statistic(chosen: set[int]) -> float:
         shuffled = np.isin(np.arange(11), list(chosen))
-        found = pairwise_auroc(scores, shuffled, lambda i, j: strata[i] == strata[j])
-        assert found is not None
-        return abs(found - 0.5)
+        area = pairwise_auroc(scores, shuffled, lambda i, j: strata[i] == strata[j])
+        assert area is not None
+        return abs(area - 0.5)
 
     every = [
         statistic({*first, *second})
@@ -153,17 +156,17 @@ def test_p_is_the_share_of_all_shuffles_within_strata(seed: int) -> None:
         for second in itertools.combinations(range(5, 11), 2)
     ]
     exact = np.mean(np.array(every) >= statistic({0, 3, 7, 8}) - 1e-12)
-    found = permutation_test(scores, failed, strata, draws=20_000)
-    assert found.p == pytest.approx(exact, abs=5 * math.sqrt(0.25 / 20_000)) and exact < 0.99
-    assert found.hits is not None and found.p == (1 + found.hits) / 20_001
+    permuted = permutation_test(scores, failed, strata, draws=20_000)
+    assert permuted.p == pytest.approx(exact, abs=5 * math.sqrt(0.25 / 20_000)) and exact < 0.99
+    assert permuted.hits is not None and permuted.p == (1 + permuted.hits) / 20_001
 
 
 @pytest.mark.parametrize("distance", [0.3, -0.8])
 def test_p_within_one_stratum_is_mann_whitneys(distance: float) -> None:
     scores, failed = normal_table(np.random.default_rng(4), 22, 13, distance)
     expected = mannwhitneyu(scores[failed], scores[~failed], method="exact").pvalue
-    found = permutation_test(scores, failed, np.zeros(35), draws=20_000)
-    assert found.p == pytest.approx(expected, abs=5 * math.sqrt(expected / 20_000))
+    permuted = permutation_test(scores, failed, np.zeros(35), draws=20_000)
+    assert permuted.p == pytest.approx(expected, abs=5 * math.sqrt(expected / 20_000))
 
 
 def test_p_is_uniform_under_confounding_by_the_strata() -> None:
@@ -182,8 +185,8 @@ def test_p_is_uniform_under_confounding_by_the_strata() -> None:
 
 def test_power_and_the_smallest_p() -> None:
     scores, failed = normal_table(np.random.default_rng(6), 100, 100, 2.0)
-    found = permutation_test(scores, failed, np.arange(200) % 5, draws=999)
-    assert found.hits == 0 and found.p == 1 / 1000
+    permuted = permutation_test(scores, failed, np.arange(200) % 5, draws=999)
+    assert permuted.hits == 0 and permuted.p == 1 / 1000
     assert permutation_test(-scores, failed, np.arange(200) % 5, draws=999).p == 1 / 1000, "two-sided"
     assert permutation_test(np.zeros(200), failed, np.arange(200) % 5, draws=99).p == 1, "ties say nothing"
-    as_json(found)
+    as_json(permuted)

@@ -102,13 +102,13 @@ def test_scale_and_constant_columns_change_nothing() -> None:
 def test_without_baselines_it_is_the_score_within_folds() -> None:
     """No baseline ties all puzzles; one column orders them, in the right direction, whatever its weight."""
     scores, failed = normal_table(np.random.default_rng(3), 120, 60, -1.0)
-    found = nested_auroc(np.zeros((180, 0)), scores, failed, repeats=1, draws=400, seed=5)
-    assert found.baselines.value == 0.5 and found.baselines.low is None
+    areas = nested_auroc(np.zeros((180, 0)), scores, failed, repeats=1, draws=400, seed=5)
+    assert areas.baselines.value == 0.5 and areas.baselines.low is None
     division = stratified_folds(failed, 5, random_numbers(5, "nested_auroc/folds"))
     within = stratified_auroc(-scores, failed, division, draws=400).auroc
-    assert found.with_score.value == within.value
-    assert found.difference.value == found.with_score.value - 0.5
-    low, high = found.with_score.low, found.with_score.high
+    assert areas.with_score.value == within.value
+    assert areas.difference.value == areas.with_score.value - 0.5
+    low, high = areas.with_score.low, areas.with_score.high
     assert low is not None and high is not None and within.low is not None and within.high is not None
     assert high - low == pytest.approx(within.high - within.low, rel=0.2)
 
@@ -133,10 +133,10 @@ def test_the_same_puzzles_are_drawn_for_both_models() -> None:
     """A score that changes next to nothing: the interval of the difference is next to nothing, too."""
     rng = np.random.default_rng(5)
     drift, failed = normal_table(rng, 150, 100, 1.0)
-    found = nested_auroc(drift[:, None], drift + 0.01 * rng.normal(size=250), failed, draws=300)
-    assert found.difference.low is not None and found.difference.high is not None
-    assert found.baselines.low is not None and found.baselines.high is not None
-    assert found.difference.high - found.difference.low < 0.2 * (found.baselines.high - found.baselines.low)
+    areas = nested_auroc(drift[:, None], drift + 0.01 * rng.normal(size=250), failed, draws=300)
+    assert areas.difference.low is not None and areas.difference.high is not None
+    assert areas.baselines.low is not None and areas.baselines.high is not None
+    assert areas.difference.high - areas.difference.low < 0.2 * (areas.baselines.high - areas.baselines.low)
 
 
 def test_what_says_nothing_has_auroc_one_half_out_of_fold() -> None:
@@ -146,14 +146,14 @@ def test_what_says_nothing_has_auroc_one_half_out_of_fold() -> None:
     failed = np.arange(40) < 20
     for seed in range(150):
         columns, score = rng.normal(size=(40, 2)), rng.normal(size=40)
-        found = nested_auroc(columns, score, failed, folds=4, repeats=1, draws=0, seed=seed)
-        assert found.baselines.value is not None and found.difference.value is not None
-        alone.append(found.baselines.value)
-        added.append(found.difference.value)
+        areas = nested_auroc(columns, score, failed, folds=4, repeats=1, draws=0, seed=seed)
+        assert areas.baselines.value is not None and areas.difference.value is not None
+        alone.append(areas.baselines.value)
+        added.append(areas.difference.value)
         division = stratified_folds(failed, 4, random_numbers(seed, "nested_auroc/folds"))
         pooled = auroc(cross_validated(columns, failed, division), failed)
         assert pooled is not None
-        pooled_minus_within.append(pooled - found.baselines.value)
+        pooled_minus_within.append(pooled - areas.baselines.value)
     for values, expected in ((alone, 0.5), (added, 0.0)):
         assert abs(np.mean(values) - expected) < 4 * np.std(values) / math.sqrt(150)
     assert np.mean(pooled_minus_within) < -3 * np.std(pooled_minus_within) / math.sqrt(150)
@@ -165,17 +165,18 @@ def test_normal_scores_take_the_curvature_out_of_a_baseline() -> None:
     level, failed = normal_table(rng, 400, 200, 1.5)
     drift = np.exp(3 * level)[:, None]
     raw = nested_auroc(np.column_stack([drift, rng.normal(size=600)]), level, failed, draws=300)
-    ranked = nested_auroc(normal_scores(np.column_stack([drift, rng.normal(size=600)])), normal_scores(level), failed,
-                          draws=300)  # fmt: skip
+    ranked = nested_auroc(
+        normal_scores(np.column_stack([drift, rng.normal(size=600)])), normal_scores(level), failed, draws=300
+    )
     assert raw.difference.value is not None and ranked.difference.value is not None
     assert abs(ranked.difference.value) < 2e-3 < raw.difference.value
 
 
 def test_normal_scores() -> None:
     values = np.array([3.0, -np.inf, 3.0, np.inf, np.nan])
-    found = normal_scores(values)
-    assert np.isnan(found[4]) and found[0] == found[2] == pytest.approx(0, abs=1e-12)
-    assert [found[1], found[3]] == pytest.approx([-0.841621233572914, 0.841621233572914]), "the quantile of 1/5"
+    scores = normal_scores(values)
+    assert np.isnan(scores[4]) and scores[0] == scores[2] == pytest.approx(0, abs=1e-12)
+    assert [scores[1], scores[3]] == pytest.approx([-0.841621233572914, 0.841621233572914]), "the quantile of 1/5"
     columns = np.random.default_rng(0).normal(size=(30, 2))
     assert (normal_scores(np.exp(columns)) == normal_scores(columns)).all()
     assert (normal_scores(columns)[:, 1] == normal_scores(columns[:, 1])).all()
@@ -187,20 +188,20 @@ def test_normal_scores() -> None:
 ])  # fmt: skip
 def test_degenerate_tables(num_failed: int, count: int, says: str) -> None:
     score = np.arange(float(count))
-    found = nested_auroc(np.ones((count, 2)), score, np.arange(count) < num_failed)
-    assert found.reason is not None and says in found.reason
-    for each in (found.baselines, found.with_score, found.difference):
-        assert (each.value, each.low, each.high, each.reason) == (None, None, None, found.reason)
-    assert as_json(found)["num_failed"] == num_failed
+    areas = nested_auroc(np.ones((count, 2)), score, np.arange(count) < num_failed)
+    assert areas.reason is not None and says in areas.reason
+    for undefined in (areas.baselines, areas.with_score, areas.difference):
+        assert (undefined.value, undefined.low, undefined.high, undefined.reason) == (None, None, None, areas.reason)
+    assert as_json(areas)["num_failed"] == num_failed
 
 
 def test_few_failures_make_fewer_folds_and_the_seed_decides() -> None:
     scores, failed = normal_table(np.random.default_rng(8), 30, 3, 1.0)
     baselines = np.random.default_rng(9).normal(size=(33, 1))
-    found = nested_auroc(baselines, scores, failed, draws=100)
-    assert found.folds == 3 and found.difference.value is not None
-    assert nested_auroc(baselines, scores, failed, draws=100) == found
-    assert nested_auroc(baselines, scores, failed, draws=100, seed=1).baselines != found.baselines
+    areas = nested_auroc(baselines, scores, failed, draws=100)
+    assert areas.folds == 3 and areas.difference.value is not None
+    assert nested_auroc(baselines, scores, failed, draws=100) == areas
+    assert nested_auroc(baselines, scores, failed, draws=100, seed=1).baselines != areas.baselines
 
 
 def test_bad_arguments_are_refused() -> None:

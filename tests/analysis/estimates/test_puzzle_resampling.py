@@ -19,15 +19,15 @@ rows = st.lists(
 def test_auroc_of_a_resample_is_that_of_the_repeated_puzzles(table: list[tuple[int, bool, int, int]]) -> None:
     scores, failed, strata, times = (np.array(column) for column in zip(*table, strict=True))
     counts = np.stack([times, np.ones_like(times)]).astype(float)
-    for row, each in zip(counts, resampled_auroc(scores, failed, counts), strict=True):
+    for row, area in zip(counts, resampled_auroc(scores, failed, counts), strict=True):
         repeated = np.repeat(np.arange(len(scores)), row.astype(int))
         expected = auroc(scores[repeated], failed[repeated])
-        assert np.isnan(each) if expected is None else each == pytest.approx(expected, abs=1e-12)
-    for row, each in zip(counts, resampled_auroc(scores, failed, counts, strata), strict=True):
+        assert np.isnan(area) if expected is None else area == pytest.approx(expected, abs=1e-12)
+    for row, area in zip(counts, resampled_auroc(scores, failed, counts, strata), strict=True):
         repeated = np.repeat(np.arange(len(scores)), row.astype(int))
         of = strata[repeated]
         expected = pairwise_auroc(scores[repeated], failed[repeated], lambda i, j, of=of: of[i] == of[j])
-        assert np.isnan(each) if expected is None else each == pytest.approx(expected, abs=1e-12)
+        assert np.isnan(area) if expected is None else area == pytest.approx(expected, abs=1e-12)
 
 
 @pytest.mark.parametrize("cells", [1, 37, 1 << 21])
@@ -69,9 +69,14 @@ def test_estimates() -> None:
         (1.0, np.array([0.0, np.inf]), "infinite"), (1.0, np.array([1.0, 1.0, np.nan]), "all resamples agree"),
         (1.0, np.zeros(0), "no resample"),
     ):  # fmt: skip
-        found = estimate(value, drawn)
-        assert found.low is None and found.high is None and found.reason is not None and says in found.reason
-        assert found.value == (value if np.isfinite(value) else None)
+        estimated = estimate(value, drawn)
+        assert (
+            estimated.low is None
+            and estimated.high is None
+            and estimated.reason is not None
+            and says in estimated.reason
+        )
+        assert estimated.value == (value if np.isfinite(value) else None)
 
 
 def test_bad_tables_are_refused() -> None:

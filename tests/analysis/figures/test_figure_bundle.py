@@ -12,7 +12,7 @@ from analysis.figures import make_figure_bundle
 from analysis.figures.bundle_sources import FIG3, FIG4, find_sources
 from analysis.figures.bundle_text import FIG1, FIG2
 from analysis.spectra.spectrum_files import SpectrumStore
-from analysis.spectra.spectrum_report import write_report
+from analysis.spectra.spectrum_summary import write_summary
 from analysis.spectra.spectrum_table import SpectrumTable
 
 
@@ -38,16 +38,16 @@ def table(label: str, model: str, seed: int, *, objective: str = "act_streaming"
 
 def write(folder: Path, tables: list[SpectrumTable]) -> dict[str, Any]:
     """As analysis/spectra/lyapunov_spectrum.py leaves a folder."""
-    for each in tables:
-        own = folder if len(tables) == 1 else folder / each.label
-        store = SpectrumStore(own, each.settings)
-        store.add(each.arrays)
-        store.finish(each.arrays["row"])
+    for table in tables:
+        run_folder = folder if len(tables) == 1 else folder / table.label
+        store = SpectrumStore(run_folder, table.settings)
+        store.add(table.arrays)
+        store.finish(table.arrays["row"])
     origin = {
         "command": "python analysis/spectra/lyapunov_spectrum.py ...",
         "git": {"commit": "c0ffee", "dirty": False},
     }
-    return write_report(folder, tables, burn_in=2, draws=200, seed=0, origin=origin)
+    return write_summary(folder, tables, burn_in=2, draws=200, seed=0, origin=origin)
 
 
 @pytest.fixture(scope="module")
@@ -73,10 +73,10 @@ def test_without_figures_three_and_four(results: Path, tmp_path: Path, capsys: p
     assert "(Fig. 1)" in letter and "(Fig. 2" in letter and "(Fig. 3)" not in letter and "(Fig. 4)" not in letter
 
     summary = json.loads((results / "trm" / "summary.json").read_text())
-    found = summary["models"]["TRM-att"]["lambda1"]
+    over_runs = summary["models"]["TRM-att"]["lambda1"]
     for name in ("median_solved", "median_failed"):
-        assert f"{found[name]['mean']['value'] / 6:.3f} [" in letter
-    assert f"AUROC {found['auroc']['mean']['value']:.3f}" in letter and "52 of 80 solved, 2 runs" in letter
+        assert f"{over_runs[name]['mean']['value'] / 6:.3f} [" in letter
+    assert f"AUROC {over_runs['auroc']['mean']['value']:.3f}" in letter and "52 of 80 solved, 2 runs" in letter
     hrm = json.loads((results / "hrm" / "summary.json").read_text())["runs"][0]["lambda1"]["auroc"]
     assert f"{hrm['value']:.3f} [{hrm['low']:.3f}, {hrm['high']:.3f}]" in letter and "1 run)" in letter
 
@@ -144,4 +144,4 @@ def test_folders_that_hold_nothing_are_named(results: Path, tmp_path: Path) -> N
 
 def test_the_rows_of_the_summary_are_drawn(results: Path) -> None:
     (only,) = find_sources([results / "hrm"]).spectra
-    assert [len(each) for each in only.tables] == [40] and re.fullmatch("c", only.tables[0].label)
+    assert [len(table) for table in only.tables] == [40] and re.fullmatch("c", only.tables[0].label)

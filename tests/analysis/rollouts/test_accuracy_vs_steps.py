@@ -59,7 +59,7 @@ def test_numbers_and_files(report: Path) -> None:
     saved = json.loads((folder / "accuracy_vs_steps.json").read_text())["curves"]
     assert [point["exact_count"] for point in saved[0]["points"]] == [entry["exact_count"] for entry in entries]
     words = (folder / "accuracy_vs_steps.txt").read_text()
-    for part in (
+    for phrase in (
         "n = 200 test rows of data/sudoku6, 24 steps evaluated, 16 trained with (dotted line)",
         "mode max_steps 24, adaptive_halt False, vote 1",
         "95 % Wilson interval",
@@ -67,7 +67,7 @@ def test_numbers_and_files(report: Path) -> None:
         "best step 24: 120 of 200 = 60.0% (95 % 53.1% to 66.5%)",
         f"Figure: python analysis/rollouts/accuracy_vs_steps.py {report}",
     ):
-        assert part in words
+        assert phrase in words
 
 
 def test_the_picture_holds_the_curves(report: Path) -> None:
@@ -83,8 +83,9 @@ def test_the_picture_holds_the_curves(report: Path) -> None:
     assert [label.get_text() for label in lower.get_xticklabels() if label.get_text() in ("1", "2", "8", "16")] != []
 
 
-@pytest.mark.parametrize(("num_steps", "trained", "scale"), [(16, 16, "linear"), (17, 16, "log"), (4, 32, "log"),
-                                                            (1, None, "linear")])  # fmt: skip
+@pytest.mark.parametrize(
+    ("num_steps", "trained", "scale"), [(16, 16, "linear"), (17, 16, "log"), (4, 32, "log"), (1, None, "linear")]
+)
 def test_the_axis_is_logarithmic_beyond_16_steps(
     tmp_path: Path, num_steps: int, trained: int | None, scale: str
 ) -> None:
@@ -116,9 +117,11 @@ def test_several_reports_and_sets(report: Path, tmp_path: Path) -> None:
     for row in table(tmp_path / "out"):
         lengths[row["curve"], row["rows"]] = lengths.get((row["curve"], row["rows"]), 0) + 1
     assert lengths == {
-        ("run/best", "test"): 24, ("_run$1/best", "validation"): 8,
-        ("arc/best, sudoku6", "test"): 4, ("arc/best, other", "test"): 4,
-    }  # fmt: skip
+        ("run/best", "test"): 24,
+        ("_run$1/best", "validation"): 8,
+        ("arc/best, sudoku6", "test"): 4,
+        ("arc/best, other", "test"): 4,
+    }
     figure = accuracy_vs_steps.draw(accuracy_vs_steps.read_curves([report, odd, two_sets]))
     shown = [text.get_text() for text in figure.legends[0].get_texts()]
     assert shown[:4] == ["run/best", "_run$1/best", "arc/best, sudoku6", "arc/best, other"]

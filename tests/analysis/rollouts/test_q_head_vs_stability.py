@@ -37,10 +37,10 @@ SETTINGS = {
 def made_by_hand(puzzles: int = 40, rollouts: int = 8) -> RolloutTable:
     """Within a puzzle Q falls with growth and right rollouts have the higher Q; hard puzzles have more of both."""
     rng = np.random.default_rng(0)
-    hard, own = rng.normal(size=(puzzles, 1, 1)), rng.normal(size=(puzzles, rollouts, 2))
-    q = (10 * hard - own).astype(np.float32)
-    growth = np.stack([10 * hard + own, rng.normal(size=own.shape)], axis=3).astype(np.float32)
-    exact = own < hard
+    hard, of_rollout = rng.normal(size=(puzzles, 1, 1)), rng.normal(size=(puzzles, rollouts, 2))
+    q = (10 * hard - of_rollout).astype(np.float32)
+    growth = np.stack([10 * hard + of_rollout, rng.normal(size=of_rollout.shape)], axis=3).astype(np.float32)
+    exact = of_rollout < hard
     return RolloutTable(
         row=np.arange(puzzles), steps=np.array([4, 8]), q=q, exact=exact, answer=exact.astype(np.int64),
         margin=rng.random(q.shape).astype(np.float32), growth=growth, sizes=np.array([1e-3, 1e-2]),
@@ -92,9 +92,9 @@ def test_what_is_drawn() -> None:
     drawn = [text.get_text() for text in right.get_legend().get_texts()]
     assert drawn == [words for words, *_ in LOOKS.values()]
     lines = {line.get_label(): line for line in right.get_lines()}
-    own = [curve for curve in data.curves if curve["selector"] == "oracle" and curve["steps"] == 8]
+    chosen = [curve for curve in data.curves if curve["selector"] == "oracle" and curve["steps"] == 8]
     assert lines["oracle (any is right)"].get_xdata().tolist() == [8 * r for r in (1, 2, 4, 8)]
-    assert lines["oracle (any is right)"].get_ydata().tolist() == [curve["value"] for curve in own]
+    assert lines["oracle (any is right)"].get_ydata().tolist() == [curve["value"] for curve in chosen]
     assert [text.get_text() for text in right.texts] == ["4"], "the thin line of fewer steps is named"
     plt.close("all")
 
@@ -246,9 +246,11 @@ def test_rollouts_without_probes_are_refused(tmp_path: Path, capsys: pytest.Capt
 
 def test_damaged_figure_files(whole: Path, tmp_path: Path) -> None:
     for name, text, says in (
-        ("summary.json", "{", "it is no JSON"), ("summary.json", "{}", "correlation_of_q_and_growth"),
-        (f"{NAME}.csv", "a,b\n1,2\n", "panel"), (f"{NAME}.csv", "panel\n", "holds no accuracy"),
-    ):  # fmt: skip
+        ("summary.json", "{", "it is no JSON"),
+        ("summary.json", "{}", "correlation_of_q_and_growth"),
+        (f"{NAME}.csv", "a,b\n1,2\n", "panel"),
+        (f"{NAME}.csv", "panel\n", "holds no accuracy"),
+    ):
         out = shutil.copytree(whole, tmp_path / f"{len(list(tmp_path.iterdir()))}")
         (out / name).write_text(text)
         with pytest.raises(UserError, match=says):

@@ -21,8 +21,8 @@ def opposed(puzzles: int = 60, rollouts: int = 12) -> tuple[np.ndarray, np.ndarr
     """Easy puzzles are high in both scores; among the rollouts of one, more of the one is less of the other."""
     rng = np.random.default_rng(0)
     easy = 10 * rng.normal(size=(puzzles, 1))
-    own = rng.normal(size=(puzzles, rollouts))
-    return easy + own, easy - own + 0.3 * rng.normal(size=own.shape)
+    noise = rng.normal(size=(puzzles, rollouts))
+    return easy + noise, easy - noise + 0.3 * rng.normal(size=noise.shape)
 
 
 def test_within_and_pooled_have_opposite_signs() -> None:
@@ -38,10 +38,10 @@ def test_each_puzzle_against_scipy() -> None:
     rng = np.random.default_rng(1)
     first, second = rng.integers(0, 4, (30, 8)).astype(float), rng.normal(size=(30, 8))
     first[0], second[1, 0], second[2, :2] = 1.0, np.inf, -np.inf
-    found = rank_correlations(first, second)
-    assert np.isnan(found[0]), "a constant score orders nothing"
+    correlations = rank_correlations(first, second)
+    assert np.isnan(correlations[0]), "a constant score orders nothing"
     expected = [spearmanr(a, b).statistic for a, b in zip(first[1:], second[1:], strict=True)]
-    assert found[1:] == pytest.approx(expected, abs=1e-12)
+    assert correlations[1:] == pytest.approx(expected, abs=1e-12)
     assert within(first, second, DRAWS).value == pytest.approx(np.mean(expected))
     assert within(first, second, DRAWS).puzzles == 29
     assert pooled(first, second, DRAWS).value == pytest.approx(spearmanr(first.ravel(), second.ravel()).statistic)
@@ -78,8 +78,8 @@ def test_intervals_are_over_puzzles() -> None:
         low, high = within(a, b, 2000).interval95 or (0.0, 0.0)
         return high - low
 
-    found = rank_correlations(first, second)
-    assert width(first, second) == pytest.approx(2 * 1.96 * found.std() / np.sqrt(40), rel=0.1)
+    correlations = rank_correlations(first, second)
+    assert width(first, second) == pytest.approx(2 * 1.96 * correlations.std() / np.sqrt(40), rel=0.1)
     twice = [np.concatenate([table, table], axis=1) for table in (first, second)]
     assert width(*twice) > 0.9 * width(first, second)
     many = [np.concatenate([table] * 4) for table in (first, second)]
@@ -111,7 +111,7 @@ def test_auroc_against_pairs() -> None:
 
 def test_standardised() -> None:
     table = np.array([[1.0, 2, 3, 4], [5, 5, 5, 5], [1, 2, np.inf, 0]])
-    found = standardised(table)
-    assert found[0].mean() == pytest.approx(0) and found[0].std() == pytest.approx(1)
-    assert np.isnan(found[1:]).all()
-    assert pearsonr(found[0], table[0]).statistic == pytest.approx(1)
+    scaled = standardised(table)
+    assert scaled[0].mean() == pytest.approx(0) and scaled[0].std() == pytest.approx(1)
+    assert np.isnan(scaled[1:]).all()
+    assert pearsonr(scaled[0], table[0]).statistic == pytest.approx(1)

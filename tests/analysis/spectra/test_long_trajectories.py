@@ -17,9 +17,9 @@ def test_logistic_map(r: float, kind: str) -> None:
         return r * x * (1 - x)
 
     start = torch.tensor([[0.3], [0.37]], dtype=torch.float64)
-    found = lyapunov_spectrum(logistic, start, num_exponents=1, num_steps=200, transient_steps=800)
-    _, distances = recurrence(logistic, found.final_state, 8, 0.0)
-    late = found.local_growth[:, 100:, 0].mean(dim=1).numpy()
+    result = lyapunov_spectrum(logistic, start, num_exponents=1, num_steps=200, transient_steps=800)
+    _, distances = recurrence(logistic, result.final_state, 8, 0.0)
+    late = result.local_growth[:, 100:, 0].mean(dim=1).numpy()
     assert attractor_kinds(distances.numpy(), late).tolist() == [kind, kind]
 
 
@@ -31,22 +31,22 @@ def test_kinds_that_are_not_decided() -> None:
 def test_survival_counts_the_last_movement() -> None:
     rest, move = SETTLED_DRIFT / 2, SETTLED_DRIFT * 2
     drift = np.array([[move, rest, rest, rest], [move, rest, move, rest], [move] * 4, [np.nan] * 4])
-    found = survival(drift)
-    assert found.unsettled.tolist() == [4, 3, 3, 2] and found.total == 4
+    curve = survival(drift)
+    assert curve.unsettled.tolist() == [4, 3, 3, 2] and curve.total == 4
     # Second half: three at risk after step 3, one of them settles.
-    assert found.escape_rate == pytest.approx(1 / 3)
-    assert found.low is not None and found.high is not None and found.low < 1 / 3 < found.high
+    assert curve.escape_rate == pytest.approx(1 / 3)
+    assert curve.low is not None and curve.high is not None and curve.low < 1 / 3 < curve.high
 
 
 def test_escape_rate_of_an_exponential_tail() -> None:
     rate = 0.05
     lives = np.random.default_rng(0).geometric(rate, size=4000)
     drift = np.where(np.arange(1, 101)[None] < lives[:, None], 1.0, 0.0)
-    found = survival(drift)
-    assert found.low is not None and found.high is not None and found.low < rate < found.high
-    assert found.high - found.low < 0.02
+    curve = survival(drift)
+    assert curve.low is not None and curve.high is not None and curve.low < rate < curve.high
+    assert curve.high - curve.low < 0.02
 
 
 def test_nothing_at_risk() -> None:
-    found = survival(np.zeros((5, 10)))
-    assert found.unsettled.tolist() == [0] * 10 and found.escape_rate is None
+    curve = survival(np.zeros((5, 10)))
+    assert curve.unsettled.tolist() == [0] * 10 and curve.escape_rate is None

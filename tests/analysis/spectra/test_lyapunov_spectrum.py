@@ -43,9 +43,7 @@ def test_one_run(runs: list[Path], tmp_path: Path) -> None:
     assert only["long_rollout"]["num_steps"] == 8 and only["beyond_baselines"]["nested"]["all"]["num_baselines"] == 7
     leading = np.median(expected[:, 0])
     assert only["lambda1"]["median_failed"]["value"] == pytest.approx(leading)  # an untrained run solves nothing
-    assert only["lambda1"]["auroc"] == {
-        "value": None, "low": None, "high": None, "reason": "all 10 puzzles failed"
-    }  # fmt: skip
+    assert only["lambda1"]["auroc"] == {"value": None, "low": None, "high": None, "reason": "all 10 puzzles failed"}
     for name in ("lambda1_success_failure", "spectrum_shift", "long_rollout"):
         for suffix in ("png", "pdf", "svg", "csv", "txt"):
             assert (tmp_path / "a" / f"{name}.{suffix}").stat().st_size > 0
@@ -64,11 +62,11 @@ def test_one_run(runs: list[Path], tmp_path: Path) -> None:
 def test_two_runs(runs: list[Path], tmp_path: Path) -> None:
     run(runs, tmp_path)
     summary = json.loads((tmp_path / "summary.json").read_text())
-    assert [each["label"] for each in summary["runs"]] == ["seed0_best", "seed1_best"]
-    found = summary["models"]["TRM-att"]
-    assert found["lambda1"]["median_failed"]["same_puzzles"] and found["lambda1"]["median_failed"]["runs"] == 2
-    both = [each["lambda1"]["median_failed"]["value"] for each in summary["runs"]]
-    assert found["lambda1"]["median_failed"]["mean"]["value"] == pytest.approx(np.mean(both))
+    assert [entry["label"] for entry in summary["runs"]] == ["seed0_best", "seed1_best"]
+    joint = summary["models"]["TRM-att"]
+    assert joint["lambda1"]["median_failed"]["same_puzzles"] and joint["lambda1"]["median_failed"]["runs"] == 2
+    both = [entry["lambda1"]["median_failed"]["value"] for entry in summary["runs"]]
+    assert joint["lambda1"]["median_failed"]["mean"]["value"] == pytest.approx(np.mean(both))
     assert (tmp_path / "seed1_best" / "spectrum.csv").exists() and not (tmp_path / "spectrum.csv").exists()
 
 

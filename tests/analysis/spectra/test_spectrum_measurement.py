@@ -34,10 +34,10 @@ def puzzles(sudoku6_folder: Path) -> PuzzleSet:
 @pytest.fixture(params=["trm_att", "trm_mlp", "hrm", "srm"])
 def model(request: pytest.FixtureRequest, puzzles: PuzzleSet, tmp_path: Path) -> RecursiveModel:
     config = tiny_config(request.param, puzzles.root, tmp_path, ["dtype=float64", "arch.halt_max_steps=4"])
-    made = build_network(config, puzzles.metadata, torch.device("cpu")).eval()
+    network = build_network(config, puzzles.metadata, torch.device("cpu")).eval()
     with torch.no_grad():  # untrained halting values are all alike
-        made.q_head.weight.normal_(generator=torch.Generator().manual_seed(3))
-    return made
+        network.q_head.weight.normal_(generator=torch.Generator().manual_seed(3))
+    return network
 
 
 def batch_of(puzzles: PuzzleSet, rows: list[int]) -> Batch:
@@ -73,7 +73,9 @@ def test_exponents_and_drift_are_those_of_the_map(model: RecursiveModel, puzzles
     np.testing.assert_allclose(
         arrays["sub_update_growth"].reshape(2, 4, -1, 3).sum(axis=2), arrays["step_growth"], atol=1e-5
     )
-    path = [torch.cat([leaf.flatten(1) for leaf in each], dim=1) for each in [state, *trajectory(maps.step, state, 5)]]
+    path = [
+        torch.cat([leaf.flatten(1) for leaf in visited], dim=1) for visited in [state, *trajectory(maps.step, state, 5)]
+    ]
     norms = [torch.linalg.vector_norm(later - before, dim=1) for before, later in zip(path, path[1:], strict=False)]
     drift = torch.stack([moved / torch.linalg.vector_norm(z, dim=1) for moved, z in zip(norms, path[1:], strict=True)])
     np.testing.assert_allclose(arrays["drift"], drift[:4].T.numpy(), rtol=1e-9)
@@ -110,8 +112,8 @@ def test_srm_in_its_own_norm(puzzles: PuzzleSet, tmp_path: Path) -> None:
         for parameter in model.parameters():
             parameter.add_(torch.randn(parameter.shape, generator=torch.Generator().manual_seed(1)), alpha=0.5)
     batch = batch_of(puzzles, [1, 4])
-    own = SpectrumSettings(num_exponents=2, num_steps=4, dtype="float64", norm="model", extended_steps=6)
-    arrays, plain = measure_batch(model, batch, own), measure_batch(model, batch, SETTINGS)
+    in_own_norm = SpectrumSettings(num_exponents=2, num_steps=4, dtype="float64", norm="model", extended_steps=6)
+    arrays, plain = measure_batch(model, batch, in_own_norm), measure_batch(model, batch, SETTINGS)
     bound = model.contraction_bound().lambda_per_step
     assert (arrays["step_growth"][..., 0] <= bound + 1e-9).all() and (arrays["extended_growth"] <= bound + 1e-9).all()
     for name in ("exact", "drift", "q_halt", "margin", "residual"):  # of the same states, whatever the coordinates
@@ -120,7 +122,7 @@ def test_srm_in_its_own_norm(puzzles: PuzzleSet, tmp_path: Path) -> None:
         tiny_config("hrm", puzzles.root, tmp_path, ["dtype=float64"]), puzzles.metadata, torch.device("cpu")
     )
     with pytest.raises(UserError, match="arch=srm"):
-        measure_batch(other.eval(), batch, own)
+        measure_batch(other.eval(), batch, in_own_norm)
 
 
 def test_tangents_depend_on_seed_row_and_copy_only() -> None:

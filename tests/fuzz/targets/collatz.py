@@ -7,7 +7,14 @@ from random import Random
 from typing import Any
 
 from projects.collatz.eval_file import COLUMNS, EvalRows, csv_lines, draw_numbers, read_eval_file
-from projects.collatz.flags import Asked, CheckpointRun, ClosedFormRun, TrainingRun, build_parser, read_flags
+from projects.collatz.flags import (
+    CheckpointRequest,
+    ClosedFormRequest,
+    Request,
+    TrainingRequest,
+    build_parser,
+    read_flags,
+)
 from projects.collatz.labels import labels_of
 from projects.collatz.settings import collatz_of
 from projects.collatz.syracuse import TEST_STARTS
@@ -138,10 +145,10 @@ class CollatzFlags:
         )  # fmt: skip
 
 
-def _wrong_flags(asked: Asked, words: list[str]) -> str | None:
+def _wrong_flags(asked: Request, words: list[str]) -> str | None:
     given = _given(words)
-    if isinstance(asked, ClosedFormRun | CheckpointRun):
-        if isinstance(asked, CheckpointRun) != ("--evaluate" in given):
+    if isinstance(asked, ClosedFormRequest | CheckpointRequest):
+        if isinstance(asked, CheckpointRequest) != ("--evaluate" in given):
             return "another mode than the words ask for"
         if not all(start > 0 and start % 2 for start in asked.starts) or len(set(asked.starts)) != len(asked.starts):
             return f"starts {asked.starts}"
@@ -149,9 +156,9 @@ def _wrong_flags(asked: Asked, words: list[str]) -> str | None:
         expected = TEST_STARTS if starts is None else tuple(int(word) for word in starts.split(","))
         if asked.starts != expected:
             return f"starts {asked.starts}, the words say {starts}"
-        lookahead = given.get("--lookahead", 10 if isinstance(asked, ClosedFormRun) else None)
+        lookahead = given.get("--lookahead", 10 if isinstance(asked, ClosedFormRequest) else None)
         return None if asked.lookahead == (None if lookahead is None else int(lookahead)) else "another lookahead"
-    assert isinstance(asked, TrainingRun)
+    assert isinstance(asked, TrainingRequest)
     wrong = wrong_types(asked.config)
     if wrong:
         return wrong

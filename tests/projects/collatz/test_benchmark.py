@@ -29,18 +29,18 @@ def test_the_record(tmp_path: Path, no_seconds: None, capsys: pytest.CaptureFixt
     assert main([*TINY, "--json", str(path)]) == 0
     record = json.loads(path.read_text())
     assert record["environment"].keys() >= {"argv", "commit", "dirty", "cpu", "num_threads", "seed"}
-    rates = {each["name"]: each for each in record["rates"]}
+    rates = {timed["name"]: timed for timed in record["rates"]}
     assert GOALS.keys() < rates.keys()
-    for each in rates.values():
-        assert each["steps_per_second"] == each["steps"] / 0.5 and each["seconds"]["count"] == 2
-        assert each["goal"] == GOALS.get(each["name"])
+    for timed in rates.values():
+        assert timed["steps_per_second"] == timed["steps"] / 0.5 and timed["seconds"]["count"] == 2
+        assert timed["goal"] == GOALS.get(timed["name"])
     words = rates["words, 48 bits"]
     assert words["steps"] == STEPS * words["rows"] and words["rows"] == 262
-    loaders = {each["name"]: each for each in record["loaders"]}
+    loaders = {timed["name"]: timed for timed in record["loaders"]}
     assert loaders.keys() == LOADERS.keys()
-    for each in loaders.values():
+    for timed in loaders.values():
         # The clock gives half a second to the update, and to one batch: a scale of 0.001 leaves one a call.
-        assert each["update_seconds"]["median"] == each["load_seconds"]["median"] == 0.5 and each["share"] == 0.5
+        assert timed["update_seconds"]["median"] == timed["load_seconds"]["median"] == 0.5 and timed["share"] == 0.5
     assert loaders["orbit, lookahead 20"]["rows"] == 32 and loaders["faithful, lookahead 10"]["rows"] == 1024
     printed = capsys.readouterr().out
     assert printed == format_table(record["rates"]) + "\n" + format_loaders(record["loaders"]) + "\n"
@@ -78,9 +78,8 @@ def test_a_wrong_number_is_not_timed(monkeypatch: pytest.MonkeyPatch) -> None:
     ],
 )
 def test_bad_options(
-    words: list[str], expected: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
-) -> None:  # fmt: skip
+    words: list[str], expected: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     monkeypatch.chdir(tmp_path)
     with pytest.raises(SystemExit) as leaving:
         main(words)

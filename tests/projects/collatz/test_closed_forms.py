@@ -50,8 +50,8 @@ def test_minimum_is_the_lexicographic_one(number: int, lookahead: int) -> None:
     """V = (smallest of n..T^L(n), its first place), compared lexicographically."""
     states, _ = naive_steps(number, lookahead + 1)
 
-    def value(part: list[int]) -> tuple[int, int]:
-        return min(part), part.index(min(part))
+    def value(window: list[int]) -> tuple[int, int]:
+        return min(window), window.index(min(window))
 
     here, there = value(states[:-1]), value(states[1:])
     assert violates(Minimum(), number, lookahead) == (there >= here) == (glide(number) > lookahead + 1)
@@ -62,8 +62,8 @@ def test_maximum_is_the_lexicographic_one(number: int, lookahead: int) -> None:
     """V = (largest of n..T^L(n), its last place): gamma j prefers the later of equals."""
     states, _ = naive_steps(number, lookahead + 1)
 
-    def value(part: list[int]) -> tuple[int, int]:
-        return max(part), max(place for place, state in enumerate(part) if state == max(part))
+    def value(window: list[int]) -> tuple[int, int]:
+        return max(window), max(place for place, state in enumerate(window) if state == max(window))
 
     here, there = value(states[:-1]), value(states[1:])
     assert violates(Maximum(), number, lookahead) == (there >= here)

@@ -66,8 +66,8 @@ def test_table_and_report_on_a_file(eval_csv: Path, tmp_path: Path, capsys: pyte
         assert line[:4] == [f"{100 * entry[share]:.2f}" for share in SHARES]
         assert line[4] == f"{100 * entry['free_pass']:.2f}"
         assert line[5] == f"{entry['violations']}/400"
-        each = [str(count["violations"]) for count in entry["orbits"].values()]
-        assert line[6] == str(sum(map(int, each))) and line[7] == "/".join(each)
+        by_orbit = [str(count["violations"]) for count in entry["orbits"].values()]
+        assert line[6] == str(sum(map(int, by_orbit))) and line[7] == "/".join(by_orbit)
         assert entry["orbits"].keys() == set(map(str, TEST_STARTS))
         assert entry["orbits"]["27"].keys() == {"steps", "growth_steps", "odd_max", "violations"}
     assert report["V_tmin_1.2"]["orbits"]["703"]["violations"] == 1, "as published"

@@ -74,8 +74,10 @@ def test_the_hinge_by_hand() -> None:
     assert float(output.loss_sum) == pytest.approx(expected, rel=1e-12)
     assert output.normalizer == 2 and output.trained_steps == 4
     assert {name: int(output.metric_sums[name]) for name in ("count", "violations", "growth_violations")} == {
-        "count": 2, "violations": 1, "growth_violations": 1
-    }  # fmt: skip
+        "count": 2,
+        "violations": 1,
+        "growth_violations": 1,
+    }
     # The other way round: hard decay weighs 2, random growth 10.
     settings.margin = 1.5
     output = only(HingeDecrease(settings), Prescribed(TABLE), batch_of([7, 9], 2, [False, True]))
@@ -125,13 +127,13 @@ def test_beta_moves_only_where_it_is_learned_and_by_the_anchor_alone(target_type
     settings = CollatzConfig(preset="faithful", lookahead=L, target_type=target_type)
     model = Prescribed(TABLE)
     only(HingeDecrease(settings), model, batch_of([7, 9], 2, [True, False])).loss_sum.backward()
-    found = model.drift_coefficient.grad
+    gradient = model.drift_coefficient.grad
     drift = L * math.log2(3) - 4
     by_hand = sum(-2 * drift * (TABLE[n] - math.log(n) - 0.35 * drift) for n in (7, 9))
     if target_type == "fixed":
-        assert found is None
+        assert gradient is None
     else:
-        assert found is not None and float(found) == pytest.approx(by_hand, rel=1e-6)
+        assert gradient is not None and float(gradient) == pytest.approx(by_hand, rel=1e-6)
 
 
 def test_margins_for_mining() -> None:

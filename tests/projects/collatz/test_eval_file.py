@@ -174,9 +174,9 @@ def test_a_bad_row_is_named(row: str, expected: str, tmp_path: Path) -> None:
     path.write_text("\r\n".join([HEADER, "3,5,1,7,16,1.7270", GOOD, ""]))
     assert read_eval_file(path).numbers == [3, 27]
     path.write_text("\r\n".join([HEADER, "3,5,1,7,16,1.7270", row, "5,1,0,5,16,1.5051", ""]))
-    with pytest.raises(UserError) as found:
+    with pytest.raises(UserError) as refusal:
         read_eval_file(path)
-    text = str(found.value)
+    text = str(refusal.value)
     assert text.startswith(f"{path}, row 2 (line 3): ") and expected in text
     assert "python projects/collatz/build_eval.py" in text and "\n" not in text
 
@@ -195,9 +195,9 @@ def test_a_bad_row_is_named(row: str, expected: str, tmp_path: Path) -> None:
 def test_foreign_files(data: bytes, expected: str, tmp_path: Path) -> None:
     path = tmp_path / "eval.csv"
     path.write_bytes(data)
-    with pytest.raises(UserError) as found:
+    with pytest.raises(UserError) as refusal:
         read_eval_file(path)
-    assert str(found.value).startswith(str(path)) and expected in str(found.value)
+    assert str(refusal.value).startswith(str(path)) and expected in str(refusal.value)
 
 
 def test_no_file(tmp_path: Path) -> None:

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from projects.collatz import evaluation as collatz_evaluation
-from projects.collatz.baselines import ClosedFormRun, closed_form_report
+from projects.collatz.baselines import ClosedFormRequest, closed_form_report
 from projects.collatz.bounds import bounds_at
 from projects.collatz.build_eval import main as build_eval
 from projects.collatz.closed_forms import CLOSED_FORMS, ClosedForm, LogN, Maximum, Minimum
@@ -22,9 +22,7 @@ from projects.collatz.windows import Windows
 from training.evaluation.answering import wilson_interval
 
 # Seven starts whose orbits meet those of the training seeds late only, and the steps of each.
-FRESH = {
-    1723519: 207, 8400511: 256, 63728127: 357, 670617279: 370, 989345275647: 506, 319804831: 218, 8528817511: 268,
-}  # fmt: skip
+FRESH = {1723519: 207, 8400511: 256, 63728127: 357, 670617279: 370, 989345275647: 506, 319804831: 218, 8528817511: 268}
 # Lookahead and function: pass, weighted, growth, growth-weighted in percent; violations along the five orbits (111, 27,
 # 703, 26623, 626331); along the fresh orbits. None where nothing was published.
 Row = tuple[tuple[float, float, float, float], tuple[int, ...] | int, int | None]
@@ -74,7 +72,7 @@ def percent(entry: dict[str, Any]) -> tuple[float, ...]:
 
 @pytest.mark.parametrize("lookahead", [10, 20, 30, 50, 100])
 def test_every_published_row(lookahead: int, eval_csv: Path) -> None:
-    run = ClosedFormRun(lookahead, (*TEST_STARTS, *FRESH), eval_csv, None)
+    run = ClosedFormRequest(lookahead, (*TEST_STARTS, *FRESH), eval_csv, None)
     report = json.loads(json.dumps(closed_form_report(run), allow_nan=False))
     rows = {name: row for (at, name), row in PUBLISHED.items() if at == lookahead}
     assert rows
@@ -103,9 +101,9 @@ class PassesMultiplesOf3:
         return self.form.name
 
     def violations(self, windows: Windows) -> np.ndarray:
-        part = np.array(self.divisible[: len(windows)])
+        divisible = np.array(self.divisible[: len(windows)])
         del self.divisible[: len(windows)]
-        return self.form.violations(windows) & ~part
+        return self.form.violations(windows) & ~divisible
 
 
 @pytest.mark.parametrize("lookahead", [10, 20])
@@ -128,12 +126,12 @@ def test_rates_by_hand() -> None:
     weights = np.array([1.0, 2.0, 3.0, 4.0, 5.0])
     free = np.array([number % 3 != 0 for number in numbers])
     violations = np.array([True, False, True, False, False])
-    found = rates(violations, growth, weights, free)
-    assert (found["rows"], found["violations"], found["pass"]) == (5, 2, 0.6)
-    assert found["pass_interval"] == list(wilson_interval(3, 5))
-    assert found["weighted_pass"] == 11 / 15
-    assert (found["growth_rows"], found["growth_pass"], found["growth_weighted_pass"]) == (3, 1 / 3, 5 / 9)
-    assert (found["free_rows"], found["free_violations"], found["free_pass"]) == (3, 1, 2 / 3)
+    shares = rates(violations, growth, weights, free)
+    assert (shares["rows"], shares["violations"], shares["pass"]) == (5, 2, 0.6)
+    assert shares["pass_interval"] == list(wilson_interval(3, 5))
+    assert shares["weighted_pass"] == 11 / 15
+    assert (shares["growth_rows"], shares["growth_pass"], shares["growth_weighted_pass"]) == (3, 1 / 3, 5 / 9)
+    assert (shares["free_rows"], shares["free_violations"], shares["free_pass"]) == (3, 1, 2 / 3)
     none = rates(violations, np.zeros(5, bool), weights, free)
     assert none["growth_rows"] == 0 and none["growth_pass"] is None and none["growth_weighted_pass"] is None
 
@@ -149,20 +147,20 @@ def test_rows_in_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_orbits(monkeypatch: pytest.MonkeyPatch) -> None:
     starts = (27, 703, 1, 2**100 - 1)
-    found = judge_orbits([LogN(), Minimum(), Maximum()], starts, 20)
+    counts = judge_orbits([LogN(), Minimum(), Maximum()], starts, 20)
     for start in starts:
-        path, count = orbit(start), found["ln_n"][start]
+        path, count = orbit(start), counts["ln_n"][start]
         assert (count.steps, count.growth_steps, count.odd_max) == (path.steps, path.growth_steps, path.odd_max)
         assert count.violations == path.growth_steps
         longer = path.states + [1] * 21
-        assert found["V_min"][start].violations == sum(
+        assert counts["V_min"][start].violations == sum(
             min(longer[j + 1 : j + 22]) >= longer[j] for j in range(path.steps)
         )
-        assert found["V_max"][start].violations == sum(
+        assert counts["V_max"][start].violations == sum(
             longer[j + 21] > max(longer[j : j + 21]) for j in range(path.steps)
         )
     monkeypatch.setattr(collatz_evaluation, "BLOCK", 17)
-    assert judge_orbits([LogN(), Minimum(), Maximum()], starts, 20) == found
+    assert judge_orbits([LogN(), Minimum(), Maximum()], starts, 20) == counts
     with pytest.raises(ValueError, match="found 28"):
         judge_orbits([LogN()], [28], 5)
 
@@ -172,8 +170,8 @@ def test_rates_on_random_numbers_are_those_of_theory() -> None:
     random, count, lookahead = Random(9), 20_000, 20
     numbers = [random.getrandbits(200) | 1 for _ in range(count)]
     rows = EvalRows(numbers, np.zeros(count, bool), np.ones(count), "")
-    found, bounds = judge_rows(CLOSED_FORMS, rows, lookahead), bounds_at(lookahead)
+    judged, bounds = judge_rows(CLOSED_FORMS, rows, lookahead), bounds_at(lookahead)
     theory = {"V_avg": bounds.rate_V_avg, "V_min": bounds.rate_V_min, "V_max": bounds.rate_V_min, "ln_n": 0.5}
     for name, rate in theory.items():
         deviation = math.sqrt(rate * (1 - rate) / count)
-        assert abs(found[name]["violations"] / count - rate) < 4.5 * deviation, name
+        assert abs(judged[name]["violations"] / count - rate) < 4.5 * deviation, name

@@ -10,7 +10,7 @@ import pytest
 import collatz as script
 from errors import UserError
 from projects.collatz.build_eval import main as build_eval
-from projects.collatz.flags import CheckpointRun, TrainingRun, build_parser, read_flags
+from projects.collatz.flags import CheckpointRequest, TrainingRequest, build_parser, read_flags
 from projects.collatz.settings import CollatzConfig
 from projects.collatz.train_flags import PRESET_SETTINGS, to_config
 from scripts.grid_file import GRIDS, read_grid
@@ -54,10 +54,10 @@ def elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
 
 
-def asked(*words: object) -> TrainingRun:
-    found = read_flags(list(map(str, words)))
-    assert isinstance(found, TrainingRun)
-    return found
+def asked(*words: object) -> TrainingRequest:
+    request = read_flags(list(map(str, words)))
+    assert isinstance(request, TrainingRequest)
+    return request
 
 
 def refused(capsys: pytest.CaptureFixture[str], *words: object) -> str:
@@ -244,8 +244,8 @@ def test_evaluate_refuses_what_does_not_fit(tmp_path: Path, capsys: pytest.Captu
 
 
 def test_evaluate_asks_for_what_was_given() -> None:
-    found = read_flags(shlex.split("--evaluate a/best.pt --eval-csv e.csv --orbits 27,31 --device cpu --json o.json"))
-    assert found == CheckpointRun(Path("a/best.pt"), None, Path("e.csv"), Path("o.json"), (27, 31), "cpu")
+    request = read_flags(shlex.split("--evaluate a/best.pt --eval-csv e.csv --orbits 27,31 --device cpu --json o.json"))
+    assert request == CheckpointRequest(Path("a/best.pt"), None, Path("e.csv"), Path("o.json"), (27, 31), "cpu")
 
 
 @pytest.mark.parametrize(("name", "runs"), [("collatz_faithful", 30), ("collatz_orbit", 9)])
@@ -254,17 +254,17 @@ def test_grids_are_runs_of_this_script(name: str, runs: int) -> None:
     grid = read_grid(GRIDS / f"{name}.yaml")
     assert len(grid.runs) == runs
     hashes = set()
-    for each in grid.runs:
-        script_name, *words = each.command
+    for run in grid.runs:
+        script_name, *words = run.command
         if script_name == "collatz.py":
             config = asked(*words).config
             hashes.add(config_hash(config))
-            assert each.needs == ("file",) and Path(str(config.checkpoint_path)).name == each.name
-            assert config.seed == int(each.name[-1])
+            assert run.needs == ("file",) and Path(str(config.checkpoint_path)).name == run.name
+            assert config.seed == int(run.name[-1])
         else:
             assert (ROOT / script_name).is_file()
     assert len(hashes) == runs - 1
-    forms = [each.form for each in grid.runs if each.kind == "confirmatory"]
+    forms = [run.form for run in grid.runs if run.kind == "confirmatory"]
     assert all(forms.count(form) == 5 for form in forms)
 
 

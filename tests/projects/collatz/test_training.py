@@ -153,7 +153,7 @@ def test_every_written_key_is_defined(whole: Any) -> None:
     """docs/metrics.md, its section on Collatz runs and that on training."""
     _, folder = whole
     text = (ROOT / "docs" / "metrics.md").read_text()
-    section = next(part for part in text.split("\n## ") if part.startswith("Collatz runs"))
+    section = next(chapter for chapter in text.split("\n## ") if chapter.startswith("Collatz runs"))
     defined = set(re.findall(r"`([a-z0-9_/<>]+)`", section)) | set(re.findall(r"^\| `(train/[a-z_]+)`", text, re.M))
     for line in read_metrics(folder / "metrics.jsonl"):
         for key in line.keys() - {"step", "event", "time"}:
@@ -226,8 +226,8 @@ def test_many_kills_at_random_moments(whole: Any, eval_csv: Path, tmp_path: Path
         time.sleep(draws.uniform(0, 0.15))
         os.kill(child, signal.SIGKILL)
         assert ended(child) == -signal.SIGKILL, (tmp_path / f"{kill}.log").read_text()
-        found = load_newest(killed)
-        steps.append(0 if found is None else int(found[0]["step"]))
+        newest = load_newest(killed)
+        steps.append(0 if newest is None else int(newest[0]["step"]))
     assert steps == sorted(steps) and len(set(steps)) >= 3 and steps[-1] < 24
     child = start(killed, words, tmp_path / "last.log", "0")
     assert ended(child) == 0, (tmp_path / "last.log").read_text()

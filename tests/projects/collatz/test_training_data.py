@@ -11,20 +11,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from errors import UserError
-from projects.collatz.hard_pool import (
-    MOST_MINED,
-    RECORDS,
-    TRAINING_SEEDS,
-    HardPool,
-    active_seeds,
-    draw,
-    elements,
-)
+from projects.collatz.hard_pool import MOST_MINED, RECORDS, TRAINING_SEEDS, HardPool, active_seeds, draw, elements
 from projects.collatz.kept_out import kept_out
 from projects.collatz.limbs import from_limbs, to_limbs
 from projects.collatz.pairs import PairSettings, PairSource
 from projects.collatz.samples import FRESH_STARTS
-from projects.collatz.segments import SEGMENTS_A_START, SegmentSettings, SegmentSource
+from projects.collatz.segments import SEGMENTS_PER_START, SegmentSettings, SegmentSource
 from projects.collatz.syracuse import TEST_STARTS, orbit
 from projects.collatz.walk import walk
 from projects.collatz.windows import next_residues
@@ -53,27 +45,27 @@ def numbers_of(batch: dict[str, torch.Tensor]) -> list[float]:
 @settings(max_examples=60, deadline=None)
 def test_a_walk_is_what_python_integers_say(numbers: list[int], states: int, lookahead: int) -> None:
     for window_logs in (False, True):
-        found = walk(to_limbs(numbers), states, lookahead, OUT, window_logs=window_logs)
+        walked = walk(to_limbs(numbers), states, lookahead, OUT, window_logs=window_logs)
         num_logs = states + lookahead if window_logs else states
         for row, number in enumerate(numbers):
             visited, valuations = naive_steps(number, states + lookahead)
-            assert found.logs[row].tolist() == [math.log(state) for state in visited[:num_logs]]
-            assert found.residues[row].tolist() == [state % 81 for state in visited[:states]]
-            assert found.valuations[row].tolist() == valuations[: states - 1 + lookahead]
-            assert found.at_one[row].tolist() == [state == 1 for state in visited[:states]]
-            assert found.on_test_orbit[row].tolist() == [state in TESTED for state in visited[:states]]
+            assert walked.logs[row].tolist() == [math.log(state) for state in visited[:num_logs]]
+            assert walked.residues[row].tolist() == [state % 81 for state in visited[:states]]
+            assert walked.valuations[row].tolist() == valuations[: states - 1 + lookahead]
+            assert walked.at_one[row].tolist() == [state == 1 for state in visited[:states]]
+            assert walked.on_test_orbit[row].tolist() == [state in TESTED for state in visited[:states]]
 
 
 TESTED = {state for start in (*TEST_STARTS, *FRESH_STARTS) for state in orbit(start).states}
 
 
 def test_edges_are_walked_exactly() -> None:
-    found = walk(to_limbs(EDGES), 3, 30, OUT, window_logs=False)
+    walked = walk(to_limbs(EDGES), 3, 30, OUT, window_logs=False)
     for row, number in enumerate(EDGES):
         visited, valuations = naive_steps(number, 32)
-        assert found.valuations[row].tolist() == valuations
-        assert found.residues[row].tolist() == [state % 81 for state in visited[:3]]
-        assert found.on_test_orbit[row].tolist() == [state in TESTED for state in visited[:3]]
+        assert walked.valuations[row].tolist() == valuations
+        assert walked.residues[row].tolist() == [state % 81 for state in visited[:3]]
+        assert walked.on_test_orbit[row].tolist() == [state in TESTED for state in visited[:3]]
 
 
 @given(number=odd_numbers)
@@ -147,12 +139,12 @@ def test_a_decontaminated_pool_has_no_state_of_a_test_orbit(successors: int) -> 
     pool.add([27, 2**90 + 1])
     entries = pool.entries(49)
     assert entries is not None and pool.reserved() is None
-    found = set(from_limbs(entries.limbs))
-    assert found and all(not TESTED & set(naive_steps(number, successors)[0]) for number in found)
+    numbers = set(from_limbs(entries.limbs))
+    assert numbers and all(not TESTED & set(naive_steps(number, successors)[0]) for number in numbers)
     whole = {number for seed in TRAINING_SEEDS for number in elements(seed)} | set(elements(2**90 + 1))
     clean = {number for number in whole if not TESTED & set(naive_steps(number, successors)[0])}
     cut = set(elements(2**90 + 1)[-successors:])  # their successors were not looked at, or lead to 1
-    assert clean - cut <= found <= clean
+    assert clean - cut <= numbers <= clean
 
 
 # -- pairs
@@ -278,19 +270,19 @@ def test_segments_are_consecutive_states_of_random_orbits() -> None:
     assert len(starts) == 128 and all(n % 2 and 200 <= n.bit_length() <= 256 for n in starts)
     expected = {}
     for start in starts:
-        visited, valuations = naive_steps(start, 8 * SEGMENTS_A_START + 6)
-        for segment in range(SEGMENTS_A_START):
+        visited, valuations = naive_steps(start, 8 * SEGMENTS_PER_START + 6)
+        for segment in range(SEGMENTS_PER_START):
             states = visited[8 * segment : 8 * segment + 15]
             key = (*map(math.log, states), *(state % 81 for state in states[:9]))
             expected[key] = (valuations[8 * segment : 8 * segment + 14], [state != 1 for state in states[:8]])
     position, seen = at(0), 0
-    while position["iteration"] < 128 * SEGMENTS_A_START // 4:
+    while position["iteration"] < 128 * SEGMENTS_PER_START // 4:
         batch, position = source.next(position)
         for row in range(4):
             key = (*batch["logs"][row].tolist(), *batch["residues"][row].tolist())
             assert (batch["valuations"][row].tolist(), batch["kept"][row].tolist()) == expected[key]
             seen += 1
-    assert seen == len(expected) == 128 * SEGMENTS_A_START
+    assert seen == len(expected) == 128 * SEGMENTS_PER_START
     again, _ = SegmentSource(SEGMENTS, 5, OUT).next(at(77))
     batch, _ = source.next(at(77))
     assert all(torch.equal(batch[name], again[name]) for name in batch)

@@ -48,15 +48,15 @@ def test_features_at_the_edges() -> None:
     logs = torch.tensor([math.log(number) for number in EDGES], dtype=torch.float64)
     residues = torch.tensor([number % 81 for number in EDGES], dtype=torch.uint8)
     valuations = torch.tensor([ks for _, ks in walked], dtype=torch.int16)
-    found = lookahead_features(logs, residues, valuations, torch.float64)
-    assert found.shape == (len(EDGES), 6 + lookahead)
-    for row, (number, (_, ks)) in zip(found.tolist(), zip(EDGES, walked, strict=True), strict=True):
+    features = lookahead_features(logs, residues, valuations, torch.float64)
+    assert features.shape == (len(EDGES), 6 + lookahead)
+    for row, (number, (_, ks)) in zip(features.tolist(), zip(EDGES, walked, strict=True), strict=True):
         assert row[0] == pytest.approx(math.log10(number) / 40, rel=1e-14, abs=1e-15)
         assert row[1:5] == [(number % m) / (m - 1) for m in (3, 9, 27, 81)]
         assert row[5] == pytest.approx((lookahead * math.log2(3) - sum(ks)) / 10, rel=1e-14)
         assert row[6:] == [min(k, 10) / 10 for k in ks]
     single = lookahead_features(logs, residues, valuations, torch.float32)
-    assert single.dtype == torch.float32 and torch.equal(single[:, :6], found[:, :6].float())
+    assert single.dtype == torch.float32 and torch.equal(single[:, :6], features[:, :6].float())
 
 
 def test_windows_past_1_are_padded_by_twos() -> None:
@@ -77,13 +77,13 @@ def test_v_sees_its_window_only(kind: Any) -> None:
     others = [number + 81 * 2 ** (sum(ks) + 1) * t for t in (1, 2, 3, 5, 8)]
     assert all(naive_steps(other, 6)[1] == ks for other in others)
     assert len({naive_steps(other, 7)[1][6] for other in others}) > 1
-    found = values(network, [number, *others])
+    heights = values(network, [number, *others])
     if kind is SelectionValue:
         # Relative heights of states this large are the same to the last bits.
-        relative = found - torch.tensor([math.log(n) for n in (number, *others)], dtype=torch.float64)
+        relative = heights - torch.tensor([math.log(n) for n in (number, *others)], dtype=torch.float64)
         assert (relative - relative[0]).abs().max() < 1e-12
     else:
-        assert (found - found[0]).abs().max() < 1e-9, "ln n hardly changes"
+        assert (heights - heights[0]).abs().max() < 1e-9, "ln n hardly changes"
     different = values(network, [number, number + 2 * 81 * 2])
     assert (different[0] - different[1]).abs() > 1e-6
 
@@ -118,8 +118,8 @@ def test_what_the_better_network_sees_of_a_place() -> None:
     numbers = [*orbit(2**80 + 27).states[:40], *orbit(27).states]
     logs, ks = windows_along(numbers, 9)
     heights = logs - logs[:, :1]
-    found = network.features(*map(torch.from_numpy, (logs[:, 0], heights, ks))).numpy()
-    assert found.shape == (len(numbers), 10, 13)
+    features = network.features(*map(torch.from_numpy, (logs[:, 0], heights, ks))).numpy()
+    assert features.shape == (len(numbers), 10, 13)
     for row, (h, k) in enumerate(zip(heights.tolist(), ks.tolist(), strict=True)):
         slope = max(0.0, h[9] / 9)
         above = [height - slope * place for place, height in enumerate(h)]
@@ -132,7 +132,7 @@ def test_what_the_better_network_sees_of_a_place() -> None:
                 min(k[place - 1], 10) / 4 if place else 0, min(k[place], 10) / 4 if place < 9 else 0,
                 10 * numbers[row] ** -0.25,
             ]  # fmt: skip
-            assert found[row, place] == pytest.approx(expected, abs=1e-12), (numbers[row], place)
+            assert features[row, place] == pytest.approx(expected, abs=1e-12), (numbers[row], place)
 
 
 @pytest.mark.parametrize("kind", BOTH)

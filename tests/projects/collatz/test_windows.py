@@ -29,7 +29,7 @@ def check(windows: Windows, numbers: list[int], lookahead: int) -> None:
             assert [rank > other for other in order] == [a > b for b in states]
             assert [rank == other for other in order] == [a == b for b in states]
     growth = [naive_steps(number, 1)[0][1] > number for number in numbers]
-    assert windows.is_growth.tolist() == growth
+    assert (windows.ranks[:, 1] > windows.ranks[:, 0]).tolist() == growth
 
 
 @given(st.lists(odd_numbers, min_size=1, max_size=6), lookaheads)
@@ -40,10 +40,10 @@ def test_windows_of_any_numbers(numbers: list[int], lookahead: int) -> None:
 
 def test_windows_of_the_edges_in_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(collatz_windows, "BLOCK", 50)
-    parts = list(windows_of(EDGES, 12))
-    assert [len(part) for part in parts[:-1]] == [50] * (len(parts) - 1) and len(parts) > 2
-    for start, part in zip(range(0, len(EDGES), 50), parts, strict=True):
-        check(part, EDGES[start : start + 50], 12)
+    blocks = list(windows_of(EDGES, 12))
+    assert [len(block) for block in blocks[:-1]] == [50] * (len(blocks) - 1) and len(blocks) > 2
+    for start, block in zip(range(0, len(EDGES), 50), blocks, strict=True):
+        check(block, EDGES[start : start + 50], 12)
     assert list(windows_of([], 5)) == []
 
 
@@ -64,8 +64,8 @@ def test_the_orbit_of_1_has_no_step() -> None:
 
 @given(st.lists(st.integers(0, 2**64 - 1).map(lambda n: n | 1), min_size=1, max_size=12), lookaheads)
 def test_valuations_of_words_whichever_way(numbers: list[int], lookahead: int) -> None:
-    found = lookahead_valuations(np.array(numbers, np.uint64), lookahead)
-    assert found.tolist() == [naive_steps(number, lookahead)[1] for number in numbers]
+    valuations = lookahead_valuations(np.array(numbers, np.uint64), lookahead)
+    assert valuations.tolist() == [naive_steps(number, lookahead)[1] for number in numbers]
 
 
 @given(odd_numbers, st.integers(1, 12), st.integers(1, 2**80))

@@ -28,9 +28,9 @@ def test_words_are_python_integers_or_refused(numbers: list[int], steps: int) ->
         with pytest.raises(OverflowError, match="does not fit into 64 bits"):
             advance(as_words(numbers), steps, valuations)
         return
-    found = advance(as_words(numbers), steps, valuations)
-    assert found.dtype == np.uint64
-    assert found.tolist() == [states[-1] for states, _ in paths]
+    reached = advance(as_words(numbers), steps, valuations)
+    assert reached.dtype == np.uint64
+    assert reached.tolist() == [states[-1] for states, _ in paths]
     assert valuations.T.tolist() == [k for _, k in paths]
 
 

@@ -22,23 +22,23 @@ def column(text: str) -> torch.Tensor:
     ],
 )
 def test_by_hand(task: str, delay: int, shown: str, wanted: str) -> None:
-    found = delayed_bits(task, delay, column(shown))
-    assert found.first == wanted.count("-") == first_scored(task, delay)
-    assert "".join(str(int(bit)) for bit in found.targets[found.first :, 0]) == wanted[found.first :]
-    assert "".join(str(int(bit)) for bit in found.inputs[:, 0, 0]) == shown
-    assert found.inputs.dtype == found.targets.dtype == torch.float32
+    made_task = delayed_bits(task, delay, column(shown))
+    assert made_task.first == wanted.count("-") == first_scored(task, delay)
+    assert "".join(str(int(bit)) for bit in made_task.targets[made_task.first :, 0]) == wanted[made_task.first :]
+    assert "".join(str(int(bit)) for bit in made_task.inputs[:, 0, 0]) == shown
+    assert made_task.inputs.dtype == made_task.targets.dtype == torch.float32
 
 
 @pytest.mark.parametrize("task", TASKS)
 def test_bit_by_bit_in_a_batch(task: str) -> None:
     """Python integers, sequence by sequence."""
     bits = draw_bits(40, 3, torch.Generator().manual_seed(5))
-    found = delayed_bits(task, 7, bits)
+    made_task = delayed_bits(task, 7, bits)
     for column_number in range(3):
         s = bits[:, column_number].tolist()
-        for t in range(found.first, 40):
+        for t in range(made_task.first, 40):
             expected = s[t - 7] if task == "copy" else s[t - 7] ^ s[t - 14]
-            assert found.targets[t, column_number] == expected
+            assert made_task.targets[t, column_number] == expected
     assert 0.3 < float(bits.float().mean()) < 0.7
 
 

@@ -26,8 +26,8 @@ CHOICE = "--seeds 0,1 --delays 2,3 --tasks xor --arms none,pre,pre_inter".split(
 
 
 def cells_of(folder: Path) -> dict[str, Any]:
-    found = {path.name: json.loads(path.read_text()) for path in sorted((folder / "cells").glob("*.json"))}
-    return {name: {key: part for key, part in value.items() if key != "seconds"} for name, value in found.items()}
+    cells = {path.name: json.loads(path.read_text()) for path in sorted((folder / "cells").glob("*.json"))}
+    return {name: {key: entry for key, entry in value.items() if key != "seconds"} for name, value in cells.items()}
 
 
 @pytest.fixture(scope="module")
@@ -62,7 +62,7 @@ def test_the_recorder_reads_the_report(whole: Path) -> None:
     report = json.loads((whole / "flossing_toy.json").read_text())
     assert cells[0] == f"`{report['command']}`" and cells[4] == "0, 1; n=2" and cells[3] == "synthetic"
     assert re.search(r"(holds|fails) \(condition\): log10 from ", cells[5])
-    (one,) = (each for each in report["accuracy"] if (each["delay"], each["arm"]) == (3, "pre"))
+    (one,) = (row for row in report["accuracy"] if (row["delay"], row["arm"]) == (3, "pre"))
     assert f"pre {100 * one['interval']['mean']:.2f} %" in cells[5].partition("xor, delay 3: ")[2]
     assert cells[6].endswith(" s in 12 trainings")
 
@@ -95,9 +95,9 @@ def test_killed_inside_a_cell_and_started_again(whole: Path, tmp_path: Path) -> 
 
 
 def test_two_parts_make_the_whole(whole: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    for part in ("1/2", "2/2"):
-        gradient_flossing_toy.main(["--out", str(tmp_path), "--part", part, *CHOICE, *SIZES])
-        assert ("6 of 12 cells are not finished" in capsys.readouterr().out) == (part == "1/2")
+    for share in ("1/2", "2/2"):
+        gradient_flossing_toy.main(["--out", str(tmp_path), "--part", share, *CHOICE, *SIZES])
+        assert ("6 of 12 cells are not finished" in capsys.readouterr().out) == (share == "1/2")
     assert cells_of(tmp_path) == cells_of(whole)
 
 
@@ -176,12 +176,12 @@ def made_up(arm: str, seed: int, *, accuracy: float, reached: int | None, flat: 
     if ARMS[arm].before:
         measures.append(measured("after flossing", -flat, flat, [5, 5]))
     values = [1.0 if reached is not None and epoch >= reached else 0.5 for epoch in range(10, 2001, 10)]
-    found = {
+    result = {
         "measures": measures, "episodes": [{"grad_norms": [1.0, 3.0, 2.0]}] if ARMS[arm].before else [],
         "curve": {"last_epoch": list(range(10, 2001, 10)), "accuracy": values}, "final": {"accuracy": accuracy},
         "settings": {"block": 10}, "seconds": {},
     }  # fmt: skip
-    return FinishedCell(Cell("xor", 10, arm, seed), found)
+    return FinishedCell(Cell("xor", 10, arm, seed), result)
 
 
 def verdicts(cells: list[FinishedCell]) -> list[bool | None]:

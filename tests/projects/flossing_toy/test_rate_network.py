@@ -27,14 +27,14 @@ def first_tangents(dtype: torch.dtype = torch.float64) -> Tensor:
 
 
 def test_initial_weights() -> None:
-    found = RateNetwork(200, 3, torch.Generator().manual_seed(0), gain=1.5).requires_grad_(False)
-    assert found.J.std().item() * 200**0.5 == pytest.approx(1.5, rel=0.02)
-    assert found.b.min() >= 0 and found.b.max() <= 0.1 and found.b.mean().item() == pytest.approx(0.05, rel=0.1)
-    for weight in (found.w_s, found.w_r):
+    network = RateNetwork(200, 3, torch.Generator().manual_seed(0), gain=1.5).requires_grad_(False)
+    assert network.J.std().item() * 200**0.5 == pytest.approx(1.5, rel=0.02)
+    assert network.b.min() >= 0 and network.b.max() <= 0.1 and network.b.mean().item() == pytest.approx(0.05, rel=0.1)
+    for weight in (network.w_s, network.w_r):
         assert weight.std().item() == pytest.approx(1, rel=0.15)
     turned = RateNetwork(200, 3, torch.Generator().manual_seed(0), gain=1.5, orthogonal=True)
     torch.testing.assert_close(turned.J @ turned.J.mT, 2.25 * torch.eye(200), rtol=0, atol=1e-5)
-    assert torch.equal(found.w_s, turned.w_s) and torch.equal(found.w_r, turned.w_r)
+    assert torch.equal(network.w_s, turned.w_s) and torch.equal(network.w_r, turned.w_r)
     # Where g < 1 the states relax to the one fixed point without input.
     calm = RateNetwork(50, 3, torch.Generator().manual_seed(0), gain=0.5, dtype=torch.float64)
     torch.testing.assert_close(calm.x0.tanh() @ calm.J.mT + calm.b, calm.x0, rtol=0, atol=1e-12)
@@ -50,15 +50,15 @@ def test_task_pass_against_autograd() -> None:
         logits.append((state @ one.w_r.mT)[:, 0] + one.offset)
     scored = torch.stack(logits)[6:]
     loss = F.binary_cross_entropy_with_logits(scored, targets[6:])
-    found = task_pass(one, inputs, targets, 6)
-    torch.testing.assert_close(found.loss, loss.detach(), rtol=0, atol=1e-14)
-    assert float(found.accuracy) == float(((scored.sigmoid() >= 0.5) == targets[6:].bool()).double().mean())
-    assert found.gradients is not None
-    assert found.gradients.keys() == dict(one.named_parameters()).keys()
+    by_hand = task_pass(one, inputs, targets, 6)
+    torch.testing.assert_close(by_hand.loss, loss.detach(), rtol=0, atol=1e-14)
+    assert float(by_hand.accuracy) == float(((scored.sigmoid() >= 0.5) == targets[6:].bool()).double().mean())
+    assert by_hand.gradients is not None
+    assert by_hand.gradients.keys() == dict(one.named_parameters()).keys()
     for name, parameter in one.named_parameters():
         (expected,) = torch.autograd.grad(loss, parameter, retain_graph=True)
         assert float(expected.abs().max()) > 1e-6
-        torch.testing.assert_close(found.gradients[name], expected, rtol=1e-10, atol=1e-14)
+        torch.testing.assert_close(by_hand.gradients[name], expected, rtol=1e-10, atol=1e-14)
     assert task_pass(one, inputs, targets, 6, gradients=False).gradients is None
 
 
@@ -78,9 +78,9 @@ def by_numpy(one: RateNetwork, inputs: Tensor, tangents: Tensor, transient: int)
 @pytest.mark.parametrize("interval", [1, 3, 7])
 def test_exponents_against_explicit_jacobians_and_the_engine(interval: int) -> None:
     one, inputs, tangents = network(), bits(T, 1), first_tangents()
-    found = window_exponents(one, one.x0[0], inputs, tangents, transient=5, qr_interval=interval)
+    by_hand = window_exponents(one, one.x0[0], inputs, tangents, transient=5, qr_interval=interval)
     expected = by_numpy(one, inputs, tangents, 5)
-    assert np.abs(found.exponents.numpy() - expected).max() < 1e-8
+    assert np.abs(by_hand.exponents.numpy() - expected).max() < 1e-8
     with torch.no_grad():
         maps = one.rate_maps(inputs[:, None])
         aligned = lyapunov_spectrum(
@@ -89,7 +89,7 @@ def test_exponents_against_explicit_jacobians_and_the_engine(interval: int) -> N
         engine = lyapunov_spectrum(
             maps[5:], aligned.final_state, num_exponents=K, num_steps=1, initial_tangents=aligned.final_tangents
         )
-    torch.testing.assert_close(engine.exponents_per_map[0], found.exponents, rtol=0, atol=1e-8)
+    torch.testing.assert_close(engine.exponents_per_map[0], by_hand.exponents, rtol=0, atol=1e-8)
 
 
 def test_both_forms_of_the_map_are_the_recursion() -> None:
@@ -116,8 +116,8 @@ def test_gradient_of_the_flossing_loss_against_differences(interval: int, transi
         ).exponents
         return (exponents - target).square().mean()
 
-    found = window_exponents(one, one.x0[0], inputs, tangents, transient=transient, qr_interval=interval)
-    gradients = found.pull(2 * (found.exponents - target) / K)
+    by_hand = window_exponents(one, one.x0[0], inputs, tangents, transient=transient, qr_interval=interval)
+    gradients = by_hand.pull(2 * (by_hand.exponents - target) / K)
     assert gradients.keys() == {"J", "w_s", "b"}
     h = 1e-4
     for name, gradient in gradients.items():

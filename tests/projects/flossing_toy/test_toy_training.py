@@ -24,8 +24,8 @@ SMALL = ToySettings(
 )  # fmt: skip
 
 
-def without_seconds(found: dict[str, Any]) -> dict[str, Any]:
-    return {name: value for name, value in found.items() if name != "seconds"}
+def without_seconds(result: dict[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in result.items() if name != "seconds"}
 
 
 def run(arm: str, settings: ToySettings = SMALL, delay: int = 2, seed: int = 0) -> dict[str, Any]:
@@ -48,7 +48,7 @@ def test_the_condition_number_is_that_of_the_whole_product() -> None:
     """Singular values of the reverse-mode Jacobian of all steps, on the span of the first tangents."""
     settings = replace(SMALL, window=6, transient=2)
     toy = ToyRun(settings, Cell("copy", 2, "none", 3))
-    found = toy._measure(0)
+    measure = toy._measure(0)
     network = toy.network.double().requires_grad_(False)
     inputs = toy._sequences("measure", 0, 2).double()
     for number in range(2):
@@ -61,41 +61,41 @@ def test_the_condition_number_is_that_of_the_whole_product() -> None:
         jacobian = torch.autograd.functional.jacobian(through, network.x0[0])
         values = torch.linalg.svdvals(jacobian @ toy.tangents.double())
         expected = (values[0] / values[-1]).log10().item()
-        assert found["log10_condition"][number] == pytest.approx(expected, abs=1e-6)
+        assert measure["log10_condition"][number] == pytest.approx(expected, abs=1e-6)
 
 
 @pytest.mark.parametrize("arm", ARMS)
 def test_episodes_of_each_arm(arm: str) -> None:
-    found = run(arm)
+    result = run(arm)
     expected = {"pre": [1], "shuffled": [1], "inter": [8, 16], "pre_inter": [1, 8, 16], "shuffled_inter": [1, 8, 16]}
-    assert [one["before_epoch"] for one in found["episodes"]] == expected.get(arm, [])
-    assert all(len(one["losses"]) == len(one["grad_norms"]) == 30 for one in found["episodes"])
-    assert planned_updates(SMALL, Cell("xor", 2, arm, 0)) == 25 + 30 * len(found["episodes"])
-    assert found["curve"]["last_epoch"] == [5, 10, 15, 20, 25]
-    assert len(found["measures"]) == 2 + len(found["episodes"])
-    assert found["final"]["bits"] == 2 * 6 * (24 - 4)
+    assert [one["before_epoch"] for one in result["episodes"]] == expected.get(arm, [])
+    assert all(len(one["losses"]) == len(one["grad_norms"]) == 30 for one in result["episodes"])
+    assert planned_updates(SMALL, Cell("xor", 2, arm, 0)) == 25 + 30 * len(result["episodes"])
+    assert result["curve"]["last_epoch"] == [5, 10, 15, 20, 25]
+    assert len(result["measures"]) == 2 + len(result["episodes"])
+    assert result["final"]["bits"] == 2 * 6 * (24 - 4)
 
 
 def test_arms_differ_by_their_arm_alone() -> None:
     """One seed: the same weights, and the same batches: the first loss of all that are not flossed before is one."""
-    found = {arm: run(arm, replace(SMALL, block=1)) for arm in ARMS}
-    plain = found["none"]
+    results = {arm: run(arm, replace(SMALL, block=1)) for arm in ARMS}
+    plain = results["none"]
     for arm in ("inter", "unclipped"):
-        assert found[arm]["measures"][0] == plain["measures"][0]
-        assert found[arm]["curve"]["loss"][0] == plain["curve"]["loss"][0]
-        assert found[arm]["curve"]["loss"] != plain["curve"]["loss"]
+        assert results[arm]["measures"][0] == plain["measures"][0]
+        assert results[arm]["curve"]["loss"][0] == plain["curve"]["loss"][0]
+        assert results[arm]["curve"]["loss"] != plain["curve"]["loss"]
     # What is flossed during training is the baseline until then.
-    assert found["inter"]["curve"]["loss"][:7] == plain["curve"]["loss"][:7]
-    assert found["inter"]["curve"]["loss"][7] != plain["curve"]["loss"][7]
-    assert found["pre"]["measures"][0] == plain["measures"][0]
-    assert found["pre"]["episodes"][0]["losses"][0] != found["shuffled"]["episodes"][0]["losses"][0]
-    assert found["orthogonal"]["measures"][0]["exponents"] != plain["measures"][0]["exponents"]
+    assert results["inter"]["curve"]["loss"][:7] == plain["curve"]["loss"][:7]
+    assert results["inter"]["curve"]["loss"][7] != plain["curve"]["loss"][7]
+    assert results["pre"]["measures"][0] == plain["measures"][0]
+    assert results["pre"]["episodes"][0]["losses"][0] != results["shuffled"]["episodes"][0]["losses"][0]
+    assert results["orthogonal"]["measures"][0]["exponents"] != plain["measures"][0]["exponents"]
 
 
 def test_the_shuffled_target_is_the_first_spectrum_in_another_order() -> None:
     toy = ToyRun(SMALL, Cell("xor", 2, "shuffled", 0))
-    found = toy.result()
-    first = found["measures"][0]["exponents"]
+    result = toy.result()
+    first = result["measures"][0]["exponents"]
     assert toy.target.tolist() != pytest.approx(first)
     assert sorted(toy.target.tolist()) == pytest.approx(sorted(first), abs=1e-6)
 

@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 import torch
 
+from analysis.timing import Timing
 from errors import UserError
 from models.flops import step_products
 from models.products import Product, total_flops
@@ -27,7 +28,7 @@ from scripts.benchmark.measures import (
     training_step,
 )
 from scripts.benchmark.setup import SHAPES, compose_preset, data_shape, synthetic_run
-from scripts.benchmark.timing import Timing, floor_seconds, operands
+from scripts.benchmark.timing import floor_seconds, operands
 from tests.dataset.folders import make_folder
 from tests.helpers import ROOT
 

@@ -37,7 +37,7 @@ FIGURES = ("collatz_margins", "collatz_lookahead", "collatz_training")
 
 
 @pytest.fixture(scope="module")
-def made(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+def trained(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     """Five runs of seconds: plain and with mining on two seeds each, and one on orbit segments."""
     folder = tmp_path_factory.mktemp("collatz_runs")
     build_eval(["--rows", "200", "--seed", "3", "--output-csv", str(folder / "eval.csv")])
@@ -53,8 +53,8 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
 
 
 @pytest.fixture
-def copies(made: Path, tmp_path: Path) -> Path:
-    shutil.copytree(made, tmp_path / "runs")
+def copies(trained: Path, tmp_path: Path) -> Path:
+    shutil.copytree(trained, tmp_path / "runs")
     return tmp_path / "runs"
 
 
@@ -80,14 +80,16 @@ def runs_of(folder: Path, *names: str) -> list[CollatzRun]:
 # -- numbers by a second route, from what the runs wrote
 
 
-def test_means_and_intervals_by_hand(made: Path) -> None:
-    plain, mining, orbit = collatz_arms(runs_of(made))
+def test_means_and_intervals_by_hand(trained: Path) -> None:
+    plain, mining, orbit = collatz_arms(runs_of(trained))
     assert [[run.name for run in arm.runs] for arm in (plain, mining, orbit)] == [
-        ["plain0", "plain1"], ["mining0", "mining1"], ["orbit0"]
-    ]  # fmt: skip
+        ["plain0", "plain1"],
+        ["mining0", "mining1"],
+        ["orbit0"],
+    ]
     for arm, names in ((plain, ("plain0", "plain1")), (mining, ("mining0", "mining1"))):
         for moment in ("best", "final"):
-            tests = [read(made / name / "summary.json")["test"][moment] for name in names]
+            tests = [read(trained / name / "summary.json")["test"][moment] for name in names]
             by_hand = {
                 "on_orbit": [1 - test["numerator"] / test["denominator"] for test in tests],
                 "orbits": [sum(test["orbit_violations"].values()) for test in tests],
@@ -103,8 +105,8 @@ def test_means_and_intervals_by_hand(made: Path) -> None:
     assert f"{middle:.1f} [{middle - spread:.1f}, {middle + spread:.1f}]" in row
 
 
-def test_decay_steps_are_the_rest_of_the_file(made: Path) -> None:
-    for run in runs_of(made):
+def test_decay_steps_are_the_rest_of_the_file(trained: Path) -> None:
+    for run in runs_of(trained):
         entry = run.entries["final"]
         growth, decay = (BY_NAME[name].read(entry) for name in ("growth_pass", "decay_pass"))
         assert growth is not None and decay is not None
@@ -112,44 +114,46 @@ def test_decay_steps_are_the_rest_of_the_file(made: Path) -> None:
         assert passed == pytest.approx(entry["rows"] - entry["violations"], abs=1e-9)
 
 
-def test_differences_are_paired_by_seed(made: Path) -> None:
-    backwards = collatz_arms(runs_of(made, "plain0", "plain1", "mining1", "mining0"))
-    found = {(each.metric, each.moment): each for each in differences(backwards)}
+def test_differences_are_paired_by_seed(trained: Path) -> None:
+    backwards = collatz_arms(runs_of(trained, "plain0", "plain1", "mining1", "mining0"))
+    by_metric = {(difference.metric, difference.moment): difference for difference in differences(backwards)}
     for name in ("on_orbit", "orbits", "bits_64", "word_2^16-1"):
-        each = found[name, "final"]
-        assert each.seeds == [1, 0]
-        for seed, value in zip(each.seeds, each.values, strict=True):
-            ours, theirs = (read(made / f"{arm}{seed}" / "evaluation.json")["V_final"] for arm in ("mining", "plain"))
+        difference = by_metric[name, "final"]
+        assert difference.seeds == [1, 0]
+        for seed, value in zip(difference.seeds, difference.values, strict=True):
+            ours, theirs = (
+                read(trained / f"{arm}{seed}" / "evaluation.json")["V_final"] for arm in ("mining", "plain")
+            )
             if name == "orbits":
                 expected = [sum(one["violations"] for one in entry["orbits"].values()) for entry in (ours, theirs)]
             else:
                 kind, _, key = name.partition("_")
                 group = {"on": "on_orbit", "bits": "sizes", "word": "adversarial"}[kind]
-                parts = [entry[group] if kind == "on" else entry[group][key] for entry in (ours, theirs)]
-                expected = [part["violations"] / part["steps"] for part in parts]
+                counts = [entry[group] if kind == "on" else entry[group][key] for entry in (ours, theirs)]
+                expected = [count["violations"] / count["steps"] for count in counts]
             assert value == pytest.approx(expected[0] - expected[1], abs=1e-12)
 
 
-def test_margins_of_the_weights_count_what_the_run_counted(made: Path) -> None:
+def test_margins_of_the_weights_count_what_the_run_counted(trained: Path) -> None:
     """Weights read again against what the run's own end found, along each orbit and at both moments."""
-    for run in runs_of(made):
+    for run in runs_of(trained):
         for moment, entry in run.entries.items():
-            found = run_margins(run, moment)
+            along = run_margins(run, moment)
             for start in TEST_STARTS:
                 counted = entry["orbits"][str(start)]
-                assert int(found.violated[start].sum()) == counted["violations"]
+                assert int(along.violated[start].sum()) == counted["violations"]
                 worst = counted["worst_margin"]
-                scaled = found.worst(start)
-                if found.slope > 0 and worst is not None:
-                    assert scaled == pytest.approx(worst / found.slope, rel=1e-9)
+                scaled = along.worst(start)
+                if along.slope > 0 and worst is not None:
+                    assert scaled == pytest.approx(worst / along.slope, rel=1e-9)
                 elif worst is None:
                     assert scaled is None
 
 
 def test_the_slope_is_in_nats_of_ln_n() -> None:
     """ln n itself has slope 1, twice it 2: margins over the slope are the same."""
-    found = closed_form_margins(LogN(), 7)
-    assert found.slope == pytest.approx(1.0, abs=1e-12)
+    along = closed_form_margins(LogN(), 7)
+    assert along.slope == pytest.approx(1.0, abs=1e-12)
     for form, lookahead in ((TiltedMaximum(1.0), 20), (Maximum(), 10)):
         counts = judge_orbits([form], TEST_STARTS, lookahead)[form.name]
         for start, violated in closed_form_margins(form, lookahead).violated.items():
@@ -171,48 +175,51 @@ def test_a_run_that_does_not_beat_the_closed_forms_says_so(copies: Path) -> None
     assert "plain0, final weights, beats the closed forms: 1 of" in run_verdicts(run)["final"]
 
 
-def test_arms_against_the_best_closed_form(made: Path) -> None:
-    arms = collatz_arms(runs_of(made))
-    found = {(each.arm, each.moment, each.metric): each for each in against_closed(arms)}
-    each = found[arms[0].label, "best", "orbits"]
-    report = read(made / "plain0" / "evaluation.json")
+def test_arms_against_the_best_closed_form(trained: Path) -> None:
+    arms = collatz_arms(runs_of(trained))
+    comparisons = {
+        (comparison.arm, comparison.moment, comparison.metric): comparison for comparison in against_closed(arms)
+    }
+    comparison = comparisons[arms[0].label, "best", "orbits"]
+    report = read(trained / "plain0" / "evaluation.json")
     totals = {name: report["orbits_total"]["violations"][name] for name in report["orbits_total"]["violations"]
               if name not in ("V_final", "V_best")}  # fmt: skip
-    assert each.closed_value == min(totals.values()) == totals[each.closed_form]
+    assert comparison.closed_value == min(totals.values()) == totals[comparison.closed_form]
     values = arms[0].values(BY_NAME["orbits"], "best")
-    assert values is not None and each.interval.mean == pytest.approx(np.mean(values) - each.closed_value)
-    assert found[arms[2].label, "best", "orbits"].beats is None
-    assert any("has too few seeds to be compared with" in line for line in closed_lines(list(found.values())))
+    assert values is not None and comparison.interval.mean == pytest.approx(np.mean(values) - comparison.closed_value)
+    assert comparisons[arms[2].label, "best", "orbits"].beats is None
+    assert any("has too few seeds to be compared with" in line for line in closed_lines(list(comparisons.values())))
 
 
 # -- pictures
 
 
-def test_points_of_the_lookahead_picture(made: Path) -> None:
-    arms = collatz_arms(runs_of(made))
+def test_points_of_the_lookahead_picture(trained: Path) -> None:
+    arms = collatz_arms(runs_of(trained))
     rows = lookahead_rows(arms, 22)
-    found = {(row["panel"], row["kind"], row["name"], row["lookahead"]): row for row in rows if row["kind"] != "run"}
-    assert found["rate", "theory", "lower bound", 20]["value"] == bounds_at(20).lower_bound
-    assert found["orbits", "closed form", "V_max", 20]["value"] == 33
-    assert found["orbits", "closed form", "V_tmin_1.2", 20]["value"] == 14
-    arm = found["rate", "arm", arms[0].label, 4]
-    values = [row["value"] for row in rows if row["kind"] == "run" and row["name"] == arms[0].label
-              and row["panel"] == "rate"]  # fmt: skip
+    points = {(row["panel"], row["kind"], row["name"], row["lookahead"]): row for row in rows if row["kind"] != "run"}
+    assert points["rate", "theory", "lower bound", 20]["value"] == bounds_at(20).lower_bound
+    assert points["orbits", "closed form", "V_max", 20]["value"] == 33
+    assert points["orbits", "closed form", "V_tmin_1.2", 20]["value"] == 14
+    arm = points["rate", "arm", arms[0].label, 4]
+    values = [
+        row["value"] for row in rows if row["kind"] == "run" and row["name"] == arms[0].label and row["panel"] == "rate"
+    ]
     assert arm["value"] == pytest.approx(np.mean(values)) and arm["seeds"] == 2
 
 
 def test_binned_curves_keep_the_mean() -> None:
     points = [(float(step), float(step * step % 17)) for step in range(10, 5010, 10)]
-    found = binned(points)
-    assert len(found) == LOG_BINS and [step for step, _ in found] == sorted(step for step, _ in found)
+    means = binned(points)
+    assert len(means) == LOG_BINS and [step for step, _ in means] == sorted(step for step, _ in means)
     width = (5000 - 10) / LOG_BINS
     inside = [value for step, value in points if 10 <= step < 10 + width]
-    assert found[0][1] == pytest.approx(np.mean(inside))
+    assert means[0][1] == pytest.approx(np.mean(inside))
     assert binned(points[:5]) == points[:5]
 
 
-def test_files_and_their_row(made: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    folders = [str(made / name) for name in NAMES]
+def test_files_and_their_row(trained: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    folders = [str(trained / name) for name in NAMES]
     for out in ("one", "two"):
         collatz_report.main([*folders, "--out", str(tmp_path / out)])
     printed = capsys.readouterr().out
@@ -227,12 +234,12 @@ def test_files_and_their_row(made: Path, tmp_path: Path, capsys: pytest.CaptureF
     assert report["n_runs"] == 5 and report["n_rows"] == 200 and report["n_orbit_steps"] == 429
     assert report["commits"] and report["interval"].startswith("95 % Student t interval")
     assert report["closed_forms"]["4"]["bounds"] == bounds_at(4).as_dict()
-    assert {each["name"] for each in report["findings"]} >= {"mining", "t4", "lookahead", "plateau", "collapse"}
+    assert {finding["name"] for finding in report["findings"]} >= {"mining", "t4", "lookahead", "plateau", "collapse"}
     with (tmp_path / "one" / "collatz_report.csv").open() as file:
         rows = list(csv.DictReader(file))
     expected = [(name, moment) for name in NAMES for moment in ("best", "final")]
     assert [(row["run"], row["moment"]) for row in rows] == expected
-    summary = read(made / "mining1" / "summary.json")["test"]["best"]
+    summary = read(trained / "mining1" / "summary.json")["test"]["best"]
     row = next(row for row in rows if (row["run"], row["moment"]) == ("mining1", "best"))
     assert int(row["step"]) == summary["step"] and float(row["pass"]) == summary["pass"]
     cells = read_report(tmp_path / "one" / "collatz_report.json")
@@ -255,15 +262,17 @@ def test_the_best_run_is_chosen_by_validation_alone(copies: Path) -> None:
     assert collatz_report.best_run(collatz_arms(runs_of(copies))).name == "mining1"
 
 
-def test_hard_seeds(made: Path) -> None:
-    records = hard_seed_records(collatz_arms(runs_of(made)))
-    assert [each["start"] for each in records] == list(TEST_STARTS)
-    assert [each["source_max_is_odd_only"] for each in records] == [True, False, True, True, True]
-    for each in records:
-        counts = {name: read(made / name / "summary.json")["test"]["best"]["orbit_violations"][str(each["start"])]
-                  for name in NAMES}  # fmt: skip
-        assert each["fewest_violations"] == min(counts.values())
-        assert each["best_runs"] == [name for name in NAMES if counts[name] == min(counts.values())]
+def test_hard_seeds(trained: Path) -> None:
+    records = hard_seed_records(collatz_arms(runs_of(trained)))
+    assert [record["start"] for record in records] == list(TEST_STARTS)
+    assert [record["source_max_is_odd_only"] for record in records] == [True, False, True, True, True]
+    for record in records:
+        counts = {
+            name: read(trained / name / "summary.json")["test"]["best"]["orbit_violations"][str(record["start"])]
+            for name in NAMES
+        }
+        assert record["fewest_violations"] == min(counts.values())
+        assert record["best_runs"] == [name for name in NAMES if counts[name] == min(counts.values())]
     table = hard_seed_table(records)
     assert any("3,077" in line and "114.0" in line and "9,232 (full map)" in line for line in table)
     assert "full map, beside the ratio 114.0" in table[-1]
@@ -354,8 +363,8 @@ def test_a_run_without_an_evaluation_file_stands_beside_one_with(copies: Path) -
     assert " - " in next(line for line in table if " final " in line)
 
 
-def test_every_metric_of_every_run_is_a_number(made: Path) -> None:
-    for arm in collatz_arms(runs_of(made)):
+def test_every_metric_of_every_run_is_a_number(trained: Path) -> None:
+    for arm in collatz_arms(runs_of(trained)):
         assert isinstance(arm, CollatzArm)
         for metric in METRICS:
             values = arm.values(metric, "best")

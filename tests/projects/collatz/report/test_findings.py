@@ -37,22 +37,22 @@ def entry_of(orbits: int, passes: float, rate: float, growth: float = 0.9) -> di
 
 def fake(seed: int, orbits: int = 50, passes: float = 0.95, rate: float = 0.05, *, growth: float = 0.9,
          log: dict[str, list[tuple[int, float]]] | None = None, **settings: Any) -> CollatzRun:  # fmt: skip
-    own = BASE | {
+    complete = BASE | {
         key if key in ("lr_min_ratio", "updates") else f"collatz.{key}": value for key, value in settings.items()
     }
     entry = entry_of(orbits, passes, rate, growth)
     closed = entry_of(30, 0.97, 0.03)
-    report = {"lookahead": own["collatz.lookahead"], "V_final": entry,
+    report = {"lookahead": complete["collatz.lookahead"], "V_final": entry,
               **{form.name: closed for form in CLOSED_FORMS},
               "samples": {"on_orbit": {"states": 1000}}}  # fmt: skip
     points = [LogPoint(step, {key: value}) for key, curve in (log or {}).items() for step, value in curve]
     name = "-".join([*(f"{key}={value}" for key, value in settings.items()), str(seed)])
-    return CollatzRun(Path(name), seed, own, {}, {"test": {}}, report, {"best": entry, "final": entry},
+    return CollatzRun(Path(name), seed, complete, {}, {"test": {}}, report, {"best": entry, "final": entry},
                       {"best": 100, "final": 100}, points)  # fmt: skip
 
 
 def finding(name: str, runs: list[CollatzRun], margins: dict[Path, OrbitMargins] | None = None) -> Finding:
-    return next(each for each in findings(collatz_arms(runs), margins or {}) if each.name == name)
+    return next(judged for judged in findings(collatz_arms(runs), margins or {}) if judged.name == name)
 
 
 def with_and_without(gaps: list[tuple[int, float, float]], **settings: Any) -> list[CollatzRun]:
@@ -76,9 +76,9 @@ MIXED = [(10, 0.010, 0.010), (12, 0.012, 0.012), (9, 0.009, 0.011)]
     ids=["worse", "better", "noise", "measures disagree", "one seed"],
 )
 def test_mining_hurts(gaps: list[tuple[int, float, float]], verdict: str) -> None:
-    found = finding("mining", with_and_without(gaps, mine_negatives=True, mine_interval=50))
-    assert found.verdict == verdict and len(found.measures) == 3
-    first = found.measures[0]
+    judged = finding("mining", with_and_without(gaps, mine_negatives=True, mine_interval=50))
+    assert judged.verdict == verdict and len(judged.measures) == 3
+    first = judged.measures[0]
     assert first.between == "faithful L10 mining, mined every 50 minus faithful L10"
     assert first.interval == mean_interval([float(orbits) for orbits, _, _ in gaps])
 
@@ -108,9 +108,9 @@ def test_gentler_mining_is_judged_against_mining() -> None:
     hard = [fake(seed, 60 + seed, 0.9, 0.06, mine_negatives=True, mine_interval=50) for seed in range(3)]
     gentle = [fake(seed, 50 + 2 * seed, 0.95 - 0.01 * seed, 0.05 + 0.002 * seed, mine_negatives=True, mine_interval=50,
                    mine_count=10, mine_start_epoch=50) for seed in range(3)]  # fmt: skip
-    found = finding("gentler_mining", [*hard, *gentle])
-    assert found.verdict == "confirmed"
-    assert all("10 mined, mining from 50 on minus" in each.between for each in found.measures)
+    judged = finding("gentler_mining", [*hard, *gentle])
+    assert judged.verdict == "confirmed"
+    assert all("10 mined, mining from 50 on minus" in measure.between for measure in judged.measures)
 
 
 def test_a_longer_lookahead_against_what_the_closed_forms_gain() -> None:
@@ -136,10 +136,11 @@ def margins_of(runs: list[CollatzRun], worst: Callable[[CollatzRun], float]) -> 
     return {
         run.folder: OrbitMargins(
             {start: np.array([1.0, 2 * worst(run)]) for start in TEST_STARTS},
-            {start: np.array([False, True]) for start in TEST_STARTS}, 2.0,
+            {start: np.array([False, True]) for start in TEST_STARTS},
+            2.0,
         )
         for run in runs
-    }  # fmt: skip
+    }
 
 
 @pytest.mark.parametrize(
@@ -156,11 +157,11 @@ def test_t4_is_mixed(gaps: list[tuple[int, float, float]], deeper: bool, verdict
         change = (-0.5 if deeper else 0.5) - 0.01 * run.seed
         return -1.0 - 0.1 * run.seed + (change if run.settings["collatz.use_t4"] else 0.0)
 
-    found = finding("t4", runs, margins_of(runs, worst))
-    assert found.verdict == verdict
+    judged = finding("t4", runs, margins_of(runs, worst))
+    assert judged.verdict == verdict
     if len(gaps) > 1:
         expected = mean_interval([(-0.5 if deeper else 0.5) - 0.01 * seed for seed in range(3)])
-        interval = found.measures[1].interval
+        interval = judged.measures[1].interval
         assert interval is not None and interval.mean == pytest.approx(expected.mean, abs=1e-12)
         assert interval.bounds == pytest.approx(expected.bounds, abs=1e-12)
 
@@ -199,10 +200,10 @@ def test_growth_steps_fail_less() -> None:
     """Decay passes are what is left: 0.95 of 1000 rows with 0.9 to 0.98 of the 500 growth rows."""
     for growth, verdict in ((0.98, "confirmed"), (0.92, "refuted")):
         runs = [fake(seed, passes=0.95, growth=growth + 0.002 * seed) for seed in range(3)]
-        found = finding("growth_is_easy", runs)
-        assert found.verdict == verdict
+        judged = finding("growth_is_easy", runs)
+        assert judged.verdict == verdict
         decays = [(950 - 500 * (growth + 0.002 * seed)) / 500 for seed in range(3)]
-        (measure,) = found.measures
+        (measure,) = judged.measures
         assert measure.interval is not None
         assert measure.interval.mean == pytest.approx(np.mean([growth + 0.002 - decays[1]]), abs=1e-9)
     # Arms of one seed decide nothing beside one of several.
@@ -232,6 +233,10 @@ def test_an_arm_beats_the_closed_forms_by_its_interval() -> None:
     for rates, beats in (((0.020, 0.021, 0.023), True), ((0.020, 0.030, 0.041), None), ((0.050, 0.052, 0.055), False),
                          ((0.001,), None)):  # fmt: skip
         arms = collatz_arms([fake(seed, rate=rate) for seed, rate in enumerate(rates)])
-        (found,) = (each for each in against_closed(arms) if (each.metric, each.moment) == ("on_orbit", "best"))
-        assert found.beats is beats and found.closed_value == 0.03
-        assert found.interval.mean == pytest.approx(np.mean(rates) - 0.03)
+        (comparison,) = (
+            candidate
+            for candidate in against_closed(arms)
+            if (candidate.metric, candidate.moment) == ("on_orbit", "best")
+        )
+        assert comparison.beats is beats and comparison.closed_value == 0.03
+        assert comparison.interval.mean == pytest.approx(np.mean(rates) - 0.03)

@@ -32,14 +32,14 @@ from scripts.record_reports import read_report
 
 def full_orbit(number: int) -> list[int]:
     """The map with 3n + 1 and halvings as steps, down to 1."""
-    found = [number]
-    while found[-1] != 1:
-        found.append(3 * found[-1] + 1 if found[-1] % 2 else found[-1] // 2)
-    return found
+    numbers = [number]
+    while numbers[-1] != 1:
+        numbers.append(3 * numbers[-1] + 1 if numbers[-1] % 2 else numbers[-1] // 2)
+    return numbers
 
 
 def odd_orbit(number: int) -> list[int]:
-    return [each for each in full_orbit(number) if each % 2]
+    return [visited for visited in full_orbit(number) if visited % 2]
 
 
 # -- facts
@@ -51,12 +51,12 @@ def test_facts_by_plain_loops(start: int) -> None:
     assert (facts.steps, facts.full_steps) == (len(odd) - 1, len(full) - 1)
     assert (facts.odd_max, facts.full_max) == (max(odd), max(full))
     assert facts.growth_steps == sum(after > before for before, after in zip(odd, odd[1:], strict=False))
-    assert facts.halvings == sum(each % 2 == 0 for each in full[:-1])
+    assert facts.halvings == sum(visited % 2 == 0 for visited in full[:-1])
     assert facts.mean_valuation == facts.halvings / facts.steps
     padded = odd + [1] * 40
     for lookahead, rising in facts.rising.items():
         assert rising == sum(padded[i + lookahead + 1] >= padded[i] for i in range(facts.steps))
-    trained = {each for seed in TRAINING_SEEDS for each in full_orbit(seed)[:300] if each % 2 and each > 1}
+    trained = {visited for seed in TRAINING_SEEDS for visited in full_orbit(seed)[:300] if visited % 2 and visited > 1}
     assert facts.trained_on == len(set(odd) & trained)
 
 
@@ -75,8 +75,8 @@ def test_the_entry_of_27_mixes_two_maps_and_no_other_does() -> None:
     facts = orbit_facts(27, [])
     assert facts.odd_max == 3077 and facts.full_max == 9232 and f"{facts.full_ratio:.1f}" in CORRECTION
     # The totals that the source's log states for these runs.
-    assert [sum(found.values()) for found in SOURCE_VIOLATIONS.values()] == [64, 58]
-    assert all(tuple(found) == TEST_STARTS for found in SOURCE_VIOLATIONS.values())
+    assert [sum(violations.values()) for violations in SOURCE_VIOLATIONS.values()] == [64, 58]
+    assert all(tuple(violations) == TEST_STARTS for violations in SOURCE_VIOLATIONS.values())
 
 
 def test_records_by_brute_force() -> None:
@@ -129,18 +129,18 @@ def chance(window: tuple[int, ...]) -> float:
 
 def heights(lookahead: int, violated: set[tuple[int, ...]]) -> dict[tuple[int, ...], float] | None:
     """G such that log2 n + G falls on every window that is not violated; None where there is none."""
-    windows = [each for each in product(range(1, CAP + 1), repeat=lookahead + 1) if each not in violated]
-    found = {each: 0.0 for each in product(range(1, CAP + 1), repeat=lookahead)}
+    windows = [window for window in product(range(1, CAP + 1), repeat=lookahead + 1) if window not in violated]
+    heights_of = {window: 0.0 for window in product(range(1, CAP + 1), repeat=lookahead)}
     slack = 1e-6
-    for _ in range(len(found) + 1):
+    for _ in range(len(heights_of) + 1):
         still = True
         for window in windows:
-            needed = found[window[1:]] + math.log2(3) - window[0] + slack
-            if found[window[:-1]] < needed - 1e-12:
-                found[window[:-1]] = needed
+            needed = heights_of[window[1:]] + math.log2(3) - window[0] + slack
+            if heights_of[window[:-1]] < needed - 1e-12:
+                heights_of[window[:-1]] = needed
                 still = False
         if still:
-            return found
+            return heights_of
     return None
 
 
@@ -148,11 +148,11 @@ def test_lookahead_1_against_all_sets_of_windows() -> None:
     """All 512 of them: the cheapest for which some G exists."""
     windows = list(product(range(1, CAP + 1), repeat=2))
     for weight in (0.5, 1.0, 10.0):
-        costs = {each: chance(each) * (weight if each[0] == 1 else 1.0) for each in windows}
+        costs = {window: chance(window) * (weight if window[0] == 1 else 1.0) for window in windows}
         fitting = [
-            sum(costs[each] for each in chosen)
+            sum(costs[window] for window in chosen)
             for mask in range(1 << len(windows))
-            for chosen in [{each for place, each in enumerate(windows) if mask >> place & 1}]
+            for chosen in [{window for place, window in enumerate(windows) if mask >> place & 1}]
             if heights(1, chosen) is not None
         ]
         best = best_windows(1, weight)
@@ -171,12 +171,12 @@ def test_against_an_integer_program_on_heights(lookahead: int, weight: float) ->
         matrix[row, places[window[:-1]]] -= 1
         matrix[row, nodes + row] = -lift
         right[row] = window[0] - math.log2(3) - slack
-    costs = [0.0] * nodes + [chance(each) * (weight if each[0] == 1 else 1.0) for each in windows]
+    costs = [0.0] * nodes + [chance(window) * (weight if window[0] == 1 else 1.0) for window in windows]
     kinds = [0] * nodes + [1] * len(windows)
     limits = Bounds([-lift / 4] * nodes + [0] * len(windows), [lift / 4] * nodes + [1] * len(windows))
-    found = milp(costs, constraints=LinearConstraint(matrix, -np.inf, right), integrality=kinds, bounds=limits)
+    optimum = milp(costs, constraints=LinearConstraint(matrix, -np.inf, right), integrality=kinds, bounds=limits)
     best = best_windows(lookahead, weight)
-    assert found.success and weight * best.growth + best.decay == pytest.approx(found.fun, abs=1e-9)
+    assert optimum.success and weight * best.growth + best.decay == pytest.approx(optimum.fun, abs=1e-9)
 
 
 @pytest.fixture(scope="module")
@@ -191,7 +191,7 @@ def test_a_weight_of_ten_leaves_growth_only_what_is_forced(weighted: list[BestWi
         ones = (1,) * (best.lookahead + 1)
         assert ones in best.violated and all(window == ones or window[0] > 1 for window in best.violated)
     for best in weighted[:3]:
-        equal = [best_windows(best.lookahead, 1.0, prefer_growth=each) for each in (False, True)]
+        equal = [best_windows(best.lookahead, 1.0, prefer_growth=prefer) for prefer in (False, True)]
         assert equal[0].rate == equal[1].rate <= best.rate
         assert equal[0].growth <= equal[1].growth and best.growth <= equal[0].growth
         bounds = bounds_at(best.lookahead)
@@ -242,8 +242,9 @@ def test_the_files_and_their_row(tmp_path: Path, capsys: pytest.CaptureFixture[s
     with (tmp_path / "collatz_orbits.csv").open() as file:
         rows = list(csv.DictReader(file))
     assert [(row["lookahead"], row["function"]) for row in rows if row["function"] == "V_max"] == [
-        ("5", "V_max"), ("20", "V_max")
-    ]  # fmt: skip
+        ("5", "V_max"),
+        ("20", "V_max"),
+    ]
     (row,) = (row for row in rows if row["function"] == "V_max" and row["lookahead"] == "20")
     assert row["orbit_violations"] == "33"
     cells = read_report(tmp_path / "collatz_orbits.json")

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 from scipy.stats import mannwhitneyu
 
-from analysis.spectra.spectrum_over_runs import joint_report, paired_differences
-from analysis.spectra.spectrum_report import finite, run_report
+from analysis.spectra.spectrum_over_runs import paired_differences, statistics_over_runs
+from analysis.spectra.spectrum_summary import finite, run_statistics
 from analysis.spectra.spectrum_table import SpectrumTable, Window
 from tests.analysis.figures.test_figure_bundle import table
 
@@ -27,20 +27,20 @@ def test_windows_and_burn_in(one: SpectrumTable) -> None:
     # Solved late: from the fourth step on, the failed never.
     solved_late = np.arange(6)[None] >= 3
     one.arrays["exact"][:] = ~one.failed[:, None] & solved_late
-    report = run_report(one, **OPTIONS)
+    report = run_statistics(one, **OPTIONS)
     growth, failed = one.arrays["step_growth"], one.failed
     assert report["lambda1"]["auroc"]["value"] == pytest.approx(area(growth[:, 2:, 0].mean(axis=1), failed))
     for start in (0, 2, 4):
-        found = report["lambda1_by_burn_in"][str(start)]
-        assert found["auroc"]["value"] == pytest.approx(area(growth[:, start:, 0].mean(axis=1), failed))
+        separated = report["lambda1_by_burn_in"][str(start)]
+        assert separated["auroc"]["value"] == pytest.approx(area(growth[:, start:, 0].mean(axis=1), failed))
     assert list(report["windows"]) == ["1-3", "4-6"]  # six steps do not divide by four
     first = report["windows"]["1-3"]
     assert first["all"]["auroc"]["value"] == pytest.approx(area(growth[:, :3, 0].mean(axis=1), failed))
     assert first["not_yet_solved_at_its_end"]["n"] == 40  # nobody has solved it by then
     assert report["windows"]["4-6"]["not_yet_solved_at_its_end"] is None
     assert report["exact_accuracy_by_step"] == pytest.approx([0, 0, 0, 0.65, 0.65, 0.65])
-    for name, own in (("solved", ~failed), ("failed", failed)):
-        value = np.median(growth[own, 2:, 0].mean(axis=1))
+    for name, of_outcome in (("solved", ~failed), ("failed", failed)):
+        value = np.median(growth[of_outcome, 2:, 0].mean(axis=1))
         assert report["lambda1"][f"median_{name}"]["value"] == pytest.approx(value)
         assert report["lambda1_per_sub_update"][f"median_{name}"]["value"] == pytest.approx(value / 6)
 
@@ -55,28 +55,30 @@ def test_windows_are_quarters_where_they_can_be() -> None:
 
 def test_puzzles_that_are_not_finite_are_dropped_and_counted(one: SpectrumTable) -> None:
     one.arrays["step_growth"][3, 4, 1] = np.nan
-    report = run_report(one, **OPTIONS)
+    report = run_statistics(one, **OPTIONS)
     assert report["dropped_not_finite"] == 1 and report["n"] == 39
     assert report["exact_accuracy"]["denominator"] == 40  # solved or not it was all the same
 
 
 def test_positive_exponents_and_extremes(one: SpectrumTable) -> None:
-    report = run_report(one, **OPTIONS)
+    report = run_statistics(one, **OPTIONS)
     exponents = one.arrays["step_growth"][:, 2:].mean(axis=1)
-    for name, own in (("solved", ~one.failed), ("failed", one.failed)):
-        assert report["num_positive"][name] == pytest.approx(sum((row > 0).sum() for row in exponents[own]) / own.sum())
+    for name, of_outcome in (("solved", ~one.failed), ("failed", one.failed)):
+        assert report["num_positive"][name] == pytest.approx(
+            sum((row > 0).sum() for row in exponents[of_outcome]) / of_outcome.sum()
+        )
     assert report["lambda1_largest"] == one.arrays["step_growth"][..., 0].max()
     # Vanished directions have an exponent of -inf: a rank, and text in JSON.
     one.arrays["step_growth"][:, :, 2] = -np.inf
-    assert finite(run_report(one, **OPTIONS))["exponents"][2]["median_solved"]["value"] in (None, "-inf")
+    assert finite(run_statistics(one, **OPTIONS))["exponents"][2]["median_solved"]["value"] in (None, "-inf")
 
 
 def test_what_lambda1_adds(one: SpectrumTable) -> None:
     """Nothing where a baseline is lambda_1 itself, something where all baselines are noise."""
-    noise = run_report(one, **OPTIONS)["beyond_baselines"]["nested"]["late_drift"]["difference"]["value"]
+    noise = run_statistics(one, **OPTIONS)["beyond_baselines"]["nested"]["late_drift"]["difference"]["value"]
     leading = one.arrays["step_growth"][:, 2:, 0].mean(axis=1)
     one.arrays["drift"][:] = np.exp(leading)[:, None]
-    same = run_report(one, **OPTIONS)["beyond_baselines"]
+    same = run_statistics(one, **OPTIONS)["beyond_baselines"]
     assert noise > 0.15 and abs(same["nested"]["late_drift"]["difference"]["value"]) < 0.02
     assert same["nested"]["without_rules"]["columns"] == [
         "late_drift", "residual", "minus_q_halt", "minus_logit_margin", "entropy", "changed_cells"
@@ -84,31 +86,31 @@ def test_what_lambda1_adds(one: SpectrumTable) -> None:
 
 
 def test_estimator(one: SpectrumTable) -> None:
-    assert set(run_report(one, **OPTIONS)["estimator"]) == {"condition_log_max"}
+    assert set(run_statistics(one, **OPTIONS)["estimator"]) == {"condition_log_max"}
     again = one.arrays["step_growth"].copy()
     again[..., 0] += np.where(np.arange(40) % 2, 0.1, -0.1)[:, None]
     one.arrays["replicate_step_growth"] = again
-    found = run_report(one, **OPTIONS)["estimator"]["between_tangents_burn_in_2"]
-    assert found["standard_deviation"] == pytest.approx(0.1 / np.sqrt(2))  # of one of the two
+    between_tangents = run_statistics(one, **OPTIONS)["estimator"]["between_tangents_burn_in_2"]
+    assert between_tangents["standard_deviation"] == pytest.approx(0.1 / np.sqrt(2))  # of one of the two
 
 
 def test_runs_of_one_network_together() -> None:
     tables = [table("a", "TRM-att", 0), table("b", "TRM-att", 1), table("c", "HRM", 2)]
-    found = joint_report(tables, burn_in=2, seed=0)
-    assert list(found) == ["TRM-att", "HRM"] and found["TRM-att"]["runs"] == ["a", "b"]
-    areas = [area(each.exponents(each.whole(2))[:, 0], each.failed) for each in tables[:2]]
-    assert found["TRM-att"]["lambda1"]["auroc"]["values"] == pytest.approx(areas)
-    assert "not included" in found["HRM"]["lambda1"]["auroc"]["speaks_of"]
+    joint = statistics_over_runs(tables, burn_in=2, seed=0)
+    assert list(joint) == ["TRM-att", "HRM"] and joint["TRM-att"]["runs"] == ["a", "b"]
+    areas = [area(of_run.exponents(of_run.whole(2))[:, 0], of_run.failed) for of_run in tables[:2]]
+    assert joint["TRM-att"]["lambda1"]["auroc"]["values"] == pytest.approx(areas)
+    assert "not included" in joint["HRM"]["lambda1"]["auroc"]["speaks_of"]
 
 
 def test_differences_are_paired_by_seed() -> None:
     baseline = [table(f"b{seed}", "TRM-att", seed, objective="baseline_ce") for seed in (0, 1, 2)]
     other = [table(f"m{seed}", "TRM-att", seed, objective="multi_perturbed_ce", shift=0.05) for seed in (2, 0, 7)]
-    found = paired_differences([*baseline, *other, table("h", "HRM", 0)], burn_in=2)
-    assert {each["model"] for each in found} == {"TRM-att multi_perturbed_ce"}
-    (failed,) = (each for each in found if each["quantity"] == "lambda1_median_failed")
+    differences = paired_differences([*baseline, *other, table("h", "HRM", 0)], burn_in=2)
+    assert {difference["model"] for difference in differences} == {"TRM-att multi_perturbed_ce"}
+    (failed,) = (difference for difference in differences if difference["quantity"] == "lambda1_median_failed")
     assert failed["baseline"] == "TRM-att baseline_ce" and failed["seeds"] == [2, 0]
     # The same draws: the leading exponents of failed puzzles are lower by the difference of the shifts.
     assert failed["values"] == pytest.approx([-0.2, -0.2])
-    (accuracy,) = (each for each in found if each["quantity"] == "exact_accuracy")
+    (accuracy,) = (difference for difference in differences if difference["quantity"] == "exact_accuracy")
     assert accuracy["values"] == [0, 0]

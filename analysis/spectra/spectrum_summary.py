@@ -9,35 +9,34 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-import matplotlib.pyplot as plt
 import numpy as np
 
 from analysis.estimates.failure_statistics import separation, settled_table
 from analysis.estimates.matched_failure import matched_auroc, permutation_test, quantile_strata
 from analysis.estimates.nested_models import nested_auroc, normal_scores
-from analysis.figures.figure_files import make_folder, save_caption, save_csv, save_figure, save_json
-from analysis.spectra.long_trajectories import SETTLED_DRIFT, long_rollout_report
+from analysis.figures.figure_files import make_folder, save_json, save_picture
+from analysis.spectra.long_trajectories import SETTLED_DRIFT, long_trajectory_statistics
 from analysis.spectra.spectrum_figures import (
     draw_lambda1,
-    draw_long_rollout,
+    draw_long_trajectories,
     draw_spectrum,
     lambda1_rows,
-    long_rollout_rows,
+    long_trajectory_rows,
     spectrum_rows,
 )
 from analysis.spectra.spectrum_files import save_table
-from analysis.spectra.spectrum_over_runs import joint_report, lambda1_estimate, paired_differences
+from analysis.spectra.spectrum_over_runs import lambda1_estimate, paired_differences, statistics_over_runs
 from analysis.spectra.spectrum_table import SpectrumTable, Window
 from training.evaluation.evaluation_report import rate
 
 DIFFICULTY_BINS = 4
 
 
-def run_report(table: SpectrumTable, *, burn_in: int, draws: int, seed: int) -> dict[str, Any]:
+def run_statistics(table: SpectrumTable, *, burn_in: int, draws: int, seed: int) -> dict[str, Any]:
     """All statistics of one run, JSON-able."""
     dropped = int((~table.usable).sum())
     flags = {name: int(array.sum()) for name, array in table.arrays.items() if name.startswith("flag_")}
-    everything, table = table, table.where(table.usable)
+    whole_table, table = table, table.where(table.usable)
     options = {"draws": draws, "seed": seed}
     head = table.whole(burn_in)
     exponents = table.exponents(head)
@@ -49,8 +48,8 @@ def run_report(table: SpectrumTable, *, burn_in: int, draws: int, seed: int) -> 
         "n": len(table),
         "dropped_not_finite": dropped,
         "flags": flags,
-        "exact_accuracy": rate(int((~everything.failed).sum()), len(everything)),
-        "exact_accuracy_by_step": everything.arrays["exact"].mean(axis=0).tolist(),
+        "exact_accuracy": rate(int((~whole_table.failed).sum()), len(whole_table)),
+        "exact_accuracy_by_step": whole_table.arrays["exact"].mean(axis=0).tolist(),
         "steps_measured": table.num_steps,
         "burn_in": burn_in,
         "sub_updates_per_step": table.sub_updates,
@@ -78,7 +77,7 @@ def run_report(table: SpectrumTable, *, burn_in: int, draws: int, seed: int) -> 
             permutation_test(leading, failed, quantile_strata(table.difficulty, DIFFICULTY_BINS), **options)
         ),
         "settled_by_correct": asdict(settled_table(table.late_drift, failed, SETTLED_DRIFT)),
-        "long_rollout": long_rollout_report(table),
+        "long_rollout": long_trajectory_statistics(table),
     }
 
 
@@ -91,8 +90,8 @@ def positive_exponents(exponents: np.ndarray, failed: np.ndarray) -> dict[str, A
 
 
 def _separation(scores: np.ndarray, failed: np.ndarray, options: Mapping[str, int]) -> dict[str, Any]:
-    found = asdict(separation(scores, failed, **options))
-    return {name: value for name, value in found.items() if name not in options}
+    statistics = asdict(separation(scores, failed, **options))
+    return {name: value for name, value in statistics.items() if name not in options}
 
 
 def _scaled(estimate: dict[str, Any], factor: float) -> dict[str, Any]:
@@ -114,16 +113,16 @@ def _window(table: SpectrumTable, window: Window, options: Mapping[str, int]) ->
 def _estimator(table: SpectrumTable, burn_in: int) -> dict[str, Any]:
     """How much lambda_1 of one puzzle depends on the tangents it starts from."""
     arrays = table.arrays
-    found: dict[str, Any] = {"condition_log_max": float(arrays["condition_log"].max())}
+    variation: dict[str, Any] = {"condition_log_max": float(arrays["condition_log"].max())}
     if "replicate_step_growth" in arrays:
         for start in sorted({0, burn_in}):
             first = table.exponents(table.whole(start))[:, 0]
             second = arrays["replicate_step_growth"][:, start:].mean(axis=1)[:, 0]
-            found[f"between_tangents_burn_in_{start}"] = {
+            variation[f"between_tangents_burn_in_{start}"] = {
                 "standard_deviation": float(np.sqrt(np.mean((first - second) ** 2) / 2)),
                 "correlation": float(np.corrcoef(first, second)[0, 1]) if len(first) > 2 else None,
             }
-    return found
+    return variation
 
 
 def _beyond(table: SpectrumTable, leading: np.ndarray, options: Mapping[str, int]) -> dict[str, Any]:
@@ -141,7 +140,7 @@ def _beyond(table: SpectrumTable, leading: np.ndarray, options: Mapping[str, int
                     normal_scores(leading),
                     failed,
                     **options,
-                )  # fmt: skip
+                )
             )
             for name, columns in sets.items()
         },
@@ -150,7 +149,7 @@ def _beyond(table: SpectrumTable, leading: np.ndarray, options: Mapping[str, int
     }
 
 
-def write_report(
+def write_summary(
     out: Path, tables: Sequence[SpectrumTable], *, burn_in: int, draws: int, seed: int, origin: Mapping[str, Any]
 ) -> dict[str, Any]:
     """summary.json, spectrum.csv of each run, figures with their numbers and captions. Returns the summary."""
@@ -161,14 +160,14 @@ def write_report(
         "burn_in": burn_in,
         "draws": draws,
         "seed": seed,
-        "runs": [run_report(table, burn_in=burn_in, draws=draws, seed=seed) for table in tables],
-        "models": joint_report(tables, burn_in=burn_in, seed=seed),
+        "runs": [run_statistics(table, burn_in=burn_in, draws=draws, seed=seed) for table in tables],
+        "models": statistics_over_runs(tables, burn_in=burn_in, seed=seed),
         "differences": paired_differences(tables, burn_in=burn_in),
     }
     for table in tables:
-        own = make_folder(folder if len(tables) == 1 else folder / table.label)
+        run_folder = make_folder(folder if len(tables) == 1 else folder / table.label)
         columns = {**table.baselines, "givens": table.arrays["givens"], "rating": table.arrays["rating"]}
-        save_table(table.arrays, table.exponents(table.whole(burn_in)), columns, own / "spectrum.csv")
+        save_table(table.arrays, table.exponents(table.whole(burn_in)), columns, run_folder / "spectrum.csv")
     save_json(finite(summary), folder / "summary.json")
     save_figures(folder, tables, summary, burn_in)
     return summary
@@ -181,22 +180,18 @@ def save_figures(folder: Path, tables: Sequence[SpectrumTable], summary: Mapping
         "lambda1_success_failure": (leading, draw_lambda1(leading, auroc_notes(summary))),
         "spectrum_shift": (spectrum, draw_spectrum(spectrum)),
     }
-    longer = long_rollout_rows(tables)
+    longer = long_trajectory_rows(tables)
     if longer:
-        drawn["long_rollout"] = longer, draw_long_rollout(longer)
+        drawn["long_rollout"] = longer, draw_long_trajectories(longer)
     for name, (rows, figure) in drawn.items():
-        stem = folder / name
-        save_figure(figure, stem)
-        plt.close(figure)
-        save_csv(rows, stem.with_suffix(".csv"))
-        save_caption(caption(name, tables, summary), stem.with_suffix(".txt"))
+        save_picture(figure, folder / name, caption=caption(name, tables, summary), rows=rows)
 
 
 def auroc_notes(summary: Mapping[str, Any]) -> dict[str, str]:
-    """By model: `AUROC 0.98 [0.96, 0.99]`, over runs where there are several."""
+    """A note for each model, `AUROC 0.98 [0.96, 0.99]`; it is over runs where there are several."""
     notes = {}
-    for model, found in summary["models"].items():
-        number = len(found["runs"])
+    for model, joint in summary["models"].items():
+        number = len(joint["runs"])
         estimate = lambda1_estimate(summary, model, "auroc")
         if estimate["value"] is None:
             notes[model] = "one outcome only"
@@ -219,7 +214,7 @@ def caption(name: str, tables: Sequence[SpectrumTable], summary: Mapping[str, An
     lines = [
         f"{first} Success is read from the same trajectory, after {tables[0].num_steps} supervision steps; the first "
         f"{summary['burn_in']} align the tangents and are not counted. Drawn in nats per sub-update: the nats per step "
-        "of summary.json divided by the sub-updates of a step.",
+        "of summary.json divided by the sub-updates of a step."
     ]
     for run in summary["runs"]:
         accuracy, leading = run["exact_accuracy"], run["lambda1"]

@@ -1,0 +1,48 @@
+"""What the command lines of measurements share: the parser, checks of numbers, the report that `--json` asks for."""
+
+import argparse
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from errors import UserError
+from training.records.provenance import collect_provenance
+from training.storage.atomic_file import write_json_atomically
+
+
+def script_parser(description: str | None) -> argparse.ArgumentParser:
+    """A parser that prints the script's docstring as it is written."""
+    return argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
+
+
+def check_at_least(options: argparse.Namespace, **smallest: int) -> None:
+    """Errors: `UserError` for the first option below the value that its name is given here."""
+    for name, limit in smallest.items():
+        if getattr(options, name) < limit:
+            raise UserError(f"--{name.replace('_', '-')} {getattr(options, name)}: expected at least {limit}")
+
+
+def environment(*more: str, device: str | torch.device = "cpu") -> dict[str, Any]:
+    """Where a measurement comes from: command, versions, machine, commit, and `more` entries of the provenance."""
+    session = collect_provenance({}, device=device)
+    names = ("started_utc", "argv", "versions", "platform", "cpu", "num_threads", *more)
+    git = {name: session["git"][name] for name in ("commit", "dirty")}
+    return {name: session[name] for name in names} | git
+
+
+def check_json_target(path: Path | None) -> None:
+    """Errors: `UserError` where a report could not be written there, before minutes are spent on it."""
+    if path is not None and (path.is_dir() or not path.absolute().parent.is_dir()):
+        raise UserError(f"--json {path}: expected a file in a folder that exists")
+
+
+def save_json_target(path: Path | None, report: dict[str, Any]) -> None:
+    """Write what `--json` asked for, if it did. Errors: `UserError` when the disk refuses."""
+    if path is None:
+        return
+    try:
+        write_json_atomically(path, report)
+    except (OSError, ValueError) as error:
+        reason = error.strerror if isinstance(error, OSError) and error.strerror else error
+        raise UserError(f"--json {path} cannot be written: {reason}") from error
