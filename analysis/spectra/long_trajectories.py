@@ -82,7 +82,7 @@ def survival(drift: np.ndarray, threshold: float = SETTLED_DRIFT) -> Survival:
 
 
 def long_trajectory_statistics(table: SpectrumTable) -> dict[str, Any] | None:
-    """Kinds of attractors by outcome, accuracy of longer thinking, survival; None where no rollout went on."""
+    """Kinds of attractors by outcome, accuracy of longer thinking, survival; None where no trajectory went on."""
     arrays = table.arrays
     if "extended_growth" not in arrays:
         return None

@@ -174,7 +174,7 @@ def write_summary(
 
 
 def save_figures(folder: Path, tables: Sequence[SpectrumTable], summary: Mapping[str, Any], burn_in: int) -> None:
-    """lambda1_success_failure, spectrum_shift; where rollouts went on, long_rollout: PNG, PDF, SVG, CSV, caption."""
+    """lambda1_success_failure, spectrum_shift; long_rollout where trajectories went on: figures, CSV, caption."""
     leading, spectrum = lambda1_rows(tables, burn_in), spectrum_rows(tables, burn_in)
     drawn = {
         "lambda1_success_failure": (leading, draw_lambda1(leading, auroc_notes(summary))),
@@ -209,7 +209,7 @@ def caption(name: str, tables: Sequence[SpectrumTable], summary: Mapping[str, An
         "spectrum_shift": "Lyapunov spectrum of solved and failed puzzles: median (markers) and quartiles (bands) over "
         "puzzles of each exponent in QR order.",
         "long_rollout": f"Share of trajectories that still move, by a relative change of at least {SETTLED_DRIFT:g} at "
-        "this step or later, of puzzles solved and failed at the end of the longer rollout.",
+        "this step or later, of puzzles solved and failed at the end of the longer trajectory.",
     }[name]
     lines = [
         f"{first} Success is read from the same trajectory, after {tables[0].num_steps} supervision steps; the first "
