@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 
 import collatz as script
+from analysis import command_line
 from dataset.safe_files import file_sha256
-from projects.collatz import baselines as collatz_baselines
 from projects.collatz.bounds import bounds_at
 from projects.collatz.build_eval import main as build_eval
 from projects.collatz.closed_forms import CLOSED_FORMS
@@ -173,7 +173,7 @@ def test_a_full_disk_keeps_the_old_report(
         raise OSError(28, "No space left on device")
 
     (tmp_path / "out.json").write_text("old")
-    monkeypatch.setattr(collatz_baselines, "write_json_atomically", full)
+    monkeypatch.setattr(command_line, "write_json_atomically", full)
     assert "No space left on device" in refused(capsys, "--closed-forms", "--orbits", "27", "--json", "out.json")
     assert (tmp_path / "out.json").read_text() == "old"
 

@@ -78,7 +78,7 @@ def test_a_window_is_a_residue(number: int, lookahead: int, factor: int) -> None
     assert number % 81 == other % 81
 
 
-@settings(max_examples=20)
+@settings(max_examples=20, deadline=None)
 @given(st.lists(odd_numbers, min_size=1, max_size=6))
 def test_labels(numbers: list[int]) -> None:
     for number, label in zip(numbers, labels_of(numbers), strict=True):
