@@ -9,8 +9,8 @@ import pytest
 from training.evaluation.answering import effective_wilson, wilson_interval
 from training.evaluation.robustness import clustered_interval
 from training.evaluation.rollout_report import accuracies, rollout_counts
+from training.evaluation.rollout_selection import first_best, first_majority, groups_majority, subset_any, subset_best
 from training.evaluation.rollout_table import RolloutTable
-from training.evaluation.selection import first_best, first_majority, groups_majority, subset_any, subset_best
 
 
 def test_the_highest_score_by_hand() -> None:
