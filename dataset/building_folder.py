@@ -81,7 +81,7 @@ def _swap(temporary: Path, target: Path) -> None:
         if replaces:
             os.rename(aside, target)
         raise
-    sync_entry(target.parent)
+    _sync_entry(target.parent)
     if replaces:
         shutil.rmtree(aside, ignore_errors=True)
 
@@ -115,11 +115,11 @@ def _runs(pid: int) -> bool:
 def _sync(folder: Path) -> None:
     for parent, _, files in os.walk(folder):
         for name in files:
-            sync_entry(Path(parent) / name)
-        sync_entry(Path(parent))
+            _sync_entry(Path(parent) / name)
+        _sync_entry(Path(parent))
 
 
-def sync_entry(path: Path) -> None:
+def _sync_entry(path: Path) -> None:
     """Force a file or a folder's entries to the disk."""
     descriptor = os.open(path, os.O_RDONLY)
     try:

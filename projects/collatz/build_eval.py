@@ -17,10 +17,10 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 from tqdm import tqdm
 
-from dataset.building_file import check_target, write_new_file
 from errors import UserError, exit_on_user_error
 from projects.collatz.eval_file import csv_lines, draw_numbers
 from projects.collatz.labels import labels_of
+from training.storage.atomic_file import write_bytes_atomically
 
 MOST_ROWS = 5_000_000
 
@@ -53,15 +53,43 @@ def _whole(text: str, least: int, most: int) -> int:
     return int(text)
 
 
+def _check_target(path: Path) -> None:
+    """Before any work is done: the folder exists and the name is free or a regular file's. Errors: `UserError`."""
+    if not path.absolute().parent.is_dir():
+        raise UserError(
+            f"--output-csv {path}: there is no such folder; make it with: mkdir -p {path.absolute().parent}"
+        )
+    if path.exists() and not path.is_file():
+        raise UserError(f"--output-csv {path}: is not a regular file; name another")
+
+
+def _write_new_file(path: Path, data: bytes) -> bool:
+    """Write a file whole or not at all. False, having written nothing, where it already holds these bytes.
+
+    Errors: `UserError` where it holds others, or cannot be written; the old file is as it was.
+    """
+    try:
+        if not path.exists():
+            write_bytes_atomically(path.absolute(), data)
+            return True
+        if path.stat().st_size == len(data) and path.read_bytes() == data:
+            return False
+    except OSError as error:
+        raise UserError(f"--output-csv {path} cannot be written: {error.strerror or error}; name another") from error
+    raise UserError(
+        f"--output-csv {path}: another file is there and is not overwritten; remove it yourself or name another"
+    )
+
+
 @exit_on_user_error
 def main(argv: Sequence[str] | None = None) -> None:
     options = parser().parse_args(argv)
     path = options.output_csv
-    check_target(path, "--output-csv")
+    _check_target(path)
     numbers = draw_numbers(options.rows, options.seed)
     labels = tqdm(labels_of(numbers), total=len(numbers), desc="orbits", unit=" rows", disable=None, leave=False)
     data = "".join(f"{line}\r\n" for line in csv_lines(numbers, labels)).encode()
-    written = write_new_file(path, data, "--output-csv")
+    written = _write_new_file(path, data)
     digest = hashlib.md5(data, usedforsecurity=False).hexdigest()
     state = "written to" if written else "the same bytes were already in"
     print(f"{options.rows:,} rows of seed {options.seed}, md5 {digest}: {state} {path}")

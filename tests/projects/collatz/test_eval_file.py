@@ -10,11 +10,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from dataset import building_file
 from errors import UserError
 from projects.collatz.build_eval import main
 from projects.collatz.eval_file import COLUMNS, draw_numbers, read_eval_file
 from tests.projects.collatz.numbers_drawn import full_map
+from training.storage import atomic_file
 
 SCRIPT = Path(__file__).resolve().parents[3] / "projects" / "collatz" / "build_eval.py"
 HEADER = ",".join(COLUMNS)
@@ -91,7 +91,7 @@ def test_a_failed_write_leaves_nothing(
     def full(descriptor: int) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(building_file.os, "fsync", full)
+    monkeypatch.setattr(atomic_file.os, "fsync", full)
     assert "cannot be written: No space left on device" in refused(tmp_path / "eval.csv", capsys, "--rows", "5")
     assert list(tmp_path.iterdir()) == []
 
