@@ -14,11 +14,11 @@ from typing import Any
 from tqdm import tqdm
 
 from errors import UserError
+from training.best_archive import align_best, archive_best, set_aside
 from training.interrupt import InterruptHandler
 from training.run import Run, full_state
 from training.run_log import RunLog
 from training.storage.atomic_file import link_or_copy
-from training.storage.best_archive import align_best, archive_best, set_aside
 from training.storage.checkpoint import CheckpointWriteError, keep_last, save_latest, save_weights
 from training.update import NonFiniteError, UpdateResult, reads_late, require_finite, settle, train_on_batch
 

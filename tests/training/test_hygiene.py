@@ -380,7 +380,7 @@ def test_a_new_best_is_archived_whole(sudoku6_folder: Path, tmp_path: Path, monk
     diff = {"commit": "abc123", "dirty": True, "diff": "- old\n+ new\n", "diff_sha256": "d1", "untracked": []}
     monkeypatch.setattr("training.records.provenance.describe_git", lambda root: dict(diff))
     train_here("trm_att", sudoku6_folder, tmp_path, ["max_steps=20"])
-    monkeypatch.setattr("training.storage.best_archive.LOG_LINES", 5)
+    monkeypatch.setattr("training.best_archive.LOG_LINES", 5)
     train_here("trm_att", sudoku6_folder, tmp_path, ["max_steps=32"])
     assert [path.name for path in (tmp_path / "best").iterdir()] == ["step_16"]
     archive = tmp_path / "best" / "step_16"
@@ -403,7 +403,7 @@ def test_a_new_best_is_archived_whole(sudoku6_folder: Path, tmp_path: Path, monk
 
 def test_archives_kept_and_left_out(sudoku6_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     score_as(monkeypatch, lambda step, name: step / 100)
-    monkeypatch.setattr("training.storage.best_archive.LOG_LINES", 3)
+    monkeypatch.setattr("training.best_archive.LOG_LINES", 3)
     train_here("trm_mlp", sudoku6_folder, tmp_path / "two", ["archive_keep=2"])
     assert sorted(path.name for path in (tmp_path / "two" / "best").iterdir()) == ["step_24", "step_32"]
     assert len(list(read_metrics(tmp_path / "two" / "best" / "step_32" / "metrics.jsonl"))) == 3
