@@ -34,10 +34,9 @@ from training.distributed import World
 from training.noise import draw_noise
 from training.objectives.perturbed_weights import perturbed_weights
 from training.objectives.trajectory_perturbation import KINDS_OF_ROLLOUT
-from training.settings.checks import PERTURBED, SITES
 
 __all__ = ["model"]  # the fixture
-CONTROLS = PERTURBED[len(SITES) :]
+CONTROLS = ("input", "weights")
 # A normalizer of one update with equal weights for all trajectories and steps.
 FIXED = [replace(settings, rollout="parallel_fixed") for settings in (SINGLE, MULTI)]
 

@@ -3,7 +3,7 @@
 import gc
 import weakref
 from collections.abc import Callable
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field, fields, replace
 from typing import Any
 
 import pytest
@@ -23,10 +23,10 @@ from training.objectives.perturbed_starts import starting_state, trajectories
 from training.objectives.trajectory_perturbation import KINDS_OF_ROLLOUT
 from training.optim import merge_gathers, sum_rows
 from training.seeding import generator
-from training.settings.checks import MASK_NORMALIZERS, NOISE_SAMPLINGS, OBJECTIVES, SITES
-from training.settings.checks import ROLLOUTS as ROLLOUT_NAMES
-from training.settings.schema import ObjectiveConfig
+from training.settings.schema import OBJECTIVES, SITES, ObjectiveConfig
 
+CHOICES = {field.name: getattr(field.metadata["range"], "names", ()) for field in fields(ObjectiveConfig)}
+MASK_NORMALIZERS = CHOICES["mask_normalize"]
 LOSS = "stablemax_cross_entropy"
 B, K = 4, 3
 CONTEXT = UpdateContext(step=5, seed=2, slots=slice(0, B), num_slots=B)
@@ -438,7 +438,8 @@ def test_supervision_steps_are_counted_as_they_are_computed(
 
 
 def test_settings_and_code_know_the_same_names() -> None:
-    assert tuple(KINDS_OF_ROLLOUT) == ROLLOUT_NAMES and tuple(NOISE_SITES) == SITES and SAMPLINGS == NOISE_SAMPLINGS
+    assert tuple(KINDS_OF_ROLLOUT) == CHOICES["rollout"] and tuple(NOISE_SITES) == SITES
+    assert SAMPLINGS == CHOICES["noise_sampling"]
     for name in OBJECTIVES[1:]:
         count = 2 if name == "multi_perturbed_ce" else 1
         settings = ObjectiveConfig(name=name, num_trajectories=count)
