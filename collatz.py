@@ -3,7 +3,10 @@
 import sys
 from collections.abc import Sequence
 
-from errors import UserError, exit_on_user_error
+from errors import UserError, exit_on_user_error, require_packages
+
+require_packages()
+
 from projects.collatz.baselines import ClosedFormRequest, run_closed_forms
 from projects.collatz.checkpoint import evaluate_checkpoint
 from projects.collatz.flags import CheckpointRequest, read_flags

@@ -4,12 +4,15 @@ import functools
 import os
 import sys
 from collections.abc import Callable
+from importlib.util import find_spec
 from typing import ParamSpec, TypeVar
 
 P = ParamSpec("P")
 R = TypeVar("R")
 
 
+# What modules import at their top. wandb and huggingface_hub are imported where they are asked for.
+PACKAGES = ("torch", "numpy", "hydra", "omegaconf", "yaml", "einops", "tqdm", "matplotlib", "scipy", "safetensors")
 MAX_MESSAGE = 2000
 _READER_LEFT = 141  # what a shell reports for a command that SIGPIPE ended
 _KEPT_END = 400  # the command that mends it stands at the end
@@ -32,6 +35,21 @@ class UserError(Exception):
         if len(text) > MAX_MESSAGE:
             text = f"{text[: MAX_MESSAGE - _KEPT_END - 5]} ... {text[-_KEPT_END:]}"
         super().__init__(text)
+
+
+def require_packages() -> None:
+    """End the program with one line and exit code 2 where this Python lacks packages of requirements.txt.
+
+    Runnable files call it before their other imports, which would end in a traceback instead.
+    """
+    missing = [name for name in PACKAGES if find_spec(name) is None]
+    if missing:
+        print(
+            f"error: {sys.executable or 'this Python'} lacks {', '.join(missing)}; use the suite's environment: "
+            "source .venv/bin/activate (bash scripts/quickstart.sh makes it), or pip install -r requirements.txt",
+            file=sys.stderr,
+        )
+        sys.exit(2)
 
 
 def exit_on_user_error(main: Callable[P, R]) -> Callable[P, R]:

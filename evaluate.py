@@ -26,11 +26,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from errors import UserError, exit_on_user_error, require_packages
+
+require_packages()
+
 import numpy as np
 import torch
 
 from dataset.puzzle_folder import fingerprint
-from errors import UserError, exit_on_user_error
 from models.config import ModelConfig
 from models.registry import count_parameters
 from options import REQUIRED, anything, at_least, one_of, option, section, text

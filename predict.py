@@ -19,6 +19,10 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from errors import UserError, exit_on_user_error, require_packages
+
+require_packages()
+
 import numpy as np
 import torch
 
@@ -37,7 +41,6 @@ from dataset.sudoku import (
     units,
 )
 from dataset.sudoku_solver import Solved, solve
-from errors import UserError, exit_on_user_error
 from models.recursive_model import RecursiveModel
 from options import REQUIRED, anything, at_least, one_of, option, text
 from training.devices import resolve_device

@@ -10,6 +10,10 @@ Options are those of the official TRM and HRM repositories and more; --help list
 where it stopped.
 """
 
+from errors import require_packages
+
+require_packages()
+
 from training.settings.cli import hydra_entry
 from training.settings.schema import TrainConfig
 from training.start import train

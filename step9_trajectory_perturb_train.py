@@ -3,7 +3,10 @@
 import sys
 from collections.abc import Sequence
 
-from errors import UserError, exit_on_user_error
+from errors import UserError, exit_on_user_error, require_packages
+
+require_packages()
+
 from training.settings.trajectory_flags import in_flags, read_flags
 from training.start import train
 from training.trajectory_plan import plan_lines

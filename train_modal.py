@@ -17,7 +17,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from errors import UserError, exit_on_user_error
+from errors import UserError, exit_on_user_error, require_packages
+
+require_packages()
+
 from training.settings.flags import FlagParser
 
 try:

@@ -19,6 +19,10 @@ from typing import NoReturn
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
+from errors import UserError, exit_on_user_error, require_packages
+
+require_packages()
+
 import numpy as np
 from tqdm import tqdm
 
@@ -32,7 +36,6 @@ from dataset.safe_files import file_sha256
 from dataset.sudoku import BOXES, Box, random_symmetries, side, tokens_from_boards
 from dataset.sudoku_collect import Collected, Split, collect_generated, collect_lists, collect_published
 from dataset.sudoku_sources import PUBLISHED_REPO, fetch_published, is_csv, published_files, resolve_input
-from errors import UserError, exit_on_user_error
 
 BUILD_VERSION = 1
 _AUGMENT_STREAM = 0x415547  # keeps these draws apart from others made with the same seed

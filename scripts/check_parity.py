@@ -17,12 +17,15 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
+from errors import UserError, exit_on_user_error, require_packages
+
+require_packages()
+
 import numpy as np
 import torch
 from torch import Tensor
 
 from dataset.plain_data import parse_json
-from errors import UserError, exit_on_user_error
 from models.act import Batch, act_step, initial_carry
 from models.config import ModelConfig
 from models.losses import TOKEN_LOSSES, act_loss

@@ -17,9 +17,12 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
+from errors import UserError, exit_on_user_error, require_packages
+
+require_packages()
+
 from tqdm import tqdm
 
-from errors import UserError, exit_on_user_error
 from tests.fuzz.engine import Report, Target, bounded_memory, run_case, save_input, shares
 from tests.fuzz.registry import all_targets
 

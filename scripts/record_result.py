@@ -17,8 +17,11 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
+from errors import UserError, exit_on_user_error, printable, require_packages
+
+require_packages()
+
 from dataset.plain_data import JsonError, read_json_object
-from errors import UserError, exit_on_user_error, printable
 from scripts.record_reports import read_report, report_cells
 from scripts.report_entries import (
     NOT_RECORDED,

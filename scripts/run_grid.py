@@ -32,7 +32,10 @@ from types import FrameType
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from errors import UserError, exit_on_user_error
+from errors import UserError, exit_on_user_error, require_packages
+
+require_packages()
+
 from scripts.grid_file import LOGS, ROOT, Grid, GridRun, find_grid, read_grid
 from scripts.grid_launcher import Launcher
 from scripts.grid_record import GridRecord, in_words

@@ -1,5 +1,6 @@
 """Every runnable file starts with --help, as a file and with -m, from another folder than the suite's."""
 
+import ast
 import os
 import subprocess
 import sys
@@ -7,11 +8,16 @@ from pathlib import Path
 
 import pytest
 
+from errors import PACKAGES
+
 ROOT = Path(__file__).resolve().parents[1]
 FOLDERS = ("analysis", "dataset", "dynamics", "models", "projects", "scripts", "training")
 MODULES = sorted(path.relative_to(ROOT) for folder in FOLDERS for path in (ROOT / folder).rglob("*.py"))
 SCRIPTS = sorted(path.relative_to(ROOT) for path in ROOT.glob("*.py"))
 RUNNABLE = [path for path in SCRIPTS + MODULES if '__name__ == "__main__"' in (ROOT / path).read_text(encoding="utf-8")]
+
+# One only starts a command, the other says what is missing: both do so without any package.
+NEED_NOTHING = {Path("train_modal.py"), Path("scripts/check_requirements.py")}
 
 # Starting Python and importing torch takes seconds each time. This process imports what others wrote once, and
 # forks for each file; the child then starts the file as `python FILE --help` or `python -m MODULE --help` would.
@@ -126,3 +132,36 @@ def test_help_in_processes_of_their_own(file: Path, tmp_path: Path) -> None:
         )
         check(file, done.returncode, done.stdout + done.stderr)
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("file", RUNNABLE, ids=str)
+def test_missing_packages_are_answered_in_one_line(file: Path, tmp_path: Path) -> None:
+    """`-S`: a Python without site-packages, as someone has who did not activate the environment."""
+    done = subprocess.run(
+        [sys.executable, "-S", str(ROOT / file), "--help"],
+        capture_output=True,
+        text=True,
+        cwd=tmp_path,
+        env=environment(),
+        timeout=60,
+    )
+    if file in NEED_NOTHING:
+        assert done.returncode == 0 and not done.stderr
+        return
+    assert done.returncode == 2 and not done.stdout
+    (line,) = done.stderr.splitlines()
+    assert line.startswith("error: ") and f"lacks {', '.join(PACKAGES)};" in line
+    assert "source .venv/bin/activate" in line and "bash scripts/quickstart.sh" in line
+
+
+def test_packages_are_those_that_modules_import() -> None:
+    """At their top: what is imported inside a function is asked for there."""
+    imported: set[str] = set()
+    for path in MODULES + SCRIPTS:
+        for node in ast.parse((ROOT / path).read_text(encoding="utf-8")).body:
+            if isinstance(node, ast.Import):
+                imported |= {alias.name.partition(".")[0] for alias in node.names}
+            elif isinstance(node, ast.ImportFrom):
+                imported.add((node.module or "").partition(".")[0])
+    ours = {path.stem for path in SCRIPTS} | set(FOLDERS) | {"tests"}
+    assert imported - ours - sys.stdlib_module_names == set(PACKAGES)

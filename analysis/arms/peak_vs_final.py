@@ -26,6 +26,10 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
+from errors import exit_on_user_error, require_packages
+
+require_packages()
+
 import numpy as np
 
 from analysis.arms.equal_budgets import at_equal_budgets, budget_table
@@ -35,7 +39,6 @@ from analysis.arms.run_curves import in_order, origin_lines, origin_of, refuse_t
 from analysis.arms.seed_pairs import CLEAN, INTERVAL, Difference, MeanInterval, compared, mean_interval, with_baseline
 from analysis.command_line import script_parser
 from analysis.figures.figure_files import make_folder, save_caption, save_csv, save_json, save_picture
-from errors import exit_on_user_error
 from training.evaluation.answering import wilson_interval
 from training.evaluation.summary_table import aligned
 

@@ -24,6 +24,10 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
+from errors import exit_on_user_error, require_packages
+
+require_packages()
+
 import matplotlib
 import matplotlib.pyplot as plt
 import matplotlib.ticker
@@ -43,7 +47,6 @@ from analysis.arms.run_curves import (
 )
 from analysis.command_line import script_parser
 from analysis.figures.figure_files import BLUE, GREEN, GREY, ORANGE, PURPLE, RED, STYLE, make_folder, save_picture
-from errors import exit_on_user_error
 from training.evaluation.summary_table import aligned
 from training.records.provenance import settings_sha256
 

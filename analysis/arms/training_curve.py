@@ -14,6 +14,10 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
+from errors import UserError, exit_on_user_error, require_packages
+
+require_packages()
+
 import matplotlib
 import matplotlib.pyplot as plt
 import matplotlib.ticker
@@ -23,7 +27,6 @@ from analysis.arms.run_curves import commit_of
 from analysis.command_line import script_parser
 from analysis.figures.figure_files import BLUE, GREEN, GREY, ORANGE, RED, STYLE, make_folder, save_picture
 from dataset.plain_data import json_object_or_refuse
-from errors import UserError, exit_on_user_error
 from training.evaluation.answering import wilson_interval
 from training.records.metrics_log import read_metrics
 from training.storage.run_folder import RunFolder

@@ -17,6 +17,10 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
+from errors import UserError, exit_on_user_error, require_packages
+
+require_packages()
+
 import matplotlib.pyplot as plt
 from matplotlib.figure import Figure
 
@@ -26,7 +30,6 @@ from analysis.figures.bundle_text import FIG1, FIG2, captions, email, leading, r
 from analysis.figures.figure_files import make_folder, save_caption, save_csv, save_figure, save_json
 from analysis.spectra.spectrum_figures import draw_lambda1, draw_spectrum, lambda1_rows, spectrum_rows
 from analysis.spectra.spectrum_summary import auroc_notes
-from errors import UserError, exit_on_user_error
 from training.storage.atomic_file import write_bytes_atomically
 
 _MISSING = {

@@ -15,6 +15,10 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
+from errors import UserError, exit_on_user_error, require_packages
+
+require_packages()
+
 import matplotlib
 import matplotlib.pyplot as plt
 import matplotlib.ticker
@@ -26,7 +30,6 @@ from matplotlib.patches import Patch
 from analysis.command_line import script_parser
 from analysis.figures.figure_files import BLUE, GREEN, GREY, ORANGE, PURPLE, RED, STYLE, make_folder, save_picture
 from dataset.plain_data import json_object_or_refuse
-from errors import UserError, exit_on_user_error
 from training.evaluation.answering import wilson_interval
 
 # Colour and marker together, so that a curve is known without either.

@@ -22,6 +22,10 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
+from errors import UserError, exit_on_user_error, require_packages
+
+require_packages()
+
 import matplotlib.pyplot as plt
 from tqdm import tqdm
 
@@ -30,7 +34,6 @@ from analysis.figures.figure_files import make_folder, save_caption, save_figure
 from analysis.rollouts.q_head_figure import NAME, caption, draw, figure_data, read_figure, save_figure_data, summarise
 from dataset.eval_batches import EvalBatches
 from dataset.puzzle_folder import fingerprint
-from errors import UserError, exit_on_user_error
 from models.flops import step_flops
 from models.recursive_model import RecursiveModel
 from training.devices import resolve_device, resolve_dtype

@@ -15,6 +15,10 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
+from errors import UserError, exit_on_user_error, require_packages
+
+require_packages()
+
 import matplotlib
 import matplotlib.pyplot as plt
 import numpy as np
@@ -28,7 +32,6 @@ from dataset.eval_batches import EvalBatches, test_rows
 from dataset.puzzle_folder import PuzzleSet, open_puzzle_set
 from dataset.puzzle_metadata import data_folder
 from dataset.sudoku import BOXES, Box, board_text, boards_from_tokens, box_of_shape, side
-from errors import UserError, exit_on_user_error
 from models.recursive_model import RecursiveModel
 from training.devices import resolve_device
 from training.inference.stepwise import StepwiseInference

@@ -23,6 +23,10 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
+from errors import UserError, exit_on_user_error, require_packages
+
+require_packages()
+
 import numpy as np
 import torch
 from tqdm import tqdm
@@ -37,7 +41,6 @@ from dataset.puzzle_folder import PuzzleSet, fingerprint, open_puzzle_set
 from dataset.puzzle_metadata import data_folder
 from dataset.safe_files import file_sha256
 from dataset.sudoku import boards_from_tokens, box_of_shape, missing_digits
-from errors import UserError, exit_on_user_error
 from models.act import Batch
 from models.losses import IGNORE_LABEL_ID
 from models.recursion_maps import RecursionMaps

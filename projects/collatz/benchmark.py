@@ -19,6 +19,10 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
+from errors import UserError, exit_on_user_error, require_packages
+
+require_packages()
+
 import numpy as np
 import torch
 from tqdm import tqdm
@@ -26,7 +30,6 @@ from tqdm import tqdm
 from analysis.command_line import check_at_least, check_json_target, environment, save_json_target, script_parser
 from analysis.timing import Timing, timed
 from dataset.source import START
-from errors import UserError, exit_on_user_error
 from projects.collatz import limbs as collatz_limbs
 from projects.collatz import words as collatz_words
 from projects.collatz.eval_file import draw_numbers

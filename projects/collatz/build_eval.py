@@ -15,9 +15,12 @@ from typing import NoReturn
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
+from errors import UserError, exit_on_user_error, require_packages
+
+require_packages()
+
 from tqdm import tqdm
 
-from errors import UserError, exit_on_user_error
 from projects.collatz.eval_file import csv_lines, draw_numbers
 from projects.collatz.labels import labels_of
 from training.storage.atomic_file import write_bytes_atomically

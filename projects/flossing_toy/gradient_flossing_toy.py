@@ -31,6 +31,10 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
+from errors import UserError, exit_on_user_error, require_packages
+
+require_packages()
+
 import torch
 from matplotlib.figure import Figure
 from tqdm import tqdm
@@ -38,7 +42,6 @@ from tqdm import tqdm
 from analysis.arms.run_curves import commit_of, in_order, machine_of
 from analysis.arms.seed_pairs import INTERVAL
 from analysis.figures.figure_files import make_folder, save_caption, save_csv, save_json, save_picture
-from errors import UserError, exit_on_user_error
 from projects.flossing_toy.cells import CellFolder, FinishedCell, all_cells, check_names
 from projects.flossing_toy.delayed_bits import first_scored
 from projects.flossing_toy.figures import curves, draw_accuracies, draw_curves, draw_spectra, spectra

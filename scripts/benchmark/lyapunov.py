@@ -16,15 +16,18 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
+
+from errors import UserError, exit_on_user_error, require_packages
+
+require_packages()
+
+import matplotlib
+import matplotlib.pyplot as plt
 import numpy as np
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 from tqdm import tqdm
-
-sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
-
-import matplotlib
-import matplotlib.pyplot as plt
 
 from analysis.command_line import check_at_least, check_json_target, save_json_target, script_parser
 from analysis.figures.figure_files import BLUE, GREY, ORANGE, STYLE, make_folder, save_picture
@@ -32,7 +35,6 @@ from analysis.timing import Timing, seconds_of
 from dynamics.orthonormal import orthonormalise
 from dynamics.propagation import TangentFlow
 from dynamics.tangents import exact_arithmetic, push_tangents
-from errors import UserError, exit_on_user_error
 from models.flops import step_products
 from models.recursion_maps import RecursionMaps
 from scripts.benchmark.setup import DataShape, compose_preset, data_shape, synthetic_run

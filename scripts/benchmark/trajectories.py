@@ -19,15 +19,18 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
+
+from errors import UserError, exit_on_user_error, require_packages
+
+require_packages()
+
 import numpy as np
 import torch
 from tqdm import tqdm
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
-
 from analysis.command_line import check_at_least, check_json_target, save_json_target, script_parser
 from analysis.timing import Timing, seconds_of
-from errors import UserError, exit_on_user_error
 from scripts.benchmark.measures import WARM_UP_STEPS, training_step, updates_per_sample
 from scripts.benchmark.setup import DataShape, compose_preset, data_shape, synthetic_run
 from scripts.benchmark.updates import add_setup_options, read_overrides, start_of_record

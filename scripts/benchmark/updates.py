@@ -17,11 +17,14 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
+from errors import UserError, exit_on_user_error, require_packages
+
+require_packages()
+
 from tqdm import tqdm
 
 from analysis.command_line import check_at_least, check_json_target, environment, save_json_target, script_parser
 from analysis.figures.figure_files import make_folder
-from errors import UserError, exit_on_user_error
 from scripts.benchmark import growth as benchmark_growth
 from scripts.benchmark import measures as benchmark_measures
 from scripts.benchmark.measures import Record

@@ -22,13 +22,16 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[3]))
 
+from errors import exit_on_user_error, require_packages
+
+require_packages()
+
 from matplotlib.figure import Figure
 
 from analysis.arms.run_curves import origin_lines, origin_of, refuse_twice
 from analysis.arms.seed_pairs import INTERVAL
 from analysis.command_line import script_parser
 from analysis.figures.figure_files import make_folder, save_caption, save_csv, save_json, save_picture
-from errors import exit_on_user_error
 from projects.collatz.closed_forms import TiltedMaximum
 from projects.collatz.report.arms import CollatzArm, collatz_arms
 from projects.collatz.report.comparisons import (

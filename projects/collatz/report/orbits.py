@@ -23,11 +23,14 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[3]))
 
+from errors import UserError, exit_on_user_error, require_packages
+
+require_packages()
+
 from tqdm import tqdm
 
 from analysis.command_line import environment, script_parser
 from analysis.figures.figure_files import make_folder, save_caption, save_csv, save_json
-from errors import UserError, exit_on_user_error
 from projects.collatz.bounds import bounds_at
 from projects.collatz.closed_forms import CLOSED_FORMS, LogN
 from projects.collatz.evaluation import judge_orbits, violations_by_name
