@@ -86,6 +86,13 @@ step "Lyapunov exponents of solved and failed puzzles"
 "$python" analysis/spectra/lyapunov_spectrum.py --checkpoint "$run/best.pt" --device "$device" --out "$run/lyapunov" \
     --num-puzzles "${QUICKSTART_LYAPUNOV:-256}" --num-steps 8 --num-exponents 4
 
+# The commands below are copied into a shell that knows nothing of this one.
+activate="# with the interpreter that NO_VENV=1 took"
+if [ "$python" = .venv/bin/python ]; then
+    activate="source .venv/bin/activate    # once per shell, before any command of this suite"
+    python=python
+fi
+
 cat <<END
 
 == done: training $(minutes $training_seconds), everything $(minutes $((SECONDS - start))) \
@@ -99,6 +106,7 @@ solved against failed       $run/lyapunov/lambda1_success_failure.png, its numbe
 log, settings, origin       $run/metrics.jsonl, $run/all_config.yaml, $run/provenance.json
 
 To try next:
+  $activate
   # one puzzle, with the answer after each supervision step
   $python predict.py checkpoint=$run/best.pt row=0
   # another seed
