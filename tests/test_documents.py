@@ -1,7 +1,6 @@
 """README and docs: files that they name exist, commands that they show are read by the scripts that they call."""
 
 import argparse
-import ast
 import importlib
 import re
 import shlex
@@ -131,24 +130,3 @@ def test_the_environment_is_named_before_the_commands_that_need_it() -> None:
     text = README.read_text(encoding="utf-8")
     assert text.index("\nsource .venv/bin/activate\n") < text.index("\npython ")
     assert 'activate="source .venv/bin/activate' in (ROOT / "scripts" / "quickstart.sh").read_text(encoding="utf-8")
-
-
-WALKED = re.findall(
-    r"^\d+\. `([\w./]+)`(?:, `(\w+)`)?: \S", (ROOT / "docs" / "architecture.md").read_text(encoding="utf-8"), re.M
-)
-
-
-def test_there_are_four_walks() -> None:
-    text = (ROOT / "docs" / "architecture.md").read_text(encoding="utf-8")
-    walks = [section for section in text.split("\n## ")[1:] if "\n1. " in section]
-    assert [walk.split(":")[0].split()[-1].lower() for walk in walks] == ["batch", "carry", "sigma", "config"]
-    assert len(WALKED) == len(re.findall(r"^\d+\. ", text, re.M)) >= 40
-
-
-@pytest.mark.parametrize(("file", "name"), WALKED)
-def test_walks_pass_what_is_there(file: str, name: str) -> None:
-    assert (ROOT / file).is_file()
-    if name:
-        tree = ast.parse((ROOT / file).read_text(encoding="utf-8"))
-        kinds = (ast.FunctionDef, ast.ClassDef)
-        assert name in {node.name for node in ast.walk(tree) if isinstance(node, kinds)}
