@@ -11,7 +11,6 @@ from scripts.draw_architecture import ROOT, Import, as_text, direct, draw, point
 PICTURES = ROOT / "docs" / "pictures"
 # What is still to be turned around; nothing may be added.
 KNOWN = {
-    "models/recursion_maps.py -> training/evaluation/answering.py",
     "training/settings/resolving.py -> projects/collatz/checks.py",
     "training/start.py -> projects/collatz/setup.py",
     "training/storage/best_archive.py -> training/records/metrics_log.py",
