@@ -37,6 +37,7 @@ FOLDERS: tuple[tuple[str, ...], ...] = (
     ("analysis",),
     ("training",),
     ("models", "dataset", "dynamics"),
+    ("options.py",),
     ("errors.py",),
 )
 # Likewise inside training/. The modules at its own level are the story of a run: they use every room.
@@ -71,7 +72,7 @@ def folder_of(module: Path) -> str:
     """The box of `FOLDERS` that a module stands in."""
     if len(module.parts) > 1:
         return module.parts[0]
-    return module.name if module.name == "errors.py" else ENTRY
+    return module.name if any(module.name in level for level in FOLDERS) else ENTRY
 
 
 def room_of(module: Path) -> str | None:
@@ -140,8 +141,8 @@ def as_text(imports: Sequence[Import]) -> str:
     modules = suite_modules()
     lines = [
         "Folders, from those that nothing imports to those that import nothing of the suite; in brackets their rooms.",
-        "An arrow leads from the importing side to the imported one. The picture leaves out errors.py, arrows from its",
-        "upper to its lowest row, and an arrow that two others in a row say. Red arrows point backwards.",
+        "An arrow leads from the importing side to the imported one. The picture leaves out what stands last, arrows from",
+        "its upper to its lowest row, and an arrow that two others in a row say. Red arrows point backwards.",
         "",
     ]
     for level in FOLDERS:
@@ -229,7 +230,7 @@ def draw(imports: Sequence[Import]) -> Figure:
             box.draw(axes, room)
         folders = folder_arrows(imports)
         sideways = direct({arrow for arrow in folders if set(arrow) <= set(upper)})
-        across = {arrow for arrow in folders if "training" in arrow and "errors.py" not in arrow}
+        across = {arrow for arrow in folders if "training" in arrow and set(arrow) <= boxes.keys()}
         for arrows, places in ((sideways | across, boxes), (direct(room_arrows(imports)), rooms)):
             levels = FOLDERS if places is boxes else ROOMS
             for source, target in sorted(arrows):

@@ -16,8 +16,8 @@ MODULES = sorted(path.relative_to(ROOT) for folder in FOLDERS for path in (ROOT 
 SCRIPTS = sorted(path.relative_to(ROOT) for path in ROOT.glob("*.py"))
 RUNNABLE = [path for path in SCRIPTS + MODULES if '__name__ == "__main__"' in (ROOT / path).read_text(encoding="utf-8")]
 
-# One only starts a command, the other says what is missing: both do so without any package.
-NEED_NOTHING = {Path("train_modal.py"), Path("scripts/check_requirements.py")}
+# It says what is missing, and needs nothing for it.
+NEED_NOTHING = {Path("scripts/check_requirements.py")}
 
 # Starting Python and importing torch takes seconds each time. This process imports what others wrote once, and
 # forks for each file; the child then starts the file as `python FILE --help` or `python -m MODULE --help` would.
