@@ -141,8 +141,8 @@ def as_text(imports: Sequence[Import]) -> str:
     modules = suite_modules()
     lines = [
         "Folders, from those that nothing imports to those that import nothing of the suite; in brackets their rooms.",
-        "An arrow leads from the importing side to the imported one. The picture leaves out what stands last, arrows from",
-        "its upper to its lowest row, and an arrow that two others in a row say. Red arrows point backwards.",
+        "An arrow leads from the importing side to the imported one. The picture leaves out what stands last, arrows",
+        "from its upper to its lowest row, and an arrow that two others in a row say. Red arrows point backwards.",
         "",
     ]
     for level in FOLDERS:
