@@ -53,6 +53,7 @@ class RunLog:
         sink = open_wandb(
             config.wandb.mode,
             project=config.wandb.project or config.project_name,
+            entity=config.wandb.entity,
             run_name=config.run_name,
             folder=run.folder.path,
             config=plain,

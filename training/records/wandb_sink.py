@@ -61,6 +61,7 @@ def open_wandb(
     mode: str,
     *,
     project: str | None,
+    entity: str | None = None,
     run_name: str | None,
     folder: Path | str,
     config: Mapping[str, Any],
@@ -86,6 +87,7 @@ def open_wandb(
     try:
         run = wandb.init(
             project=project,
+            entity=entity,
             name=run_name,
             id=run_id,
             dir=str(folder),

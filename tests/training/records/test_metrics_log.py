@@ -197,7 +197,7 @@ def client(monkeypatch: pytest.MonkeyPatch) -> SimpleNamespace:
 
 
 def start(tmp_path: Path, mode: str, **config: Any) -> Any:
-    return open_wandb(mode, project="p", run_name="r", folder=tmp_path, config=config)
+    return open_wandb(mode, project="p", entity="e", run_name="r", folder=tmp_path, config=config)
 
 
 def test_disabled_imports_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -221,6 +221,7 @@ def test_only_the_config_is_sent(tmp_path: Path, client: SimpleNamespace, monkey
     monkeypatch.setenv("RRS_CANARY", "canary-value")
     sink = start(tmp_path, "offline", lr=0.1, arch={"num_tokens": 4, "api_key": "k"}, wandb_api_key="k", password="k")
     assert client.init["config"] == {"lr": 0.1, "arch": {"num_tokens": 4}}
+    assert (client.init["project"], client.init["entity"], client.init["name"]) == ("p", "e", "r")
     assert client.init["mode"] == "offline" and client.init["dir"] == str(tmp_path)
     assert vars(client.init["settings"]) == {"disable_code": True, "disable_git": True, "console": "off"}
     assert "canary" not in repr(client.init)
