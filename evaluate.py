@@ -21,7 +21,7 @@ which it is.
 
 import shlex
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -45,6 +45,7 @@ from training.evaluation.rollout_table import RolloutRecorder
 from training.inference.choose import check_perturbed, keeps_steps, mode_parts
 from training.inference.rollout_choice import check_rollouts, stochastic, with_inference
 from training.inference.stochastic_rollouts import judged_steps
+from training.records.numbers import Number, commit_of, dataset_hashes, machine_of, rate, record_entry
 from training.records.provenance import collect_provenance
 from training.settings.key_values import parse_key_values
 from training.settings.resolving import config_hash
@@ -157,8 +158,40 @@ def evaluate_checkpoint(options: Options, world: World) -> dict[str, Any]:
     if world.is_main:
         if tables:
             write_outputs(folder / f"evaluation_{name}.npz", tables)
-        write_record(Path(options.output) if options.output else folder / f"evaluation_{name}.json", record)
+        path = Path(options.output) if options.output else folder / f"evaluation_{name}.json"
+        write_record(path, record | evaluation_entry(record))
     return record
+
+
+def evaluation_entry(report: Mapping[str, Any]) -> dict[str, Any]:
+    """For the records of results: accuracy and cost of each selection of rows."""
+    found, kinds = [], [result["rows"] for result in report["results"]]
+    for result in report["results"]:
+        mode, compute, exact = result["mode"], result["compute"], result["exact_accuracy"]
+        several = kinds.count(result["rows"]) > 1
+        what = f"{result['rows']} rows" + (f" of {result['data']} ({result['set']})" if several else "")
+        what += f", {mode['max_steps']} steps" + (", adaptive" if mode["adaptive_halt"] else "")
+        what += f", vote of {mode['vote']}" if mode["vote"] > 1 else ""
+        what += f", highest q of {mode['rollouts']} stochastic rollouts" if "rollouts" in mode else ""
+        if exact["denominator"]:
+            found.append(rate(f"{what}: exact_accuracy", exact["numerator"], exact["denominator"]))
+        found += [
+            Number(f"{what}: mean steps", compute["mean_steps"]),
+            Number(f"{what}: forward passes", compute["forward_passes"]),
+            Number(f"{what}: operations", compute["flops"], unit="FLOPs"),
+            Number(f"{what}: speed", compute["rows_per_second"], unit="rows/s"),
+            Number(f"{what}: time", compute["seconds"], unit="seconds"),
+        ]
+    return record_entry(
+        [*found, Number("parameters", report["num_params"])],
+        commands=[report["command"]],
+        config_hashes=[report["config_hash"]],
+        commits=[commit_of(report)],
+        datasets=dataset_hashes(report["datasets"]),
+        seeds=[report["seed"]],
+        hardware=[f"{machine_of(report)}, {report['dtype']}"],
+        seconds=sum(result["compute"]["seconds"] for result in report["results"]),
+    )
 
 
 def prepare_rollouts(settings: EvaluateConfig, config: TrainConfig, device: torch.device) -> None:

@@ -1,12 +1,15 @@
 """What the command lines of measurements share: the parser, checks of numbers, the report that `--json` asks for."""
 
 import argparse
+import shlex
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from errors import UserError
+from training.records.numbers import Number, commit_of, machine_of, record_entry
 from training.records.provenance import collect_provenance
 from training.storage.atomic_file import write_json_atomically
 
@@ -29,6 +32,18 @@ def environment(*more: str, device: str | torch.device = "cpu") -> dict[str, Any
     names = ("started_utc", "argv", "versions", "platform", "cpu", "num_threads", *more)
     git = {name: session["git"][name] for name in ("commit", "dirty")}
     return {name: session[name] for name in names} | git
+
+
+def benchmark_entry(numbers: Iterable[Number], described: Mapping[str, Any]) -> dict[str, Any]:
+    """`record_entry` of a benchmark, which makes its own data; `described` is its `environment` and seed."""
+    return record_entry(
+        numbers,
+        commands=["python " + shlex.join(described["argv"])],
+        commits=[commit_of(described)],
+        datasets=["synthetic"],
+        seeds=[described["seed"]],
+        hardware=[machine_of(described)],
+    )
 
 
 def check_json_target(path: Path | None) -> None:

@@ -18,6 +18,7 @@ MAX_JSON_DEPTH = 32
 MAX_YAML_BYTES = 1 << 17  # the parser is slow: a megabyte takes it many seconds
 MAX_YAML_ALIASES = 16
 MAX_YAML_DEPTH = 32
+_LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # the same language, ten times as fast
 
 
 class JsonError(Exception):
@@ -122,10 +123,10 @@ def read_yaml(path: Path, expected: str) -> Any:
     try:
         text = read_bytes(path, MAX_YAML_BYTES, expected).decode("utf-8")
         _check_events(path, text, expected)
-        doubled = _doubled_key(yaml.compose(text, yaml.SafeLoader))
+        doubled = _doubled_key(yaml.compose(text, _LOADER))
         if doubled is not None:
             raise UserError(f"{path}: {doubled!r} stands twice in one place, {expected}")
-        return yaml.safe_load(text)
+        return yaml.load(text, _LOADER)
     except yaml.YAMLError as error:
         raise UserError(f"{path} is not safe yaml ({' '.join(str(error).split())[:200]}): {expected}") from None
     except (ValueError, TypeError, AttributeError, RecursionError) as error:
@@ -135,7 +136,7 @@ def read_yaml(path: Path, expected: str) -> Any:
 def _check_events(path: Path, text: str, expected: str) -> None:
     """Refuse what makes a small file expand without bound (aliases) or the parser crawl (depth)."""
     aliases = depth = 0
-    for event in yaml.parse(text, yaml.SafeLoader):
+    for event in yaml.parse(text, _LOADER):
         aliases += isinstance(event, yaml.AliasEvent)
         depth += isinstance(event, yaml.CollectionStartEvent) - isinstance(event, yaml.CollectionEndEvent)
         if aliases > MAX_YAML_ALIASES:

@@ -1,6 +1,7 @@
 """What a run tells its folder: metrics.jsonl, status.json, provenance.json, summary.json. Rank 0 only."""
 
 import sys
+from collections.abc import Mapping
 from dataclasses import asdict
 from typing import Any
 
@@ -10,6 +11,7 @@ from omegaconf import OmegaConf
 from errors import UserError
 from models.registry import count_parameters
 from training.records.metrics_log import MetricsLog
+from training.records.numbers import Number, rate, record_entry
 from training.records.provenance import ProvenanceFile, collect_provenance
 from training.records.status import StatusWriter
 from training.records.wandb_sink import open_wandb
@@ -122,8 +124,44 @@ class RunLog:
             "threads": torch.get_num_threads(),
             "world_size": run.world.size,
         }
-        write_json_atomically(run.folder.summary, record | results)
+        everything = record | results
+        write_json_atomically(run.folder.summary, everything | record_entry(summary_numbers(everything)))
 
     def close(self, run: Run, outcome: str) -> None:
         self.provenance.finish(end_step=run.step, outcome=outcome)
         self.metrics.close()
+
+
+def summary_numbers(summary: Mapping[str, Any]) -> list[Number]:
+    """For the records of results: test rates, final first, then those of validation, beside the trivial predictors."""
+    tests, found = summary.get("test") or {}, []
+    moments = {"final": tests.get("final"), "peak": tests.get("best"), "initial": tests.get("initial")}
+    for moment, tested in moments.items():
+        found += _measured("test exact_accuracy", tested, moment)
+    best, final = summary["best"] or {}, moments["final"] or {}
+    for moment, judged in (("final", summary.get("final")), ("peak", best)):
+        found += _measured(best.get("metric", "exact_accuracy"), judged, moment)
+    trivial = {name: values for name, values in (summary.get("baselines") or {}).items() if isinstance(values, Mapping)}
+    for key, words, choose in (("accuracy", "test token accuracy", max), ("lm_loss", "test token loss", min)):
+        known = {name: values[key] for name, values in trivial.items() if isinstance(values.get(key), float)}
+        if isinstance(final.get(key), float):
+            found.append(Number(words, final[key], moment="final"))
+            name = choose(known, key=lambda each: known[each], default=None)
+            found += [] if name is None else [Number(f"{words} of the best trivial predictor, {name}", known[name])]
+    if best.get("step") is not None:
+        found.append(Number("update of the peak", best["step"]))
+    return [
+        *found,
+        Number("updates", summary["steps"]),
+        Number("parameters", summary["num_params"]),
+        Number("training time", summary["train_seconds"], unit="seconds"),
+    ]
+
+
+def _measured(name: str, judged: Mapping[str, Any] | None, moment: str) -> list[Number]:
+    """A rate where the counts are known, else the bare share; none of what was not judged."""
+    if not judged or judged.get("value") is None:
+        return []
+    if judged.get("denominator"):
+        return [rate(name, judged["numerator"], judged["denominator"], moment)]
+    return [Number(name, judged["value"], moment=moment)]

@@ -19,7 +19,7 @@ its numbers as .csv and .json and its caption as .txt.
 
 import shlex
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -35,12 +35,15 @@ import numpy as np
 from analysis.arms.equal_budgets import at_equal_budgets, budget_table
 from analysis.arms.finished_runs import COMPARED, MOMENTS, Arm, TestAccuracy, arms_of, read_finished
 from analysis.arms.peak_vs_final_figure import FIGURE, cost_of, draw, number_or_dash, plotted
-from analysis.arms.run_curves import in_order, origin_lines, origin_of, refuse_twice
+from analysis.arms.run_curves import all_finished, in_order, origin_lines, origin_of, refuse_twice
 from analysis.arms.seed_pairs import CLEAN, INTERVAL, Difference, MeanInterval, compared, mean_interval, with_baseline
 from analysis.command_line import script_parser
 from analysis.figures.figure_files import make_folder, save_caption, save_csv, save_json, save_picture
 from training.evaluation.answering import wilson_interval
 from training.evaluation.summary_table import aligned
+from training.records.numbers import Number, command_of, dataset_hashes, estimate, record_entry
+
+_MOMENT_NAMES = {"initial": "initial", "best": "peak", "final": "final"}
 
 
 def snapshot(arms: Sequence[Arm]) -> list[str]:
@@ -145,6 +148,23 @@ def arm_records(arms: Sequence[Arm]) -> list[dict[str, Any]]:
         seeds = [run.curve.seed for run in arm.runs]
         records.append({"label": arm.label, "settings_sha256": arm.settings_sha256, "seeds": seeds, **means, **cost})
     return records
+
+
+def numbers(results: Mapping[str, Any]) -> list[Number]:
+    """For the records of results, of what peak_vs_final.json holds: the final differences first, then all others."""
+    found = []
+    for each in sorted(results["differences"], key=lambda each: (each["start"] != CLEAN, each["moment"] != "final")):
+        start = "" if each["start"] == CLEAN else f" ({each['start']})"
+        name = f"{each['arm']} minus {each['baseline']}: test exact_accuracy{start}"
+        found += estimate(name, each["interval"], 100, "points", moment=_MOMENT_NAMES[each["moment"]])
+    for arm in results["arms"]:
+        for moment in MOMENTS[::-1]:
+            name = f"{arm['label']}: test exact_accuracy"
+            found += estimate(name, arm[moment], 100, "%", moment=_MOMENT_NAMES[moment])
+    for each in results["equal_budgets"]:
+        name = f"{each['arm']} minus its baseline: validation exact_accuracy at equal {each['unit']}"
+        found += estimate(name, each["interval"], 100, "points")
+    return [*found, Number("training runs", len(results["runs"]))]
 
 
 def caption(arms: Sequence[Arm], differences: Sequence[Difference], command: str) -> str:
@@ -257,7 +277,22 @@ def main(argv: Sequence[str] | None = None) -> None:
     }
     save_caption("\n".join(table), folder / "peak_vs_final.txt")
     save_csv(run_records(arms), folder / "peak_vs_final.csv")
-    save_json(results, folder / "peak_vs_final.json")
+    curves = [run.curve for arm in arms for run in arm.runs]
+    seconds = [run["final_seconds"] for run in results["runs"] if run["final_seconds"] is not None]
+    entry = record_entry(
+        numbers(results),
+        commands=[command],
+        config_hashes=[arm.settings_sha256 for arm in arms],
+        commits=results["commits"],
+        datasets=dataset_hashes(results["datasets"]),
+        seeds=results["seeds"],
+        hardware=results["machines"],
+        seconds=sum(seconds) if seconds else None,
+        needs=[command_of(curve.provenance) for curve in curves],
+        finished=all_finished(curves),
+        findings=[f"{sign.verdict}: {sign.arm}: {sign.sign}" for sign in signs],
+    )
+    save_json(results | entry, folder / "peak_vs_final.json")
     points = plotted(arms, differences)
     files = save_picture(
         draw(arms, differences),

@@ -8,7 +8,9 @@ from typing import Any
 
 from dataset.plain_data import json_object_or_refuse
 from errors import UserError
+from training.evaluation.answering import wilson_interval
 from training.records.metrics_log import read_metrics
+from training.records.numbers import commit_of, machine_of
 from training.records.provenance import settings_sha256
 from training.settings.resolving import RUN_CONTROL, TrainConfig
 from training.storage.run_folder import RunFolder
@@ -111,21 +113,6 @@ def number_or_none(value: Any) -> float | None:
     return float(value)
 
 
-def machine_of(record: Mapping[str, Any]) -> str:
-    """What a provenance record says of the hardware: `1× AMD EPYC (2 threads)`."""
-    unit = record.get("gpu") or record.get("cpu") or "unknown hardware"
-    threads = counted(record.get("num_threads", "unknown"), "thread")
-    return f"{record.get('world_size') or 1}× {unit} ({threads})"
-
-
-def commit_of(record: Mapping[str, Any]) -> str:
-    """The commit of a provenance record, 12 digits, with `+dirty` where the code differed from it."""
-    git = record.get("git")
-    if not isinstance(git, Mapping) or not git.get("commit"):
-        return "unknown"
-    return str(git["commit"])[:12] + ("+dirty" if git.get("dirty") else "")
-
-
 def counted(number: object, noun: str) -> str:
     """`1 seed`, `3 seeds`; the number may be a word, as in `unknown threads`."""
     return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
@@ -174,3 +161,21 @@ def refuse_twice(folders: Sequence[Path]) -> None:
     for index, place in enumerate(places):
         if place in places[:index]:
             raise UserError(f"{folders[index]} is named twice: name every run once")
+
+
+def finished_by_end(points: Sequence[CurvePoint]) -> bool | None:
+    """Whether a curve had become flat: its last value is within the 95 % Wilson interval of the one before, or below.
+
+    A run that was stopped on the steep part of its curve ends elsewhere on a machine that rounds differently. None
+    where fewer than two evaluations say over how many rows they are.
+    """
+    if len(points) < 2 or not points[-2].rows:
+        return None
+    rows = points[-2].rows
+    return points[-1].value <= wilson_interval(round(points[-2].value * rows), rows)[1]
+
+
+def all_finished(runs: Sequence[RunCurve]) -> bool | None:
+    """`finished_by_end` of every run; None where it is unknown of one."""
+    ended = [finished_by_end(run.points) for run in runs]
+    return None if None in ended else all(ended)

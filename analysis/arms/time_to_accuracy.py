@@ -38,6 +38,7 @@ from analysis.arms.run_curves import (
     AXES,
     CurvePoint,
     RunCurve,
+    all_finished,
     counted,
     differing_settings,
     origin_lines,
@@ -48,6 +49,7 @@ from analysis.arms.run_curves import (
 from analysis.command_line import script_parser
 from analysis.figures.figure_files import BLUE, GREEN, GREY, ORANGE, PURPLE, RED, STYLE, make_folder, save_picture
 from training.evaluation.summary_table import aligned
+from training.records.numbers import Number, command_of, commit_of, dataset_hashes, machine_of, record_entry
 from training.records.provenance import settings_sha256
 
 _COLOURS = (BLUE, ORANGE, GREEN, RED, PURPLE)
@@ -165,6 +167,27 @@ def records(groups: Sequence[Group]) -> list[dict[str, Any]]:
     return rows
 
 
+def numbers(groups: Sequence[Group], target: float, metric: str, axis: str) -> list[Number]:
+    """For the records of results: of each group where its runs first reach the target, median and range over runs."""
+    found = []
+    for group in groups:
+        label = f"{group.label}: " if len(groups) > 1 else ""
+        rows = " or ".join(map(str, _counts(group.runs))) or "an unknown number of"
+        name = f"{label}{metric} first at {100 * target:g} % on {rows} rows"
+        total, reached = len(group.runs), [crossing.first for crossing in group.crossings if crossing.first is not None]
+        for unit in dict.fromkeys((axis, "updates")):
+            values = [point.step if unit == "updates" else point.x for point in reached]
+            everybody = [*values, *[math.inf] * (total - len(values))]
+            median, high = _finite(np.median(everybody)), _finite(max(everybody))
+            what = name if unit == "updates" else f"{name}, {unit}"
+            if median is not None:
+                found.append(Number(f"{what} (range over runs)", median, min(values), high, len(values), unit=unit))
+        if len(reached) < total:
+            found.append(Number(f"{name}: runs that get there", len(reached), of=total))
+        found.append(Number(f"{label}last update", max(run.points[-1].step for run in group.runs)))
+    return found
+
+
 def draw(groups: Sequence[Group], target: float, metric: str, axis: str) -> Figure:
     """All curves against --x: a colour per group, a thin line per run, the target, and where each first reaches it."""
     with matplotlib.rc_context(STYLE):
@@ -264,12 +287,25 @@ def main(argv: Sequence[str] | None = None) -> None:
         row | {"points": [asdict(point) for point in run.points], "provenance": _origin(run.provenance)}
         for row, (_, run, _) in zip(rows, _runs_with_crossings(groups), strict=True)
     ]
+    sessions = [run.provenance for run in runs]
+    entry = record_entry(
+        numbers(groups, options.target, options.metric, options.x),
+        commands=[command],
+        config_hashes=[session.get("config_hash") for session in sessions],
+        commits=[commit_of(session) for session in sessions],
+        datasets=[digest for session in sessions for digest in dataset_hashes(session.get("datasets"))],
+        seeds=[run.seed for run in runs],
+        hardware=[machine_of(session) for session in sessions],
+        needs=[command_of(session) for session in sessions],
+        finished=all_finished(runs),
+        seconds=sum(run.points[-1].x for run in runs) if options.x == "seconds" else None,
+    )
     files = save_picture(
         draw(groups, options.target, options.metric, options.x),
         stem,
         caption=caption(groups, options.target, options.metric, options.x, command),
         rows=rows,
-        numbers={"command": command, **shown, "groups": described, "runs": curves},
+        numbers={"command": command, **shown, "groups": described, "runs": curves} | entry,
     )
     print(f"written: {files}")
 

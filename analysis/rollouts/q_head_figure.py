@@ -22,6 +22,7 @@ from dataset.plain_data import JsonError, read_json_object
 from errors import UserError
 from training.evaluation.rollout_report import accuracies
 from training.evaluation.rollout_table import RolloutTable
+from training.records.numbers import Number, commit_of, estimate, machine_of, rate, record_entry
 
 NAME = "Fig4_optional_PTRM_Q_head_vs_stability"
 SUMMARY = "summary.json"
@@ -121,6 +122,38 @@ def figure_data(table: RolloutTable, summary: dict[str, Any]) -> FigureData:
     return FigureData(shown if len(points) else points, bins, curves, summary)
 
 
+def rollout_entry(summary: Mapping[str, Any]) -> dict[str, Any]:
+    """For the records of results: correlations of Q and growth, then each way to choose at the last step."""
+    settings, correlation = summary["settings"], summary["correlation_of_q_and_growth"][0]
+    found = []
+    for name, words in (("within", "within puzzles"), ("within_given_margin", "within puzzles, given the margin"),
+                        ("pooled", "pooled")):  # fmt: skip
+        low, high = correlation[name]["interval95"] or (None, None)
+        value = {"value": correlation[name]["value"], "low": low, "high": high}
+        found += estimate(f"rank correlation of Q and growth, {words}", value)
+    for name in ("always", "partly", "never"):
+        found.append(rate(f"puzzles solved {name} by {summary['rollouts']} rollouts", summary[f"solved_{name}"],
+                          summary["puzzles"]))  # fmt: skip
+    for entry in summary["accuracy"]:
+        if entry["steps"] == max(summary["steps"]) and entry["rollouts"] in (1, summary["rollouts"]):
+            name = f"{entry['selector']} of {entry['rollouts']}"
+            found += [
+                Number(f"{name}: exact_accuracy", 100 * entry["exact_accuracy"]["value"], unit="%"),
+                Number(f"{name}: forward passes", entry["forward_passes"]),
+            ]
+    made = f"sigma {settings.get('sigma')} on {settings['site']}, steps {settings.get('steps')}"
+    return record_entry(
+        found,
+        commands=[summary["command"]],
+        config_hashes=[settings["weights_sha256"]],
+        commits=[commit_of(summary)],
+        datasets=[settings["dataset"]],
+        seeds=[settings["noise_seed"]],
+        hardware=[machine_of(summary)],
+        findings=[f"rollouts made with {made}; the seed is the noise's"],
+    )
+
+
 def save_figure_data(data: FigureData, folder: Path) -> None:
     """`summary.json`, and what is drawn as CSV. Errors: `UserError`."""
     rows: list[dict[str, Any]] = [
@@ -128,7 +161,7 @@ def save_figure_data(data: FigureData, folder: Path) -> None:
     ]
     rows += [{"panel": "tenth", "growth": growth, "q": q} for growth, q in data.bins.tolist()]
     rows += [{"panel": "accuracy", **curve} for curve in data.curves]
-    save_json(data.summary, folder / SUMMARY)
+    save_json(data.summary | rollout_entry(data.summary), folder / SUMMARY)
     save_csv(rows, folder / f"{NAME}.csv")
 
 

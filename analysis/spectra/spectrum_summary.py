@@ -27,7 +27,8 @@ from analysis.spectra.spectrum_figures import (
 from analysis.spectra.spectrum_files import save_table
 from analysis.spectra.spectrum_over_runs import lambda1_estimate, paired_differences, statistics_over_runs
 from analysis.spectra.spectrum_table import SpectrumTable, Window
-from training.evaluation.evaluation_report import rate
+from training.evaluation.evaluation_report import rate as counted_rate
+from training.records.numbers import Number, commit_of, estimate, machine_of, rate, record_entry
 
 DIFFICULTY_BINS = 4
 
@@ -48,7 +49,7 @@ def run_statistics(table: SpectrumTable, *, burn_in: int, draws: int, seed: int)
         "n": len(table),
         "dropped_not_finite": dropped,
         "flags": flags,
-        "exact_accuracy": rate(int((~whole_table.failed).sum()), len(whole_table)),
+        "exact_accuracy": counted_rate(int((~whole_table.failed).sum()), len(whole_table)),
         "exact_accuracy_by_step": whole_table.arrays["exact"].mean(axis=0).tolist(),
         "steps_measured": table.num_steps,
         "burn_in": burn_in,
@@ -168,9 +169,78 @@ def write_summary(
         run_folder = make_folder(folder if len(tables) == 1 else folder / table.label)
         columns = {**table.baselines, "givens": table.arrays["givens"], "rating": table.arrays["rating"]}
         save_table(table.arrays, table.exponents(table.whole(burn_in)), columns, run_folder / "spectrum.csv")
-    save_json(finite(summary), folder / "summary.json")
+    plain = finite(summary)
+    save_json(plain | spectrum_entry(plain), folder / "summary.json")
     save_figures(folder, tables, summary, burn_in)
     return summary
+
+
+def spectrum_entry(summary: Mapping[str, Any]) -> dict[str, Any]:
+    """For the records of results, of what summary.json holds: differences, then each network over its runs."""
+    runs = summary["runs"]
+    settings = [run["settings"] for run in runs]
+    found: list[Number] = []
+    for each in sorted(summary["differences"], key=lambda each: each["quantity"] == "exact_accuracy"):
+        found += estimate(f"{each['model']} minus {each['baseline']}: {each['quantity']}", each["interval"])
+    for model, joint in summary["models"].items():
+        found += _network_numbers(model, joint, [run for run in runs if run["model"] == model], summary)
+    how = (
+        f"{runs[0]['steps_measured']} steps, first {summary['burn_in']} not counted, {settings[0]['num_exponents']} "
+        f"exponents, {settings[0]['dtype']}"
+    )
+    return record_entry(
+        found,
+        commands=[summary["command"]],
+        config_hashes=[own["weights_sha256"] for own in settings],
+        commits=[commit_of(summary)],
+        datasets=[own["data_sha256"] for own in settings],
+        seeds=[own["train_seed"] for own in settings],
+        hardware=[machine_of(summary)],
+        findings=[how],
+    )
+
+
+def _network_numbers(
+    model: str, joint: Mapping[str, Any], runs: Sequence[Mapping[str, Any]], summary: Mapping[str, Any]
+) -> list[Number]:
+    several, scale, unit = len(runs) > 1, 1 / joint["sub_updates_per_step"], "nats per sub-update"
+    area = joint["lambda1"]["auroc"]
+    found: list[Number] = []
+    settings = [run["settings"] for run in runs]
+    if all("lambda_bound_per_step" in each for each in settings):
+        largest = max(run["lambda1_largest"] for run in runs)
+        bound = max(each["lambda_bound_per_step"] for each in settings)
+        found.append(Number(f"{model}: largest exponent of any step", largest, unit="nats per step"))
+        found.append(Number(f"{model}: bound of the exponents", bound, unit="nats per step"))
+    found += estimate(f"{model}: AUROC of lambda_1", lambda1_estimate(summary, model, "auroc"))
+    if several and area.get("over_runs") is not None:
+        found += estimate(f"{model}: AUROC of lambda_1 (interval over runs)", {"value": area["mean"]["value"]} | {
+            bound: area["over_runs"][bound] for bound in ("low", "high")
+        })  # fmt: skip
+    if not several:
+        found += estimate(f"{model}: AUROC of lambda_1 (Newcombe)", runs[0]["lambda1"]["auroc_newcombe"])
+    for outcome in ("solved", "failed"):
+        median = lambda1_estimate(summary, model, f"median_{outcome}")
+        found += estimate(f"{model}: median lambda_1, {outcome}", median, scale, unit)
+    for outcome in ("solved", "failed"):
+        found += estimate(f"{model}: positive exponents, {outcome}", joint["num_positive"][outcome]["mean"])
+    for name, values in joint["baselines"].items():
+        found += estimate(f"{model}: AUROC of {name}", values["mean"])
+    for number, run in enumerate(runs, start=1):
+        added = run["beyond_baselines"]["nested"]["without_rules"]["difference"]
+        found += estimate(f"{model}, run {number}: AUROC that lambda_1 adds to all but the rules", added)
+    solved, tables = [run["exact_accuracy"] for run in runs], [run["settled_by_correct"] for run in runs]
+    settled = sum(each["settled_failed"] for each in tables)
+    failures = settled + sum(each["unsettled_failed"] for each in tables)
+    counts = {"solved": [sum(each[part] for each in solved) for part in ("numerator", "denominator")],
+              "settled failures": [settled, failures]}  # fmt: skip
+    found += [rate(f"{model}: {name}", *pair) for name, pair in counts.items() if pair[1]]
+    longer = [run["long_rollout"] for run in runs if run["long_rollout"] is not None]
+    ends = [each["kinds_at_end"]["failed"] for each in longer]
+    for kind in ends[0] if ends else ():
+        name = f"{model}: failures after {longer[0]['num_steps']} steps, {kind}"
+        found += [] if kind == "n" else [Number(name, sum(end[kind] for end in ends), of=sum(end["n"] for end in ends))]
+    return [*found, Number(f"{model}: runs", len(runs))]
 
 
 def save_figures(folder: Path, tables: Sequence[SpectrumTable], summary: Mapping[str, Any], burn_in: int) -> None:

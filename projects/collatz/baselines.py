@@ -4,6 +4,8 @@ The report has one entry for each function, by name, with the rates of `collatz_
 evaluation file) and `orbits`; beside them `lookahead`, `bounds`, `eval_csv`, `orbits_total` and what made it.
 """
 
+import shlex
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -17,6 +19,7 @@ from projects.collatz.closed_forms import CLOSED_FORMS
 from projects.collatz.eval_file import read_eval_file
 from projects.collatz.evaluation import judge_orbits, judge_rows, rates, total_along
 from training.evaluation.summary_table import aligned
+from training.records.numbers import Number, commit_of, machine_of, rate, record_entry
 
 SCHEMA_VERSION = 1
 _RATES = tuple(rates(*np.zeros((4, 0), bool)))
@@ -42,9 +45,56 @@ def run_closed_forms(run: ClosedFormRequest) -> None:
 
 def save_report(path: Path | None, report: dict[str, Any]) -> None:
     """Write what `--json` asked for, if it did, and say so. Errors: `UserError` when the disk refuses."""
-    save_json_target(path, report)
+    save_json_target(path, report | report_entry(report))
     if path is not None:
         print(f"written: {path}")
+
+
+def report_entry(report: Mapping[str, Any]) -> dict[str, Any]:
+    """For the records of results: each function judged, then what theory says."""
+    checkpoint, file, made = report.get("checkpoint"), report["eval_csv"], report["environment"]
+    judged = {name: entry for name, entry in report.items() if isinstance(entry, dict) and "orbits" in entry}
+    own = None if checkpoint is None else checkpoint["function"]
+    found = []
+    # The network, then the closed forms from the best on.
+    for name in sorted(judged, key=lambda name: (name != own, _violated(judged[name]))):
+        found += function_numbers(f"L={report['lookahead']} {name}", judged[name])
+    for name in ("rate_V_avg", "rate_V_min", "lower_bound"):
+        found.append(Number(f"L={report['lookahead']} theory: {name}", 100 * report["bounds"][name], unit="%"))
+    if checkpoint is not None:
+        found.append(Number("parameters", checkpoint["num_params"]))
+    return record_entry(
+        found,
+        commands=["python " + shlex.join(made["argv"])],
+        config_hashes=[] if checkpoint is None else [checkpoint["sha256"]],
+        commits=[commit_of(made)],
+        datasets=[] if file is None else [file["sha256"]],
+        seeds=[] if checkpoint is None else [checkpoint["seed"]],
+        hardware=[machine_of(made)],
+    )
+
+
+def function_numbers(name: str, entry: Mapping[str, Any]) -> list[Number]:
+    """Steps that one function violates, of whatever it was judged on; and the shares of rows that it passes."""
+    counted = {"rows of the file": (entry["violations"], entry["rows"])} if entry.get("rows") else {}
+    if "on_orbit" in entry:
+        counted["on-orbit steps"] = entry["on_orbit"]["violations"], entry["on_orbit"]["steps"]
+    for key, words in (("orbits", "steps along orbits"), ("fresh", "steps along fresh orbits")):
+        each = entry.get(key, {}).values()
+        if each:
+            counted[words] = sum(one["violations"] for one in each), sum(one["steps"] for one in each)
+    passed = {"weighted_pass": "weighted", "growth_pass": "growth", "growth_weighted_pass": "growth weighted"}
+    return [
+        *(rate(f"{name}: violated {words}", violations, of) for words, (violations, of) in counted.items() if of),
+        *(Number(f"{name}: passed rows, {words}", 100 * entry[key], unit="%") for key, words in passed.items()
+          if entry.get(key) is not None),
+    ]  # fmt: skip
+
+
+def _violated(entry: Mapping[str, Any]) -> int:
+    """Among rows where there are any, else along the orbits."""
+    along = sum(orbit["violations"] for orbit in entry["orbits"].values())
+    return along if entry["violations"] is None else entry["violations"]
 
 
 def closed_form_report(run: ClosedFormRequest) -> dict[str, Any]:

@@ -27,7 +27,14 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
-from analysis.command_line import check_at_least, check_json_target, environment, save_json_target, script_parser
+from analysis.command_line import (
+    benchmark_entry,
+    check_at_least,
+    check_json_target,
+    environment,
+    save_json_target,
+    script_parser,
+)
 from analysis.timing import Timing, timed
 from dataset.source import START
 from projects.collatz import limbs as collatz_limbs
@@ -39,6 +46,7 @@ from projects.collatz.syracuse import orbit, syracuse
 from projects.collatz.train_flags import to_config
 from projects.collatz.windows import windows_of
 from training.objectives.base import UpdateContext
+from training.records.numbers import Number, quartiles
 
 SCHEMA_VERSION = 2
 SEED = 0
@@ -171,6 +179,27 @@ def format_loaders(records: Sequence[dict[str, Any]]) -> str:
     )
 
 
+def numbers(rates: Sequence[dict[str, Any]], loaders: Sequence[dict[str, Any]]) -> list[Number]:
+    """For the records of results: exact steps a second, and what a batch costs beside its update."""
+    found = []
+    for each in rates:
+        seconds, millions = each["seconds"], each["steps"] / 1e6
+        low, high = (millions / seconds[name] if seconds[name] else None for name in ("q3", "q1"))
+        goal = "" if each["goal"] is None else f", goal {each['goal'] / 1e6:.0f}"
+        name = f"{each['name']}{goal} (quartiles)"
+        found.append(
+            Number(name, each["steps_per_second"] / 1e6, low, high, n=seconds["count"], unit="million steps/s")
+        )
+    for each in loaders:
+        name = f"batch of {each['name']}"
+        found += [
+            quartiles(name, each["load_seconds"], 1e3, "ms"),
+            quartiles(f"{name}, its update", each["update_seconds"], 1e3, "ms"),
+            Number(f"{name}, share of it and its update", 100 * each["share"], unit="%"),
+        ]
+    return found
+
+
 def format_table(records: Sequence[dict[str, Any]]) -> str:
     """One line for each case; quartiles of the rate come from those of the time."""
     lines = [f"{'':34}{'rows':>8}{'M steps/s':>11}{'quartiles':>18}{'goal':>7}"]
@@ -201,9 +230,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     batches = max(1, round(options.scale * BATCHES))
     loaders = [measure_loader(name, flags, options.repeats, batches) for name, flags in LOADERS.items()]
     print(format_loaders(loaders))
-    save_json_target(
-        options.json, {"schema_version": SCHEMA_VERSION, "environment": described, "rates": records, "loaders": loaders}
-    )
+    report = {"schema_version": SCHEMA_VERSION, "environment": described, "rates": records, "loaders": loaders}
+    save_json_target(options.json, report | benchmark_entry(numbers(records, loaders), described))
     slow = [
         record["name"]
         for record in records

@@ -24,7 +24,7 @@ import math
 import re
 import shlex
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import fields
 from pathlib import Path
 from typing import Any
@@ -49,6 +49,7 @@ from projects.flossing_toy.summary import accuracies, claims, summary, tables
 from projects.flossing_toy.toy_training import Cell, NonFiniteToyError, ToySettings, planned_updates, run_cell
 from training.devices import keep_freed_memory
 from training.evaluation.summary_table import aligned
+from training.records.numbers import Number, estimate, record_entry
 from training.records.provenance import collect_provenance
 from training.settings.flags import FlagParser
 
@@ -173,6 +174,15 @@ def train_cells(folder: CellFolder, cells: Sequence[Cell]) -> list[Cell]:
     return elsewhere
 
 
+def numbers(report: Mapping[str, Any]) -> list[Number]:
+    """For the records of results, of what flossing_toy.json holds: accuracy by task, delay and arm, flossed first."""
+    found = []
+    for each in sorted(report["accuracy"], key=lambda each: each["arm"] != "pre_inter"):
+        name = f"{each['task']}, delay {each['delay']}, {each['arm']}: accuracy"
+        found += estimate(name, each["interval"], 100, "%", moment="final")
+    return [*found, Number("trainings", report["cells"]), Number("trainings not run", report["missing_cells"])]
+
+
 def write_results(out: Path, cells: Sequence[FinishedCell], missing: int, command: str) -> list[str]:
     """Write everything; returns the lines of the table and the claims. Errors: `UserError`."""
     folder = make_folder(out)
@@ -192,7 +202,18 @@ def write_results(out: Path, cells: Sequence[FinishedCell], missing: int, comman
     } | summary(cells)
     lines = aligned(tables(cells), left=3)
     lines += [f"{_verdict(claim.holds)}: {claim.words}: {claim.found}" for claim in claims(cells)]
-    save_json(results, folder / "flossing_toy.json")
+    entry = record_entry(
+        numbers(results),
+        commands=[command],
+        config_hashes=[results["settings_sha256"]],
+        commits=results["commits"],
+        datasets=["synthetic"],
+        seeds=results["seeds"],
+        hardware=results["machines"],
+        seconds=results["seconds"],
+        findings=[f"{_verdict(one['holds'])} ({one['name']}): {one['found']}" for one in results["claims"]],
+    )
+    save_json(results | entry, folder / "flossing_toy.json")
     save_csv([_flat(finished) for finished in cells], folder / "flossing_toy.csv")
     save_caption("\n".join([*lines, f"Report: {command}"]), folder / "flossing_toy.txt")
     seeds = ", ".join(map(str, results["seeds"]))

@@ -29,7 +29,7 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 from tqdm import tqdm
 
-from analysis.command_line import check_at_least, check_json_target, save_json_target, script_parser
+from analysis.command_line import benchmark_entry, check_at_least, check_json_target, save_json_target, script_parser
 from analysis.figures.figure_files import BLUE, GREY, ORANGE, STYLE, make_folder, save_picture
 from analysis.timing import Timing, seconds_of
 from dynamics.orthonormal import orthonormalise
@@ -40,6 +40,7 @@ from models.recursion_maps import RecursionMaps
 from scripts.benchmark.setup import DataShape, compose_preset, data_shape, synthetic_run
 from scripts.benchmark.timing import floor_seconds, measure_products
 from scripts.benchmark.updates import add_setup_options, read_overrides, start_of_record
+from training.records.numbers import Number, quartiles
 from training.settings.resolving import TrainConfig
 
 SCHEMA_VERSION = 1
@@ -205,6 +206,22 @@ def draw_growth(record: Record) -> matplotlib.figure.Figure:
     return figure
 
 
+def numbers(report: Record) -> list[Number]:
+    """For the records of results: the engine over its floor, then everything else."""
+    result = report["result"]
+    what = f"{report['preset']} ({report['batch_size']} puzzles, k={result['num_exponents']})"
+    found = [
+        Number(f"{what}: engine over the floor of k + 2 states", result["over_floor"], unit="times"),
+        Number(f"{what}: operations over the state's", result["flops_ratio"], unit="times"),
+        Number(f"{what}: single JVPs over the engine", result["single_jvps_over_engine"], unit="times"),
+        Number(f"{what}: QR's share of the engine", 100 * result["qr_share"], unit="%"),
+        *(quartiles(f"{what}: {name}", times, 1e3, "ms") for name, times in result["seconds"].items()),
+    ]
+    for name, line in (report["growth"] or {}).items():
+        found.append(Number(f"{what}: time against {name}, R^2 of a straight line", line["r_squared"]))
+    return found
+
+
 def format_table(record: Record) -> str:
     """One line a quantity."""
     seconds = record["seconds"]
@@ -256,7 +273,7 @@ def main(argv: Sequence[str] | None = None) -> None:
             ],
         )
         print(f"written: {files}")
-    save_json_target(options.json, record)
+    save_json_target(options.json, record | benchmark_entry(numbers(record), record["environment"]))
 
 
 if __name__ == "__main__":

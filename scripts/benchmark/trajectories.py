@@ -29,12 +29,13 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
-from analysis.command_line import check_at_least, check_json_target, save_json_target, script_parser
+from analysis.command_line import benchmark_entry, check_at_least, check_json_target, save_json_target, script_parser
 from analysis.timing import Timing, seconds_of
 from scripts.benchmark.measures import WARM_UP_STEPS, training_step, updates_per_sample
 from scripts.benchmark.setup import DataShape, compose_preset, data_shape, synthetic_run
 from scripts.benchmark.updates import add_setup_options, read_overrides, start_of_record
 from training.objectives.choose import build_objective
+from training.records.numbers import Number, quartiles
 from training.records.provenance import peak_memory
 from training.run import Run
 from training.settings.resolving import TrainConfig
@@ -141,6 +142,26 @@ def memory_in_a_process_of_its_own(argv: Sequence[str], kind: str) -> Record:
     return record
 
 
+def numbers(report: Mapping[str, Any]) -> list[Number]:
+    """For the records of results: what each kind costs over the clean unroll, then in itself."""
+    what = f"{report['preset']} ({report['batch_size']} puzzles, K={report['num_trajectories']})"
+    results, smallest = report["results"], report["results"][BASELINE]["peak_memory"]["bytes"]
+    found = [
+        quartiles(f"{what}, {name}: time over the clean unroll's", results[name]["over_baseline"], 1, "times")
+        for name in sorted(results, key=lambda name: (name != "parallel_fixed", name == BASELINE))
+    ]
+    for name, kind in results.items():
+        peak = kind["peak_memory"]["bytes"]
+        found += [
+            quartiles(f"{what}, {name}: update", kind["seconds"], 1e3, "ms"),
+            Number(f"{what}, {name}: passes", kind["passes"]["trained"]),
+            Number(f"{what}, {name}: peak memory", peak / 2**20, unit="MiB"),
+        ]
+        if smallest:
+            found.append(Number(f"{what}, {name}: peak memory over the clean unroll's", peak / smallest, unit="times"))
+    return found
+
+
 def format_table(results: Mapping[str, Record]) -> str:
     """Aligned columns, one line a kind."""
     rows = [["update", "ms", "quartiles", "/ baseline", "quartiles", "passes", "+ untrained", "peak MiB", "/ baseline"]]
@@ -187,7 +208,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         "halting": options.halting,
         "results": results,
     }
-    save_json_target(options.json, record)
+    save_json_target(options.json, record | benchmark_entry(numbers(record), record["environment"]))
 
 
 if __name__ == "__main__":

@@ -23,13 +23,21 @@ require_packages()
 
 from tqdm import tqdm
 
-from analysis.command_line import check_at_least, check_json_target, environment, save_json_target, script_parser
+from analysis.command_line import (
+    benchmark_entry,
+    check_at_least,
+    check_json_target,
+    environment,
+    save_json_target,
+    script_parser,
+)
 from analysis.figures.figure_files import make_folder
 from scripts.benchmark import growth as benchmark_growth
 from scripts.benchmark import measures as benchmark_measures
 from scripts.benchmark.measures import Record
 from scripts.benchmark.setup import SEED, SHAPES, compose_preset, data_shape
 from training.devices import resolve_device
+from training.records.numbers import Number, quartiles
 from training.settings.resolving import TrainConfig
 
 SCHEMA_VERSION = 1
@@ -138,6 +146,25 @@ def format_table(records: Sequence[Record]) -> str:
     return "\n".join(lines)
 
 
+def numbers(records: Sequence[Record]) -> list[Number]:
+    """For the records of results: steps of each preset beside their floor."""
+    found = []
+    for record in records:
+        compiled, peak = ", compiled" if record["compiled"] else "", record["peak_memory"]["bytes"]
+        what = f"{record['preset']} ({record['batch_size']} rows, {record['dtype']}{compiled})"
+        for kind, words in (("training", "update"), ("evaluation", "evaluation step")):
+            step, name = record[kind], f"{what}: {words}"
+            found += [
+                quartiles(name, step["seconds"], 1e3, "ms"),
+                Number(f"{name}, floor over time", step["ratio"]),
+                Number(f"{name}, floor", 1e3 * step["floor_seconds"], unit="ms"),
+                Number(f"{name}, speed", step["flops_per_second"] / 1e9, unit="GFLOP/s"),
+            ]
+        found.append(Number(f"{what}: loader's share", 100 * record["loader"]["share"], unit="%"))
+        found += [] if peak is None else [Number(f"{what}: peak memory", peak / 2**20, unit="MiB")]
+    return found
+
+
 def below_floor(records: Sequence[Record], floor: float) -> list[str]:
     """One line for each ratio below `floor`."""
     return [
@@ -172,7 +199,7 @@ def measure(options: argparse.Namespace, overrides: dict[str, str]) -> int:
         "floor": options.floor,
         "results": records,
     }
-    save_json_target(options.json, record)
+    save_json_target(options.json, record | benchmark_entry(numbers(records), record["environment"]))
     too_slow = below_floor(records, options.floor)
     print("\n".join(too_slow), end="\n" if too_slow else "", file=sys.stderr)
     return 1 if too_slow else 0

@@ -19,9 +19,9 @@ from dataset.puzzle_metadata import read_metadata
 from dataset.sudoku_sources import resolve_input
 from errors import MAX_MESSAGE, UserError
 from scripts.check_parity import check_file, read_golden
-from scripts.record_result import read_run, row_of
+from scripts.record_sources import gathered
 from tests.fuzz.targets.golden import Golden
-from tests.fuzz.targets.records import METRIC, PROVENANCE, SESSION, SUMMARY
+from tests.fuzz.targets.records import LINES, PROVENANCE, SESSION, SUMMARY
 from tests.fuzz.targets.restored import Restored
 from tests.fuzz.targets.states import state
 from tests.fuzz.targets.weights import tensors, torch_bytes
@@ -140,7 +140,7 @@ def readers(folder: Path) -> dict[str, Callable[[], Any]]:
     return {
         "all_config.yaml": lambda: load_config_file(folder / "all_config.yaml"),
         "metrics.jsonl": lambda: list(read_metrics(folder / "metrics.jsonl")),
-        "provenance.json": lambda: read_run(folder, METRIC),
+        "provenance.json": lambda: gathered([folder]),
     }
 
 
@@ -159,14 +159,15 @@ def test_pipes_and_devices_are_neither_waited_for_nor_read(name: str, kind: str,
 @pytest.mark.parametrize(
     ("name", "change"),
     [
-        ("provenance.json", {"sessions": 5}),
         ("provenance.json", {"world_size": "\0"}),
         ("provenance.json", {"argv": 3}),
-        ("summary.json", {"best": {"value": 0.5, "numerator": "5", "denominator": 10}}),
-        ("summary.json", {"best": {"value": 0.5, "numerator": 0.5, "denominator": 10}}),
-        ("summary.json", {"final": {"value": "x"}}),
-        ("summary.json", {"baselines": {"copy_input": 10**400}}),
-        ("summary.json", {"steps": 10**400}),
+        ("provenance.json", {"config": {"seed": "x"}}),
+        ("summary.json", {"record": 5}),
+        ("summary.json", {"record": {"numbers": [{"name": "a", "value": 150, "of": 10, "unit": "%"}]}}),
+        ("summary.json", {"record": {"numbers": [{"name": "a", "value": "x"}]}}),
+        ("summary.json", {"record": {"numbers": [{"name": "a", "value": 10**400}]}}),
+        ("summary.json", {"record": {"numbers": [{"name": "a", "value": 1}], "needs": [1]}}),
+        ("summary.json", {"train_seconds": "x"}),
     ],
 )
 def test_records_of_a_wrong_kind(name: str, change: dict[str, Any], tmp_path: Path) -> None:
@@ -174,9 +175,10 @@ def test_records_of_a_wrong_kind(name: str, change: dict[str, Any], tmp_path: Pa
     records = {"provenance.json": PROVENANCE, "summary.json": SUMMARY}
     for file, record in records.items():
         (tmp_path / file).write_text(json.dumps({**record, **change} if file == name else record))
+    log = "".join(json.dumps(line) + "\n" for line in LINES)
+    (tmp_path / "metrics.jsonl").write_text(log)
     with pytest.raises(UserError):
-        run = read_run(tmp_path, METRIC)
-        row_of([run], identity="x", claim="c", expected="", source="", status="failed", note="", metric=METRIC)
+        gathered([tmp_path])
 
 
 @pytest.mark.parametrize(
@@ -328,7 +330,7 @@ def test_sound_states_that_no_run_saved(path: tuple[Any, ...], value: Any, resto
         lambda name: decide_start(Path("nowhere"), init_from=name),
         lambda name: check_command_line(["data_paths=[x]", "--config-dir", name]),
         lambda name: check_command_line(["data_paths=[x]", "--config-name", name]),
-        lambda name: read_run(Path(name), METRIC),
+        lambda name: gathered([Path(name)]),
         lambda name: read_metadata(name, "train"),
     ],
     ids=range(11),

@@ -15,7 +15,7 @@ with their numbers as .csv and .json and a caption as .txt: collatz_margins (alo
 
 import shlex
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -62,6 +62,7 @@ from projects.collatz.report.tables import (
     peak_and_final_table,
     words_table,
 )
+from training.records.numbers import Number, command_of, dataset_hashes, estimate, record_entry
 
 SCHEMA_VERSION = 1
 _LOOKED_AHEAD = 40  # of the figure, at least
@@ -108,6 +109,47 @@ def save_with_source(
     save_picture(figure, stem, caption=text, rows=rows, numbers=numbers, formats=("png", "svg"))
 
 
+_SHARES = {"on_orbit": "violated on-orbit steps", "pass": "passed rows of the file",
+           "growth_weighted_pass": "passed rows, weighted by growth"}  # fmt: skip
+_MOMENTS = {"best": "peak", "final": "final"}
+
+
+def numbers(report: Mapping[str, Any]) -> list[Number]:
+    """For the records of results, of what collatz_report.json holds: arms, then each against the best closed form."""
+    counts = {"orbits": ("violations along five orbits", report["n_orbit_steps"]),
+              "fresh": ("violations along fresh orbits", report["n_fresh_steps"])}  # fmt: skip
+    found = []
+    for arm in report["arms"]:
+        for moment, name in _MOMENTS.items():
+            for key, words in _SHARES.items():
+                found += estimate(f"{arm['label']}: {words}", arm[moment].get(key), 100, "%", moment=name)
+            for key, (words, total) in counts.items():
+                found += estimate(f"{arm['label']}: {words}", arm[moment].get(key), of=total, moment=name)
+    for each in report["against_closed"]:
+        if each["moment"] == "best" and each["metric"] == "on_orbit":
+            closed = f"{each['closed_form']}: violated on-orbit steps"
+            found += estimate(f"{each['arm']} minus {closed}", each["interval"], 100, "points", moment="peak")
+            found.append(Number(f"{closed} (beside {each['arm']})", 100 * each["closed_value"], unit="%"))
+    return [*found, Number("training runs", report["n_runs"])]
+
+
+def conclusions(report: Mapping[str, Any]) -> list[str]:
+    """For the records of results: what was found of each claim that could be looked at."""
+    words = {True: "beats", False: "does not beat", None: "is not told apart from"}
+    beaten = [
+        f"{each['arm']} {'has no interval against' if each['interval']['low'] is None else words[each['beats']]} "
+        f"{each['closed_form']}, on-orbit, best"
+        for each in report["against_closed"]
+        if each["moment"] == "best" and each["metric"] == "on_orbit"
+    ]
+    claims = []
+    for finding in report["findings"]:
+        parts = [f"{each['what']}, {each['between']}: {each['text']}" for each in finding["measures"]]
+        if finding["verdict"] != "not run":
+            claims.append(f"{finding['verdict']}: {finding['claim']} ({'; '.join(parts)})")
+    return [*beaten, *claims]
+
+
 @exit_on_user_error
 def main(argv: Sequence[str] | None = None) -> None:
     parser = script_parser(__doc__)
@@ -134,7 +176,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     folder, source = make_folder(options.out), origin(runs, command)
     save_caption("\n".join(table), folder / "collatz_report.txt")
     save_csv(run_records(arms), folder / "collatz_report.csv")
-    save_json({
+    report = {
         "schema_version": SCHEMA_VERSION, **source,
         "arms": arm_records(arms),
         "closed_forms": closed_records(arms),
@@ -144,7 +186,21 @@ def main(argv: Sequence[str] | None = None) -> None:
         "findings": [asdict(finding) | {"verdict": finding.verdict} for finding in judged],
         "hard_seeds": hard,
         "runs": run_records(arms),
-    }, folder / "collatz_report.json")  # fmt: skip
+    }  # fmt: skip
+    seconds = [run.summary.get("train_seconds") for run in runs]
+    entry = record_entry(
+        numbers(report),
+        commands=[command],
+        config_hashes=[arm.settings_sha256 for arm in arms],
+        commits=source["commits"],
+        datasets=["synthetic", *dataset_hashes(source["datasets"])],
+        seeds=source["seeds"],
+        hardware=source["machines"],
+        needs=[command_of(run.provenance) for run in runs],
+        seconds=sum(filter(None, seconds)) or None,
+        findings=conclusions(report),
+    )
+    save_json(report | entry, folder / "collatz_report.json")
 
     best, tmax = best_run(arms), TiltedMaximum(1.0)
     functions = {

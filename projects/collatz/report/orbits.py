@@ -16,7 +16,7 @@ docs/collatz.md says what follows from it. Writes collatz_orbits.txt, .csv (a li
 import argparse
 import shlex
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -50,6 +50,7 @@ from projects.collatz.settings import MOST_LOOKAHEAD as LARGEST_LOOKAHEAD
 from projects.collatz.syracuse import TEST_STARTS
 from training.evaluation.answering import wilson_interval
 from training.evaluation.summary_table import aligned
+from training.records.numbers import Number, commit_of, machine_of, rate, record_entry
 
 SCHEMA_VERSION = 1
 LOOKAHEADS = (10, 20, 30)
@@ -163,6 +164,30 @@ def _percent(share: float) -> str:
     return f"{100 * share:.3f}"
 
 
+def numbers(report: Mapping[str, Any]) -> list[Number]:
+    """For the records of results: closed forms, the best first; small windows, orbits."""
+    found = []
+    for row in sorted(report["closed_forms"], key=lambda row: row["violations"]):
+        name = f"L={row['lookahead']} {row['function']}"
+        found.append(rate(f"{name}: violated on-orbit steps", row["violations"], row["steps"]))
+        for kind, words in (("growth", "growth steps"), ("decay", "decay steps"), ("orbit", "steps of five orbits"),
+                            ("fresh", "steps of fresh orbits")):  # fmt: skip
+            found.append(rate(f"{name}: violated {words}", row[f"{kind}_violations"], row[f"{kind}_steps"]))
+    for each in report["small_windows"]:
+        name, weighted = f"best V at L={each['lookahead']}: violated steps", each["weighted"]
+        found.append(Number(name, 100 * each["equal_fewest_growth"]["rate"], unit="%"))
+        for key, words in (("rate", ""), ("growth", ", of growth"), ("decay", ", of decay")):
+            name_of = f"{name}, growth steps at {weighted['growth_weight']:g}:1{words}"
+            found.append(Number(name_of, 100 * weighted[key], unit="%"))
+    for each in report["orbits"]:
+        found += [
+            Number(f"orbit of {each['start']}: steps", each["steps"]),
+            Number(f"orbit of {each['start']}: mean k", each["mean_valuation"]),
+            Number(f"orbit of {each['start']}: odd-only maximum over the start", each["odd_ratio"], unit="times"),
+        ]
+    return found
+
+
 def _lookaheads(text: str) -> list[int]:
     words = [word.strip() for word in text.split(",")]
     if not all(word.isascii() and word.isdigit() and len(word) <= 6 for word in words):
@@ -215,7 +240,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     print("\n".join(table))
     save_caption("\n".join(table), folder / "collatz_orbits.txt")
     save_csv([row for rows in by_lookahead for row in rows], folder / "collatz_orbits.csv")
-    save_json({
+    report: dict[str, Any] = {
         "schema_version": SCHEMA_VERSION,
         "command": f"python projects/collatz/report/orbits.py {shlex.join(typed)}",
         "environment": environment(),
@@ -231,7 +256,18 @@ def main(argv: Sequence[str] | None = None) -> None:
         "closed_forms": [row for rows in by_lookahead for row in rows],
         "bounds": {str(lookahead): bounds_at(lookahead).as_dict() for lookahead in options.lookaheads},
         "small_windows": optima,
-    }, folder / "collatz_orbits.json")  # fmt: skip
+    }  # fmt: skip
+    records = [f"{each} has the most steps of all odd starts up to it" for each in starts if longer[each] == 1]
+    entry = record_entry(
+        numbers(report),
+        commands=[report["command"]],
+        commits=[commit_of(report["environment"])],
+        datasets=["synthetic"],
+        seeds=[TEST_SEED],
+        hardware=[machine_of(report["environment"])],
+        findings=records,
+    )
+    save_json(report | entry, folder / "collatz_orbits.json")
     print(f"written: {folder / 'collatz_orbits.txt'} (also .csv .json)")
 
 

@@ -19,7 +19,7 @@ from analysis.arms.seed_pairs import CLEAN, compared, mcnemar, mean_interval
 from dataset.eval_batches import row_hashes, test_rows
 from dataset.puzzle_folder import open_puzzle_set
 from errors import UserError
-from scripts.record_reports import read_report
+from scripts.record_sources import gathered
 from tests.helpers import train_here
 from training.evaluation.row_outcomes import read_test_rows
 
@@ -289,19 +289,19 @@ def test_the_recorder_reads_it(tmp_path: Path) -> None:
         for seed in (0, 1)
     ]
     peak_vs_final.main([*map(str, folders), "--out", str(tmp_path / "out")])
-    report = read_report(tmp_path / "out" / "peak_vs_final.json")
-    assert report.seeds == ["0", "1"] and report.commits == ["c0ffeec0ffee"] and len(report.config_hashes) == 2
-    assert "TRM baseline_ce (n=2 seeds): initial 25.00 %, best 50.00 %, final 50.00 %" in report.result
-    label = "TRM multi_perturbed_ce K=4 loguniform"
-    assert f"{label} minus TRM baseline_ce, final: -25.00 points no interval, n=2" in report.result
-    assert f"{label} on validation at equal passes: +0.00 points no interval, n=2" in report.result
-    assert f"open: {label}: clean accuracy above TRM baseline_ce's, peak" in report.result
-    assert report.hardware == ["1× A CPU (2 threads), 240 s of training in 4 runs"]
-    damaged = json.loads((tmp_path / "out" / "peak_vs_final.json").read_text())
-    damaged["differences"][0]["interval"]["mean"] = "much"
-    (tmp_path / "damaged.json").write_text(json.dumps(damaged))
-    with pytest.raises(UserError, match=r"'differences.0.interval.mean' is 'much', expected a number"):
-        read_report(tmp_path / "damaged.json")
+    found = gathered([tmp_path / "out" / "peak_vs_final.json"])
+    assert found["seeds"] == [0, 1] and found["commits"] == ["c0ffeec0ffee"] and len(found["config_hashes"]) == 2
+    assert found["hardware"] == ["1× A CPU (2 threads)"] and found["seconds"] == 240 and len(found["needs"]) == 4
+    numbers, label = {number.key: number for number in found["numbers"]}, "TRM multi_perturbed_ce K=4 loguniform"
+    headline = found["numbers"][0]
+    assert headline.key == (f"{label} minus TRM baseline_ce: test exact_accuracy", "final")
+    assert (headline.value, headline.low, headline.n, headline.unit) == (-25, None, 2, "points")
+    accuracies = [
+        numbers["TRM baseline_ce: test exact_accuracy", moment].value for moment in ("initial", "peak", "final")
+    ]
+    assert accuracies == [25, 50, 50]
+    assert numbers[f"{label} minus its baseline: validation exact_accuracy at equal passes", None].value == 0
+    assert f"open: {label}: clean accuracy above TRM baseline_ce's, peak" in found["findings"]
 
 
 def test_perturbed_starts_of_a_later_evaluation(tmp_path: Path) -> None:

@@ -11,13 +11,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from scripts.record_reports import read_report, report_cells
 
 from projects.flossing_toy import gradient_flossing_toy
 from projects.flossing_toy.cells import CellFolder, FinishedCell, all_cells
 from projects.flossing_toy.figures import LOOKS, NAMES
 from projects.flossing_toy.summary import accuracies, claims, flossing_effects
 from projects.flossing_toy.toy_training import ARMS, Cell, ToySettings
-from scripts.record_reports import read_report, report_cells
 from tests.helpers import ROOT, wait_until
 
 SIZES = """--num-units 14 --num-steps 16 --batch-size 4 --epochs 20 --num-exponents 10 --window 10 --transient 3

@@ -10,8 +10,7 @@ from errors import UserError
 from scripts.benchmark import trajectories as benchmark_trajectories
 from scripts.benchmark.setup import compose_preset, data_shape
 from scripts.benchmark.trajectories import kinds, measure_times
-from scripts.record_reports import read_report
-from scripts.report_entries import three_digits
+from scripts.record_sources import gathered
 
 TINY = {"device": "cpu", "global_batch_size": "2", "threads": "1", "arch.hidden_size": "16", "arch.num_heads": "2"}
 
@@ -44,12 +43,14 @@ def test_the_whole_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -
     record = json.loads(file.read_text())
     assert record["num_trajectories"] == 2 and record["batch_size"] == 2 and not record["halting"]
     assert record["environment"]["commit"] and list(tmp_path.iterdir()) == [file]
-    report = read_report(file)
-    assert report.seeds == ["0"] and report.datasets == ["synthetic"]
-    passes = record["results"]["parallel_fixed"]["passes"]["trained"]
-    median = record["results"]["parallel_fixed"]["seconds"]["median"]
-    assert f"parallel_fixed {three_digits(1e3 * median)} ms" in report.result
-    assert f", {passes:g} passes" in report.result and "smoke (2 puzzles, K=2): baseline_ce " in report.result
+    found = gathered([file])
+    assert found["seeds"] == [0] and found["dataset_hashes"] == ["synthetic"]
+    numbers, what = {number.name: number.value for number in found["numbers"]}, "smoke (2 puzzles, K=2), parallel_fixed"
+    kind = record["results"]["parallel_fixed"]
+    assert found["numbers"][0].name == f"{what}: time over the clean unroll's (quartiles)"
+    assert found["numbers"][0].value == pytest.approx(kind["over_baseline"]["median"], rel=1e-5)
+    assert numbers[f"{what}: update (quartiles)"] == pytest.approx(1e3 * kind["seconds"]["median"], rel=1e-5)
+    assert numbers[f"{what}: passes"] == kind["passes"]["trained"]
     for result in record["results"].values():
         assert result["peak_memory"]["kind"] == "resident_growth" and result["peak_memory"]["bytes"] >= 0
 

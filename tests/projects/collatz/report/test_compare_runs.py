@@ -28,7 +28,7 @@ from projects.collatz.report.margins import closed_form_margins, run_margins
 from projects.collatz.report.runs import BY_NAME, METRICS, CollatzRun, read_collatz_run
 from projects.collatz.report.tables import closed_lines, comparison_table, hard_seed_records, hard_seed_table
 from projects.collatz.syracuse import TEST_STARTS
-from scripts.record_reports import read_report
+from scripts.record_sources import gathered
 
 TINY = """--layers 16,8 --lookahead 4 --batch-size 32 --epochs 24 --eval-interval 12 --quick-eval-interval 12
     --test-starts 2 --validation-starts 1 --device cpu --threads 1""".split()
@@ -242,8 +242,15 @@ def test_files_and_their_row(trained: Path, tmp_path: Path, capsys: pytest.Captu
     summary = read(trained / "mining1" / "summary.json")["test"]["best"]
     row = next(row for row in rows if (row["run"], row["moment"]) == ("mining1", "best"))
     assert int(row["step"]) == summary["step"] and float(row["pass"]) == summary["pass"]
-    cells = read_report(tmp_path / "one" / "collatz_report.json")
-    assert cells.seeds == ["0", "1"] and "mining hurts" in cells.result and "does not beat" in cells.result
+    found = gathered([tmp_path / "one" / "collatz_report.json"])
+    assert found["seeds"] == [0, 1] and any("mining hurts" in text for text in found["findings"])
+    assert any("does not beat" in text for text in found["findings"]) and len(found["needs"]) == 5
+    arm = report["arms"][0]
+    numbers = {number.key: number for number in found["numbers"]}
+    share = numbers[f"{arm['label']}: violated on-orbit steps", "final"]
+    assert share.value == pytest.approx(100 * arm["final"]["on_orbit"]["mean"], rel=1e-5)
+    count = numbers[f"{arm['label']}: violations along five orbits", "peak"]
+    assert count.of == 429 and count.value == pytest.approx(arm["best"]["orbits"]["mean"], abs=0.05)
     for name in FIGURES:
         caption = (tmp_path / "one" / f"{name}.txt").read_text()
         assert "seeds 0, 1" in caption and f"Commits: {report['commits'][0]}" in caption and "n = " in caption

@@ -27,7 +27,7 @@ from projects.collatz.report.orbits import closed_form_rows
 from projects.collatz.report.small_windows import CAP, BestWindows, best_windows
 from projects.collatz.samples import orbit_states
 from projects.collatz.syracuse import TEST_STARTS
-from scripts.record_reports import read_report
+from scripts.record_sources import gathered
 
 
 def full_orbit(number: int) -> list[int]:
@@ -247,9 +247,17 @@ def test_the_files_and_their_row(tmp_path: Path, capsys: pytest.CaptureFixture[s
     ]
     (row,) = (row for row in rows if row["function"] == "V_max" and row["lookahead"] == "20")
     assert row["orbit_violations"] == "33"
-    cells = read_report(tmp_path / "collatz_orbits.json")
-    assert "626331: 189 steps, mean k 1.688" in cells.result and "L=20 V_max: on-orbit" in cells.result
-    assert "L=2: 21.875 % violated, with growth steps at 10:1 21.875 % (12.500 growth, 9.375 decay)" in cells.result
+    found = gathered([tmp_path / "collatz_orbits.json"])
+    numbers = {number.name: number for number in found["numbers"]}
+    assert numbers["orbit of 626331: steps"].value == 189 and numbers["orbit of 626331: mean k"].value == 1.6878
+    assert numbers["L=20 V_max: violated steps of five orbits"].numerator == 33
+    best = "best V at L=2: violated steps"
+    assert [numbers[best + words].value for words in (
+        "", ", growth steps at 10:1", ", growth steps at 10:1, of growth", ", growth steps at 10:1, of decay"
+    )] == [21.875, 21.875, 12.5, 9.375]  # fmt: skip
+    fewest = min(number.value for name, number in numbers.items() if name.endswith("violated on-orbit steps"))
+    assert found["numbers"][0].value == fewest
+    assert found["findings"][-1].startswith("626331 has the most steps")
 
 
 @pytest.mark.parametrize(

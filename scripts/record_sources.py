@@ -1,0 +1,125 @@
+"""What a record copies: the numbers that run folders and reports carry, and what says where they come from."""
+
+import itertools
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from os.path import commonprefix
+from pathlib import Path
+from typing import Any
+
+from analysis.arms.run_curves import finished_by_end, read_run, shared_settings
+from analysis.arms.seed_pairs import mean_interval
+from dataset.plain_data import JsonError, read_json_object
+from errors import UserError
+from scripts.record_file import checked_measures
+from training.records.numbers import HASH_CHARACTERS, Number, command_of, commit_of, dataset_hashes, machine_of
+from training.records.provenance import settings_sha256
+from training.storage.run_folder import RunFolder
+
+_AGAIN = "make it again: it was written by an earlier version, or is no result"
+
+
+def gathered(outputs: Sequence[Path]) -> dict[str, Any]:
+    """The measured fields of a record, of run folders (finished ones) or of reports.
+
+    What several outputs call by one name is told apart by the names of folder or file. Errors: `UserError`.
+    """
+    runs = [path for path in outputs if os.path.isdir(path)]  # unlike pathlib's, of any name
+    sources = [_of_run(path) if path in runs else _of_report(path) for path in outputs]
+    short = [path.name if path in runs else path.stem for path in outputs]
+    names = short if len(set(short)) == len(short) else [path.as_posix() for path in outputs]
+    numbers = _means_over_seeds(runs, sources, names) if len(runs) == len(outputs) > 1 else []
+    numbers += _told_apart({name: source["numbers"] for name, source in zip(names, sources, strict=True)})
+    merged = {
+        name: list(dict.fromkeys(each for source in sources for each in source[name]))
+        for name in ("needs", "commands", "config_hashes", "commits", "dataset_hashes", "seeds", "hardware", "findings")
+    }
+    merged["needs"] = [command for command in merged["needs"] if command not in merged["commands"]]
+    seconds = [source["seconds"] for source in sources if source["seconds"] is not None]
+    ended = [source["finished"] for source in sources]
+    return merged | {
+        "outputs": [path.as_posix() for path in outputs],
+        "seconds": sum(seconds) if seconds else None,
+        "finished": None if None in ended else all(ended),
+        "numbers": numbers,
+    }
+
+
+def _of_run(folder: Path) -> dict[str, Any]:
+    names = RunFolder(folder)
+    if not names.provenance.is_file():
+        raise UserError(f"{folder} has no provenance.json; name the checkpoint_path of a run")
+    if not names.summary.is_file():
+        raise UserError(f"{folder} has no summary.json: the run has not ended; go on with its command, then record it")
+    provenance, summary = _read(names.provenance), _read(names.summary)
+    config, best = provenance.get("config"), summary.get("best")
+    size = provenance.get("world_size", 1)
+    if not isinstance(config, Mapping) or not isinstance(provenance.get("argv"), list) or not isinstance(size, int):
+        raise UserError(f"{names.provenance} lacks the command, the settings or the number of processes; {_AGAIN}")
+    metric = best.get("metric") if isinstance(best, Mapping) else None
+    finished = finished_by_end(read_run(folder, metric, "updates").points) if isinstance(metric, str) else None
+    hashes = [str(provenance.get("config_hash")), *dataset_hashes(provenance.get("datasets"))]
+    return _entry(names.summary, summary, {
+        "commands": [command_of(provenance)],
+        "config_hashes": [hashes[0][:HASH_CHARACTERS]],
+        "commits": [commit_of(provenance)],
+        "dataset_hashes": [digest[:HASH_CHARACTERS] for digest in hashes[1:]],
+        "seeds": [config["seed"]] if "seed" in config else [],
+        "hardware": [machine_of(provenance)],
+        "seconds": summary.get("train_seconds"),
+        "finished": finished,
+    }) | {"settings": settings_sha256(shared_settings(config))}  # fmt: skip
+
+
+def _of_report(path: Path) -> dict[str, Any]:
+    return _entry(path, _read(path), {})
+
+
+def _entry(path: Path, report: Mapping[str, Any], known: Mapping[str, Any]) -> dict[str, Any]:
+    entry = report.get("record")
+    if not isinstance(entry, Mapping) or not entry.get("numbers"):
+        raise UserError(f"{path} has no numbers for a record; {_AGAIN}")
+    return checked_measures(path, {**entry, **known})
+
+
+def _read(path: Path) -> dict[str, Any]:
+    try:
+        return read_json_object(path)
+    except JsonError as error:
+        raise UserError(f"{path}: {error}; name a run folder or a report that a script wrote") from error
+
+
+def _means_over_seeds(runs: Sequence[Path], sources: Sequence[Mapping[str, Any]], names: Sequence[str]) -> list[Number]:
+    """The headline of runs that differ in nothing but the seed, mean and 95 % t interval."""
+    groups: dict[str, list[int]] = {}
+    for place, source in enumerate(sources):
+        groups.setdefault(source["settings"], []).append(place)
+    means = []
+    for places in groups.values():
+        headlines = [sources[place]["numbers"][0] for place in places]
+        seeds = {tuple(sources[place]["seeds"]) for place in places}
+        if len(places) == len(seeds) > 1 and len({number.key for number in headlines}) == 1:
+            first, found = headlines[0], mean_interval([number.value for number in headlines])
+            name = f"{common_name([names[place] for place in places])}: {first.name}, mean over seeds"
+            means.append(Number(name, found.mean, found.low, found.high, found.n, unit=first.unit, moment=first.moment))
+    return means
+
+
+def common_name(names: Sequence[str]) -> str:
+    """What the folders of runs with different seeds share: `trm_mlp` of `trm_mlp_seed0` and `trm_mlp_seed1`."""
+    return commonprefix(list(names)).rstrip("0123456789").removesuffix("seed").rstrip("-_") or "runs"
+
+
+def _told_apart(numbers: Mapping[str, Sequence[Number]]) -> list[Number]:
+    """The numbers of several outputs: what they call by one name goes by theirs too, unless it is the same in all."""
+    named: dict[tuple[str, str | None], list[Number]] = {}
+    for number in itertools.chain.from_iterable(numbers.values()):
+        named.setdefault(number.key, []).append(number)
+    found = []
+    for output, own in numbers.items():
+        for number in own:
+            alike = named[number.key]
+            same = all(other == number for other in alike)
+            found.append(number if same else replace(number, name=f"{output}: {number.name}"))
+    return list(dict.fromkeys(found))
