@@ -11,13 +11,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from scripts.record_reports import read_report, report_cells
 
 from projects.flossing_toy import gradient_flossing_toy
 from projects.flossing_toy.cells import CellFolder, FinishedCell, all_cells
 from projects.flossing_toy.figures import LOOKS, NAMES
 from projects.flossing_toy.summary import accuracies, claims, flossing_effects
 from projects.flossing_toy.toy_training import ARMS, Cell, ToySettings
+from scripts.record_sources import gathered
 from tests.helpers import ROOT, wait_until
 
 SIZES = """--num-units 14 --num-steps 16 --batch-size 4 --epochs 20 --num-exponents 10 --window 10 --transient 3
@@ -58,13 +58,16 @@ def test_files_and_numbers(whole: Path) -> None:
 
 
 def test_the_recorder_reads_the_report(whole: Path) -> None:
-    cells = report_cells([read_report(whole / "flossing_toy.json")])
+    record = gathered([whole / "flossing_toy.json"])
     report = json.loads((whole / "flossing_toy.json").read_text())
-    assert cells[0] == f"`{report['command']}`" and cells[4] == "0, 1; n=2" and cells[3] == "synthetic"
-    assert re.search(r"(holds|fails) \(condition\): log10 from ", cells[5])
-    (one,) = (row for row in report["accuracy"] if (row["delay"], row["arm"]) == (3, "pre"))
-    assert f"pre {100 * one['interval']['mean']:.2f} %" in cells[5].partition("xor, delay 3: ")[2]
-    assert cells[6].endswith(" s in 12 trainings")
+    assert record["commands"] == [report["command"]] and record["seeds"] == [0, 1]
+    assert record["dataset_hashes"] == ["synthetic"] and record["seconds"] == pytest.approx(report["seconds"], rel=1e-5)
+    assert any(re.match(r"(holds|fails) \(condition\): log10 from ", text) for text in record["findings"])
+    (one,) = (entry for entry in report["accuracy"] if (entry["delay"], entry["arm"]) == (3, "pre"))
+    (number,) = (number for number in record["numbers"] if number.name == "xor, delay 3, pre: accuracy")
+    assert number.value == pytest.approx(100 * one["interval"]["mean"], rel=1e-5) and number.n == 2
+    assert record["numbers"][0].name == "xor, delay 2, pre_inter: accuracy"
+    assert {number.name: number.value for number in record["numbers"]}["trainings"] == 12
 
 
 def test_the_same_command_makes_nothing_again(whole: Path) -> None:
