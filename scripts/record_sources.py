@@ -40,7 +40,7 @@ def gathered(outputs: Sequence[Path]) -> dict[str, Any]:
     ended = [source["finished"] for source in sources]
     return merged | {
         "outputs": [path.as_posix() for path in outputs],
-        "seconds": sum(seconds) if seconds else None,
+        "seconds": round(sum(seconds), 1) if seconds else None,
         "finished": None if None in ended else all(ended),
         "numbers": numbers,
     }

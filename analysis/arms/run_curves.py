@@ -167,9 +167,9 @@ def finished_by_end(points: Sequence[CurvePoint]) -> bool | None:
     """Whether a curve had become flat: its last value is within the 95 % Wilson interval of the one before, or below.
 
     A run that was stopped on the steep part of its curve ends elsewhere on a machine that rounds differently. None
-    where fewer than two evaluations say over how many rows they are.
+    where fewer than two evaluations say over how many rows they are, and where nothing is solved yet.
     """
-    if len(points) < 2 or not points[-2].rows:
+    if len(points) < 2 or not points[-2].rows or not points[-1].value:
         return None
     rows = points[-2].rows
     return points[-1].value <= wilson_interval(round(points[-2].value * rows), rows)[1]

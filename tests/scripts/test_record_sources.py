@@ -49,7 +49,7 @@ def test_a_run_its_evaluation_its_curve_and_a_benchmark(
     )
     assert numbers["updates"].value == 8 and numbers["parameters"].value == summary["num_params"]
     assert found["seeds"] == [5] and found["config_hashes"] == [provenance["config_hash"][:12]]
-    assert found["seconds"] == summary["train_seconds"] and found["outputs"] == [run.as_posix()]
+    assert found["seconds"] == round(summary["train_seconds"], 1) and found["outputs"] == [run.as_posix()]
     assert found["commands"][0].startswith("python ") and found["commits"][0][:12] == provenance["git"]["commit"][:12]
 
     monkeypatch.setattr("sys.argv", ["evaluate.py", f"checkpoint={run}/best.pt", "device=cpu"])

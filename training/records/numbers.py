@@ -101,7 +101,7 @@ def record_entry(
         "record": {
             "numbers": [number.plain() for number in numbers],
             "findings": list(findings),
-            "needs": list(dict.fromkeys(needs)),
+            "needs": list(dict.fromkeys(filter(None, needs))),
             "commands": list(commands),
             "config_hashes": _shortened(config_hashes),
             "commits": list(dict.fromkeys(commits)),
@@ -115,7 +115,9 @@ def record_entry(
 
 
 def command_of(provenance: Mapping[str, Any]) -> str:
-    """The command line of a run, with the launcher that starts its processes."""
+    """The command line of a run, with the launcher that starts its processes; empty where none was recorded."""
+    if not provenance.get("argv"):
+        return ""
     size = provenance.get("world_size") or 1
     launcher = "python " if size == 1 else f"torchrun --nproc-per-node {size} "
     return launcher + shlex.join(map(str, provenance["argv"]))

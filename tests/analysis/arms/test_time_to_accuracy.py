@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from analysis.arms import time_to_accuracy
-from analysis.arms.run_curves import CurvePoint, read_run, shared_settings
+from analysis.arms.run_curves import CurvePoint, finished_by_end, read_run, shared_settings
 from analysis.arms.time_to_accuracy import crossing_of, draw, grouped, spread, table
 from tests.helpers import train_here
 from training.settings.resolving import ArchConfig, TrainConfig
@@ -229,3 +229,16 @@ def test_bad_input(arguments: list[str], message: str, tmp_path: Path, capsys: p
         time_to_accuracy.main([argument.format(tmp=tmp_path) for argument in arguments])
     assert caught.value.code == 2 and message in capsys.readouterr().err
     assert not list(tmp_path.glob("*/figures"))
+
+
+@pytest.mark.parametrize(
+    ("values", "ended"),
+    [([0.4, 0.75], False), ([0.97, 0.9725], True), ([0.9, 0.8], True), ([0.5], None), ([0.0, 0.0], None)],
+)
+def test_whether_a_curve_had_become_flat(values: list[float], ended: bool | None) -> None:
+    """Of 200 rows: the interval of 0.4 ends at 0.47, that of 0.97 at 0.99."""
+    assert finished_by_end([CurvePoint(step, float(step), value, 200) for step, value in enumerate(values)]) is ended
+
+
+def test_evaluations_over_an_unknown_number_of_rows_say_nothing() -> None:
+    assert finished_by_end([CurvePoint(0, 0.0, 0.1, None), CurvePoint(1, 1.0, 0.9, None)]) is None
