@@ -54,7 +54,7 @@ from training.records.provenance import settings_sha256
 
 _COLOURS = (BLUE, ORANGE, GREEN, RED, PURPLE)
 _LINES = ("-", "--", ":")
-_ORIGIN = ("argv", "settings_sha256", "datasets", "cpu", "gpu", "num_threads", "world_size")
+_ORIGIN = ("argv", "config_hash", "datasets", "cpu", "gpu", "num_threads", "world_size")
 
 
 @dataclass(frozen=True)
