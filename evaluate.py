@@ -165,7 +165,7 @@ def evaluate_checkpoint(options: Options, world: World) -> dict[str, Any]:
 
 def evaluation_entry(report: Mapping[str, Any]) -> dict[str, Any]:
     """For the records of results: accuracy and cost of each selection of rows."""
-    found, kinds = [], [result["rows"] for result in report["results"]]
+    measured, kinds = [], [result["rows"] for result in report["results"]]
     for result in report["results"]:
         mode, compute, exact = result["mode"], result["compute"], result["exact_accuracy"]
         several = kinds.count(result["rows"]) > 1
@@ -174,8 +174,8 @@ def evaluation_entry(report: Mapping[str, Any]) -> dict[str, Any]:
         what += f", vote of {mode['vote']}" if mode["vote"] > 1 else ""
         what += f", highest q of {mode['rollouts']} stochastic rollouts" if "rollouts" in mode else ""
         if exact["denominator"]:
-            found.append(rate(f"{what}: exact_accuracy", exact["numerator"], exact["denominator"]))
-        found += [
+            measured.append(rate(f"{what}: exact_accuracy", exact["numerator"], exact["denominator"]))
+        measured += [
             Number(f"{what}: mean steps", compute["mean_steps"]),
             Number(f"{what}: forward passes", compute["forward_passes"]),
             Number(f"{what}: operations", compute["flops"], unit="FLOPs"),
@@ -183,7 +183,7 @@ def evaluation_entry(report: Mapping[str, Any]) -> dict[str, Any]:
             Number(f"{what}: time", compute["seconds"], unit="seconds"),
         ]
     return record_entry(
-        [*found, Number("parameters", report["num_params"])],
+        [*measured, Number("parameters", report["num_params"])],
         commands=[report["command"]],
         config_hashes=[report["config_hash"]],
         commits=[commit_of(report)],

@@ -4,14 +4,11 @@ import fcntl
 import math
 import os
 import re
-import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any
-
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 import yaml
 
@@ -149,7 +146,7 @@ def _as_yaml(record: Record) -> str:
 def _checked(path: Path, value: Any) -> Record:
     if not isinstance(value, Mapping):
         raise UserError(f"{path} holds no mapping, {_EXPECTED}")
-    known = {each.name for each in fields(Record)}
+    known = {entry.name for entry in fields(Record)}
     for name in value:
         if name not in known:
             raise UserError(f"{path}: unknown entry {str(name)[:60]!r}, {_EXPECTED}")
@@ -189,7 +186,7 @@ def checked_measures(path: Path, value: Mapping[str, Any]) -> dict[str, Any]:
 
 def read_numbers(path: Path, entries: Sequence[Any]) -> list[Number]:
     """Numbers as `Number.plain` writes them. Errors: `UserError` naming the file and the entry."""
-    names, found = {each.name for each in fields(Number)}, []
+    names, numbers = {entry.name for entry in fields(Number)}, []
     for place, entry in enumerate(entries):
         where = f"numbers.{place}"
         if not isinstance(entry, Mapping) or not set(entry) <= names or not {"name", "value"} <= set(entry):
@@ -202,12 +199,12 @@ def read_numbers(path: Path, entries: Sequence[Any]) -> list[Number]:
         number = Number(**entry)
         if number.numerator is not None and not 0 <= number.value <= 100:
             raise UserError(f"{path}: {where!r} is {number.value:g} % of {number.of}, which is impossible")
-        found.append(number)
-    keys = [number.key for number in found]
+        numbers.append(number)
+    keys = [number.key for number in numbers]
     doubled = next((key for key in keys if keys.count(key) > 1), None)
     if doubled is not None:
         raise UserError(f"{path}: two numbers are called {doubled[0][:200]!r} ({doubled[1]}), expected each once")
-    return found
+    return numbers
 
 
 def _is_number(value: Any, kind: type = float) -> bool:

@@ -75,20 +75,20 @@ def rerun(record: Record, folder: Path, root: Path) -> int:
 
 def compare(record: Record, again: Sequence[Number]) -> int:
     """Print a verdict for each number, the headline first; returns 1 where the headline differs or is missing."""
-    found, counts = {number.key: number for number in again}, {"equal": 0, "within the interval": 0, "differs": 0}
+    measured, counts = {number.key: number for number in again}, {"equal": 0, "within the interval": 0, "differs": 0}
     headline = "differs"
     for place, old in enumerate(record.numbers):
-        new = found.get(old.key)
+        new = measured.get(old.key)
         word = verdict(old, new)
         headline = word if place == 0 else headline
         if place and old.unit in _UNITS_OF_SPEED:
             continue
         counts[word] += 1
-        measured = "not there" if new is None else number_text(new)
+        now = "not there" if new is None else number_text(new)
         if place == 0 or word != "equal":
             moment = f", {old.moment}" if old.moment else ""
             print(f"{'headline: ' if place == 0 else ''}{word}: {old.name}{moment}: recorded {number_text(old)}, "
-                  f"now {measured}")  # fmt: skip
+                  f"now {now}")  # fmt: skip
     print(f"{record.id}: headline {headline}; " + ", ".join(f"{count} {word}" for word, count in counts.items()))
     if headline == "differs" and record.finished is False:
         print("a recorded run was stopped on the steep part of its curve: other rounding ends it elsewhere")
@@ -132,7 +132,7 @@ def _started(words: Sequence[str]) -> list[str]:
 
 def _threads(record: Record) -> dict[str, str]:
     """As many threads as recorded: sums in another order are other bits."""
-    numbers = {found[1] for text in record.hardware if (found := re.search(r"\((\d+) threads?\)", text))}
+    numbers = {match[1] for text in record.hardware if (match := re.search(r"\((\d+) threads?\)", text))}
     return {"OMP_NUM_THREADS": numbers.pop()} if len(numbers) == 1 else {}
 
 

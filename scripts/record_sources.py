@@ -32,7 +32,7 @@ def gathered(outputs: Sequence[Path]) -> dict[str, Any]:
     numbers = _means_over_seeds(runs, sources, names) if len(runs) == len(outputs) > 1 else []
     numbers += _told_apart({name: source["numbers"] for name, source in zip(names, sources, strict=True)})
     merged = {
-        name: list(dict.fromkeys(each for source in sources for each in source[name]))
+        name: list(dict.fromkeys(entry for source in sources for entry in source[name]))
         for name in ("needs", "commands", "config_hashes", "commits", "dataset_hashes", "seeds", "hardware", "findings")
     }
     merged["needs"] = [command for command in merged["needs"] if command not in merged["commands"]]
@@ -100,9 +100,9 @@ def _means_over_seeds(runs: Sequence[Path], sources: Sequence[Mapping[str, Any]]
         headlines = [sources[place]["numbers"][0] for place in places]
         seeds = {tuple(sources[place]["seeds"]) for place in places}
         if len(places) == len(seeds) > 1 and len({number.key for number in headlines}) == 1:
-            first, found = headlines[0], mean_interval([number.value for number in headlines])
+            first, mean = headlines[0], mean_interval([number.value for number in headlines])
             name = f"{common_name([names[place] for place in places])}: {first.name}, mean over seeds"
-            means.append(Number(name, found.mean, found.low, found.high, found.n, unit=first.unit, moment=first.moment))
+            means.append(Number(name, mean.mean, mean.low, mean.high, mean.n, unit=first.unit, moment=first.moment))
     return means
 
 
@@ -116,10 +116,10 @@ def _told_apart(numbers: Mapping[str, Sequence[Number]]) -> list[Number]:
     named: dict[tuple[str, str | None], list[Number]] = {}
     for number in itertools.chain.from_iterable(numbers.values()):
         named.setdefault(number.key, []).append(number)
-    found = []
-    for output, own in numbers.items():
-        for number in own:
+    told = []
+    for output, its_numbers in numbers.items():
+        for number in its_numbers:
             alike = named[number.key]
             same = all(other == number for other in alike)
-            found.append(number if same else replace(number, name=f"{output}: {number.name}"))
-    return list(dict.fromkeys(found))
+            told.append(number if same else replace(number, name=f"{output}: {number.name}"))
+    return list(dict.fromkeys(told))

@@ -134,24 +134,24 @@ class RunLog:
 
 def summary_numbers(summary: Mapping[str, Any]) -> list[Number]:
     """For the records of results: test rates, final first, then those of validation, beside the trivial predictors."""
-    tests, found = summary.get("test") or {}, []
+    tests, measured = summary.get("test") or {}, []
     moments = {"final": tests.get("final"), "peak": tests.get("best"), "initial": tests.get("initial")}
     for moment, tested in moments.items():
-        found += _measured("test exact_accuracy", tested, moment)
+        measured += _measured("test exact_accuracy", tested, moment)
     best, final = summary["best"] or {}, moments["final"] or {}
     for moment, judged in (("final", summary.get("final")), ("peak", best)):
-        found += _measured(best.get("metric", "exact_accuracy"), judged, moment)
+        measured += _measured(best.get("metric", "exact_accuracy"), judged, moment)
     trivial = {name: values for name, values in (summary.get("baselines") or {}).items() if isinstance(values, Mapping)}
     for key, words, choose in (("accuracy", "test token accuracy", max), ("lm_loss", "test token loss", min)):
         known = {name: values[key] for name, values in trivial.items() if isinstance(values.get(key), float)}
         if isinstance(final.get(key), float):
-            found.append(Number(words, final[key], moment="final"))
-            name = choose(known, key=lambda each: known[each], default=None)
-            found += [] if name is None else [Number(f"{words} of the best trivial predictor, {name}", known[name])]
+            measured.append(Number(words, final[key], moment="final"))
+            name = choose(known, key=lambda name: known[name], default=None)
+            measured += [] if name is None else [Number(f"{words} of the best trivial predictor, {name}", known[name])]
     if best.get("step") is not None:
-        found.append(Number("update of the peak", best["step"]))
+        measured.append(Number("update of the peak", best["step"]))
     return [
-        *found,
+        *measured,
         Number("updates", summary["steps"]),
         Number("parameters", summary["num_params"]),
         Number("training time", summary["train_seconds"], unit="seconds"),

@@ -152,19 +152,19 @@ def arm_records(arms: Sequence[Arm]) -> list[dict[str, Any]]:
 
 def numbers(results: Mapping[str, Any]) -> list[Number]:
     """For the records of results, of what peak_vs_final.json holds: the final differences first, then all others."""
-    found = []
-    for each in sorted(results["differences"], key=lambda each: (each["start"] != CLEAN, each["moment"] != "final")):
-        start = "" if each["start"] == CLEAN else f" ({each['start']})"
-        name = f"{each['arm']} minus {each['baseline']}: test exact_accuracy{start}"
-        found += estimate(name, each["interval"], 100, "points", moment=_MOMENT_NAMES[each["moment"]])
+    measured = []
+    for difference in sorted(results["differences"], key=lambda one: (one["start"] != CLEAN, one["moment"] != "final")):
+        start = "" if difference["start"] == CLEAN else f" ({difference['start']})"
+        name = f"{difference['arm']} minus {difference['baseline']}: test exact_accuracy{start}"
+        measured += estimate(name, difference["interval"], 100, "points", moment=_MOMENT_NAMES[difference["moment"]])
     for arm in results["arms"]:
         for moment in MOMENTS[::-1]:
             name = f"{arm['label']}: test exact_accuracy"
-            found += estimate(name, arm[moment], 100, "%", moment=_MOMENT_NAMES[moment])
-    for each in results["equal_budgets"]:
-        name = f"{each['arm']} minus its baseline: validation exact_accuracy at equal {each['unit']}"
-        found += estimate(name, each["interval"], 100, "points")
-    return [*found, Number("training runs", len(results["runs"]))]
+            measured += estimate(name, arm[moment], 100, "%", moment=_MOMENT_NAMES[moment])
+    for budget in results["equal_budgets"]:
+        name = f"{budget['arm']} minus its baseline: validation exact_accuracy at equal {budget['unit']}"
+        measured += estimate(name, budget["interval"], 100, "points")
+    return [*measured, Number("training runs", len(results["runs"]))]
 
 
 def caption(arms: Sequence[Arm], differences: Sequence[Difference], command: str) -> str:

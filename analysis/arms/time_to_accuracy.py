@@ -169,7 +169,7 @@ def records(groups: Sequence[Group]) -> list[dict[str, Any]]:
 
 def numbers(groups: Sequence[Group], target: float, metric: str, axis: str) -> list[Number]:
     """For the records of results: of each group where its runs first reach the target, median and range over runs."""
-    found = []
+    measured = []
     for group in groups:
         label = f"{group.label}: " if len(groups) > 1 else ""
         rows = " or ".join(map(str, _counts(group.runs))) or "an unknown number of"
@@ -181,11 +181,11 @@ def numbers(groups: Sequence[Group], target: float, metric: str, axis: str) -> l
             median, high = _finite(np.median(everybody)), _finite(max(everybody))
             what = name if unit == "updates" else f"{name}, {unit}"
             if median is not None:
-                found.append(Number(f"{what} (range over runs)", median, min(values), high, len(values), unit=unit))
+                measured.append(Number(f"{what} (range over runs)", median, min(values), high, len(values), unit=unit))
         if len(reached) < total:
-            found.append(Number(f"{name}: runs that get there", len(reached), of=total))
-        found.append(Number(f"{label}last update", max(run.points[-1].step for run in group.runs)))
-    return found
+            measured.append(Number(f"{name}: runs that get there", len(reached), of=total))
+        measured.append(Number(f"{label}last update", max(run.points[-1].step for run in group.runs)))
+    return measured
 
 
 def draw(groups: Sequence[Group], target: float, metric: str, axis: str) -> Figure:

@@ -125,32 +125,32 @@ def figure_data(table: RolloutTable, summary: dict[str, Any]) -> FigureData:
 def rollout_entry(summary: Mapping[str, Any]) -> dict[str, Any]:
     """For the records of results: correlations of Q and growth, then each way to choose at the last step."""
     settings, correlation = summary["settings"], summary["correlation_of_q_and_growth"][0]
-    found = []
+    measured = []
     for name, words in (("within", "within puzzles"), ("within_given_margin", "within puzzles, given the margin"),
                         ("pooled", "pooled")):  # fmt: skip
         low, high = correlation[name]["interval95"] or (None, None)
         value = {"value": correlation[name]["value"], "low": low, "high": high}
-        found += estimate(f"rank correlation of Q and growth, {words}", value)
+        measured += estimate(f"rank correlation of Q and growth, {words}", value)
     for name in ("always", "partly", "never"):
-        found.append(rate(f"puzzles solved {name} by {summary['rollouts']} rollouts", summary[f"solved_{name}"],
+        measured.append(rate(f"puzzles solved {name} by {summary['rollouts']} rollouts", summary[f"solved_{name}"],
                           summary["puzzles"]))  # fmt: skip
     for entry in summary["accuracy"]:
         if entry["steps"] == max(summary["steps"]) and entry["rollouts"] in (1, summary["rollouts"]):
             name = f"{entry['selector']} of {entry['rollouts']}"
-            found += [
+            measured += [
                 Number(f"{name}: exact_accuracy", 100 * entry["exact_accuracy"]["value"], unit="%"),
                 Number(f"{name}: forward passes", entry["forward_passes"]),
             ]
-    made = f"sigma {settings.get('sigma')} on {settings['site']}, steps {settings.get('steps')}"
+    noise = f"sigma {settings.get('sigma')} on {settings['site']}, steps {settings.get('steps')}"
     return record_entry(
-        found,
+        measured,
         commands=[summary["command"]],
         config_hashes=[settings["weights_sha256"]],
         commits=[commit_of(summary)],
         datasets=[settings["dataset"]],
         seeds=[settings["noise_seed"]],
         hardware=[machine_of(summary)],
-        findings=[f"rollouts made with {made}; the seed is the noise's"],
+        findings=[f"rollouts noise with {noise}; the seed is the noise's"],
     )
 
 

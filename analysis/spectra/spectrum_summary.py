@@ -176,25 +176,27 @@ def write_summary(
 
 
 def spectrum_entry(summary: Mapping[str, Any]) -> dict[str, Any]:
-    """For the records of results, of what summary.json holds: differences, then each network over its runs."""
+    """For the records of results, of what summary.json holds: differences, then every network over its runs."""
     runs = summary["runs"]
     settings = [run["settings"] for run in runs]
-    found: list[Number] = []
-    for each in sorted(summary["differences"], key=lambda each: each["quantity"] == "exact_accuracy"):
-        found += estimate(f"{each['model']} minus {each['baseline']}: {each['quantity']}", each["interval"])
+    measured: list[Number] = []
+    for difference in sorted(summary["differences"], key=lambda one: one["quantity"] == "exact_accuracy"):
+        measured += estimate(
+            f"{difference['model']} minus {difference['baseline']}: {difference['quantity']}", difference["interval"]
+        )
     for model, joint in summary["models"].items():
-        found += _network_numbers(model, joint, [run for run in runs if run["model"] == model], summary)
+        measured += _network_numbers(model, joint, [run for run in runs if run["model"] == model], summary)
     how = (
         f"{runs[0]['steps_measured']} steps, first {summary['burn_in']} not counted, {settings[0]['num_exponents']} "
         f"exponents, {settings[0]['dtype']}"
     )
     return record_entry(
-        found,
+        measured,
         commands=[summary["command"]],
-        config_hashes=[own["weights_sha256"] for own in settings],
+        config_hashes=[its_settings["weights_sha256"] for its_settings in settings],
         commits=[commit_of(summary)],
-        datasets=[own["data_sha256"] for own in settings],
-        seeds=[own["train_seed"] for own in settings],
+        datasets=[its_settings["data_sha256"] for its_settings in settings],
+        seeds=[its_settings["train_seed"] for its_settings in settings],
         hardware=[machine_of(summary)],
         findings=[how],
     )
@@ -205,42 +207,44 @@ def _network_numbers(
 ) -> list[Number]:
     several, scale, unit = len(runs) > 1, 1 / joint["sub_updates_per_step"], "nats per sub-update"
     area = joint["lambda1"]["auroc"]
-    found: list[Number] = []
+    measured: list[Number] = []
     settings = [run["settings"] for run in runs]
-    if all("lambda_bound_per_step" in each for each in settings):
+    if all("lambda_bound_per_step" in its_settings for its_settings in settings):
         largest = max(run["lambda1_largest"] for run in runs)
-        bound = max(each["lambda_bound_per_step"] for each in settings)
-        found.append(Number(f"{model}: largest exponent of any step", largest, unit="nats per step"))
-        found.append(Number(f"{model}: bound of the exponents", bound, unit="nats per step"))
-    found += estimate(f"{model}: AUROC of lambda_1", lambda1_estimate(summary, model, "auroc"))
+        bound = max(its_settings["lambda_bound_per_step"] for its_settings in settings)
+        measured.append(Number(f"{model}: largest exponent of any step", largest, unit="nats per step"))
+        measured.append(Number(f"{model}: bound of the exponents", bound, unit="nats per step"))
+    measured += estimate(f"{model}: AUROC of lambda_1", lambda1_estimate(summary, model, "auroc"))
     if several and area.get("over_runs") is not None:
-        found += estimate(f"{model}: AUROC of lambda_1 (interval over runs)", {"value": area["mean"]["value"]} | {
+        measured += estimate(f"{model}: AUROC of lambda_1 (interval over runs)", {"value": area["mean"]["value"]} | {
             bound: area["over_runs"][bound] for bound in ("low", "high")
         })  # fmt: skip
     if not several:
-        found += estimate(f"{model}: AUROC of lambda_1 (Newcombe)", runs[0]["lambda1"]["auroc_newcombe"])
+        measured += estimate(f"{model}: AUROC of lambda_1 (Newcombe)", runs[0]["lambda1"]["auroc_newcombe"])
     for outcome in ("solved", "failed"):
         median = lambda1_estimate(summary, model, f"median_{outcome}")
-        found += estimate(f"{model}: median lambda_1, {outcome}", median, scale, unit)
+        measured += estimate(f"{model}: median lambda_1, {outcome}", median, scale, unit)
     for outcome in ("solved", "failed"):
-        found += estimate(f"{model}: positive exponents, {outcome}", joint["num_positive"][outcome]["mean"])
+        measured += estimate(f"{model}: positive exponents, {outcome}", joint["num_positive"][outcome]["mean"])
     for name, values in joint["baselines"].items():
-        found += estimate(f"{model}: AUROC of {name}", values["mean"])
+        measured += estimate(f"{model}: AUROC of {name}", values["mean"])
     for number, run in enumerate(runs, start=1):
         added = run["beyond_baselines"]["nested"]["without_rules"]["difference"]
-        found += estimate(f"{model}, run {number}: AUROC that lambda_1 adds to all but the rules", added)
+        measured += estimate(f"{model}, run {number}: AUROC that lambda_1 adds to all but the rules", added)
     solved, tables = [run["exact_accuracy"] for run in runs], [run["settled_by_correct"] for run in runs]
-    settled = sum(each["settled_failed"] for each in tables)
-    failures = settled + sum(each["unsettled_failed"] for each in tables)
-    counts = {"solved": [sum(each[part] for each in solved) for part in ("numerator", "denominator")],
+    settled = sum(table["settled_failed"] for table in tables)
+    failures = settled + sum(table["unsettled_failed"] for table in tables)
+    counts = {"solved": [sum(accuracy[part] for accuracy in solved) for part in ("numerator", "denominator")],
               "settled failures": [settled, failures]}  # fmt: skip
-    found += [rate(f"{model}: {name}", *pair) for name, pair in counts.items() if pair[1]]
+    measured += [rate(f"{model}: {name}", *pair) for name, pair in counts.items() if pair[1]]
     longer = [run["long_rollout"] for run in runs if run["long_rollout"] is not None]
-    ends = [each["kinds_at_end"]["failed"] for each in longer]
+    ends = [rollout["kinds_at_end"]["failed"] for rollout in longer]
     for kind in ends[0] if ends else ():
         name = f"{model}: failures after {longer[0]['num_steps']} steps, {kind}"
-        found += [] if kind == "n" else [Number(name, sum(end[kind] for end in ends), of=sum(end["n"] for end in ends))]
-    return [*found, Number(f"{model}: runs", len(runs))]
+        measured += (
+            [] if kind == "n" else [Number(name, sum(end[kind] for end in ends), of=sum(end["n"] for end in ends))]
+        )
+    return [*measured, Number(f"{model}: runs", len(runs))]
 
 
 def save_figures(folder: Path, tables: Sequence[SpectrumTable], summary: Mapping[str, Any], burn_in: int) -> None:

@@ -52,25 +52,25 @@ def save_report(path: Path | None, report: dict[str, Any]) -> None:
 
 def report_entry(report: Mapping[str, Any]) -> dict[str, Any]:
     """For the records of results: each function judged, then what theory says."""
-    checkpoint, file, made = report.get("checkpoint"), report["eval_csv"], report["environment"]
+    checkpoint, file, described = report.get("checkpoint"), report["eval_csv"], report["environment"]
     judged = {name: entry for name, entry in report.items() if isinstance(entry, dict) and "orbits" in entry}
-    own = None if checkpoint is None else checkpoint["function"]
-    found = []
+    network = None if checkpoint is None else checkpoint["function"]
+    measured = []
     # The network, then the closed forms from the best on.
-    for name in sorted(judged, key=lambda name: (name != own, _violated(judged[name]))):
-        found += function_numbers(f"L={report['lookahead']} {name}", judged[name])
+    for name in sorted(judged, key=lambda name: (name != network, _violated(judged[name]))):
+        measured += function_numbers(f"L={report['lookahead']} {name}", judged[name])
     for name in ("rate_V_avg", "rate_V_min", "lower_bound"):
-        found.append(Number(f"L={report['lookahead']} theory: {name}", 100 * report["bounds"][name], unit="%"))
+        measured.append(Number(f"L={report['lookahead']} theory: {name}", 100 * report["bounds"][name], unit="%"))
     if checkpoint is not None:
-        found.append(Number("parameters", checkpoint["num_params"]))
+        measured.append(Number("parameters", checkpoint["num_params"]))
     return record_entry(
-        found,
-        commands=["python " + shlex.join(made["argv"])],
+        measured,
+        commands=["python " + shlex.join(described["argv"])],
         config_hashes=[] if checkpoint is None else [checkpoint["sha256"]],
-        commits=[commit_of(made)],
+        commits=[commit_of(described)],
         datasets=[] if file is None else [file["sha256"]],
         seeds=[] if checkpoint is None else [checkpoint["seed"]],
-        hardware=[machine_of(made)],
+        hardware=[machine_of(described)],
     )
 
 
@@ -80,9 +80,9 @@ def function_numbers(name: str, entry: Mapping[str, Any]) -> list[Number]:
     if "on_orbit" in entry:
         counted["on-orbit steps"] = entry["on_orbit"]["violations"], entry["on_orbit"]["steps"]
     for key, words in (("orbits", "steps along orbits"), ("fresh", "steps along fresh orbits")):
-        each = entry.get(key, {}).values()
-        if each:
-            counted[words] = sum(one["violations"] for one in each), sum(one["steps"] for one in each)
+        along = entry.get(key, {}).values()
+        if along:
+            counted[words] = sum(orbit["violations"] for orbit in along), sum(orbit["steps"] for orbit in along)
     passed = {"weighted_pass": "weighted", "growth_pass": "growth", "growth_weighted_pass": "growth weighted"}
     return [
         *(rate(f"{name}: violated {words}", violations, of) for words, (violations, of) in counted.items() if of),

@@ -181,23 +181,23 @@ def format_loaders(records: Sequence[dict[str, Any]]) -> str:
 
 def numbers(rates: Sequence[dict[str, Any]], loaders: Sequence[dict[str, Any]]) -> list[Number]:
     """For the records of results: exact steps a second, and what a batch costs beside its update."""
-    found = []
-    for each in rates:
-        seconds, millions = each["seconds"], each["steps"] / 1e6
+    measured = []
+    for case in rates:
+        seconds, millions = case["seconds"], case["steps"] / 1e6
         low, high = (millions / seconds[name] if seconds[name] else None for name in ("q3", "q1"))
-        goal = "" if each["goal"] is None else f", goal {each['goal'] / 1e6:.0f}"
-        name = f"{each['name']}{goal} (quartiles)"
-        found.append(
-            Number(name, each["steps_per_second"] / 1e6, low, high, n=seconds["count"], unit="million steps/s")
+        goal = "" if case["goal"] is None else f", goal {case['goal'] / 1e6:.0f}"
+        name = f"{case['name']}{goal} (quartiles)"
+        measured.append(
+            Number(name, case["steps_per_second"] / 1e6, low, high, n=seconds["count"], unit="million steps/s")
         )
-    for each in loaders:
-        name = f"batch of {each['name']}"
-        found += [
-            quartiles(name, each["load_seconds"], 1e3, "ms"),
-            quartiles(f"{name}, its update", each["update_seconds"], 1e3, "ms"),
-            Number(f"{name}, share of it and its update", 100 * each["share"], unit="%"),
+    for loader in loaders:
+        name = f"batch of {loader['name']}"
+        measured += [
+            quartiles(name, loader["load_seconds"], 1e3, "ms"),
+            quartiles(f"{name}, its update", loader["update_seconds"], 1e3, "ms"),
+            Number(f"{name}, share of it and its update", 100 * loader["share"], unit="%"),
         ]
-    return found
+    return measured
 
 
 def format_table(records: Sequence[dict[str, Any]]) -> str:

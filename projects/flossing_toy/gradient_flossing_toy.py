@@ -176,11 +176,11 @@ def train_cells(folder: CellFolder, cells: Sequence[Cell]) -> list[Cell]:
 
 def numbers(report: Mapping[str, Any]) -> list[Number]:
     """For the records of results, of what flossing_toy.json holds: accuracy by task, delay and arm, flossed first."""
-    found = []
-    for each in sorted(report["accuracy"], key=lambda each: each["arm"] != "pre_inter"):
-        name = f"{each['task']}, delay {each['delay']}, {each['arm']}: accuracy"
-        found += estimate(name, each["interval"], 100, "%", moment="final")
-    return [*found, Number("trainings", report["cells"]), Number("trainings not run", report["missing_cells"])]
+    measured = []
+    for accuracy in sorted(report["accuracy"], key=lambda accuracy: accuracy["arm"] != "pre_inter"):
+        name = f"{accuracy['task']}, delay {accuracy['delay']}, {accuracy['arm']}: accuracy"
+        measured += estimate(name, accuracy["interval"], 100, "%", moment="final")
+    return [*measured, Number("trainings", report["cells"]), Number("trainings not run", report["missing_cells"])]
 
 
 def write_results(out: Path, cells: Sequence[FinishedCell], missing: int, command: str) -> list[str]:
@@ -211,7 +211,7 @@ def write_results(out: Path, cells: Sequence[FinishedCell], missing: int, comman
         seeds=results["seeds"],
         hardware=results["machines"],
         seconds=results["seconds"],
-        findings=[f"{_verdict(one['holds'])} ({one['name']}): {one['found']}" for one in results["claims"]],
+        findings=[f"{_verdict(claim['holds'])} ({claim['name']}): {claim['found']}" for claim in results["claims"]],
     )
     save_json(results | entry, folder / "flossing_toy.json")
     save_csv([_flat(finished) for finished in cells], folder / "flossing_toy.csv")

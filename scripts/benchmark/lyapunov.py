@@ -210,7 +210,7 @@ def numbers(report: Record) -> list[Number]:
     """For the records of results: the engine over its floor, then everything else."""
     result = report["result"]
     what = f"{report['preset']} ({report['batch_size']} puzzles, k={result['num_exponents']})"
-    found = [
+    measured = [
         Number(f"{what}: engine over the floor of k + 2 states", result["over_floor"], unit="times"),
         Number(f"{what}: operations over the state's", result["flops_ratio"], unit="times"),
         Number(f"{what}: single JVPs over the engine", result["single_jvps_over_engine"], unit="times"),
@@ -218,8 +218,8 @@ def numbers(report: Record) -> list[Number]:
         *(quartiles(f"{what}: {name}", times, 1e3, "ms") for name, times in result["seconds"].items()),
     ]
     for name, line in (report["growth"] or {}).items():
-        found.append(Number(f"{what}: time against {name}, R^2 of a straight line", line["r_squared"]))
-    return found
+        measured.append(Number(f"{what}: time against {name}, R^2 of a straight line", line["r_squared"]))
+    return measured
 
 
 def format_table(record: Record) -> str:

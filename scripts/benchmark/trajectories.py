@@ -146,20 +146,22 @@ def numbers(report: Mapping[str, Any]) -> list[Number]:
     """For the records of results: what each kind costs over the clean unroll, then in itself."""
     what = f"{report['preset']} ({report['batch_size']} puzzles, K={report['num_trajectories']})"
     results, smallest = report["results"], report["results"][BASELINE]["peak_memory"]["bytes"]
-    found = [
+    measured = [
         quartiles(f"{what}, {name}: time over the clean unroll's", results[name]["over_baseline"], 1, "times")
         for name in sorted(results, key=lambda name: (name != "parallel_fixed", name == BASELINE))
     ]
     for name, kind in results.items():
         peak = kind["peak_memory"]["bytes"]
-        found += [
+        measured += [
             quartiles(f"{what}, {name}: update", kind["seconds"], 1e3, "ms"),
             Number(f"{what}, {name}: passes", kind["passes"]["trained"]),
             Number(f"{what}, {name}: peak memory", peak / 2**20, unit="MiB"),
         ]
         if smallest:
-            found.append(Number(f"{what}, {name}: peak memory over the clean unroll's", peak / smallest, unit="times"))
-    return found
+            measured.append(
+                Number(f"{what}, {name}: peak memory over the clean unroll's", peak / smallest, unit="times")
+            )
+    return measured
 
 
 def format_table(results: Mapping[str, Record]) -> str:

@@ -148,21 +148,21 @@ def format_table(records: Sequence[Record]) -> str:
 
 def numbers(records: Sequence[Record]) -> list[Number]:
     """For the records of results: steps of each preset beside their floor."""
-    found = []
+    measured = []
     for record in records:
         compiled, peak = ", compiled" if record["compiled"] else "", record["peak_memory"]["bytes"]
         what = f"{record['preset']} ({record['batch_size']} rows, {record['dtype']}{compiled})"
         for kind, words in (("training", "update"), ("evaluation", "evaluation step")):
             step, name = record[kind], f"{what}: {words}"
-            found += [
+            measured += [
                 quartiles(name, step["seconds"], 1e3, "ms"),
                 Number(f"{name}, floor over time", step["ratio"]),
                 Number(f"{name}, floor", 1e3 * step["floor_seconds"], unit="ms"),
                 Number(f"{name}, speed", step["flops_per_second"] / 1e9, unit="GFLOP/s"),
             ]
-        found.append(Number(f"{what}: loader's share", 100 * record["loader"]["share"], unit="%"))
-        found += [] if peak is None else [Number(f"{what}: peak memory", peak / 2**20, unit="MiB")]
-    return found
+        measured.append(Number(f"{what}: loader's share", 100 * record["loader"]["share"], unit="%"))
+        measured += [] if peak is None else [Number(f"{what}: peak memory", peak / 2**20, unit="MiB")]
+    return measured
 
 
 def below_floor(records: Sequence[Record], floor: float) -> list[str]:

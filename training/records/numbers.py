@@ -57,7 +57,7 @@ def rate(name: str, count: float, of: float, moment: str | None = None) -> Numbe
 
 def estimate(
     name: str,
-    found: Mapping[str, Any] | None,
+    measured: Mapping[str, Any] | None,
     scale: float = 1.0,
     unit: str | None = None,
     *,
@@ -65,17 +65,17 @@ def estimate(
     moment: str | None = None,
 ) -> list[Number]:
     """An estimate that a report holds as {"mean" or "value", "low", "high", "n"}; none where it has no value."""
-    value = None if found is None else found.get("mean", found.get("value"))
-    if found is None or value is None:
+    value = None if measured is None else measured.get("mean", measured.get("value"))
+    if measured is None or value is None:
         return []
-    low, high = (None if found.get(bound) is None else scale * found[bound] for bound in ("low", "high"))
-    return [Number(name, scale * value, low, high, n=found.get("n"), of=of, unit=unit, moment=moment)]
+    low, high = (None if measured.get(bound) is None else scale * measured[bound] for bound in ("low", "high"))
+    return [Number(name, scale * value, low, high, n=measured.get("n"), of=of, unit=unit, moment=moment)]
 
 
-def quartiles(name: str, found: Mapping[str, Any], scale: float, unit: str) -> Number:
+def quartiles(name: str, measured: Mapping[str, Any], scale: float, unit: str) -> Number:
     """A median with its quartiles, which a report holds as {"median", "q1", "q3", "count"}."""
-    low, high = (scale * found[bound] for bound in ("q1", "q3"))
-    return Number(f"{name} (quartiles)", scale * found["median"], low, high, n=found["count"], unit=unit)
+    low, high = (scale * measured[bound] for bound in ("q1", "q3"))
+    return Number(f"{name} (quartiles)", scale * measured["median"], low, high, n=measured["count"], unit=unit)
 
 
 def record_entry(

@@ -115,36 +115,40 @@ _MOMENTS = {"best": "peak", "final": "final"}
 
 
 def numbers(report: Mapping[str, Any]) -> list[Number]:
-    """For the records of results, of what collatz_report.json holds: arms, then each against the best closed form."""
+    """For the records of results, of collatz_report.json: arms, then every arm against the best closed form."""
     counts = {"orbits": ("violations along five orbits", report["n_orbit_steps"]),
               "fresh": ("violations along fresh orbits", report["n_fresh_steps"])}  # fmt: skip
-    found = []
+    measured = []
     for arm in report["arms"]:
         for moment, name in _MOMENTS.items():
             for key, words in _SHARES.items():
-                found += estimate(f"{arm['label']}: {words}", arm[moment].get(key), 100, "%", moment=name)
+                measured += estimate(f"{arm['label']}: {words}", arm[moment].get(key), 100, "%", moment=name)
             for key, (words, total) in counts.items():
-                found += estimate(f"{arm['label']}: {words}", arm[moment].get(key), of=total, moment=name)
-    for each in report["against_closed"]:
-        if each["moment"] == "best" and each["metric"] == "on_orbit":
-            closed = f"{each['closed_form']}: violated on-orbit steps"
-            found += estimate(f"{each['arm']} minus {closed}", each["interval"], 100, "points", moment="peak")
-            found.append(Number(f"{closed} (beside {each['arm']})", 100 * each["closed_value"], unit="%"))
-    return [*found, Number("training runs", report["n_runs"])]
+                measured += estimate(f"{arm['label']}: {words}", arm[moment].get(key), of=total, moment=name)
+    for comparison in report["against_closed"]:
+        if comparison["moment"] == "best" and comparison["metric"] == "on_orbit":
+            closed = f"{comparison['closed_form']}: violated on-orbit steps"
+            measured += estimate(
+                f"{comparison['arm']} minus {closed}", comparison["interval"], 100, "points", moment="peak"
+            )
+            measured.append(
+                Number(f"{closed} (beside {comparison['arm']})", 100 * comparison["closed_value"], unit="%")
+            )
+    return [*measured, Number("training runs", report["n_runs"])]
 
 
 def conclusions(report: Mapping[str, Any]) -> list[str]:
-    """For the records of results: what was found of each claim that could be looked at."""
+    """For the records of results: what came out of every claim that could be looked at."""
     words = {True: "beats", False: "does not beat", None: "is not told apart from"}
-    beaten = [
-        f"{each['arm']} {'has no interval against' if each['interval']['low'] is None else words[each['beats']]} "
-        f"{each['closed_form']}, on-orbit, best"
-        for each in report["against_closed"]
-        if each["moment"] == "best" and each["metric"] == "on_orbit"
-    ]
+    beaten = []
+    for comparison in report["against_closed"]:
+        if comparison["moment"] == "best" and comparison["metric"] == "on_orbit":
+            alone = comparison["interval"]["low"] is None
+            verb = "has no interval against" if alone else words[comparison["beats"]]
+            beaten.append(f"{comparison['arm']} {verb} {comparison['closed_form']}, on-orbit, best")
     claims = []
     for finding in report["findings"]:
-        parts = [f"{each['what']}, {each['between']}: {each['text']}" for each in finding["measures"]]
+        parts = [f"{measure['what']}, {measure['between']}: {measure['text']}" for measure in finding["measures"]]
         if finding["verdict"] != "not run":
             claims.append(f"{finding['verdict']}: {finding['claim']} ({'; '.join(parts)})")
     return [*beaten, *claims]

@@ -166,26 +166,26 @@ def _percent(share: float) -> str:
 
 def numbers(report: Mapping[str, Any]) -> list[Number]:
     """For the records of results: closed forms, the best first; small windows, orbits."""
-    found = []
+    measured = []
     for row in sorted(report["closed_forms"], key=lambda row: row["violations"]):
         name = f"L={row['lookahead']} {row['function']}"
-        found.append(rate(f"{name}: violated on-orbit steps", row["violations"], row["steps"]))
+        measured.append(rate(f"{name}: violated on-orbit steps", row["violations"], row["steps"]))
         for kind, words in (("growth", "growth steps"), ("decay", "decay steps"), ("orbit", "steps of five orbits"),
                             ("fresh", "steps of fresh orbits")):  # fmt: skip
-            found.append(rate(f"{name}: violated {words}", row[f"{kind}_violations"], row[f"{kind}_steps"]))
-    for each in report["small_windows"]:
-        name, weighted = f"best V at L={each['lookahead']}: violated steps", each["weighted"]
-        found.append(Number(name, 100 * each["equal_fewest_growth"]["rate"], unit="%"))
+            measured.append(rate(f"{name}: violated {words}", row[f"{kind}_violations"], row[f"{kind}_steps"]))
+    for window in report["small_windows"]:
+        name, weighted = f"best V at L={window['lookahead']}: violated steps", window["weighted"]
+        measured.append(Number(name, 100 * window["equal_fewest_growth"]["rate"], unit="%"))
         for key, words in (("rate", ""), ("growth", ", of growth"), ("decay", ", of decay")):
             name_of = f"{name}, growth steps at {weighted['growth_weight']:g}:1{words}"
-            found.append(Number(name_of, 100 * weighted[key], unit="%"))
-    for each in report["orbits"]:
-        found += [
-            Number(f"orbit of {each['start']}: steps", each["steps"]),
-            Number(f"orbit of {each['start']}: mean k", each["mean_valuation"]),
-            Number(f"orbit of {each['start']}: odd-only maximum over the start", each["odd_ratio"], unit="times"),
+            measured.append(Number(name_of, 100 * weighted[key], unit="%"))
+    for orbit in report["orbits"]:
+        measured += [
+            Number(f"orbit of {orbit['start']}: steps", orbit["steps"]),
+            Number(f"orbit of {orbit['start']}: mean k", orbit["mean_valuation"]),
+            Number(f"orbit of {orbit['start']}: odd-only maximum over the start", orbit["odd_ratio"], unit="times"),
         ]
-    return found
+    return measured
 
 
 def _lookaheads(text: str) -> list[int]:
@@ -257,7 +257,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         "bounds": {str(lookahead): bounds_at(lookahead).as_dict() for lookahead in options.lookaheads},
         "small_windows": optima,
     }  # fmt: skip
-    records = [f"{each} has the most steps of all odd starts up to it" for each in starts if longer[each] == 1]
+    records = [f"{start} has the most steps of all odd starts up to it" for start in starts if longer[start] == 1]
     entry = record_entry(
         numbers(report),
         commands=[report["command"]],
