@@ -169,10 +169,12 @@ def finished_by_end(points: Sequence[CurvePoint]) -> bool | None:
     A run that was stopped on the steep part of its curve ends elsewhere on a machine that rounds differently. None
     where fewer than two evaluations say over how many rows they are, and where nothing is solved yet.
     """
-    if len(points) < 2 or not points[-2].rows or not points[-1].value:
+    if len(points) < 2 or not points[-1].value:
         return None
-    rows = points[-2].rows
-    return points[-1].value <= wilson_interval(round(points[-2].value * rows), rows)[1]
+    before, last = points[-2:]
+    if not before.rows or not 0 <= before.value <= 1:
+        return None
+    return last.value <= wilson_interval(round(before.value * before.rows), before.rows)[1]
 
 
 def all_finished(runs: Sequence[RunCurve]) -> bool | None:
