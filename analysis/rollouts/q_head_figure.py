@@ -141,14 +141,14 @@ def rollout_entry(summary: Mapping[str, Any]) -> dict[str, Any]:
                 Number(f"{name}: exact_accuracy", 100 * entry["exact_accuracy"]["value"], unit="%"),
                 Number(f"{name}: forward passes", entry["forward_passes"]),
             ]
-    noise = f"sigma {settings.get('sigma')} on {settings['site']}, steps {settings.get('steps')}"
+    noise = f"sigma {settings.get('sigma')} on {settings.get('site')}, steps {settings.get('steps')}"
     return record_entry(
         measured,
         commands=[summary["command"]],
-        config_hashes=[settings["weights_sha256"]],
+        config_hashes=[settings.get("weights_sha256")],
         commits=[commit_of(summary)],
-        datasets=[settings["dataset"]],
-        seeds=[settings["noise_seed"]],
+        datasets=[settings.get("dataset")],
+        seeds=[settings.get("noise_seed")],
         hardware=[machine_of(summary)],
         findings=[f"rollouts noise with {noise}; the seed is the noise's"],
     )
@@ -161,7 +161,7 @@ def save_figure_data(data: FigureData, folder: Path) -> None:
     ]
     rows += [{"panel": "tenth", "growth": growth, "q": q} for growth, q in data.bins.tolist()]
     rows += [{"panel": "accuracy", **curve} for curve in data.curves]
-    save_json(data.summary | rollout_entry(data.summary), folder / SUMMARY)
+    save_json(data.summary, folder / SUMMARY)
     save_csv(rows, folder / f"{NAME}.csv")
 
 

@@ -31,7 +31,16 @@ from tqdm import tqdm
 
 from analysis.command_line import check_at_least
 from analysis.figures.figure_files import make_folder, save_caption, save_figure
-from analysis.rollouts.q_head_figure import NAME, caption, draw, figure_data, read_figure, save_figure_data, summarise
+from analysis.rollouts.q_head_figure import (
+    NAME,
+    caption,
+    draw,
+    figure_data,
+    read_figure,
+    rollout_entry,
+    save_figure_data,
+    summarise,
+)
 from dataset.eval_batches import EvalBatches
 from dataset.puzzle_folder import fingerprint
 from models.flops import step_flops
@@ -203,6 +212,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     options = parse_arguments(words)
     table, settings = read_table(options.read) if options.read else rolled_out(options)
     summary = result_origin() | summarise(table, settings, options.bootstrap)
+    summary |= rollout_entry(summary)
     make_folder(options.out)
     save_figure_data(figure_data(table, summary), options.out)
     # Drawn from the files, as whoever draws it again will.

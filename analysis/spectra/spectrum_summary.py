@@ -187,16 +187,16 @@ def spectrum_entry(summary: Mapping[str, Any]) -> dict[str, Any]:
     for model, joint in summary["models"].items():
         measured += _network_numbers(model, joint, [run for run in runs if run["model"] == model], summary)
     how = (
-        f"{runs[0]['steps_measured']} steps, first {summary['burn_in']} not counted, {settings[0]['num_exponents']} "
-        f"exponents, {settings[0]['dtype']}"
+        f"{runs[0]['steps_measured']} steps, first {summary['burn_in']} not counted, {len(runs[0]['exponents'])} "
+        f"exponents, {settings[0].get('dtype')}"
     )
     return record_entry(
         measured,
         commands=[summary["command"]],
-        config_hashes=[its_settings["weights_sha256"] for its_settings in settings],
+        config_hashes=[its_settings.get("weights_sha256") for its_settings in settings],
         commits=[commit_of(summary)],
-        datasets=[its_settings["data_sha256"] for its_settings in settings],
-        seeds=[its_settings["train_seed"] for its_settings in settings],
+        datasets=[its_settings.get("data_sha256") for its_settings in settings],
+        seeds=[its_settings.get("train_seed") for its_settings in settings],
         hardware=[machine_of(summary)],
         findings=[how],
     )
