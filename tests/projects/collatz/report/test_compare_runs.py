@@ -244,7 +244,7 @@ def test_files_and_their_row(trained: Path, tmp_path: Path, capsys: pytest.Captu
     assert int(row["step"]) == summary["step"] and float(row["pass"]) == summary["pass"]
     found = gathered([tmp_path / "one" / "collatz_report.json"])
     assert found["seeds"] == [0, 1] and any("mining hurts" in text for text in found["findings"])
-    assert any("does not beat" in text for text in found["findings"]) and len(found["needs"]) == 5
+    assert any("does not beat" in text for text in found["findings"])
     arm = report["arms"][0]
     numbers = {number.key: number for number in found["numbers"]}
     share = numbers[f"{arm['label']}: violated on-orbit steps", "final"]
