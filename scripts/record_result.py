@@ -21,8 +21,11 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
+from errors import UserError, exit_on_user_error, require_packages
+
+require_packages()
+
 from dataset.plain_data import read_yaml
-from errors import UserError, exit_on_user_error
 from scripts.record_file import RESULTS, ROOT, STATUSES, Record, read_record, recording, write_record
 from scripts.record_render import render, stale_pages
 from scripts.record_rerun import plan_lines, rerun

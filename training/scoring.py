@@ -12,7 +12,7 @@ from tqdm import tqdm
 from errors import UserError
 from models.recursive_model import RecursiveModel
 from models.registry import build_model
-from training.evaluation.answering import AccuracyEvaluator, describe_rate, evaluate, wilson_interval
+from training.evaluation.answering import AccuracyEvaluator, describe_rate, evaluate
 from training.evaluation.baselines import (
     blank_token,
     collapse_guards,
@@ -28,6 +28,7 @@ from training.evaluation.summary_table import aligned, compute_point, summary_ta
 from training.inference.choose import build_inference
 from training.initial_weights import InitialWeights, remake, weights_digest
 from training.records.metrics_log import read_metrics
+from training.records.numbers import wilson_interval
 from training.run import Run
 from training.run_log import RunLog
 from training.setup import EvalRows

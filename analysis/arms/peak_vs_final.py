@@ -39,9 +39,8 @@ from analysis.arms.run_curves import all_finished, in_order, origin_lines, origi
 from analysis.arms.seed_pairs import CLEAN, INTERVAL, Difference, MeanInterval, compared, mean_interval, with_baseline
 from analysis.command_line import script_parser
 from analysis.figures.figure_files import make_folder, save_caption, save_csv, save_json, save_picture
-from training.evaluation.answering import wilson_interval
 from training.evaluation.summary_table import aligned
-from training.records.numbers import Number, command_of, dataset_hashes, estimate, record_entry
+from training.records.numbers import Number, command_of, dataset_hashes, estimate, record_entry, wilson_interval
 
 _MOMENT_NAMES = {"initial": "initial", "best": "peak", "final": "final"}
 

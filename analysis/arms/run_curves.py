@@ -8,9 +8,8 @@ from typing import Any
 
 from dataset.plain_data import json_object_or_refuse
 from errors import UserError
-from training.evaluation.answering import wilson_interval
 from training.records.metrics_log import read_metrics
-from training.records.numbers import commit_of, machine_of
+from training.records.numbers import commit_of, machine_of, wilson_interval
 from training.records.provenance import settings_sha256
 from training.settings.resolving import RUN_CONTROL, TrainConfig
 from training.storage.run_folder import RunFolder

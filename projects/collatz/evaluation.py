@@ -15,7 +15,7 @@ from tqdm import tqdm
 from projects.collatz.eval_file import EvalRows
 from projects.collatz.syracuse import Orbit, orbit
 from projects.collatz.windows import BLOCK, Windows, orbit_windows, windows_of
-from training.evaluation.answering import wilson_interval
+from training.records.numbers import wilson_interval
 
 
 class ValueFunction(Protocol):

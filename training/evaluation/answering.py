@@ -6,7 +6,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator, Mapping, Sequence, Sized
 
 import torch
-from scipy.stats import binomtest, norm
+from scipy.stats import norm
 from tqdm import tqdm
 
 from models.act import Batch
@@ -14,6 +14,7 @@ from models.losses import TOKEN_LOSSES, correctness
 from models.recursive_model import RecursiveModel
 from training.distributed import World
 from training.inference.base import Inference, Predictions, real_rows
+from training.records.numbers import wilson_interval
 
 
 class Evaluator(ABC):
@@ -83,14 +84,6 @@ class AccuracyEvaluator(Evaluator):
         means = {name: value / count for name, value in self.sums.items() if not name.endswith("count")}
         exact = self.sums["exact_count"]
         return means | {"exact_accuracy": exact / count, "exact_count": exact, "count": count}
-
-
-def wilson_interval(successes: int, total: int) -> tuple[float, float]:
-    """95 % Wilson interval of a rate; (nan, nan) without trials."""
-    if total == 0:
-        return math.nan, math.nan
-    interval = binomtest(successes, total).proportion_ci(0.95, method="wilson")
-    return float(interval.low), float(interval.high)
 
 
 def effective_wilson(rate: float, variance: float, puzzles: float, most: float) -> tuple[float, float]:

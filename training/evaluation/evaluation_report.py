@@ -15,7 +15,7 @@ from models.config import ModelConfig
 from models.flops import step_flops
 from models.recursive_model import RecursiveModel
 from training.distributed import World
-from training.evaluation.answering import AccuracyEvaluator, Evaluator, describe_rate, evaluate, wilson_interval
+from training.evaluation.answering import AccuracyEvaluator, Evaluator, describe_rate, evaluate
 from training.evaluation.baselines import blank_token, label_counts, scored_rows, trivial_baselines
 from training.evaluation.calibration import CalibrationEvaluator
 from training.evaluation.evaluators import (
@@ -30,6 +30,7 @@ from training.evaluation.rollout_report import rollout_lines, rollout_record
 from training.evaluation.rollout_table import RolloutRecorder
 from training.evaluation.sudoku_rules import SudokuEvaluator
 from training.inference.choose import build_inference, keeps_steps
+from training.records.numbers import wilson_interval
 from training.settings.resolving import EvalConfig, TrainConfig
 
 BASELINE_ROWS = 20_000  # trivial predictors vary little from row to row; ARC has hundreds of thousands

@@ -7,11 +7,12 @@ import numpy as np
 
 from models.config import ModelConfig
 from models.flops import step_flops
-from training.evaluation.answering import effective_wilson, wilson_interval
+from training.evaluation.answering import effective_wilson
 from training.evaluation.rollout_selection import first_best, first_majority, groups_majority, subset_any, subset_best
 from training.evaluation.rollout_table import RolloutTable
 from training.inference.choose import stability_probe
 from training.inference.rollout_choice import rollout_settings, stochastic
+from training.records.numbers import wilson_interval
 from training.settings.schema import EvalConfig
 
 SELECTORS = ("q", "stability", "majority", "random", "oracle")

@@ -9,7 +9,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from training.evaluation.answering import wilson_interval
+from scipy.stats import binomtest
 
 HASH_CHARACTERS = 12
 _DIGITS = 6
@@ -47,6 +47,14 @@ class Number:
         """For JSON and yaml: six digits that count and at least one decimal, and nothing that is not known."""
         values = {name: _rounded(value) for name, value in asdict(self).items()}
         return {name: value for name, value in values.items() if value is not None}
+
+
+def wilson_interval(successes: int, total: int) -> tuple[float, float]:
+    """95 % Wilson interval of a rate; (nan, nan) without trials."""
+    if total == 0:
+        return math.nan, math.nan
+    interval = binomtest(successes, total).proportion_ci(0.95, method="wilson")
+    return float(interval.low), float(interval.high)
 
 
 def rate(name: str, count: float, of: float, moment: str | None = None) -> Number:

@@ -48,9 +48,8 @@ from projects.collatz.report.small_windows import MOST_LOOKAHEAD, BestWindows, b
 from projects.collatz.samples import FRESH_STARTS, ORBIT_BITS
 from projects.collatz.settings import MOST_LOOKAHEAD as LARGEST_LOOKAHEAD
 from projects.collatz.syracuse import TEST_STARTS
-from training.evaluation.answering import wilson_interval
 from training.evaluation.summary_table import aligned
-from training.records.numbers import Number, commit_of, machine_of, rate, record_entry
+from training.records.numbers import Number, commit_of, machine_of, rate, record_entry, wilson_interval
 
 SCHEMA_VERSION = 1
 LOOKAHEADS = (10, 20, 30)

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from analysis.arms import training_curve
-from training.evaluation.answering import wilson_interval
+from training.records.numbers import wilson_interval
 
 
 def line(step: int, **values: float) -> str:

@@ -14,9 +14,10 @@ from tests.models.small import ARCHITECTURES, small_batch, small_model
 from tests.training import rank_jobs
 from tests.training.ranks import run_ranks
 from training.distributed import World
-from training.evaluation.answering import AccuracyEvaluator, Evaluator, describe_rate, evaluate, wilson_interval
+from training.evaluation.answering import AccuracyEvaluator, Evaluator, describe_rate, evaluate
 from training.inference.base import Predictions
 from training.inference.fixed import OfficialInference
+from training.records.numbers import wilson_interval
 
 STABLEMAX = "stablemax_cross_entropy"
 

@@ -15,11 +15,11 @@ from tests.helpers import assert_same_state, logged, train_here
 from tests.training import rank_jobs
 from tests.training.ranks import run_ranks
 from training.distributed import World
-from training.evaluation.answering import wilson_interval
 from training.evaluation.robustness import RATES, RobustnessEvaluator, clustered_interval
 from training.inference.base import Predictions
 from training.inference.choose import check_perturbed, mode_parts
 from training.inference.perturbed import PerturbedPredictions
+from training.records.numbers import wilson_interval
 from training.settings.resolving import EvalConfig, resolve
 
 
