@@ -47,8 +47,8 @@ from training.inference.rollout_choice import check_rollouts, stochastic, with_i
 from training.inference.stochastic_rollouts import judged_steps
 from training.records.numbers import Number, commit_of, dataset_hashes, machine_of, rate, record_entry
 from training.records.provenance import collect_provenance
+from training.settings.identity import config_hash
 from training.settings.key_values import parse_key_values
-from training.settings.resolving import config_hash
 from training.settings.schema import DTYPES, Device, EvaluateConfig, TrainConfig, paths
 from training.storage.atomic_file import write_atomically, write_json_atomically
 from training.trained_model import Checkpoint, open_checkpoint, restore_model

@@ -11,7 +11,7 @@ from typing import Any
 
 from dataset.plain_data import read_yaml
 from errors import UserError
-from training.settings.resolving import nearest_key
+from training.settings.merging import nearest_key
 from training.storage.run_folder import RunFolder
 
 ROOT = Path(__file__).resolve().parents[1]

@@ -40,7 +40,7 @@ from scripts.grid_file import LOGS, ROOT, Grid, GridRun, find_grid, read_grid
 from scripts.grid_launcher import Launcher
 from scripts.grid_record import GridRecord, in_words
 from training.interrupt import InterruptHandler
-from training.settings.resolving import nearest_key
+from training.settings.merging import nearest_key
 from training.storage.run_folder import RunFolder, sweep_temporaries
 
 FAILED, STOPPED = 1, 3

@@ -19,7 +19,9 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 
 from training.records.metrics_log import read_metrics
 from training.settings.cli import compose_config
-from training.settings.resolving import TrainConfig, config_to_dict, resolve
+from training.settings.identity import config_to_dict
+from training.settings.resolving import resolve
+from training.settings.schema import TrainConfig
 from training.start import train
 from training.storage.checkpoint import load_state
 

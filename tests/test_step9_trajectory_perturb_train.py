@@ -12,7 +12,9 @@ from dataset.plain_data import read_json_object
 from models.flops import step_flops
 from tests.helpers import assert_same_state, logged, logged_training, read_state, tiny_config, train_here
 from training.distributed import World
-from training.settings.resolving import TrainConfig, load_config_file, run_identity
+from training.settings.identity import run_identity
+from training.settings.resolving import load_config_file
+from training.settings.schema import TrainConfig
 from training.settings.trajectory_flags import build_parser, read_flags
 from training.start import act_objective, build_run, train
 from training.storage.checkpoint import save_weights

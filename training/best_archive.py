@@ -21,7 +21,7 @@ from typing import Any
 from dataset.plain_data import JsonError, read_json_object
 from training.records.metrics_log import read_metrics
 from training.run import Run
-from training.settings.resolving import config_hash
+from training.settings.identity import config_hash
 from training.storage.atomic_file import (
     fsync_folder,
     link_or_copy,

@@ -13,7 +13,7 @@ import torch
 from dataset.puzzle_metadata import PuzzleMetadata
 from errors import UserError
 from models.recursive_model import RecursiveModel
-from training.settings.resolving import TrainConfig
+from training.settings.schema import TrainConfig
 from training.setup import build_network, load_initial_weights
 
 

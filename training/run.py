@@ -18,7 +18,8 @@ from training.initial_weights import InitialWeights
 from training.objectives.base import Objective
 from training.optim import SparseSignSGD
 from training.progress import Progress
-from training.settings.resolving import TrainConfig, run_identity, with_defaults
+from training.settings.identity import run_identity, with_defaults
+from training.settings.schema import TrainConfig
 from training.setup import EvalRows
 from training.storage.rng_state import capture_rng, restore_rng
 from training.storage.run_folder import RunFolder, refuse_if_different

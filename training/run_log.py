@@ -16,7 +16,7 @@ from training.records.provenance import ProvenanceFile, collect_provenance
 from training.records.status import StatusWriter
 from training.records.wandb_sink import open_wandb
 from training.run import Run
-from training.settings.resolving import config_hash, config_to_dict
+from training.settings.identity import config_hash, config_to_dict
 from training.storage.atomic_file import write_bytes_atomically, write_json_atomically
 from training.update import UpdateResult, mean_metrics
 

@@ -17,7 +17,7 @@ from models.registry import MODELS, build_model
 from training.devices import resolve_dtype
 from training.optim import SparseSignSGD, dense_optimizer
 from training.seeding import derived_seed
-from training.settings.resolving import ArchConfig, TrainConfig
+from training.settings.schema import ArchConfig, TrainConfig
 from training.storage.weights import check_weights, load_weights
 
 

@@ -25,7 +25,9 @@ from training.projects import builder_of
 from training.run import Run, restore
 from training.scoring import Scoring
 from training.seeding import seed_everything
-from training.settings.resolving import EvalConfig, TrainConfig, config_hash, default_run_name, load_config_file
+from training.settings.identity import config_hash, default_run_name
+from training.settings.resolving import load_config_file
+from training.settings.schema import EvalConfig, TrainConfig
 from training.setup import (
     build_network,
     build_optimizers,

@@ -10,7 +10,8 @@ from dataset.puzzle_metadata import PuzzleMetadata, data_folder, read_metadata
 from errors import UserError
 from models.config import DTYPES
 from models.recursive_model import RecursiveModel
-from training.settings.resolving import TrainConfig, load_config_file
+from training.settings.resolving import load_config_file
+from training.settings.schema import TrainConfig
 from training.setup import build_network
 from training.storage.run_folder import RunFolder
 from training.storage.weights import check_weights, load_weights

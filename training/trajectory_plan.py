@@ -9,7 +9,7 @@ from models.flops import step_flops
 from models.registry import count_parameters
 from training.devices import resolve_device, resolve_dtype
 from training.noise import SITES
-from training.settings.resolving import TrainConfig
+from training.settings.schema import TrainConfig
 from training.setup import build_network, load_initial_weights, open_evaluation_rows, open_training_data
 from training.storage.checkpoint import load_state
 from training.storage.run_folder import RunFolder, decide_start

@@ -11,7 +11,8 @@ from errors import UserError
 from training.records.metrics_log import read_metrics
 from training.records.numbers import commit_of, machine_of, wilson_interval
 from training.records.provenance import settings_sha256
-from training.settings.resolving import RUN_CONTROL, TrainConfig
+from training.settings.identity import RUN_CONTROL
+from training.settings.schema import TrainConfig
 from training.storage.run_folder import RunFolder
 
 # Training compute: its key in the log, the words under the axis, and how a value is written.

@@ -57,7 +57,7 @@ from training.initial_weights import weights_digest
 from training.records.provenance import result_origin
 from training.settings.checks import check_ranges
 from training.settings.flags import FlagParser
-from training.settings.resolving import EvaluateConfig
+from training.settings.schema import EvaluateConfig
 from training.storage.atomic_file import write_bytes_atomically
 from training.trained_model import open_checkpoint, restore_model
 

@@ -11,7 +11,7 @@ from projects.collatz.settings import MOST_LOOKAHEAD
 from projects.collatz.syracuse import TEST_STARTS
 from projects.collatz.train_flags import add_training_flags, in_flags, to_config
 from training.settings.flags import FlagParser
-from training.settings.resolving import TrainConfig
+from training.settings.schema import TrainConfig
 
 PROGRAM = "collatz.py"
 # With more, 3^m of such a start would pass Python's limit for writing a decimal number.

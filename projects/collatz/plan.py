@@ -10,7 +10,7 @@ from projects.collatz.eval_file import read_eval_file
 from projects.collatz.scoring import overlap_line
 from projects.collatz.settings import collatz_of
 from projects.collatz.setup import build_source, build_value, choose_device
-from training.settings.resolving import TrainConfig
+from training.settings.schema import TrainConfig
 from training.storage.run_folder import RunFolder, decide_start
 
 # Batches that the overlap with test orbits is estimated from.

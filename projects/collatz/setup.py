@@ -27,7 +27,7 @@ from training.objectives.base import Objective
 from training.optim import assert_ownership, dense_optimizer
 from training.run import Run
 from training.seeding import derived_seed, seed_everything
-from training.settings.resolving import TrainConfig
+from training.settings.schema import TrainConfig
 from training.storage.run_folder import RunFolder
 from training.validation import ValidationRecord
 

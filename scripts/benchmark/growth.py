@@ -14,7 +14,7 @@ from analysis.figures.figure_files import BLUE, GREEN, ORANGE, PURPLE, RED, STYL
 from scripts.benchmark.measures import WARM_UP_STEPS, Note, Record, describe, measure_training, training_step
 from scripts.benchmark.setup import DataShape, compose_preset, synthetic_run
 from training.devices import resolve_device
-from training.settings.resolving import TrainConfig
+from training.settings.schema import TrainConfig
 
 FACTORS = (1, 2, 4, 8)
 AXES = {

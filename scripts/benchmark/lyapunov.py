@@ -41,7 +41,7 @@ from scripts.benchmark.setup import DataShape, compose_preset, data_shape, synth
 from scripts.benchmark.timing import floor_seconds, measure_products
 from scripts.benchmark.updates import add_setup_options, read_overrides, start_of_record
 from training.records.numbers import Number, quartiles
-from training.settings.resolving import TrainConfig
+from training.settings.schema import TrainConfig
 
 SCHEMA_VERSION = 1
 GROWTH_K = (1, 2, 4, 8, 16)

@@ -22,7 +22,7 @@ from scripts.benchmark.timing import floor_seconds, measure_products
 from training.inference.fixed import OfficialInference
 from training.records.provenance import peak_memory
 from training.run import Run
-from training.settings.resolving import TrainConfig
+from training.settings.schema import TrainConfig
 from training.update import UpdateResult, reads_late, settle, train_on_batch
 
 Record = dict[str, Any]

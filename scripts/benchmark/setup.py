@@ -17,7 +17,7 @@ from training.distributed import World
 from training.objectives.base import Objective
 from training.run import Run
 from training.settings.cli import compose_config
-from training.settings.resolving import TrainConfig
+from training.settings.schema import TrainConfig
 from training.start import act_objective, build_run
 
 SEED = 0

@@ -38,8 +38,7 @@ from training.objectives.choose import build_objective
 from training.records.numbers import Number, quartiles
 from training.records.provenance import peak_memory
 from training.run import Run
-from training.settings.resolving import TrainConfig
-from training.settings.schema import ObjectiveConfig
+from training.settings.schema import ObjectiveConfig, TrainConfig
 
 SCHEMA_VERSION = 1
 BASELINE = "baseline_ce"

@@ -38,7 +38,7 @@ from scripts.benchmark.measures import Record
 from scripts.benchmark.setup import SEED, SHAPES, compose_preset, data_shape
 from training.devices import resolve_device
 from training.records.numbers import Number, quartiles
-from training.settings.resolving import TrainConfig
+from training.settings.schema import TrainConfig
 
 SCHEMA_VERSION = 1
 COLUMNS = (

@@ -29,7 +29,8 @@ from training.records.metrics_log import MetricsLog, read_metrics
 from training.records.provenance import ProvenanceFile
 from training.run import restore
 from training.settings.cli import check_command_line
-from training.settings.resolving import config_to_dict, load_config_file, resolve
+from training.settings.identity import config_to_dict
+from training.settings.resolving import load_config_file, resolve
 from training.storage.archive import stored_digest
 from training.storage.checkpoint import DamagedState, load_state, save_state
 from training.storage.rng_state import capture_rng, restore_rng

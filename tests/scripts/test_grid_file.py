@@ -10,7 +10,7 @@ from errors import UserError
 from scripts.grid_file import GRIDS, ROOT, Grid, find_grid, read_grid
 from tests.scripts.test_step9_launchers import pretrained
 from training.settings.cli import compose_config
-from training.settings.resolving import config_to_dict
+from training.settings.identity import config_to_dict
 from training.settings.trajectory_flags import SIGMA_GRID, read_flags
 
 

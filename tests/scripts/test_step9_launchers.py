@@ -13,7 +13,8 @@ import yaml
 from dataset.plain_data import read_json_object
 from tests.helpers import ROOT
 from training.settings.cli import CONFIG_DIR, compose_config
-from training.settings.resolving import TrainConfig, config_to_dict
+from training.settings.identity import config_to_dict
+from training.settings.schema import TrainConfig
 from training.settings.trajectory_flags import read_flags
 
 LONG, TWINS = (ROOT / "scripts" / f"launch_step9_{name}.sh" for name in ("long_runs", "cpu_twins"))

@@ -35,7 +35,7 @@ from training.objectives.act_streaming import ACTStreaming
 from training.objectives.choose import build_objective
 from training.optim import SparseSignSGD, sum_rows
 from training.run import Run, full_state, restore
-from training.settings.resolving import EvalConfig, TrainConfig
+from training.settings.schema import EvalConfig, TrainConfig
 from training.start import act_objective, build_run, held_folder, place, share_weights, train_in
 from training.storage.checkpoint import load_state, save_state
 from training.update import NonFiniteError

@@ -32,7 +32,7 @@ from training.objectives.act_streaming import ACTStreaming
 from training.objectives.base import UpdateContext
 from training.objectives.choose import build_objective
 from training.objectives.flossing import Flossing
-from training.settings.resolving import config_hash, run_identity
+from training.settings.identity import config_hash, run_identity
 from training.settings.schema import FlossConfig
 from training.start import build_run
 from training.storage.weights import load_weights

@@ -26,7 +26,7 @@ from tests.helpers import (
 from training.records.metrics_log import read_metrics
 from training.records.status import StatusWriter
 from training.scoring import Scoring
-from training.settings.resolving import config_hash
+from training.settings.identity import config_hash
 from training.setup import open_evaluation_rows
 from training.storage.checkpoint import load_state, save_weights
 from training.storage.weights import load_weights

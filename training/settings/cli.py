@@ -27,7 +27,9 @@ from omegaconf.errors import OmegaConfBaseException
 from errors import UserError, exit_on_user_error
 from options import settings_of
 from training.settings.key_values import setting_lines
-from training.settings.resolving import TrainConfig, nearest_key, resolve, schema_keys
+from training.settings.merging import nearest_key
+from training.settings.resolving import resolve
+from training.settings.schema import TrainConfig, schema_keys
 
 CONFIG_DIR = Path(__file__).resolve().parents[2] / "config"
 HELP = "python pretrain.py --help lists the options"

@@ -11,7 +11,7 @@ import yaml
 from errors import UserError
 from options import settings_of
 from training.settings.checks import check_ranges
-from training.settings.resolving import merge_into_schema, nearest_key
+from training.settings.merging import merge_into_schema, nearest_key
 from training.settings.schema import schema_keys
 
 

@@ -16,16 +16,18 @@ from dataset.puzzle_source import PuzzleSource
 from errors import UserError
 from training.settings.flags import FlagParser, add_setting_flags, destination
 from training.settings.flags import in_flags as named_in_flags
-from training.settings.resolving import (
+from training.settings.identity import config_to_dict
+from training.settings.merging import nearest_key
+from training.settings.resolving import load_config_file, resolve
+from training.settings.schema import (
+    OBJECTIVES,
+    SITES,
+    EvalConfig,
     ObjectiveConfig,
     TrainConfig,
-    config_to_dict,
-    load_config_file,
-    nearest_key,
-    resolve,
+    WandbConfig,
     schema_keys,
 )
-from training.settings.schema import OBJECTIVES, SITES, EvalConfig, WandbConfig
 from training.storage.run_folder import ALL_CONFIG
 
 PROGRAM = "step9_trajectory_perturb_train.py"

@@ -14,7 +14,7 @@ from analysis.arms import time_to_accuracy
 from analysis.arms.run_curves import CurvePoint, finished_by_end, read_run, shared_settings
 from analysis.arms.time_to_accuracy import crossing_of, draw, grouped, spread, table
 from tests.helpers import train_here
-from training.settings.resolving import ArchConfig, TrainConfig
+from training.settings.schema import ArchConfig, TrainConfig
 
 FAST = "eval/fast/exact_accuracy"
 

@@ -14,8 +14,10 @@ import predict
 from tests.fuzz.engine import Case
 from tests.fuzz.targets.configs import means, wrong_types
 from training.settings.cli import check_command_line, compose_config
+from training.settings.identity import config_to_dict
 from training.settings.key_values import parse_key_values
-from training.settings.resolving import TrainConfig, config_to_dict, resolve, schema_keys
+from training.settings.resolving import resolve
+from training.settings.schema import TrainConfig, schema_keys
 
 SOUND_WORDS = [
     "arch=trm",

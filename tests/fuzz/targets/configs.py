@@ -15,7 +15,9 @@ from tests.fuzz.byte_edits import TEXT, damage
 from tests.fuzz.engine import Case
 from tests.fuzz.file_edits import misplace
 from tests.fuzz.tree_edits import edit_tree, json_bytes, strange_value
-from training.settings.resolving import ArchConfig, TrainConfig, config_to_dict, load_config_file, resolve
+from training.settings.identity import config_to_dict
+from training.settings.resolving import load_config_file, resolve
+from training.settings.schema import ArchConfig, TrainConfig
 
 OFFICIAL_TRM: dict[str, Any] = {
     "arch": {

@@ -15,7 +15,8 @@ from projects.collatz.settings import CollatzConfig
 from projects.collatz.train_flags import PRESET_SETTINGS, to_config
 from scripts.grid_file import GRIDS, read_grid
 from tests.helpers import ROOT, refused_line
-from training.settings.resolving import config_hash, config_to_dict, resolve, run_identity
+from training.settings.identity import config_hash, config_to_dict, run_identity
+from training.settings.resolving import resolve
 from training.storage.weights import load_weights
 
 LAYERS = "--layers 2048,1024,1024,512,512,512,256,128,64"

@@ -37,7 +37,8 @@ from tests.helpers import (
     wait_until,
 )
 from training.records.metrics_log import read_metrics
-from training.settings.resolving import config_to_dict, load_config_file, resolve
+from training.settings.identity import config_to_dict
+from training.settings.resolving import load_config_file, resolve
 from training.storage.checkpoint import load_newest, load_state
 from training.storage.weights import load_weights
 

@@ -20,7 +20,8 @@ from training.inference.base import Predictions
 from training.inference.choose import check_perturbed, mode_parts
 from training.inference.perturbed import PerturbedPredictions
 from training.records.numbers import wilson_interval
-from training.settings.resolving import EvalConfig, resolve
+from training.settings.resolving import resolve
+from training.settings.schema import EvalConfig
 
 
 def rollouts(answers: list[list[list[int]]], steps: list[list[int]] | None = None) -> PerturbedPredictions:

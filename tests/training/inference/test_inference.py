@@ -25,7 +25,7 @@ from training.inference.choose import build_inference, keeps_steps, mode_parts
 from training.inference.fixed import FixedInference, OfficialInference
 from training.inference.stepwise import StepwiseInference
 from training.inference.vote import VoteInference
-from training.settings.resolving import EvalConfig
+from training.settings.schema import EvalConfig
 
 DTYPES = {
     "float64": (torch.float64, None),

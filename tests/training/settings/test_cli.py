@@ -14,8 +14,10 @@ from hypothesis import strategies as st
 from errors import UserError
 from options import REQUIRED, anything, at_least, option, section
 from training.settings.cli import CONFIG_DIR, check_command_line, compose_config, hydra_entry
+from training.settings.identity import config_to_dict
 from training.settings.key_values import parse_key_values
-from training.settings.resolving import ARCH_DEFAULTS, EvalConfig, TrainConfig, config_to_dict, resolve, schema_keys
+from training.settings.resolving import ARCH_DEFAULTS, resolve
+from training.settings.schema import EvalConfig, TrainConfig, schema_keys
 
 ROOT = Path(__file__).resolve().parents[3]
 EXPERIMENTS = sorted(path.stem for path in (CONFIG_DIR / "experiment").glob("*.yaml"))

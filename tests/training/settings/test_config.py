@@ -8,16 +8,9 @@ import pytest
 import yaml
 
 from errors import UserError
-from training.settings.resolving import (
-    ARCH_DEFAULTS,
-    TrainConfig,
-    config_hash,
-    config_to_dict,
-    load_config_file,
-    resolve,
-    run_identity,
-    schema_keys,
-)
+from training.settings.identity import config_hash, config_to_dict, run_identity
+from training.settings.resolving import ARCH_DEFAULTS, load_config_file, resolve
+from training.settings.schema import TrainConfig, schema_keys
 
 DATA = {"data_paths": ["data/x"]}
 

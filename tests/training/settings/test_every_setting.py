@@ -13,10 +13,11 @@ import evaluate
 import predict
 from errors import UserError
 from options import CONTROL, REQUIRED, Anything, at_least, extended, option, section, settings_of
-from training.settings import resolving
+from training.settings import identity, resolving
 from training.settings.cli import CONFIG_DIR, compose_config
+from training.settings.identity import config_hash, config_to_dict, run_identity, with_defaults
 from training.settings.key_values import setting_lines
-from training.settings.resolving import config_hash, config_to_dict, resolve, run_identity, with_defaults
+from training.settings.resolving import resolve
 from training.settings.schema import EvaluateConfig, TrainConfig
 from training.start import under_an_older_name
 
@@ -123,7 +124,8 @@ def test_a_new_section_with_defaults_renames_no_run(monkeypatch: pytest.MonkeyPa
 
     before = {name: compose_config([f"+experiment={name}"], require_data=False) for name in PRESETS}
     wider = extended(TrainConfig, __name__, [("new", New, section(New, "new"))])
-    monkeypatch.setattr(resolving, "TrainConfig", wider)
+    for module in (resolving, identity):
+        monkeypatch.setattr(module, "TrainConfig", wider)
     for name, cfg in before.items():
         plain = config_to_dict(cfg) | {"run_name": None, "checkpoint_path": None}
         again = resolve(plain)
@@ -140,12 +142,12 @@ def test_a_new_section_with_defaults_renames_no_run(monkeypatch: pytest.MonkeyPa
 def test_everything_is_of_a_run_s_identity_unless_it_says_otherwise() -> None:
     """A deny-list: of two configs that differ in one setting, only run control shares a hash."""
     base = resolve({**DATA, "arch": {"name": "srm"}, "floss": {"mode": "inter"}})
-    identity = run_identity(base)
+    shaping = run_identity(base)
     for setting in SETTINGS:
         if setting.key.startswith("collatz.") or setting.key in ("epochs", "arch.forward_dtype"):
             continue
         in_use = not setting.key.startswith("objective.")
-        assert (setting.key in identity) == (setting.role is None and in_use), setting.key
+        assert (setting.key in shaping) == (setting.role is None and in_use), setting.key
     controls = {setting.key for setting in SETTINGS if setting.role == CONTROL}
     assert {"max_steps", "device", "checkpoint_path", "wandb.mode"} <= controls and "lr" not in controls
 

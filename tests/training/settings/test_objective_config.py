@@ -10,7 +10,9 @@ from training.objectives.act_streaming import ACTStreaming
 from training.objectives.choose import build_objective
 from training.objectives.trajectory_perturbation import ACTMask, ParallelFixed, SerialACT
 from training.settings.cli import compose_config
-from training.settings.resolving import ObjectiveConfig, config_hash, config_to_dict, resolve, run_identity
+from training.settings.identity import config_hash, config_to_dict, run_identity
+from training.settings.resolving import resolve
+from training.settings.schema import ObjectiveConfig
 
 MULTI = {"name": "multi_perturbed_ce", "num_trajectories": 4}
 # One change of each setting that an objective reads.

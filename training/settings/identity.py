@@ -1,0 +1,81 @@
+"""What makes a run itself: the hash that names its folder, and what a saved state must agree with to go on."""
+
+import hashlib
+import json
+import os
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict
+from typing import Any
+
+from options import CONTROL, JUDGING, Setting, settings_of
+from training.projects import project_of, settings_classes
+from training.settings.checks import unread_of, value_of
+from training.settings.schema import TrainConfig
+
+
+def default_run_name(cfg: TrainConfig) -> str:
+    """`<kind>-<8 hexadecimal digits>`. Other starting weights make another run, though not other settings."""
+    project = project_of(cfg)
+    start = f"{config_hash(cfg)}{cfg.init_from or ''}".encode("utf-8", "surrogateescape")
+    return f"{cfg.arch.name if project is None else project[1].run_kind}-{hashlib.sha256(start).hexdigest()[:8]}"
+
+
+def config_to_dict(cfg: TrainConfig) -> dict[str, Any]:
+    """The config as nested plain containers (what `all_config.yaml` holds), without what the run does not read."""
+    project = project_of(cfg)
+    unread = {name for name in settings_classes() if project is None or name != project[0]}
+    if project is not None:
+        unread |= project[1].unread
+    return {key: value for key, value in asdict(cfg).items() if key not in unread}
+
+
+def _deciding(cfg: TrainConfig, *unless: str) -> Iterator[tuple[Setting, Any]]:
+    """Settings with their values, but for those whose role is among `unless` and those that the run does not read."""
+    off = [name for name, value in vars(cfg).items() if getattr(value, "in_use", True) is False]
+    project = project_of(cfg)
+    if project is not None:
+        off += project[1].unread
+    off += [f"arch.{setting.key}" for setting in unread_of(cfg.arch)]
+    for setting in settings_of(type(cfg)):
+        parts = setting.key.split(".")
+        if not setting.is_section and setting.role not in unless:
+            if not any(".".join(parts[:depth]) in off for depth in (1, 2)):
+                value = value_of(cfg, setting.key)
+                if setting.key in ("data_paths", "data_paths_test"):
+                    value = [os.path.normpath(path) for path in value]
+                yield setting, value
+
+
+# Of the settings at the top, and sections, those that decide nothing of what is computed.
+RUN_CONTROL = tuple(s.key for s in settings_of(TrainConfig) if s.role == CONTROL and "." not in s.key)
+
+
+def config_hash(cfg: TrainConfig) -> str:
+    """sha256 (hex) of the settings that decide what is computed and how it is judged, where they are not the defaults.
+
+    So a new setting, or a section that is off, leaves the hashes of other runs alone. Run control is left out.
+    """
+    kept = {setting.key: value for setting, value in _deciding(cfg, CONTROL) if value != setting.default}
+    canonical = json.dumps(kept, sort_keys=True, separators=(",", ":"), allow_nan=False, default=str)
+    return hashlib.sha256(canonical.encode()).hexdigest()
+
+
+def run_identity(cfg: TrainConfig) -> dict[str, Any]:
+    """Dotted keys and values that must be equal for a saved state to go on: all that shape the weights.
+
+    `epochs` is among them only where it shapes the learning rate (a cosine), so that a run with a constant
+    learning rate can be made longer.
+    """
+    identity = {setting.key: value for setting, value in _deciding(cfg, CONTROL, JUDGING)}
+    if cfg.lr_min_ratio == 1.0:
+        del identity["epochs"]
+    return identity
+
+
+def with_defaults(identity: Mapping[str, Any], other: Mapping[str, Any]) -> dict[str, Any]:
+    """`identity`, and for the keys that only `other` has what a run without them has: the schema's defaults.
+
+    So a state of before a setting existed goes on with that setting at its default, and with no other.
+    """
+    defaults = {setting.key: setting.default for setting in settings_of(TrainConfig) if not setting.is_section}
+    return {key: defaults[key] for key in other if key in defaults and key != "epochs"} | dict(identity)

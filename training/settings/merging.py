@@ -1,0 +1,119 @@
+"""From a plain container to a dataclass: unknown keys with their nearest, values of another type, in one line."""
+
+import difflib
+import math
+from collections.abc import Iterable, Mapping
+from dataclasses import is_dataclass
+from typing import Any
+
+from omegaconf import OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from errors import UserError
+from training.settings.checks import shown
+from training.settings.schema import schema_keys
+
+_TRUTH_WORDS = ("true", "false", "yes", "no", "on", "off", "y", "n", "1", "0")
+
+
+def nearest_key(key: str, valid: Iterable[str]) -> str:
+    """The valid dotted key most like `key`; a key with the same last part (`hidden_size`) wins."""
+    names = list(valid)
+    leaf = _leaf(key)
+    same_leaf = [name for name in names if _leaf(name) == leaf]
+    if same_leaf:
+        return max(same_leaf, key=lambda name: _likeness(key, name))
+    by_whole = max(names, key=lambda name: _likeness(key, name))
+    by_leaf = max(names, key=lambda name: _likeness(leaf, _leaf(name)))
+    return by_leaf if _likeness(leaf, _leaf(by_leaf)) > _likeness(key, by_whole) else by_whole
+
+
+def _leaf(key: str) -> str:
+    return key.rsplit(".", 1)[-1]
+
+
+def _likeness(a: str, b: str) -> float:
+    return difflib.SequenceMatcher(None, a.lower()[:200], b.lower()).ratio()
+
+
+def _type_name(kind: Any) -> str:
+    if isinstance(kind, type) and not getattr(kind, "__args__", None):
+        return kind.__name__
+    return str(kind).replace("typing.", "").replace(" | None", " or null")
+
+
+def _bad_value(key: str, suffix: str, found: Any, kind: Any) -> UserError:
+    return UserError(f"option '{key}'{suffix}: found {shown(found)}, expected {_type_name(kind)}")
+
+
+def merge_into_schema(raw: Mapping[Any, Any], schema: type, where: str = "") -> Any:
+    """Merge a plain container into the dataclass `schema` and return its instance.
+
+    `where` (a file name, say) is added to messages. Errors: `UserError` for an unknown key (the nearest
+    valid one is named) and for a value of another type.
+    """
+    valid = schema_keys(schema)
+    suffix = f" in {where}" if where else ""
+    _check_keys(raw, "", valid, suffix)
+    try:
+        return OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(schema), dict(raw)))
+    except OmegaConfBaseException as error:
+        key = (getattr(error, "full_key", None) or "").split("[", 1)[0]
+        if key not in valid:
+            reason = (str(error).splitlines() or [""])[0]
+            raise UserError(f"unreadable settings{suffix}: {reason}") from None
+        found = _lookup(raw, key)
+        if found is _ABSENT:
+            raise UserError(f"option '{key}'{suffix} is required: give {key}=VALUE") from None
+        raise _bad_value(key, suffix, found, valid[key]) from None
+    except (ValueError, TypeError, RecursionError, OverflowError) as error:
+        raise UserError(f"unreadable settings{suffix}: {type(error).__name__}: {error}") from None
+
+
+class _Absent:
+    pass
+
+
+_ABSENT = _Absent()
+
+
+def _lookup(raw: Any, key: str) -> Any:
+    for part in key.split("."):
+        if not isinstance(raw, Mapping) or part not in raw:
+            return _ABSENT
+        raw = raw[part]
+    return raw
+
+
+def _check_keys(raw: Mapping[Any, Any], prefix: str, valid: Mapping[str, Any], suffix: str) -> None:
+    for name, value in raw.items():
+        key = f"{prefix}{name}"
+        if key not in valid or not isinstance(name, str):
+            raise UserError(f"unknown option '{key}'{suffix}: the nearest valid key is '{nearest_key(key, valid)}'")
+        kind = valid[key]
+        if is_dataclass(kind):
+            if not isinstance(value, Mapping):
+                inner = next(name for name in valid if name.startswith(f"{key}."))
+                raise UserError(f"option '{key}'{suffix}: found {shown(value)}, expected keys such as '{inner}'")
+            _check_keys(value, f"{key}.", valid, suffix)
+        elif _is_markup(value) or (isinstance(value, list | tuple) and any(map(_is_markup, value))):
+            raise _bad_value(key, suffix, value, kind)
+        elif kind == list[str] and isinstance(value, list | tuple):
+            if not all(isinstance(item, str) for item in value):
+                raise _bad_value(key, suffix, value, kind)
+        elif "bool" in _type_name(kind).split() and not (value is None or _is_truth(value)):
+            # OmegaConf would take any number but 0 for true.
+            raise _bad_value(key, suffix, value, kind)
+        elif isinstance(value, float) and "int" in _type_name(kind).split():
+            # OmegaConf would cut 1.5 down to 1.
+            if not math.isfinite(value) or value != int(value):
+                raise _bad_value(key, suffix, value, kind)
+
+
+def _is_truth(value: Any) -> bool:
+    return value in (True, False) or (isinstance(value, str) and value.lower() in _TRUTH_WORDS)
+
+
+def _is_markup(value: Any) -> bool:
+    # OmegaConf would pass over a missing-value mark, and look up an interpolation (the environment, for one).
+    return isinstance(value, str) and (value == "???" or "${" in value)
