@@ -12,7 +12,7 @@ from projects.collatz.checkpoint import evaluate_checkpoint
 from projects.collatz.flags import CheckpointRequest, read_flags
 from projects.collatz.plan import plan_lines
 from projects.collatz.train_flags import in_flags
-from training.start import train
+from training.start import train, under_an_older_name
 
 
 @exit_on_user_error
@@ -25,7 +25,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     else:
         try:
             if request.dry_run:
-                print("\n".join(plan_lines(request.config)))
+                print("\n".join(plan_lines(under_an_older_name(request.config))))
             else:
                 train(request.config)
         except UserError as error:

@@ -6,8 +6,7 @@
     python pretrain.py -m seed=0,1,2 ...                               one run per value
     torchrun --nproc-per-node 2 pretrain.py ...
 
-Options are those of the official TRM and HRM repositories and more; --help lists them all. The same command goes on
-where it stopped.
+Options are those of the official TRM and HRM repositories and more. The same command goes on where it stopped.
 """
 
 from errors import require_packages

@@ -8,7 +8,7 @@ from errors import UserError, exit_on_user_error, require_packages
 require_packages()
 
 from training.settings.trajectory_flags import in_flags, read_flags
-from training.start import train
+from training.start import train, under_an_older_name
 from training.trajectory_plan import plan_lines
 
 
@@ -17,7 +17,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     config, only_plan = read_flags(sys.argv[1:] if argv is None else argv)
     try:
         if only_plan:
-            print("\n".join(plan_lines(config)))
+            print("\n".join(plan_lines(under_an_older_name(config))))
         else:
             train(config)
     except UserError as error:

@@ -3,8 +3,8 @@
 """
 
 import importlib
-import importlib.util
 from collections.abc import Callable
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
 if TYPE_CHECKING:
@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from training.settings.schema import TrainConfig
 
 PROJECTS = ("collatz",)
+FOLDER = Path(__file__).resolve().parents[1] / "projects"
 
 
 class ProjectSettings:
@@ -29,6 +30,11 @@ class ProjectSettings:
         raise NotImplementedError
 
     @property
+    def epochs_shape_weights(self) -> bool:
+        """Whether the planned number of epochs decides what an update does, beside the learning rate."""
+        return False
+
+    @property
     def run_kind(self) -> str:
         """What the default name of a run begins with."""
         raise NotImplementedError
@@ -39,7 +45,7 @@ class ProjectSettings:
 
 def offered() -> list[str]:
     """The projects that are here."""
-    return [name for name in PROJECTS if importlib.util.find_spec(f"projects.{name}") is not None]
+    return [name for name in PROJECTS if (FOLDER / name / "settings.py").is_file()]
 
 
 def settings_classes() -> dict[str, type[ProjectSettings]]:

@@ -17,6 +17,7 @@ from training.records.status import StatusWriter
 from training.records.wandb_sink import open_wandb
 from training.run import Run
 from training.settings.identity import config_hash, config_to_dict
+from training.settings.resolving import resolve
 from training.storage.atomic_file import write_bytes_atomically, write_json_atomically
 from training.update import UpdateResult, mean_metrics
 
@@ -48,7 +49,7 @@ class RunLog:
             world_size=run.world.size,
             digest=config_hash(config),
         )
-        for difference in self.provenance.start(session):
+        for difference in self.provenance.start(session, lambda plain: config_hash(resolve(plain, require_data=False))):
             if difference.startswith(TOLD_WITH_THE_STATE):
                 continue
             print(f"warning: since the last session {difference}", file=sys.stderr)

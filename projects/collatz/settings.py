@@ -31,7 +31,9 @@ class CollatzConfig(ProjectSettings):
     """A function V(n) that is to decrease along Collatz orbits; read by nothing else. `epochs` are updates then."""
 
     preset: str | None = option(
-        None, "faithful: the source experiment; null = no Collatz run", one_of("faithful", "orbit")
+        None,
+        "faithful: the source experiment; orbit: a better system; unset = no Collatz run",
+        one_of("faithful", "orbit"),
     )
     lookahead: int = option(10, "steps that V sees", at_least(1, MOST_LOOKAHEAD))
     layers: list[int] = option([128, 128, 128], "hidden widths", Widths())
@@ -95,6 +97,10 @@ class CollatzConfig(ProjectSettings):
     @property
     def in_use(self) -> bool:
         return self.preset is not None
+
+    @property
+    def epochs_shape_weights(self) -> bool:
+        return self.preset == "orbit"  # tau falls from its start to its end over all of them
 
     @property
     def run_kind(self) -> str:

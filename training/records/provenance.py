@@ -13,7 +13,7 @@ import resource
 import shlex
 import subprocess
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -22,6 +22,7 @@ from typing import Any
 import torch
 
 from dataset.plain_data import JsonError, read_json_object
+from errors import UserError
 from training.storage.atomic_file import warning_when_refused, write_json_atomically
 
 SCHEMA_VERSION = 1
@@ -108,17 +109,20 @@ class ProvenanceFile:
         self.path = Path(path)
         self.record: dict[str, Any] = {}
 
-    def start(self, session: Mapping[str, Any]) -> list[str]:
+    def start(self, session: Mapping[str, Any], digest: Callable[[Mapping[str, Any]], str] | None = None) -> list[str]:
         """Add a session and write the file; returns what differs from the session before, one line each.
+
+        digest: the hash of a config by today's rule, under which an earlier session's counts, whatever rule it knew.
 
         An earlier session that never ended (killed) stays recorded as such. An unreadable file is set aside
         under another name with a warning. Errors: none from the disk (a warning).
         """
         self.record = self._earlier() or {"schema_version": SCHEMA_VERSION, **session, "sessions": []}
         sessions = self.record["sessions"]
-        differences = session_differences(sessions[-1], session) if sessions else []
+        first = self._rehashed(self.record, digest)
+        differences = session_differences(self._rehashed(sessions[-1], digest), session) if sessions else []
         # Configs and diffs are long and a run may be resumed many times, so only what changed is repeated.
-        same_config = bool(sessions) and session["config_hash"] == self.record["config_hash"]
+        same_config = bool(sessions) and session["config_hash"] == first["config_hash"]
         same_diff = bool(sessions) and session["git"]["diff_sha256"] == self.record["git"].get("diff_sha256")
         entry = {key: value for key, value in session.items() if key not in ("config", "git", "datasets")}
         entry["git"] = {key: value for key, value in session["git"].items() if key != "diff"}
@@ -129,6 +133,17 @@ class ProvenanceFile:
         sessions.append(entry)
         self._write()
         return differences
+
+    def _rehashed(
+        self, session: Mapping[str, Any], digest: Callable[[Mapping[str, Any]], str] | None
+    ) -> Mapping[str, Any]:
+        config = session.get("config", self.record.get("config"))
+        if digest is None or not isinstance(config, Mapping):
+            return session
+        try:
+            return {**session, "config_hash": digest(config)}
+        except UserError:  # settings that are refused today: the hash of their own time stays
+            return session
 
     def finish(self, *, end_step: int, outcome: str = "done") -> None:
         """Complete the present session: end, step, outcome (`done`, `stopped`, `failed`), peak memory."""

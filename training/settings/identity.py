@@ -7,6 +7,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import asdict
 from typing import Any
 
+from models.registry import MODELS
 from options import CONTROL, JUDGING, Setting, settings_of
 from training.projects import project_of, settings_classes
 from training.settings.checks import unread_of, value_of
@@ -63,11 +64,12 @@ def config_hash(cfg: TrainConfig) -> str:
 def run_identity(cfg: TrainConfig) -> dict[str, Any]:
     """Dotted keys and values that must be equal for a saved state to go on: all that shape the weights.
 
-    `epochs` is among them only where it shapes the learning rate (a cosine), so that a run with a constant
-    learning rate can be made longer.
+    `epochs` is among them only where it shapes the weights (a cosine, a project's own schedule), so that another run
+    can be made longer.
     """
     identity = {setting.key: value for setting, value in _deciding(cfg, CONTROL, JUDGING)}
-    if cfg.lr_min_ratio == 1.0:
+    project = project_of(cfg)
+    if cfg.lr_min_ratio == 1.0 and not (project is not None and project[1].epochs_shape_weights):
         del identity["epochs"]
     return identity
 
@@ -78,4 +80,7 @@ def with_defaults(identity: Mapping[str, Any], other: Mapping[str, Any]) -> dict
     So a state of before a setting existed goes on with that setting at its default, and with no other.
     """
     defaults = {setting.key: setting.default for setting in settings_of(TrainConfig) if not setting.is_section}
+    kind = identity.get("arch.name", other.get("arch.name"))
+    if kind in MODELS:
+        defaults |= {f"arch.{setting.key}": setting.default for setting in settings_of(MODELS[kind].Config)}
     return {key: defaults[key] for key in other if key in defaults and key != "epochs"} | dict(identity)

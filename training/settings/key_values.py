@@ -69,17 +69,20 @@ def _key_value_help(schema: type, description: str) -> str:
 
 
 def setting_lines(schema: type) -> list[str]:
-    """Every setting with its default, range and meaning, sections under a line of their own."""
-    lines = []
-    for setting in settings_of(schema):
-        if setting.is_section:
-            lines += ["", f"  {setting.key}.*: {setting.help}"]
-            continue
-        default = "required" if setting.default is MISSING else f"default {_written(setting.default)}"
-        said = "; ".join(filter(None, (default, setting.range.words, setting.help)))
-        lines += textwrap.wrap(
-            said, 120, initial_indent=f"  {setting.key:<28} ", subsequent_indent=" " * 31, break_on_hyphens=False
-        )
+    """Every setting with its default, range and meaning: those of a section after the plain ones, under a heading."""
+    settings = {setting.key: setting for setting in settings_of(schema)}
+    lines: list[str] = []
+    for section in ("", *(key for key, setting in settings.items() if setting.is_section)):
+        if section:
+            lines += ["", f"  {section}.*: {settings[section].help}"]
+        for key, setting in settings.items():
+            if key.rpartition(".")[0] == section and not setting.is_section:
+                default = "required" if setting.default is MISSING else f"default {_written(setting.default)}"
+                said = "; ".join(filter(None, (default, setting.range.words, setting.help)))
+                start, indent = f"  {key:<28} ", " " * 31
+                lines += textwrap.wrap(
+                    said, 120, initial_indent=start, subsequent_indent=indent, break_on_hyphens=False
+                )
     return lines
 
 

@@ -10,6 +10,7 @@ from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from errors import UserError
+from options import HUGE
 from training.settings.checks import shown
 from training.settings.schema import schema_keys
 
@@ -104,6 +105,8 @@ def _check_keys(raw: Mapping[Any, Any], prefix: str, valid: Mapping[str, Any], s
         elif "bool" in _type_name(kind).split() and not (value is None or _is_truth(value)):
             # OmegaConf would take any number but 0 for true.
             raise _bad_value(key, suffix, value, kind)
+        elif isinstance(value, int) and abs(value) >= HUGE:
+            raise UserError(f"option '{key}'{suffix}: found {shown(value)}, expected an integer below 2^63")
         elif isinstance(value, float) and "int" in _type_name(kind).split():
             # OmegaConf would cut 1.5 down to 1.
             if not math.isfinite(value) or value != int(value):

@@ -232,7 +232,7 @@ class _TrainConfig:
     )
     data_path: str | None = option(None, "HRM's name of data_paths=[X]; moved there, then null", anything, role=CONTROL)
     evaluators: list[Any] = option(
-        [], "what is judged beside accuracy, [{name: arc@ARC}]", EvaluatorEntry(), role=JUDGING
+        [], "what is judged beside accuracy; [] so far, as ARC has no scoring here yet", EvaluatorEntry(), role=JUDGING
     )
 
     # -- length

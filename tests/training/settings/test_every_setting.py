@@ -1,6 +1,7 @@
 """The whole schema, field by field: help, a range, and odd values that are taken or refused in one line."""
 
 import math
+import shutil
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,15 +12,18 @@ import yaml
 
 import evaluate
 import predict
+from dataset.build_sudoku_dataset import main as build_sudoku
+from dataset.plain_data import read_json_object
 from errors import UserError
-from options import CONTROL, REQUIRED, Anything, at_least, extended, option, section, settings_of
+from options import CONTROL, JUDGING, REQUIRED, Anything, Numbers, at_least, extended, option, section, settings_of
+from tests.helpers import ROOT
 from training.settings import identity, resolving
 from training.settings.cli import CONFIG_DIR, compose_config
 from training.settings.identity import config_hash, config_to_dict, run_identity, with_defaults
 from training.settings.key_values import setting_lines
 from training.settings.resolving import resolve
 from training.settings.schema import EvaluateConfig, TrainConfig
-from training.start import under_an_older_name
+from training.start import train, under_an_older_name
 
 SCHEMAS = (TrainConfig, EvaluateConfig, evaluate.Options, predict.Options)
 SETTINGS = [setting for setting in settings_of(TrainConfig) if not setting.is_section]
@@ -104,14 +108,18 @@ def test_odd_values_are_taken_sensibly_or_refused_in_one_line(kind: str) -> None
 def test_a_range_refuses_what_is_outside_of_it() -> None:
     """Each number of the schema: below and above its range, in one line that names the option and the range."""
     for setting in SETTINGS:
-        low = getattr(setting.range, "low", None)
-        if low is None or low == -math.inf or setting.key.startswith("collatz."):
+        if not isinstance(setting.range, Numbers):
             continue
-        bad = low if setting.range.low_open else low - 1  # type: ignore[attr-defined]
-        value = [bad] if str(setting.kind).startswith("list") else bad
-        with pytest.raises(UserError) as caught:
-            resolve({**DATA, **nested(setting.key, value)})
-        assert f"'{setting.key}'" in str(caught.value) and "expected" in str(caught.value)
+        low, high = setting.range.low, setting.range.high
+        below = [low if setting.range.low_open else low - 1] if low > -math.inf else []
+        above = [high if setting.range.high_open else high * 2] if high < math.inf else []
+        for bad in below + above:
+            raw = nested(setting.key, [bad] if str(setting.kind).startswith("list") else bad)
+            if setting.key.startswith("collatz."):
+                raw["collatz"]["preset"] = "orbit"
+            with pytest.raises(UserError) as caught:
+                resolve({**DATA, **raw})
+            assert f"'{setting.key}'" in str(caught.value) and "expected" in str(caught.value)
 
 
 def test_a_new_section_with_defaults_renames_no_run(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -139,17 +147,58 @@ def test_a_new_section_with_defaults_renames_no_run(monkeypatch: pytest.MonkeyPa
         assert with_defaults(saved, run_identity(changed)) != with_defaults(run_identity(changed), saved)
 
 
+# Whoever adds a name here says that it shapes no weight, and which of both it is.
+CONTROLS = """project_name run_name checkpoint_path data_path load_checkpoint init_from resume max_steps max_hours
+checkpoint_interval checkpoint_every_eval checkpoint_every_fast_eval keep_last archive_best archive_keep device compile
+threads accumulation_slices collective_timeout_seconds eval_batch_size eval_save_outputs log_interval
+status_interval_seconds wandb.mode wandb.project wandb.entity""".split()
+JUDGES = """data_paths_test evaluators min_eval_interval fast_validation_size validation_size max_test_rows
+fast_eval_interval fast_eval_delta force_full_eval_every early_stop_patience eval.max_steps eval.adaptive_halt eval.vote
+eval.sigma eval.sigma_grid eval.site eval.rollouts guards.mode guards.after_updates collatz.eval_csv
+collatz.eval_interval collatz.quick_eval_interval""".split()
+
+
 def test_everything_is_of_a_run_s_identity_unless_it_says_otherwise() -> None:
-    """A deny-list: of two configs that differ in one setting, only run control shares a hash."""
-    base = resolve({**DATA, "arch": {"name": "srm"}, "floss": {"mode": "inter"}})
-    shaping = run_identity(base)
-    for setting in SETTINGS:
-        if setting.key.startswith("collatz.") or setting.key in ("epochs", "arch.forward_dtype"):
-            continue
-        in_use = not setting.key.startswith("objective.")
-        assert (setting.key in shaping) == (setting.role is None and in_use), setting.key
-    controls = {setting.key for setting in SETTINGS if setting.role == CONTROL}
-    assert {"max_steps", "device", "checkpoint_path", "wandb.mode"} <= controls and "lr" not in controls
+    """A deny-list, written out here once more: what is not on it makes another run, and its states are refused."""
+    assert {setting.key for setting in SETTINGS if setting.role == CONTROL} == set(CONTROLS)
+    assert {setting.key for setting in SETTINGS if setting.role == JUDGING} == set(JUDGES)
+    for raw in ({"arch": {"name": "srm"}, "floss": {"mode": "inter"}}, {"objective": {"name": "baseline_ce"}}):
+        base = resolve({**DATA, **raw})
+        shaping = run_identity(base)
+        sections = {key.partition(".")[0] for key in shaping}
+        unread = set() if base.arch.name == "srm" else {"arch.alpha", "arch.kappa"}
+        for setting in SETTINGS:
+            if setting.key.partition(".")[0] in sections and setting.key not in {*CONTROLS, *JUDGES, *unread, "epochs"}:
+                assert setting.key in shaping, setting.key
+    orbit = {"collatz": {"preset": "orbit"}, "lr_min_ratio": 1.0, "eval_interval": None}
+    assert run_identity(resolve({**orbit, "epochs": 5}))["epochs"] == 5, "tau falls over all epochs"
+    assert "epochs" not in run_identity(resolve({**orbit, "collatz": {"preset": "faithful"}}))
+
+
+def test_what_a_state_does_not_know_is_at_its_architecture_s_default() -> None:
+    saved = run_identity(resolve({**DATA, "arch": {"name": "hrm"}}))
+    del saved["arch.no_ACT_continue"]
+    for value, same in ((False, True), (True, False)):
+        now = run_identity(resolve({**DATA, "arch": {"name": "hrm", "no_ACT_continue": value}}))
+        assert (with_defaults(saved, now) == with_defaults(now, saved)) == same
+
+
+def test_an_old_run_goes_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A folder that commit 8370a56 made and named, by the same command: found, gone on with, its settings unchanged."""
+    monkeypatch.chdir(tmp_path)
+    folder = Path("checkpoints/Sudoku-4x4-ACT-torch/trm-f5efbaf2")
+    shutil.copytree(ROOT / "tests" / "golden" / "run_of_8370a56", folder)
+    build_sudoku("--output-dir data/sudoku-4x4 --generate 4x4".split())
+    words = ["+experiment=smoke", "data_paths=[data/sudoku-4x4]", "device=cpu"]
+    assert train(compose_config([*words, "max_steps=5"])) == "done"
+    printed = capsys.readouterr()
+    assert f"going on from {folder}/latest_state.pt" in printed.out and "config_hash" not in printed.err
+    assert read_json_object(folder / "summary.json")["steps"] == 5
+    assert [path.name for path in folder.parent.iterdir()] == ["trm-f5efbaf2"]
+    with pytest.raises(UserError, match=r"is the state of another run: settings.lr: saved 0\.\d+, now 0.5"):
+        train(compose_config([*words, f"checkpoint_path={folder}", "lr=0.5", "max_steps=6"]))
 
 
 def test_a_folder_of_an_older_rule_is_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
