@@ -22,16 +22,16 @@ REQUIRED = MISSING
 
 
 class Range:
-    """Which values a setting may have. `refusal` says what was expected of a value that it may not have."""
+    """Which values a setting may have; here whatever the type of the field admits."""
 
     def refusal(self, value: Any) -> str | None:
         """None for a value in range, else what was expected, in words. Called for each item of a list."""
-        raise NotImplementedError
+        return None
 
     @property
     def words(self) -> str:
         """The range as `--help` shows it, empty where there is nothing to say."""
-        raise NotImplementedError
+        return ""
 
 
 @dataclass(frozen=True)
@@ -87,24 +87,8 @@ class Text(Range):
     def refusal(self, value: Any) -> str | None:
         return None if value.strip() and not {"\0", "\n"} & set(value) else self.expected
 
-    @property
-    def words(self) -> str:
-        return ""
 
-
-@dataclass(frozen=True)
-class Anything(Range):
-    """Whatever the type of the field admits."""
-
-    def refusal(self, value: Any) -> str | None:
-        return None
-
-    @property
-    def words(self) -> str:
-        return ""
-
-
-anything = Anything()
+anything = Range()
 text = Text()
 finite = Numbers()
 above_zero = Numbers(0, low_open=True)

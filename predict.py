@@ -17,7 +17,6 @@ import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 from errors import UserError, exit_on_user_error, require_packages
 
@@ -33,6 +32,7 @@ from dataset.sudoku import (
     BOXES,
     Box,
     boards_from_tokens,
+    box_of_shape,
     has_conflict,
     parse_board,
     ruled_lines,
@@ -81,19 +81,18 @@ def sudoku_box(checkpoint: Checkpoint) -> Box:
 
     Errors: `UserError` when it was trained on something else.
     """
-    boxes = {side(box): box for box in BOXES.values()}
-    n = checkpoint.vocab_size - 2
-    seq_len = n * n
+    seq_len = (checkpoint.vocab_size - 2) ** 2
     try:
         seq_len = test_metadata(checkpoint.config).seq_len
     except UserError:
         pass  # the data may lie on another machine
-    if n not in boxes or seq_len != n * n:
+    box = box_of_shape(checkpoint.vocab_size, seq_len)
+    if box is None:
         raise UserError(
             f"{checkpoint.path} knows {checkpoint.vocab_size} tokens on sequences of {seq_len}: that is no Sudoku "
             f"of {', '.join(BOXES)}, the puzzles this script reads"
         )
-    return boxes[n]
+    return box
 
 
 def sudoku_metadata(checkpoint: Checkpoint, box: Box) -> PuzzleMetadata:
@@ -101,14 +100,9 @@ def sudoku_metadata(checkpoint: Checkpoint, box: Box) -> PuzzleMetadata:
     return PuzzleMetadata(
         seq_len=side(box) ** 2,
         vocab_size=side(box) + 2,
-        pad_id=0,
-        ignore_label_id=0,
-        blank_identifier_id=0,
         num_puzzle_identifiers=checkpoint.num_puzzle_identifiers,
         total_groups=1,
-        mean_puzzle_examples=1,
         total_puzzles=1,
-        sets=("all",),
     )
 
 
@@ -153,7 +147,7 @@ def test_puzzle(checkpoint: Checkpoint, box: Box, row: int, data_path: str | Non
     if not paths:
         raise UserError("row=N needs a dataset: give data_path=data/NAME")
     puzzle_set = open_puzzle_set(data_folder(paths[0]), "test")
-    if puzzle_set.metadata.seq_len != side(box) ** 2 or puzzle_set.metadata.vocab_size != side(box) + 2:
+    if box_of_shape(puzzle_set.metadata.vocab_size, puzzle_set.metadata.seq_len) != box:
         raise UserError(f"{paths[0]} holds other puzzles than the model's {side(box)}x{side(box)} Sudokus")
     rows = test_rows(puzzle_set, config.validation_size)
     if not 0 <= row < len(rows):
@@ -181,10 +175,8 @@ def answer_puzzles(model: RecursiveModel, puzzles: np.ndarray, metadata: PuzzleM
     batch = as_batch(tokens, tokens, np.zeros(len(puzzles), np.int32), metadata)
     device = model.H_init.device
     predictions = StepwiseInference().predict(model, to_device(batch, device))
-    tensors: dict[str, Any] = {
-        key: value.cpu() for key, value in vars(predictions).items() if isinstance(value, torch.Tensor)
-    }
-    return replace(predictions, **tensors)
+    tensors = {key: value.cpu() for key, value in vars(predictions).items() if isinstance(value, torch.Tensor)}
+    return replace(predictions, **tensors)  # type: ignore[arg-type]
 
 
 def conflict_text(board: np.ndarray, box: Box) -> str:
@@ -292,9 +284,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     words = sys.argv[1:] if argv is None else list(argv)
     options = parse_key_values(words, Options, description=__doc__ or "")
     checkpoint = open_checkpoint(options.checkpoint, device=options.device, dtype=options.dtype)
-    checkpoint = Checkpoint(
-        checkpoint.path, with_supervision_steps(checkpoint.config, options.steps), checkpoint.weights
-    )
+    checkpoint = replace(checkpoint, config=with_supervision_steps(checkpoint.config, options.steps))
     box = sudoku_box(checkpoint)
     puzzles = read_puzzles(options, checkpoint, box)
     metadata = sudoku_metadata(checkpoint, box)

@@ -7,6 +7,8 @@ uniformly and independently per row, by sorting random keys.
 
 import numpy as np
 
+from dataset.sudoku import Symmetries, random_lines
+
 
 def augment_sudoku(
     inputs: np.ndarray, labels: np.ndarray, box: tuple[int, int], rng: np.random.Generator
@@ -30,23 +32,10 @@ def augment_sudoku(
         if int(tokens.min()) < 0 or int(tokens.max()) > n + 1:
             raise ValueError(f"tokens outside 0..{n + 1} for {n}x{n} boards")
     # A band is a horizontal strip of boxes (box_rows cell rows; box_cols of them), a stack a vertical one.
-    rows = _line_permutations(batch, num_strips=box_cols, strip=box_rows, rng=rng)
-    columns = _line_permutations(batch, num_strips=box_rows, strip=box_cols, rng=rng)
-    digits = np.argsort(rng.random((batch, n)), axis=1)
-    source = rows[:, :, None] * n + columns[:, None, :]
-    if box_rows == box_cols:
-        swapped = columns[:, None, :] * n + rows[:, :, None]
-        transposed = np.less(rng.random(batch), 0.5)
-        source = np.where(transposed[:, None, None], swapped, source)
-    source = source.reshape(batch, n * n)
-    relabel = np.concatenate([np.tile([0, 1], (batch, 1)), digits + 2], axis=1)
-    moved = (np.take_along_axis(tokens, source, axis=1).astype(np.intp) for tokens in (inputs, labels))
-    new_inputs, new_labels = (np.take_along_axis(relabel, tokens, axis=1) for tokens in moved)
-    return new_inputs.astype(inputs.dtype), new_labels.astype(labels.dtype)
-
-
-def _line_permutations(batch: int, num_strips: int, strip: int, rng: np.random.Generator) -> np.ndarray:
-    """(batch, num_strips·strip) source lines: strips permuted, and lines permuted inside each strip."""
-    strips = np.argsort(rng.random((batch, num_strips)), axis=1)
-    inside = np.argsort(rng.random((batch, num_strips, strip)), axis=2)
-    return (strips[:, :, None] * strip + inside).reshape(batch, num_strips * strip)
+    rows = random_lines(batch, box_cols, box_rows, rng)
+    columns = random_lines(batch, box_rows, box_cols, rng)
+    digits = np.zeros((batch, n + 1), np.uint8)
+    digits[:, 1:] = rng.random((batch, n)).argsort(axis=1) + 1
+    transpose = np.less(rng.random(batch), 0.5) if box_rows == box_cols else np.zeros(batch, bool)
+    symmetries = Symmetries(transpose, rows, columns, digits).on_tokens()
+    return symmetries.apply(inputs).astype(inputs.dtype), symmetries.apply(labels).astype(labels.dtype)

@@ -14,6 +14,7 @@ import argparse
 import difflib
 import shlex
 import sys
+from functools import partial
 from pathlib import Path
 from typing import NoReturn
 
@@ -26,12 +27,9 @@ require_packages()
 import numpy as np
 from tqdm import tqdm
 
-from dataset.puzzle_folder import (
-    PuzzleMetadata,
-    building_folder,
-    write_identifiers,
-    write_puzzle_folder,
-)
+from dataset.building_folder import building_folder
+from dataset.puzzle_folder import write_identifiers, write_puzzle_folder
+from dataset.puzzle_metadata import PuzzleMetadata
 from dataset.safe_files import file_sha256
 from dataset.sudoku import BOXES, Box, random_symmetries, side, tokens_from_boards
 from dataset.sudoku_collect import Collected, Split, collect_generated, collect_lists, collect_published
@@ -71,12 +69,7 @@ def _at_least(smallest: int, text: str) -> int:
     return int(text)
 
 
-def _positive(text: str) -> int:
-    return _at_least(1, text)
-
-
-def _natural(text: str) -> int:
-    return _at_least(0, text)
+_natural, _positive = partial(_at_least, 0), partial(_at_least, 1)
 
 
 def parser() -> argparse.ArgumentParser:
@@ -249,14 +242,8 @@ def _write_split(
     metadata = PuzzleMetadata(
         seq_len=side(box) ** 2,
         vocab_size=side(box) + 2,
-        pad_id=0,
-        ignore_label_id=0,
-        blank_identifier_id=0,
-        num_puzzle_identifiers=1,
         total_groups=num_groups,
-        mean_puzzle_examples=1,
         total_puzzles=num_groups,  # the official Sudoku builder stores the number of groups here
-        sets=("all",),
         extra=extra,
     )
     arrays = {

@@ -7,19 +7,9 @@ import torch
 
 from dataset.puzzle_folder import PuzzleSet
 from dataset.puzzle_metadata import PuzzleMetadata
-from errors import UserError
 
 Batch = dict[str, torch.Tensor]
 IGNORE_LABEL = -100
-
-
-def slice_batch(batch: Batch, rank: int, world_size: int) -> Batch:
-    """The contiguous part of a global batch that belongs to one rank, as officially."""
-    size = next(iter(batch.values())).shape[0]
-    if size % world_size:
-        raise UserError(f"global_batch_size={size} is not a multiple of the {world_size} processes")
-    share = size // world_size
-    return {name: tensor[rank * share : (rank + 1) * share] for name, tensor in batch.items()}
 
 
 def as_batch(inputs: np.ndarray, labels: np.ndarray, identifiers: np.ndarray, metadata: PuzzleMetadata) -> Batch:

@@ -22,7 +22,6 @@ from pathlib import Path
 
 import numpy as np
 
-from dataset.building_folder import building_folder
 from dataset.puzzle_metadata import (
     PuzzleMetadata,
     brief,
@@ -41,19 +40,6 @@ from dataset.safe_files import (
     refuse,
 )
 from errors import UserError
-
-__all__ = [
-    "PuzzleMetadata",
-    "PuzzleSet",
-    "building_folder",
-    "fingerprint",
-    "open_puzzle_set",
-    "read_identifiers",
-    "read_metadata",
-    "verify_checksums",
-    "write_identifiers",
-    "write_puzzle_folder",
-]
 
 ARRAYS = ("inputs", "labels", "puzzle_identifiers", "puzzle_indices", "group_indices")
 CHECK_CHUNK_BYTES = 1 << 24
@@ -94,16 +80,9 @@ class PuzzleSet:
         """(inputs, labels) of some examples in the stored dtype, copied out of the memory maps."""
         inputs, labels = np.asarray(self.inputs[rows]), np.asarray(self.labels[rows])
         if not self.values_checked:
-            mend = rebuild_hint(self.root)
-            folder = self.root / self.split
-            _check_tokens(folder / f"{self.set_name}__inputs.npy", inputs, self.metadata, None, mend)
-            _check_tokens(
-                folder / f"{self.set_name}__labels.npy",
-                labels,
-                self.metadata,
-                self.metadata.ignore_label_id,
-                mend,
-            )
+            mend, folder = rebuild_hint(self.root), self.root / self.split
+            for name, tokens in (("inputs", inputs), ("labels", labels)):
+                _check_tokens(folder / f"{self.set_name}__{name}.npy", tokens, self.metadata, mend)
         return inputs, labels
 
 
@@ -206,8 +185,8 @@ def open_puzzle_set(root: str | Path, split: str, set_name: str = "all") -> Puzz
     inputs, labels = map_array(headers["inputs"], mend), map_array(headers["labels"], mend)
     checked = max(inputs.nbytes, labels.nbytes) <= FULL_CHECK_BYTES
     if checked:
-        _check_tokens(paths["inputs"], inputs, metadata, None, mend)
-        _check_tokens(paths["labels"], labels, metadata, metadata.ignore_label_id, mend)
+        _check_tokens(paths["inputs"], inputs, metadata, mend)
+        _check_tokens(paths["labels"], labels, metadata, mend)
     return PuzzleSet(
         root=root,
         split=split,
@@ -280,8 +259,9 @@ def _read_ratings(folder: Path, set_name: str, num_examples: int, mend: str) -> 
     return np.array(ratings, dtype=np.int32)
 
 
-def _check_tokens(path: Path, tokens: np.ndarray, metadata: PuzzleMetadata, ignore: int | None, mend: str) -> None:
+def _check_tokens(path: Path, tokens: np.ndarray, metadata: PuzzleMetadata, mend: str) -> None:
     """Every token is in [0, vocab_size), or is the label to ignore; in chunks, so that memory stays small."""
+    ignore = metadata.ignore_label_id if path.name.endswith("__labels.npy") else None
     rows = max(1, CHECK_CHUNK_BYTES // max(1, tokens.shape[1] * tokens.dtype.itemsize))
     for start in range(0, tokens.shape[0], rows):
         chunk = tokens[start : start + rows]

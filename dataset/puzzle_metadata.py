@@ -8,9 +8,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NoReturn
 
-from dataset.plain_data import JsonError, read_json, read_json_object
+from dataset.plain_data import JsonError, json_object_or_refuse, read_json
 from dataset.safe_files import ArrayHeader, read_array_header, refuse
-from dataset.sudoku import BOXES, Box, side
+from dataset.sudoku import Box, box_of_shape
 from errors import UserError
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -21,20 +21,20 @@ _SET_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.+-]{0,99}")
 _FILE_NAME = re.compile(r"[A-Za-z0-9_.+-]{1,200}")
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class PuzzleMetadata:
-    """`dataset.json`: the official fields, and every further key in `extra`."""
+    """`dataset.json`: the official fields, and every further key in `extra`. Defaults are those of a Sudoku set."""
 
-    seq_len: int
+    pad_id: int = 0
+    ignore_label_id: int | None = 0
+    blank_identifier_id: int = 0
     vocab_size: int
-    pad_id: int
-    ignore_label_id: int | None
-    blank_identifier_id: int
-    num_puzzle_identifiers: int
+    seq_len: int
+    num_puzzle_identifiers: int = 1
     total_groups: int
-    mean_puzzle_examples: float
+    mean_puzzle_examples: float = 1
     total_puzzles: int
-    sets: tuple[str, ...]
+    sets: tuple[str, ...] = ("all",)
     extra: dict[str, Any] = field(default_factory=dict)
 
     @property
@@ -53,8 +53,7 @@ class PuzzleMetadata:
             return self.augmentation_box
         if self.extra.get("task", "sudoku") != "sudoku":
             return None
-        shapes = {(side(box) ** 2, side(box) + 2): box for box in BOXES.values()}
-        return shapes.get((self.seq_len, self.vocab_size))
+        return box_of_shape(self.vocab_size, self.seq_len)
 
 
 def rebuild_hint(root: str | Path) -> str:
@@ -63,19 +62,8 @@ def rebuild_hint(root: str | Path) -> str:
 
 
 def metadata_as_json(metadata: PuzzleMetadata) -> dict[str, Any]:
-    return {
-        "pad_id": metadata.pad_id,
-        "ignore_label_id": metadata.ignore_label_id,
-        "blank_identifier_id": metadata.blank_identifier_id,
-        "vocab_size": metadata.vocab_size,
-        "seq_len": metadata.seq_len,
-        "num_puzzle_identifiers": metadata.num_puzzle_identifiers,
-        "total_groups": metadata.total_groups,
-        "mean_puzzle_examples": metadata.mean_puzzle_examples,
-        "total_puzzles": metadata.total_puzzles,
-        "sets": list(metadata.sets),
-        **metadata.extra,
-    }
+    """What `dataset.json` holds, in this order."""
+    return {name: value for name, value in vars(metadata).items() if name != "extra"} | metadata.extra
 
 
 def data_folder(path: str) -> str:
@@ -105,10 +93,7 @@ def read_metadata(root: str | Path, split: str) -> PuzzleMetadata:
     root, mend = Path(root), rebuild_hint(root)
     folder = _split_folder(root, split, mend)
     path = folder / "dataset.json"
-    try:
-        data = read_json_object(path, max_bytes=MAX_METADATA_BYTES)
-    except JsonError as error:
-        refuse(path, str(error), mend)
+    data = json_object_or_refuse(path, mend, max_bytes=MAX_METADATA_BYTES)
     extra = dict(data)
 
     def bad(key: str, expected: str) -> NoReturn:
@@ -121,12 +106,11 @@ def read_metadata(root: str | Path, split: str) -> PuzzleMetadata:
             bad(key, f"an integer from {low} to {high}")
         return value
 
-    seq_len = integer("seq_len", 1, 1 << 20)
-    vocab_size = integer("vocab_size", 1, 1 << 20)
-    pad_id = integer("pad_id", 0, vocab_size - 1)
-    num_identifiers = integer("num_puzzle_identifiers", 1, (1 << 31) - 1)
-    blank_id = integer("blank_identifier_id", 0, num_identifiers - 1)
-    total_groups = integer("total_groups", 1, (1 << 48) - 1)
+    known: dict[str, Any] = {name: integer(name, 1, 1 << 20) for name in ("seq_len", "vocab_size")}
+    known["pad_id"] = integer("pad_id", 0, known["vocab_size"] - 1)
+    known["num_puzzle_identifiers"] = integer("num_puzzle_identifiers", 1, (1 << 31) - 1)
+    known["blank_identifier_id"] = integer("blank_identifier_id", 0, known["num_puzzle_identifiers"] - 1)
+    known["total_groups"] = integer("total_groups", 1, (1 << 48) - 1)
     ignore = None
     if "ignore_label_id" not in data:
         bad("ignore_label_id", "an integer or null")
@@ -148,20 +132,9 @@ def read_metadata(root: str | Path, split: str) -> PuzzleMetadata:
         total_puzzles = integer("total_puzzles", 1, (1 << 48) - 1)
     else:
         total_puzzles = sum(offsets_header(folder, name, "puzzle_indices", mend).shape[0] - 1 for name in sets)
-    _check_extra(extra, seq_len, vocab_size, bad)
-    return PuzzleMetadata(
-        seq_len=seq_len,
-        vocab_size=vocab_size,
-        pad_id=pad_id,
-        ignore_label_id=ignore,
-        blank_identifier_id=blank_id,
-        num_puzzle_identifiers=num_identifiers,
-        total_groups=total_groups,
-        mean_puzzle_examples=float(mean),
-        total_puzzles=total_puzzles,
-        sets=tuple(sets),
-        extra=extra,
-    )
+    _check_extra(extra, known["seq_len"], known["vocab_size"], bad)
+    known |= {"ignore_label_id": ignore, "mean_puzzle_examples": float(mean), "total_puzzles": total_puzzles}
+    return PuzzleMetadata(**known, sets=tuple(sets), extra=extra)
 
 
 def _split_folder(root: Path, split: str, mend: str) -> Path:

@@ -15,21 +15,11 @@ from typing import Any
 import numpy as np
 
 from dataset.augment import augment_sudoku
-from dataset.eval_batches import Batch, EvalBatches, as_batch, slice_batch, test_rows, validation_rows
+from dataset.eval_batches import Batch, as_batch
 from dataset.puzzle_folder import PuzzleSet, fingerprint
 from dataset.puzzle_metadata import PuzzleMetadata
 from dataset.source import START, Position
 from errors import UserError
-
-__all__ = [
-    "Batch",
-    "EvalBatches",
-    "PuzzleSource",
-    "merge_metadata",
-    "slice_batch",
-    "test_rows",
-    "validation_rows",
-]
 
 AUGMENT_CHOICES = ("auto", "stored", "on_the_fly", "none")
 # Group orders are made in blocks of whole epochs of about this many groups, of which a few are kept.
@@ -168,14 +158,10 @@ class PuzzleSource:
         """
         position, draw = self._find(position)
         batch = self._read(draw, stream(self.seed, _AUGMENT, position["iteration"], position["batch"]))
-        following = {
-            "iteration": position["iteration"],
-            "batch": position["batch"] + 1,
-            "cursor": draw.cursor,
-        }
+        following = position | {"batch": position["batch"] + 1, "cursor": draw.cursor}
         upcoming = self._draw(following)
         if upcoming is None:
-            following = {"iteration": position["iteration"] + 1, "batch": 0, "cursor": 0}
+            following = START | {"iteration": position["iteration"] + 1}
         self._next_draw = None if upcoming is None else (following, upcoming)
         return batch, dict(following)
 
@@ -188,7 +174,7 @@ class PuzzleSource:
             draw = self._draw(position)
             if draw is not None:
                 return position, draw
-            position = {"iteration": position["iteration"] + 1, "batch": 0, "cursor": 0}
+            position = START | {"iteration": position["iteration"] + 1}
         raise UserError(
             f"global_batch_size={self.global_batch_size} was not filled in {MAX_EMPTY_ITERATIONS} iterations "
             f"of {self.total_groups} groups x {self.epochs_per_iteration} epochs; use a smaller "

@@ -159,13 +159,13 @@ def random_symmetries(count: int, box: Box, rng: np.random.Generator) -> Symmetr
     digits[:, 1:] = rng.random((count, n)).argsort(axis=1) + 1
     return Symmetries(
         transpose=transpose,
-        rows=_random_lines(count, n // rows, rows, rng),
-        columns=_random_lines(count, n // columns, columns, rng),
+        rows=random_lines(count, n // rows, rows, rng),
+        columns=random_lines(count, n // columns, columns, rng),
         digits=digits,
     )
 
 
-def _random_lines(count: int, num_blocks: int, size: int, rng: np.random.Generator) -> np.ndarray:
+def random_lines(count: int, num_blocks: int, size: int, rng: np.random.Generator) -> np.ndarray:
     """(count, num_blocks * size) permutations of lines that keep blocks of `size` lines together."""
     blocks = rng.random((count, num_blocks)).argsort(axis=1)
     within = rng.random((count, num_blocks, size)).argsort(axis=2)

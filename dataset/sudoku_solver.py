@@ -19,9 +19,10 @@ from dataclasses import dataclass
 import numpy as np
 from tqdm import tqdm
 
+from dataset.sudoku import Box, side
+
 DEFAULT_BATCH = 1024
 DEFAULT_MAX_NODES = 200_000  # seconds a board; uniquely solvable 9x9 boards need a few thousand
-Box = tuple[int, int]
 
 
 @dataclass(frozen=True)
@@ -48,7 +49,7 @@ class Solved:
 
 def candidates_from_boards(boards: np.ndarray, box: Box) -> np.ndarray:
     """Bitmasks (N, C) uint16 of boards (N, C): bit d-1 for a given digit d, all n bits for a blank (0)."""
-    n = box[0] * box[1]
+    n = side(box)
     table = np.concatenate([[(1 << n) - 1], 1 << np.arange(n)]).astype(np.uint16)
     return table[boards]
 
@@ -94,7 +95,7 @@ def solve_candidates(
     `guess_order` (N, n*n, n) ranks the digits of each cell for guessing (smallest first); the default is
     ascending digits. It decides which solution is met first, not the ratings of exhausted searches.
     """
-    n = box[0] * box[1]
+    n = side(box)
     total = len(candidates)
     result = Solved(
         solutions=np.zeros((total, n * n), np.uint8),
@@ -176,9 +177,9 @@ class _Search:
             return
         depth = self.depth[slots]
         if depth.max() >= self.frame_cell.shape[1]:
-            self.frame_masks = np.concatenate([self.frame_masks, np.zeros_like(self.frame_masks)], axis=1)
-            self.frame_cell = np.concatenate([self.frame_cell, np.zeros_like(self.frame_cell)], axis=1)
-            self.frame_left = np.concatenate([self.frame_left, np.zeros_like(self.frame_left)], axis=1)
+            for name in ("frame_masks", "frame_cell", "frame_left"):
+                frames = getattr(self, name)
+                setattr(self, name, np.concatenate([frames, np.zeros_like(frames)], axis=1))
         masks = self.masks[:, slots]
         choices = np.bitwise_count(masks)
         choices[choices == 1] = 255  # decided cells are never guessed; argmin takes the first of equals

@@ -10,7 +10,8 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from dataset.puzzle_folder import PuzzleMetadata, read_metadata, write_identifiers, write_puzzle_folder
+from dataset.puzzle_folder import write_identifiers, write_puzzle_folder
+from dataset.puzzle_metadata import PuzzleMetadata, read_metadata
 from errors import UserError
 from training.devices import resolve_device
 from training.distributed import World
@@ -108,14 +109,9 @@ def write_synthetic_data(root: Path, shape: DataShape, num_puzzles: int) -> None
         metadata = PuzzleMetadata(
             seq_len=shape.seq_len,
             vocab_size=shape.vocab_size,
-            pad_id=0,
-            ignore_label_id=0,
-            blank_identifier_id=0,
             num_puzzle_identifiers=shape.num_puzzle_identifiers,
             total_groups=num_puzzles,
-            mean_puzzle_examples=1.0,
             total_puzzles=num_puzzles,
-            sets=("all",),
             extra={"augmentation": {"kind": "sudoku", "box": list(shape.box)} if shape.box else None},
         )
         arrays = {

@@ -5,13 +5,8 @@ from pathlib import Path
 
 import numpy as np
 
-from dataset.puzzle_folder import (
-    PuzzleMetadata,
-    PuzzleSet,
-    open_puzzle_set,
-    write_identifiers,
-    write_puzzle_folder,
-)
+from dataset.puzzle_folder import PuzzleSet, open_puzzle_set, write_identifiers, write_puzzle_folder
+from dataset.puzzle_metadata import PuzzleMetadata
 
 
 def solved_board(box: tuple[int, int]) -> np.ndarray:

@@ -7,11 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from dataset.puzzle_folder import (
-    building_folder,
-    fingerprint,
-    open_puzzle_set,
-)
+from dataset.building_folder import building_folder
+from dataset.puzzle_folder import fingerprint, open_puzzle_set
 from errors import UserError
 from tests.dataset.folders import make_folder
 

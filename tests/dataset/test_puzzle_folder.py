@@ -11,12 +11,10 @@ from dataset import puzzle_folder
 from dataset.puzzle_folder import (
     fingerprint,
     open_puzzle_set,
-    read_identifiers,
-    read_metadata,
     verify_checksums,
     write_puzzle_folder,
 )
-from dataset.puzzle_metadata import PuzzleMetadata
+from dataset.puzzle_metadata import PuzzleMetadata, read_identifiers, read_metadata
 from errors import UserError
 from tests.dataset.folders import edit_metadata, make_folder
 
@@ -63,7 +61,7 @@ def arrays_for(count: int, length: int = 16) -> dict[str, np.ndarray]:
 
 
 def metadata_for(count: int, **changes: object) -> PuzzleMetadata:
-    base = PuzzleMetadata(16, 6, 0, 0, 0, 1, count, 1.0, count, ("all",))
+    base = PuzzleMetadata(seq_len=16, vocab_size=6, total_groups=count, total_puzzles=count)
     return replace(base, **changes)  # type: ignore[arg-type]
 
 

@@ -5,19 +5,13 @@ import numpy as np
 import pytest
 import torch
 
+from dataset.eval_batches import Batch, EvalBatches, test_rows, validation_rows
 from dataset.puzzle_folder import open_puzzle_set
-from dataset.puzzle_source import (
-    Batch,
-    EvalBatches,
-    PuzzleSource,
-    merge_metadata,
-    slice_batch,
-    test_rows,
-    validation_rows,
-)
+from dataset.puzzle_source import PuzzleSource, merge_metadata
 from dataset.source import START, Position
 from errors import UserError
 from tests.dataset.folders import edit_metadata, make_folder, row_numbers
+from training.distributed import World
 
 MIXED_GROUPS, MIXED_PUZZLES = [2, 1, 3, 1], [3, 1, 4, 2, 5, 1, 2]
 
@@ -291,10 +285,8 @@ def test_data_sets_that_do_not_fit(single: Path, mixed: Path, tmp_path: Path) ->
 def test_slices_partition_the_global_batch(mixed: Path) -> None:
     batch, _ = source(mixed, 12, 4).next(START)
     for world_size in (1, 2, 3, 4):
-        parts = [slice_batch(batch, rank, world_size) for rank in range(world_size)]
-        assert same({key: torch.cat([part[key] for part in parts]) for key in batch}, batch)
-    with pytest.raises(UserError, match="not a multiple"):
-        slice_batch(batch, 0, 5)
+        shares = [World(rank, world_size).slots(12) for rank in range(world_size)]
+        assert same({key: torch.cat([leaf[share] for share in shares]) for key, leaf in batch.items()}, batch)
 
 
 @pytest.mark.parametrize(

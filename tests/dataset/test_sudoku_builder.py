@@ -13,7 +13,8 @@ import pytest
 
 import dataset.build_sudoku_dataset as builder
 import dataset.sudoku_collect as collect
-from dataset.puzzle_folder import PuzzleSet, open_puzzle_set, read_identifiers, verify_checksums
+from dataset.puzzle_folder import PuzzleSet, open_puzzle_set, verify_checksums
+from dataset.puzzle_metadata import read_identifiers
 from dataset.sudoku import (
     BOXES,
     board_text,

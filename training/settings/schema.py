@@ -60,8 +60,6 @@ class Device(Range):
 
 
 class EvaluatorEntry(Range):
-    words = ""
-
     def refusal(self, value: Any) -> str | None:
         if isinstance(value, dict) and value.get("name") in EVALUATORS:
             return None

@@ -18,9 +18,9 @@ from dataset.puzzle_folder import (
     PuzzleSet,
     fingerprint,
     open_puzzle_set,
-    read_metadata,
     verify_checksums,
 )
+from dataset.puzzle_metadata import read_metadata
 from dataset.puzzle_source import PuzzleSource
 from dataset.source import START
 from tests.dataset.folders import make_folder

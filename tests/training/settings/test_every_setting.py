@@ -15,7 +15,7 @@ import predict
 from dataset.build_sudoku_dataset import main as build_sudoku
 from dataset.plain_data import read_json_object
 from errors import UserError
-from options import CONTROL, JUDGING, REQUIRED, Anything, Numbers, at_least, extended, option, section, settings_of
+from options import CONTROL, JUDGING, REQUIRED, Numbers, anything, at_least, extended, option, section, settings_of
 from tests.helpers import ROOT
 from training.settings import identity, resolving
 from training.settings.cli import CONFIG_DIR, compose_config
@@ -77,7 +77,7 @@ def test_a_field_without_a_range_is_a_mistake() -> None:
 def test_numbers_without_a_range_are_meant() -> None:
     """`anything` is for switches, texts with a reader of their own, and names that a table maps."""
     for setting in SETTINGS:
-        if isinstance(setting.range, Anything):
+        if setting.range is anything:
             assert not any(kind in str(setting.kind) for kind in ("int", "float")), setting.key
 
 
