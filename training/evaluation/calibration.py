@@ -94,13 +94,9 @@ class CalibrationEvaluator(Evaluator):
     probability for that. The values of all rows are kept, two numbers each: ranks cannot be added up.
     """
 
-    def __init__(self) -> None:
-        self.sums: dict[str, float] = {}
+    def begin(self) -> None:
         self.q_halt: list[Tensor] = []
         self.exact: list[Tensor] = []
-
-    def begin(self) -> None:
-        self.q_halt, self.exact = [], []
 
     @torch.no_grad()
     def update(self, batch: Batch, predictions: Predictions) -> None:

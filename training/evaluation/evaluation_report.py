@@ -106,29 +106,17 @@ def measure(
     `rollouts` keeps the latter, and must be given for them.
     """
     max_steps = settings.max_steps or model.config.halt_max_steps
+    ratings, box = selection.puzzle_set.ratings, selection.puzzle_set.metadata.sudoku_box
+    groups = [] if ratings is None else difficulty_groups(ratings[selection.rows])
     calibration = CalibrationEvaluator()
-    evaluators: list[Evaluator] = [AccuracyEvaluator(loss_type), calibration]
-    steps = counts = difficulty = rules = None
-    if keeps_steps(settings):
-        steps = StepAccuracyEvaluator(max_steps, partial(wants_to_halt, model.config))
-        evaluators.append(steps)
-    if settings.adaptive_halt:
-        counts = StepCountEvaluator(max_steps)
-        evaluators.append(counts)
-    ratings, groups = selection.puzzle_set.ratings, []
-    if ratings is not None:
-        groups = difficulty_groups(ratings[selection.rows])
-        difficulty = DifficultyEvaluator(ratings, groups)
-        evaluators.append(difficulty)
-    box = selection.puzzle_set.metadata.sudoku_box
-    if box is not None:
-        rules = SudokuEvaluator(box, ratings, groups)
-        evaluators.append(rules)
+    steps = StepAccuracyEvaluator(max_steps, partial(wants_to_halt, model.config)) if keeps_steps(settings) else None
+    counts = StepCountEvaluator(max_steps) if settings.adaptive_halt else None
+    difficulty = None if ratings is None else DifficultyEvaluator(ratings, groups)
+    rules = None if box is None else SudokuEvaluator(box, ratings, groups)
     recorder = OutputRecorder(save_outputs) if save_outputs else None
-    if recorder is not None:
-        evaluators.append(recorder)
-    if rollouts is not None:
-        evaluators.append(rollouts)
+    evaluators: list[Evaluator] = [AccuracyEvaluator(loss_type), calibration]
+    optional = (steps, counts, difficulty, rules, recorder, rollouts)
+    evaluators += [evaluator for evaluator in optional if evaluator is not None]
     batches = EvalBatches(selection.puzzle_set, selection.rows, min(batch_size, len(selection.rows)))
     inference = build_inference(settings, [selection.puzzle_set], seed, stepwise=True)
     result = evaluate(

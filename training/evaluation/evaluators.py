@@ -32,7 +32,6 @@ class StepAccuracyEvaluator(Evaluator):
 
     def __init__(self, num_steps: int, halts: Halts) -> None:
         self.num_steps, self.halts = num_steps, halts
-        self.sums: dict[str, float] = {}
 
     def begin(self) -> None:
         names = [f"{kind}_{t + 1}" for kind in ("exact", "accuracy", "halted") for t in range(self.num_steps)]
@@ -60,10 +59,6 @@ class StepAccuracyEvaluator(Evaluator):
         self.sums["halting_exact"] += float((scored & chosen).sum())
         self.sums["halting_steps"] += float((scored * (first + 1)).sum())
         self.sums["count"] += float(scored.sum())
-
-    def result(self) -> dict[str, float]:
-        """Nothing scalar: `per_step` and `halting` hold the numbers."""
-        return {}
 
     def per_step(self) -> list[dict[str, float]]:
         """One entry per step: `step`, `exact_count`, `count`, `exact_accuracy`, `accuracy`, `halted_count`."""
@@ -96,7 +91,6 @@ class StepCountEvaluator(Evaluator):
 
     def __init__(self, num_steps: int) -> None:
         self.num_steps = num_steps
-        self.sums: dict[str, float] = {}
 
     def begin(self) -> None:
         self.sums = dict.fromkeys([f"stopped_{t + 1}" for t in range(self.num_steps)], 0.0)
@@ -105,10 +99,6 @@ class StepCountEvaluator(Evaluator):
         scored = (batch["labels"] != IGNORE_LABEL_ID).any(dim=-1)
         for steps in predictions.steps[scored].tolist():
             self.sums[f"stopped_{steps}"] += 1
-
-    def result(self) -> dict[str, float]:
-        """Nothing scalar: `histogram` holds the numbers."""
-        return {}
 
     def histogram(self) -> list[dict[str, int]]:
         """`step` and `count` of rows with a scored token that stopped there; steps at which none did are left out."""
@@ -145,7 +135,6 @@ class DifficultyEvaluator(Evaluator):
     def __init__(self, ratings: np.ndarray, groups: Sequence[DifficultyGroup]) -> None:
         self.ratings = torch.from_numpy(np.asarray(ratings).astype(np.int64))
         self.groups = list(groups)
-        self.sums: dict[str, float] = {}
 
     def begin(self) -> None:
         names = [f"{kind}_{g}" for kind in ("exact", "count") for g in range(len(self.groups))]
@@ -159,10 +148,6 @@ class DifficultyEvaluator(Evaluator):
             inside = scored & (ratings >= group.low) & (ratings <= group.high)
             self.sums[f"exact_{g}"] += float((inside & exact).sum())
             self.sums[f"count_{g}"] += float(inside.sum())
-
-    def result(self) -> dict[str, float]:
-        """Nothing scalar: `per_group` holds the numbers."""
-        return {}
 
     def per_group(self) -> list[dict[str, int]]:
         return [
@@ -210,20 +195,15 @@ class OutputRecorder(Evaluator):
 
     def __init__(self, names: Sequence[str]) -> None:
         self.names = list(dict.fromkeys(("row", *names)))
-        self.sums: dict[str, float] = {}
-        self.batches: dict[str, list[np.ndarray]] = {}
 
     def begin(self) -> None:
-        self.batches = {name: [] for name in self.names}
+        self.sums = {}
+        self.batches: dict[str, list[np.ndarray]] = {name: [] for name in self.names}
 
     def update(self, batch: Batch, predictions: Predictions) -> None:
         real = batch["row"] >= 0
         for name in self.names:
             self.batches[name].append(OUTPUTS[name](batch, predictions)[real].cpu().numpy())
-
-    def result(self) -> dict[str, float]:
-        """Nothing scalar."""
-        return {}
 
     def arrays(self) -> dict[str, np.ndarray]:
         """name -> (rows, ...), by ascending `row`; (0,) arrays where this process had no row."""

@@ -30,7 +30,6 @@ class RobustnessEvaluator(Evaluator):
 
     def __init__(self, rollouts: int) -> None:
         self.rollouts = rollouts
-        self.sums: dict[str, float] = {}
         self.begin()
 
     def begin(self) -> None:

@@ -135,7 +135,6 @@ class RolloutRecorder(Evaluator):
     def __init__(self, rollouts: int, steps: Sequence[int], sizes: Sequence[float]) -> None:
         self.steps, self.sizes = np.array(steps, np.int64), np.array(sizes, np.float64)
         self.shape = (rollouts, len(steps))
-        self.sums: dict[str, float] = {}
         self.begin()
 
     def begin(self) -> None:
@@ -163,10 +162,6 @@ class RolloutRecorder(Evaluator):
 
     def gather(self, world: World) -> None:
         self.batches = {name: [world.gather_ragged(torch.cat(batches))] for name, batches in self.batches.items()}
-
-    def result(self) -> dict[str, float]:
-        """Nothing scalar: `table` holds the numbers."""
-        return {}
 
     def table(self) -> RolloutTable:
         arrays = {name: torch.cat(batches).numpy() for name, batches in self.batches.items()}

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 
 from dataset.eval_batches import row_hashes
-from dataset.plain_data import JsonError, read_json_object
+from dataset.plain_data import json_object_or_refuse
 from dataset.puzzle_folder import PuzzleSet
 from errors import UserError
 from models.act import Batch
@@ -27,7 +27,6 @@ class RowOutcomes(Evaluator):
     """
 
     def __init__(self) -> None:
-        self.sums: dict[str, float] = {}
         self.begin()
 
     def begin(self) -> None:
@@ -43,10 +42,6 @@ class RowOutcomes(Evaluator):
     def gather(self, world: World) -> None:
         self._rows = [world.gather_ragged(torch.cat(self._rows))]
         self._exact = [world.gather_ragged(torch.cat(self._exact))]
-
-    def result(self) -> dict[str, float]:
-        """Nothing scalar: `outcomes` holds them."""
-        return {}
 
     def outcomes(self) -> tuple[np.ndarray, np.ndarray]:
         """row (N,) int64, ascending, and exact (N,) bool."""
@@ -84,10 +79,7 @@ def save_test_rows(path: Path, sets: Sequence[PuzzleSet], outcomes: Mapping[str,
 
 def read_test_rows(path: Path) -> TestRows:
     """Read what `save_test_rows` wrote. Errors: `UserError` when it is something else."""
-    try:
-        record = read_json_object(path)
-    except JsonError as error:
-        raise UserError(f"{path}: {error}; remove it to go on without a comparison by row") from error
+    record = json_object_or_refuse(path, "remove it to go on without a comparison by row")
     puzzle = record.pop("puzzle", None)
     if not isinstance(puzzle, list) or not all(isinstance(digest, str) for digest in puzzle):
         raise UserError(f"{path} holds no list of puzzles: remove it to go on without a comparison by row")

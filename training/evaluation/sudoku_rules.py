@@ -48,7 +48,6 @@ class SudokuEvaluator(Evaluator):
             raise ValueError("groups are made of ratings: give both or none")
         self.box, self.groups = box, list(groups)
         self.ratings = None if ratings is None else np.asarray(ratings).astype(np.int64)
-        self.sums: dict[str, float] = {}
 
     def begin(self) -> None:
         scopes = ["", *(f"_{g}" for g in range(len(self.groups)))]

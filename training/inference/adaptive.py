@@ -34,7 +34,7 @@ class AdaptiveInference(Inference):
         self.max_steps = max_steps
 
     @torch.no_grad()
-    def predict(self, model: RecursiveModel, batch: Batch, generator: torch.Generator | None = None) -> Predictions:
+    def predict(self, model: RecursiveModel, batch: Batch) -> Predictions:
         """As `answer`, for one batch and in its order. Padding takes no step: everything about it is 0."""
         config, device, size = model.config, model.H_init.device, batch["inputs"].shape[0]
         result = Predictions(
@@ -45,16 +45,14 @@ class AdaptiveInference(Inference):
             forward_passes=0,
         )
         numbered = batch | {"position": torch.arange(size, device=batch["inputs"].device)}
-        for rows, finished in self.answer(model, [numbered], generator):
+        for rows, finished in self.answer(model, [numbered]):
             for name in ("answers", "q_halt", "steps", "logits"):
                 getattr(result, name)[rows["position"]] = getattr(finished, name)
             result.forward_passes += finished.forward_passes
         return result
 
     @torch.no_grad()
-    def answer(
-        self, model: RecursiveModel, batches: Iterable[Batch], generator: torch.Generator | None = None
-    ) -> Iterator[tuple[Batch, Predictions]]:
+    def answer(self, model: RecursiveModel, batches: Iterable[Batch]) -> Iterator[tuple[Batch, Predictions]]:
         """Groups of rows that stopped at the same moment, each after steps of its own."""
         max_steps = self.max_steps or model.config.halt_max_steps
         queue = _RowQueue(batches)

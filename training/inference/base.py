@@ -28,24 +28,22 @@ class Predictions:
 
 
 class Inference(ABC):
-    """How rows are answered; a generator for those that draw. A subclass says how one batch is answered."""
+    """How rows are answered. A subclass says how one batch is; what it draws follows from its seed and the rows."""
 
     name: str
 
     @abstractmethod
-    def predict(self, model: RecursiveModel, batch: Batch, generator: torch.Generator | None = None) -> Predictions:
+    def predict(self, model: RecursiveModel, batch: Batch) -> Predictions:
         """Answers to a batch on the model's device, in the batch's order; a model in evaluation mode."""
 
-    def answer(
-        self, model: RecursiveModel, batches: Iterable[Batch], generator: torch.Generator | None = None
-    ) -> Iterator[tuple[Batch, Predictions]]:
+    def answer(self, model: RecursiveModel, batches: Iterable[Batch]) -> Iterator[tuple[Batch, Predictions]]:
         """Answers to batches on any device, as groups of rows on the model's.
 
         Every real row is in exactly one group; groups may have any size, and rows any order. Here: batch by batch.
         """
         for batch in batches:
             rows = to_device(batch, model.H_init.device)
-            yield rows, self.predict(model, rows, generator)
+            yield rows, self.predict(model, rows)
 
 
 def to_device(batch: Batch, device: torch.device) -> Batch:

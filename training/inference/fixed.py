@@ -48,7 +48,7 @@ class FixedInference(Inference):
         return self.max_steps or model.config.halt_max_steps
 
     @torch.no_grad()
-    def predict(self, model: RecursiveModel, batch: Batch, generator: torch.Generator | None = None) -> Predictions:
+    def predict(self, model: RecursiveModel, batch: Batch) -> Predictions:
         num_steps = self.num_steps(model)
         (state,) = deque(unroll(model, batch, num_steps), maxlen=1)
         logits, q_halt, _ = model.readout(state)

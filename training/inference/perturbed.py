@@ -50,9 +50,7 @@ class PerturbedInference(FixedInference):
         self.sigma, self.site, self.rollouts = sigma, site, rollouts
 
     @torch.no_grad()
-    def predict(
-        self, model: RecursiveModel, batch: Batch, generator: torch.Generator | None = None
-    ) -> PerturbedPredictions:
+    def predict(self, model: RecursiveModel, batch: Batch) -> PerturbedPredictions:
         num_steps = self.num_steps(model)
         clean = start_state(model, batch["inputs"].shape[0])
         rows = batch["row"].cpu().clamp_min(0)  # padding has no number, and what it starts from is all the same

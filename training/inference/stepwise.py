@@ -26,9 +26,7 @@ class StepwiseInference(FixedInference):
     name = "fixed_stepwise"
 
     @torch.no_grad()
-    def predict(
-        self, model: RecursiveModel, batch: Batch, generator: torch.Generator | None = None
-    ) -> StepwisePredictions:
+    def predict(self, model: RecursiveModel, batch: Batch) -> StepwisePredictions:
         num_steps = self.num_steps(model)
         answers, q_halts, q_continues = [], [], []
         for state in unroll(model, batch, num_steps):

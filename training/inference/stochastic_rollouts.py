@@ -77,9 +77,7 @@ class StochasticRollouts(FixedInference):
         self.probe, self.on_rollout = probe, on_rollout
 
     @torch.no_grad()
-    def predict(
-        self, model: RecursiveModel, batch: Batch, generator: torch.Generator | None = None
-    ) -> RolloutPredictions:
+    def predict(self, model: RecursiveModel, batch: Batch) -> RolloutPredictions:
         num_steps, size = self.num_steps(model), len(batch["inputs"])
         judged = judged_steps(self.judged_steps, num_steps)
         rows = batch["row"].cpu().clamp_min(0)  # padding has no number, and its noise is all the same

@@ -92,9 +92,7 @@ class VoteInference(Inference):
         self.inner, self.num_views, self.box, self.seed = inner, num_views, box, seed
 
     @torch.no_grad()
-    def predict(
-        self, model: RecursiveModel, batch: Batch, generator: torch.Generator | None = None
-    ) -> VotedPredictions:
+    def predict(self, model: RecursiveModel, batch: Batch) -> VotedPredictions:
         """answers: the elected grids. q_halt: mean over the views that gave them. steps and logits: of the lowest of
         these views, logits in the order of the original cells and digits. forward_passes: of all views together."""
         self._check(batch["inputs"].shape[1], side(self.box) ** 2, "tokens per row")
@@ -106,7 +104,7 @@ class VoteInference(Inference):
         kept: list[tuple[Tensor, Tensor]] = []
         forward_passes = 0
         for view in range(self.num_views):
-            predictions = self._answer(model, batch, view, generator)
+            predictions = self._answer(model, batch, view)
             answers.append(predictions.answers)
             q_halt.append(predictions.q_halt)
             steps.append(predictions.steps)
@@ -132,17 +130,17 @@ class VoteInference(Inference):
             votes=torch.from_numpy(result.votes).to(device),
         )
 
-    def _answer(self, model: RecursiveModel, batch: Batch, view: int, generator: torch.Generator | None) -> Predictions:
+    def _answer(self, model: RecursiveModel, batch: Batch, view: int) -> Predictions:
         """What `inner` says to one view, as if it had been asked the puzzle itself."""
         if view == 0:
-            predictions = self.inner.predict(model, batch, generator)
+            predictions = self.inner.predict(model, batch)
             self._check(predictions.logits.shape[-1], side(self.box) + 2, "tokens in the vocabulary")
             return predictions
         rows = batch["row"].cpu().numpy()
         symmetries = view_symmetries(rows, view, self.box, self.seed).on_tokens()
         inputs = _on_tensor(symmetries, batch["inputs"])
         seen = batch | {"inputs": inputs, "labels": torch.full_like(batch["labels"], IGNORE_LABEL_ID)}
-        predictions = self.inner.predict(model, seen, generator)
+        predictions = self.inner.predict(model, seen)
         back = symmetries.inverse()
         # The view shows digit d of the puzzle as digits[d], so that d's logit is found there.
         cells = torch.from_numpy(back.sources()).to(predictions.logits.device)

@@ -306,13 +306,11 @@ class Recorded(Inference):
         self.inner = inner
         self.groups: list[tuple[Batch, Predictions]] = []
 
-    def predict(self, model: RecursiveModel, batch: Batch, generator: torch.Generator | None = None) -> Predictions:
-        return self.inner.predict(model, batch, generator)
+    def predict(self, model: RecursiveModel, batch: Batch) -> Predictions:
+        return self.inner.predict(model, batch)
 
-    def answer(
-        self, model: RecursiveModel, batches: Iterable[Batch], generator: torch.Generator | None = None
-    ) -> Iterator[tuple[Batch, Predictions]]:
-        for group in self.inner.answer(model, batches, generator):
+    def answer(self, model: RecursiveModel, batches: Iterable[Batch]) -> Iterator[tuple[Batch, Predictions]]:
+        for group in self.inner.answer(model, batches):
             self.groups.append(group)
             yield group
 

@@ -55,7 +55,7 @@ class Equivariant(Inference):
     def __init__(self, box: Box) -> None:
         self.box = box
 
-    def predict(self, model: RecursiveModel, batch: Batch, generator: torch.Generator | None = None) -> Predictions:
+    def predict(self, model: RecursiveModel, batch: Batch) -> Predictions:
         n = side(self.box)
         inputs = batch["inputs"].numpy()
         solved = solve(np.maximum(inputs - 1, 0).astype(np.uint8), self.box).solutions
@@ -94,7 +94,7 @@ class Scripted(Inference):
     def __init__(self, script: np.ndarray, q_halt: np.ndarray) -> None:
         self.script, self.q_halt, self.view = script, q_halt, 0
 
-    def predict(self, model: RecursiveModel, batch: Batch, generator: torch.Generator | None = None) -> Predictions:
+    def predict(self, model: RecursiveModel, batch: Batch) -> Predictions:
         rows, inputs = batch["row"], batch["inputs"].long()
         twice = torch.stack([(inputs == token).sum(dim=1) for token in range(6)], dim=1)
         answers = torch.stack([inputs, torch.ones_like(inputs), torch.zeros_like(inputs), twice.gather(1, inputs) % 2])
@@ -168,7 +168,7 @@ class Positional(Inference):
 
     name = "positional"
 
-    def predict(self, model: RecursiveModel, batch: Batch, generator: torch.Generator | None = None) -> Predictions:
+    def predict(self, model: RecursiveModel, batch: Batch) -> Predictions:
         inputs = batch["inputs"].long()
         weights = torch.arange(1, inputs.shape[1] + 1) ** 2
         key = (inputs * weights).sum(dim=1)
@@ -219,9 +219,9 @@ def test_padding_sees_padding() -> None:
     seen: list[torch.Tensor] = []
 
     class Watched(Positional):
-        def predict(self, model: RecursiveModel, batch: Batch, generator: torch.Generator | None = None) -> Predictions:
+        def predict(self, model: RecursiveModel, batch: Batch) -> Predictions:
             seen.append(batch["inputs"][1])
-            return super().predict(model, batch, generator)
+            return super().predict(model, batch)
 
     voted = VoteInference(Watched(), 3, (2, 2), seed=0).predict(MODEL, sudoku_batch((2, 2), [6, -1, 1]))
     assert len(seen) == 3 and all((tokens == 0).all() for tokens in seen)
@@ -247,9 +247,9 @@ def test_a_network_sees_the_views_and_no_labels() -> None:
     seen: list[Batch] = []
 
     class Watched(OfficialInference):
-        def predict(self, model: RecursiveModel, batch: Batch, generator: torch.Generator | None = None) -> Predictions:
+        def predict(self, model: RecursiveModel, batch: Batch) -> Predictions:
             seen.append(batch)
-            return super().predict(model, batch, generator)
+            return super().predict(model, batch)
 
     voted = VoteInference(Watched(), 4, (2, 2), seed=2).predict(MODEL, batch)
     assert torch.equal(seen[0]["inputs"], batch["inputs"]) and torch.equal(seen[0]["labels"], batch["labels"])
