@@ -90,14 +90,7 @@ def covariant_vectors(
             f"qr_interval={qr_interval} does not divide the {num_steps * num_maps} maps of the window and the "
             f"{backward_steps * num_maps} after it"
         )
-    flow = TangentFlow(
-        advance,
-        initial_state,
-        num_exponents,
-        initial_tangents=initial_tangents,
-        generator=generator,
-        dtype=dtype,
-    )
+    flow = TangentFlow(advance, initial_state, num_exponents, initial_tangents, generator, dtype)
     flow.skip(forward_steps * num_maps, qr_interval)
     window, after = (steps * num_maps // qr_interval for steps in (num_steps, backward_steps))
     states, tangents = [], []

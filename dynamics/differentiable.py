@@ -64,14 +64,7 @@ def differentiable_exponents(
             f"num_steps={num_steps}, transient_steps={transient_steps}, qr_interval={qr_interval}: expected at least "
             f"1, 0 and a divisor of the {total} maps"
         )
-    flow = TangentFlow(
-        advance,
-        initial_state,
-        num_exponents,
-        initial_tangents=initial_tangents,
-        generator=generator,
-        dtype=dtype,
-    )
+    flow = TangentFlow(advance, initial_state, num_exponents, initial_tangents, generator, dtype)
     flow.skip(transient_steps * num_maps, qr_interval)
     growth, degenerate, finite = _measure(flow, flow.leaves, flow.tangents, total, qr_interval)
     if not bool(finite.any()):

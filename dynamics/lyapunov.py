@@ -3,7 +3,7 @@
 `lyapunov_spectrum(advance, state, num_exponents=8, num_steps=16).exponents` is (B, 8), in nats per step.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -129,39 +129,27 @@ def lyapunov_spectrum(
     Source: Benettin et al. 1980 (Meccanica 15, 9); Engelken, Wolf and Abbott 2023 (Phys. Rev. Research 5, 043044).
     """
     num_maps = len(as_maps(advance))
-    _check_counts(num_exponents, num_steps, transient_steps, tangent_warmup_steps, qr_interval, num_maps)
-    flow = TangentFlow(
-        advance,
-        initial_state,
-        num_exponents,
-        initial_tangents=initial_tangents,
-        generator=generator,
-        dtype=dtype,
-    )
-    flow.skip(transient_steps * num_maps, qr_interval)
-    flow.skip(tangent_warmup_steps * num_maps, qr_interval)
-    record = _Record(flow, num_exponents)
-    flow.on_step = on_step
-    for _ in range(num_steps * num_maps // qr_interval):
-        record.add(flow.advance(qr_interval))
-    return record.result(num_steps, num_maps, qr_interval)
-
-
-def _check_counts(k: int, num_steps: int, transient: int, warmup: int, qr_interval: int, num_maps: int) -> None:
-    counts: Sequence[tuple[str, int, int]] = (
-        ("num_exponents", k, 1),
+    check_counts((
+        ("num_exponents", num_exponents, 1),
         ("num_steps", num_steps, 1),
-        ("transient_steps", transient, 0),
-        ("tangent_warmup_steps", warmup, 0),
+        ("transient_steps", transient_steps, 0),
+        ("tangent_warmup_steps", tangent_warmup_steps, 0),
         ("qr_interval", qr_interval, 1),
-    )
-    check_counts(counts)
+    ))  # fmt: skip
     total = num_steps * num_maps
     if total % qr_interval:
         raise ValueError(
             f"qr_interval={qr_interval} does not divide the {total} maps of {num_steps} steps of {num_maps}: the last "
             "interval would be shorter than the others"
         )
+    flow = TangentFlow(advance, initial_state, num_exponents, initial_tangents, generator, dtype)
+    flow.skip(transient_steps * num_maps, qr_interval)
+    flow.skip(tangent_warmup_steps * num_maps, qr_interval)
+    record = _Record(flow, num_exponents)
+    flow.on_step = on_step
+    for _ in range(total // qr_interval):
+        record.add(flow.advance(qr_interval))
+    return record.result(num_steps, num_maps, qr_interval)
 
 
 class _Record:

@@ -42,7 +42,6 @@ class TangentFlow:
         advance: Advance,
         initial_state: object,
         num_exponents: int,
-        *,
         initial_tangents: Tensor | None = None,
         generator: torch.Generator | None = None,
         dtype: torch.dtype | None = None,

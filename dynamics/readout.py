@@ -40,14 +40,7 @@ def readout_growth(
     """
     if num_steps < 1:
         raise ValueError(f"num_steps={num_steps}, expected at least 1")
-    flow = TangentFlow(
-        advance,
-        initial_state,
-        num_tangents,
-        initial_tangents=initial_tangents,
-        generator=generator,
-        dtype=dtype,
-    )
+    flow = TangentFlow(advance, initial_state, num_tangents, initial_tangents, generator, dtype)
     num_maps = len(as_maps(advance))
     scale = torch.zeros(flow.layout.batch_size, num_tangents, dtype=torch.float64, device=flow.layout.device)
     logs = [_seen(flow, readout) + scale]

@@ -108,7 +108,14 @@ class TangentMap:
         if self._watched:
             return push_tangents(self._advance, self._layout, leaves, tangents)
         watch = _Watch()
-        watched = _Watched(self._advance, self._layout, watch)
+
+        def watched(state: Any) -> Any:
+            with watch:
+                result = self._advance(state)
+            if any(not _has_tangent(leaf) for leaf in self._layout.matched_leaves(result)):
+                watch.suspects.add("a part of its result carries no tangent")
+            return result
+
         primal, pushed = push_tangents(watched, self._layout, leaves, tangents)
         self._check_precision(watch, primal, pushed)
         if not watch.suspects:
@@ -162,45 +169,26 @@ def disagreement(advance: Map, layout: StateLayout, leaves: Sequence[Tensor]) ->
     return worst
 
 
-class _Watch:
-    """What was seen while a map was applied for the first time."""
+class _Watch(TorchFunctionMode):
+    """What is seen while a map is applied for the first time, with every torch function that it calls looked at."""
+
+    _HIDING = ("detach", "detach_", ".data")
 
     def __init__(self) -> None:
+        super().__init__()
         self.suspects: set[str] = set()
         self.low_precision: torch.dtype | None = None
         self.low_precision_where = ""
-
-
-class _Watched:
-    """The map, with every torch function that it calls looked at."""
-
-    def __init__(self, advance: Map, layout: StateLayout, watch: _Watch) -> None:
-        self._advance, self._layout, self._watch = advance, layout, watch
-
-    def __call__(self, state: Any) -> Any:
-        with _Watching(self._watch):
-            result = self._advance(state)
-        if any(not _has_tangent(leaf) for leaf in self._layout.matched_leaves(result)):
-            self._watch.suspects.add("a part of its result carries no tangent")
-        return result
-
-
-class _Watching(TorchFunctionMode):
-    _HIDING = ("detach", "detach_")
-
-    def __init__(self, watch: _Watch) -> None:
-        super().__init__()
-        self._watch = watch
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         name = getattr(func, "__name__", str(func))
         if func == torch.Tensor.data.__get__:  # type: ignore[attr-defined]
             name = ".data"
-        if (name in self._HIDING or name == ".data") and _has_tangent(args[0]):
-            self._watch.suspects.add(name)
+        if name in self._HIDING and _has_tangent(args[0]):
+            self.suspects.add(name)
         result = func(*args, **(kwargs or {}))
         if isinstance(result, Tensor) and result.dtype in _LOW_PRECISION and _has_tangent(result):
-            self._watch.low_precision, self._watch.low_precision_where = result.dtype, name
+            self.low_precision, self.low_precision_where = result.dtype, name
         return result
 
 

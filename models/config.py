@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Iterator
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, fields
 from typing import Any
 
 import torch
@@ -133,7 +133,3 @@ class ModelConfig(Architecture):
                 raise ValueError(f"forward_dtype {name!r} is none of {', '.join(DTYPES)}")
             given["dtype"] = DTYPES[name]
         return cls(**(given | overrides))
-
-    def with_dtype(self, dtype: torch.dtype, state_dtype: torch.dtype | None = None) -> "ModelConfig":
-        """The same model computing in another dtype."""
-        return replace(self, dtype=dtype, state_dtype=state_dtype)

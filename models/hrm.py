@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from models.config import ModelConfig, Problem
 from models.layers import Stack
-from models.recursion import RecurrentState, SupervisionStep, cycle_order
+from models.recursion import SupervisionStep
 from models.recursive_model import RecursiveModel
 from options import with_default
 
@@ -59,15 +59,5 @@ class HierarchicalReasoningModel(RecursiveModel):
         return forward, config.L_layers + config.H_layers
 
     def supervision_step(self, embeddings: Tensor) -> SupervisionStep:
-        self.forget_casts()
-        cos_sin = self.cos_sin()
-
-        def update_L(state: RecurrentState) -> RecurrentState:
-            return state._replace(z_L=self.L_level(state.z_L, state.z_H + embeddings, cos_sin))
-
-        def update_H(state: RecurrentState) -> RecurrentState:
-            return state._replace(z_H=self.H_level(state.z_H, state.z_L, cos_sin))
-
-        order = cycle_order(self.config.H_cycles, self.config.L_cycles)
-        updates = [update_L if which == "L" else update_H for which in order]
+        updates = self.cycles(self.H_level, self.L_level, embeddings)
         return SupervisionStep(updates, grad_start=len(updates) - 2)

@@ -12,7 +12,7 @@ from models.layers import CastedEmbedding, CastedLinear, CosSin, rotary_table, t
 from models.network import Network
 from models.products import Product, block_forward_flops, block_products
 from models.puzzle_embedding import SparsePuzzleEmbedding
-from models.recursion import RecurrentState, SupervisionStep
+from models.recursion import RecurrentState, SubUpdate, SupervisionStep, cycle_order
 
 # The literal of the official code; a more exact 1/sqrt(2) would miss its values at 1e-8.
 LEARNED_POSITION_SCALE = 0.707106781
@@ -89,12 +89,18 @@ class RecursiveModel(Network):
 
     @classmethod
     def step_products(cls, config: ModelConfig, batch_size: int, *, training: bool) -> list[Product]:
-        """As `models.flops.step_products`."""
+        """Every matrix product of one supervision step of `batch_size` rows; their `flops` add up to `step_flops`.
+
+        Embeddings are lookups and have no products; those of the heads are in `models.products.head_products`.
+        """
         return block_products(config, batch_size, *cls.passes(config, training=training))
 
     @classmethod
     def preparation_products(cls, config: ModelConfig, *, training: bool) -> list[Product]:
-        """As `models.flops.preparation_products`."""
+        """The products that prepare the weights for one supervision step, whatever its number of rows; most have none.
+
+        In no floor and in no count of a row's operations; a counter sees them.
+        """
         return []
 
     def cos_sin(self) -> CosSin | None:
@@ -152,6 +158,20 @@ class RecursiveModel(Network):
         After an update of the weights a new map must be made.
         """
         raise TypeError(f"{type(self).__name__} does not say in which order its stacks act")
+
+    def cycles(self, H_level: nn.Module, L_level: nn.Module, embeddings: Tensor) -> list[SubUpdate]:
+        """The sub-updates of a step in their order, by two stacks or one: z_L sees z_H + input, z_H sees z_L only."""
+        self.forget_casts()
+        cos_sin = self.cos_sin()
+
+        def update_L(state: RecurrentState) -> RecurrentState:
+            return state._replace(z_L=L_level(state.z_L, state.z_H + embeddings, cos_sin))
+
+        def update_H(state: RecurrentState) -> RecurrentState:
+            return state._replace(z_H=H_level(state.z_H, state.z_L, cos_sin))
+
+        order = cycle_order(self.config.H_cycles, self.config.L_cycles)
+        return [update_L if which == "L" else update_H for which in order]
 
     def readout(self, state: RecurrentState) -> tuple[Tensor, Tensor, Tensor]:
         """Logits (B, S, V), and the halting values q_halt, q_continue (B,), float32, read at position 0."""

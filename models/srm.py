@@ -61,7 +61,7 @@ from models.config import ModelConfig, Problem
 from models.layers import CastedLinear
 from models.lipschitz import almost_orthogonal, cayley, mix_tokens, reflect_channels
 from models.products import Product, linear_products
-from models.recursion import RecurrentState, SupervisionStep, cycle_order
+from models.recursion import RecurrentState, SupervisionStep
 from models.recursive_model import RecursiveModel
 from models.weighted_norm import MetricWeights
 from options import Numbers, option, with_default
@@ -253,7 +253,7 @@ class StableRecursionModel(RecursiveModel):
             return RecurrentState(*self.joint_level(state.z_H, state.z_L, prepared))
 
         config = self.config
-        number = len(cycle_order(config.H_cycles, config.L_cycles))
+        number, _ = self.passes_of_a_step(config)
         return SupervisionStep([update] * number, grad_start=(config.H_cycles - 1) * (config.L_cycles + 1))
 
     @classmethod
@@ -334,7 +334,7 @@ class StableRecursionModel(RecursiveModel):
     def contraction_bound(self) -> ContractionBound:
         """What no weights, input or state can exceed, up to rounding."""
         config = self.config
-        number = config.H_cycles * (config.L_cycles + 1)
+        number, _ = self.passes_of_a_step(config)
         return ContractionBound(1 - config.alpha + config.alpha * config.kappa, number)
 
 

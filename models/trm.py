@@ -5,7 +5,7 @@ from torch import Tensor, nn
 
 from models.config import ModelConfig
 from models.layers import Stack
-from models.recursion import RecurrentState, SupervisionStep, cycle_order
+from models.recursion import SupervisionStep
 from models.recursive_model import RecursiveModel
 
 
@@ -31,16 +31,5 @@ class TinyRecursiveModel(RecursiveModel):
         return config.L_layers * updates, config.L_layers * (config.L_cycles + 1)
 
     def supervision_step(self, embeddings: Tensor) -> SupervisionStep:
-        self.forget_casts()
-        cos_sin = self.cos_sin()
-
-        def update_L(state: RecurrentState) -> RecurrentState:
-            return state._replace(z_L=self.L_level(state.z_L, state.z_H + embeddings, cos_sin))
-
-        def update_H(state: RecurrentState) -> RecurrentState:
-            return state._replace(z_H=self.L_level(state.z_H, state.z_L, cos_sin))
-
-        config = self.config
-        order = cycle_order(config.H_cycles, config.L_cycles)
-        updates = [update_L if which == "L" else update_H for which in order]
+        config, updates = self.config, self.cycles(self.L_level, self.L_level, embeddings)
         return SupervisionStep(updates, grad_start=(config.H_cycles - 1) * (config.L_cycles + 1))

@@ -35,7 +35,6 @@ from analysis.timing import Timing, seconds_of
 from dynamics.orthonormal import orthonormalise
 from dynamics.propagation import TangentFlow
 from dynamics.tangents import exact_arithmetic, push_tangents
-from models.flops import step_products
 from models.recursion_maps import RecursionMaps
 from scripts.benchmark.setup import DataShape, compose_preset, data_shape, synthetic_run
 from scripts.benchmark.timing import floor_seconds, measure_products
@@ -130,7 +129,7 @@ def measure(config: TrainConfig, shape: DataShape, k: int, repeats: int) -> Reco
         actions = {"state": state, "engine": engine, "single_jvps": single_jvps, "qr": factorise}
         for action in actions.values():
             action()
-        products = step_products(maps.model.config, config.global_batch_size * (k + 2), training=False)
+        products = maps.model.step_products(maps.model.config, config.global_batch_size * (k + 2), training=False)
         seconds: dict[str, list[float]] = {name: [] for name in actions}
         passes = [measure_products(products, dtype, device, repeats)]
         for turns in np.array_split(range(repeats), min(repeats, _FLOOR_PASSES)):

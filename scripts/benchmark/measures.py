@@ -14,7 +14,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from analysis.timing import Timing, seconds_of, timed
 from models.act import Batch, act_step, initial_carry
-from models.flops import preparation_products, step_flops, step_products
+from models.flops import step_flops
 from models.products import Product, head_products, total_flops
 from models.registry import count_parameters
 from scripts.benchmark.setup import DataShape, synthetic_run
@@ -194,7 +194,7 @@ def products_of(run: Run, *, training: bool) -> list[Product]:
     """The products of a step as this run makes it: training cuts a batch into its accumulation slices."""
     slices = run.config.accumulation_slices if training else 1
     size = run.config.global_batch_size // slices
-    products = step_products(run.model.config, size, training=training)
+    products = run.model.step_products(run.model.config, size, training=training)
     return [replace(product, count=product.count * slices) for product in products]
 
 
@@ -273,7 +273,7 @@ def count_flops(run: Run, step: Callable[[], object], *, training: bool) -> Reco
     step_total = int(batch_size * step_flops(config, training=training))
     heads = total_flops(head_products(config, batch_size, training=training))
     slices = run.config.accumulation_slices if training else 1
-    preparation = slices * total_flops(preparation_products(config, training=training))
+    preparation = slices * total_flops(run.model.preparation_products(config, training=training))
     total = counter.get_total_flops()
     return {
         "counter": total,

@@ -6,6 +6,7 @@ The counter sees matrix products but not a CPU's fused attention, so attention r
 
 from collections import Counter
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -16,7 +17,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from models.act import act_step, initial_carry
 from models.config import ModelConfig
-from models.flops import preparation_products, step_flops, step_products
+from models.flops import step_flops
 from models.losses import act_loss
 from models.products import Product, head_products, total_flops
 from models.registry import MODELS, build_model
@@ -66,9 +67,9 @@ def one_step(config: ModelConfig, *, training: bool) -> None:
 
 def every_product(config: ModelConfig, *, training: bool) -> list[Product]:
     return (
-        step_products(config, BATCH_SIZE, training=training)
+        MODELS[config.kind].step_products(config, BATCH_SIZE, training=training)
         + head_products(config, BATCH_SIZE, training=training)
-        + preparation_products(config, training=training)
+        + MODELS[config.kind].preparation_products(config, training=training)
     )
 
 
@@ -107,7 +108,9 @@ class ProductRecorder(TorchDispatchMode):
 def test_the_counter_sees_the_closed_form_and_the_heads(config: ModelConfig, training: bool) -> None:
     with FlopCounterMode(display=False) as counter, sdpa_kernel(SDPBackend.MATH):
         one_step(config, training=training)
-    others = head_products(config, BATCH_SIZE, training=training) + preparation_products(config, training=training)
+    others = head_products(config, BATCH_SIZE, training=training) + MODELS[config.kind].preparation_products(
+        config, training=training
+    )
     assert counter.get_total_flops() - total_flops(others) == BATCH_SIZE * step_flops(config, training=training)
 
 
@@ -135,7 +138,7 @@ def test_operands_of_the_linear_maps_lie_in_memory_as_listed(name: str) -> None:
 
 @pytest.mark.parametrize("name", ["trm_att", "trm_mlp", "hrm", "srm"])
 def test_bfloat16_on_a_cpu_has_the_same_products(name: str) -> None:
-    config = CONFIGS[name].with_dtype(torch.bfloat16)
+    config = replace(CONFIGS[name], dtype=torch.bfloat16)
     with FlopCounterMode(display=False) as counter:
         one_step(config, training=True)
     assert counter.get_total_flops() == total_flops(every_product(config, training=True))
@@ -145,7 +148,7 @@ def test_bfloat16_on_a_cpu_has_the_same_products(name: str) -> None:
 @pytest.mark.parametrize("training", [False, True])
 @pytest.mark.parametrize("batch_size", [1, 8, 768])
 def test_the_products_of_a_step_add_up_to_the_closed_form(config: ModelConfig, training: bool, batch_size: int) -> None:
-    products = step_products(config, batch_size, training=training)
+    products = MODELS[config.kind].step_products(config, batch_size, training=training)
     assert total_flops(products) == batch_size * step_flops(config, training=training)
     assert len({product.name for product in products}) == len(products)
 
@@ -153,7 +156,9 @@ def test_the_products_of_a_step_add_up_to_the_closed_form(config: ModelConfig, t
 def test_the_three_products_of_a_linear_map() -> None:
     """x @ W.T with W stored (out, in); g @ W; g.T @ x."""
     rows, size = 2 * 97, 512
-    products = {product.name: product for product in step_products(PUBLISHED["trm_att"], 2, training=True)}
+    products = {
+        product.name: product for product in MODELS["trm"].step_products(PUBLISHED["trm_att"], 2, training=True)
+    }
     forward = products["self_attn.qkv_proj"]
     assert forward == Product("self_attn.qkv_proj", 42, 1, rows, size, 3 * size, False, True)
     to_input = products["self_attn.qkv_proj input gradient"]

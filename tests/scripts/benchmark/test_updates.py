@@ -14,7 +14,6 @@ import torch
 
 from analysis.timing import Timing
 from errors import UserError
-from models.flops import step_products
 from models.products import Product, total_flops
 from scripts.benchmark import growth as benchmark_growth
 from scripts.benchmark import measures as benchmark_measures
@@ -182,7 +181,7 @@ def test_the_timed_products_are_those_of_the_step(monkeypatch: pytest.MonkeyPatc
     monkeypatch.setattr(benchmark_timing, "product_seconds", product_seconds)
     config = compose_preset("smoke", {"device": "cpu", "global_batch_size": "6", "accumulation_slices": "3"})
     with synthetic_run(config, data_shape(config, "smoke")) as run:
-        products = step_products(run.model.config, 2, training=True)
+        products = run.model.step_products(run.model.config, 2, training=True)
         record = benchmark_measures.measure_training(run, 2)
         listed = benchmark_measures.products_of(run, training=True)
     assert Counter(timed_shapes) == {product.shape: 3 for product in products}
