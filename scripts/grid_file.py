@@ -11,6 +11,7 @@ from typing import Any
 
 from dataset.plain_data import read_yaml
 from errors import UserError
+from training.settings.checks import shown
 from training.settings.merging import nearest_key
 from training.storage.run_folder import RunFolder
 
@@ -115,7 +116,7 @@ def _common_and_runs(raw: Mapping[str, Any], path: Path) -> tuple[dict[str, str]
     }
     entries = raw.get("runs")
     if not isinstance(entries, list) or not entries:
-        raise UserError(f"{path}: runs: found {_shown(entries)}, expected a list of runs")
+        raise UserError(f"{path}: runs: found {shown(entries)}, expected a list of runs")
     return common, [(f"{path}: run {number}", entry) for number, entry in enumerate(entries, start=1)]
 
 
@@ -132,7 +133,7 @@ def _runs_of(entry: Any, where: str, out: Path, common: Mapping[str, str]) -> It
     where = f"{where} ({form})"
     kind = fields.get("kind", "exploratory")
     if kind not in KINDS:
-        raise UserError(f"{where}: kind: found {_shown(kind)}, expected {' or '.join(KINDS)}")
+        raise UserError(f"{where}: kind: found {shown(kind)}, expected {' or '.join(KINDS)}")
     axes = _mapping(fields.get("for") or {}, None, f"{where}: for")
     _refuse_names(axes, ("out", "name", *common), f"{where}: for")
     values = [_texts(values, f"{where}: for.{key}") for key, values in axes.items()]
@@ -246,7 +247,7 @@ def _check_together(runs: list[GridRun], where: str) -> None:
 def _mapping(value: Any, valid: Iterable[str] | None, where: str) -> dict[str, Any]:
     """A mapping with text keys, all of them `valid` where given."""
     if not isinstance(value, dict) or not all(isinstance(key, str) for key in value):
-        raise UserError(f"{where}: found {_shown(value)}, expected a mapping of names; {_EXPECTED}")
+        raise UserError(f"{where}: found {shown(value)}, expected a mapping of names; {_EXPECTED}")
     names = None if valid is None else tuple(valid)
     for key in value:
         if names is not None and key not in names:
@@ -265,7 +266,7 @@ def _refuse_names(mapping: Mapping[str, Any], taken: Iterable[str], where: str) 
 def _text(value: Any, where: str) -> str:
     if isinstance(value, str | int | float):
         return str(value)
-    raise UserError(f"{where}: found {_shown(value)}, expected a text; quote it where yaml reads something else")
+    raise UserError(f"{where}: found {shown(value)}, expected a text; quote it where yaml reads something else")
 
 
 def _texts(value: Any, where: str) -> list[str]:
@@ -273,8 +274,3 @@ def _texts(value: Any, where: str) -> list[str]:
     if isinstance(value, list):
         return [_text(item, where) for item in value]
     return [_text(value, where)]
-
-
-def _shown(value: Any) -> str:
-    text = repr(value)
-    return text if len(text) <= 80 else f"{text[:77]}..."

@@ -1,6 +1,5 @@
 """What a launcher writes down beside its runs: commands, sessions, durations, and the number of threads."""
 
-import sys
 import time
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import UTC, datetime
@@ -10,7 +9,7 @@ from typing import Any
 from dataset.plain_data import JsonError, read_json_object
 from errors import UserError
 from scripts.grid_file import GridRun
-from training.storage.atomic_file import write_json_atomically
+from training.storage.atomic_file import warning_when_refused, write_json_atomically
 
 FILE_NAME = "grid.json"
 SCHEMA_VERSION = 1
@@ -50,10 +49,8 @@ class GridRecord:
 
     def write(self) -> None:
         record = {"schema_version": SCHEMA_VERSION, "threads": self.threads, "runs": self.runs}
-        try:
+        with warning_when_refused(self.path):
             write_json_atomically(self.path, record)
-        except OSError as error:
-            print(f"warning: {self.path} could not be written ({error.strerror or error})", file=sys.stderr)
 
     def begin(self, run: GridRun) -> None:
         """A session of this run starts now."""

@@ -20,7 +20,7 @@ from training.run import Run, full_state
 from training.run_log import RunLog
 from training.storage.atomic_file import link_or_copy
 from training.storage.checkpoint import CheckpointWriteError, keep_last, save_latest, save_weights
-from training.update import NonFiniteError, UpdateResult, reads_late, require_finite, settle, train_on_batch
+from training.update import UpdateResult, reads_late, require_finite, settle, train_on_batch
 
 
 @dataclass
@@ -243,6 +243,3 @@ def run_training(run: Run) -> str:
             if run_log is not None:
                 run_log.close(run, outcome)
     return outcome
-
-
-__all__ = ["Loop", "NonFiniteError", "run_training"]

@@ -18,7 +18,6 @@ from training.settings.schema import ObjectiveConfig
 
 # The states that each site perturbs.
 SITES: dict[str, tuple[str, ...]] = {"z_H": ("z_H",), "z_L": ("z_L",), "both": ("z_H", "z_L")}
-SAMPLINGS = ("fixed", "loguniform", "mixture")
 
 _NOISE = 5  # 1 to 4 are the streams of training batches and of the views of a vote
 

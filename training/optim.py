@@ -162,13 +162,10 @@ def sum_rows(ids: Tensor, grads: Tensor) -> tuple[Tensor, Tensor]:
 
 def merge_gathers(gathers: list[Gather]) -> tuple[Tensor, Tensor] | None:
     """Records of the table as one (ids (N,), grads (N, ndim)); None when nothing was gathered."""
-    used = [(ids, leaf.grad) for ids, leaf in gathers]
-    if not used:
+    if not gathers:
         return None
-    grads = [
-        torch.zeros_like(leaf) if grad is None else grad for (_, leaf), (_, grad) in zip(gathers, used, strict=True)
-    ]
-    return torch.cat([ids for ids, _ in used]), torch.cat(grads)
+    grads = [torch.zeros_like(leaf) if leaf.grad is None else leaf.grad for _, leaf in gathers]
+    return torch.cat([ids for ids, _ in gathers]), torch.cat(grads)
 
 
 def dense_optimizer(

@@ -3,7 +3,7 @@
 import json
 import shutil
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -36,6 +36,7 @@ from training.storage.atomic_file import warning_when_refused, write_atomically
 from training.storage.weights import load_weights
 
 HEADLINE = "exact_accuracy"
+ChosenRows = Sequence[tuple[EvalRows, np.ndarray]]
 
 
 class Scoring:
@@ -49,11 +50,7 @@ class Scoring:
             run.initial = InitialWeights(run.config.init_from, weights_digest(run.model))
 
     def _score(
-        self,
-        rows_of: Sequence[tuple[EvalRows, np.ndarray]],
-        model: Any,
-        name: str,
-        outcomes: Sequence[RowOutcomes] | None = None,
+        self, rows_of: ChosenRows, model: Any, name: str, outcomes: Sequence[RowOutcomes] | None = None
     ) -> dict[str, float]:
         """Metrics over the chosen rows of all sets together. `outcomes`: one for each set, to be filled."""
         run = self.run
@@ -202,18 +199,13 @@ class Scoring:
             model.load_state_dict(load_weights(run.folder.best))
             test("best", model, best.step)
         if self.run_log is not None:
-            self._save_test_rows(outcomes)
+            with warning_when_refused(run.folder.test_rows):
+                save_test_rows(run.folder.test_rows, [rows.puzzle_set for rows in run.evaluation_rows], outcomes)
             record: dict[str, Any] = {"step": run.step} | run.compute_spent
             for which, values in results["test"].items():
                 record |= {f"test/{which}/{key}": values[key] for key in ("value", "numerator", "denominator")}
             self.run_log.metrics.append(record)
         return results
-
-    def _save_test_rows(self, outcomes: Mapping[str, Sequence[RowOutcomes]]) -> None:
-        """`test_rows.json`: which test rows each of the weights solved. Rank 0 only."""
-        path = self.run.folder.test_rows
-        with warning_when_refused(path):
-            save_test_rows(path, [rows.puzzle_set for rows in self.run.evaluation_rows], outcomes)
 
     def _initial_model(self) -> RecursiveModel | None:
         """The weights that the run started from, or None, with one line, where they cannot be made again."""
@@ -252,13 +244,7 @@ class Scoring:
         evaluated = [line for line in records if "eval/fast/count" in line]
         return compute_point(step, evaluated[-1] if evaluated else {})
 
-    def _test(
-        self,
-        model: Any,
-        rows_of: Sequence[tuple[EvalRows, np.ndarray]],
-        step: int,
-        outcomes: Sequence[RowOutcomes],
-    ) -> dict[str, Any]:
+    def _test(self, model: Any, rows_of: ChosenRows, step: int, outcomes: Sequence[RowOutcomes]) -> dict[str, Any]:
         values = self._score(rows_of, model, "test", outcomes)
         exact, count = int(values["exact_count"]), int(values["count"])
         settings = self.run.config.eval
@@ -292,6 +278,3 @@ class Scoring:
                 print("\n".join([f"test, {which}", *lines]))
         print(f"everything is in {run.folder.path}")
         print(json.dumps({"run_folder": str(run.folder.path), "steps": run.step}))
-
-
-__all__ = ["HEADLINE", "Scoring"]

@@ -4,7 +4,7 @@ import contextlib
 import os
 import sys
 from collections.abc import Callable, Iterator
-from dataclasses import fields, replace
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -16,7 +16,7 @@ from training.distributed import LostProcessError, World, start_world
 from training.ema import EMA
 from training.evaluation.evaluators import check_outputs
 from training.inference.choose import build_inference, keeps_steps
-from training.loop import NonFiniteError, run_training
+from training.loop import run_training
 from training.objectives.act_streaming import ACTStreaming
 from training.objectives.base import Objective
 from training.objectives.choose import build_objective
@@ -27,7 +27,7 @@ from training.scoring import Scoring
 from training.seeding import seed_everything
 from training.settings.identity import config_hash, default_run_name
 from training.settings.resolving import load_config_file
-from training.settings.schema import EvalConfig, TrainConfig
+from training.settings.schema import TrainConfig
 from training.setup import (
     build_network,
     build_optimizers,
@@ -38,9 +38,9 @@ from training.setup import (
 )
 from training.storage.checkpoint import load_newest, load_state
 from training.storage.run_folder import RunFolder, decide_start, sweep_temporaries
+from training.update import NonFiniteError
 from training.validation import ValidationRecord
 
-ObjectiveFactory = Callable[[TrainConfig], Objective]
 Builder = Callable[[TrainConfig, World], Run]
 
 
@@ -122,9 +122,9 @@ def build_run(config: TrainConfig, world: World, objective: Objective) -> Run:
     )
 
 
-def choose_builder(config: TrainConfig, objective_factory: ObjectiveFactory = build_objective) -> Builder:
+def choose_builder(config: TrainConfig) -> Builder:
     """What makes the parts of a run of this kind: that of its project, or the puzzles' with their objective."""
-    return builder_of(config) or (lambda config, world: build_run(config, world, objective_factory(config)))
+    return builder_of(config) or (lambda config, world: build_run(config, world, build_objective(config)))
 
 
 def place(run: Run) -> None:
@@ -170,9 +170,9 @@ def warn_about_evaluation(run: Run) -> None:
         return
     now = run.config.eval
     changed = [
-        f"eval.{item.name} {getattr(chosen_by, item.name)} -> {getattr(now, item.name)}"
-        for item in fields(EvalConfig)
-        if item.name in DECIDES_THE_BEST and getattr(chosen_by, item.name) != getattr(now, item.name)
+        f"eval.{name} {getattr(chosen_by, name)} -> {getattr(now, name)}"
+        for name in DECIDES_THE_BEST
+        if getattr(chosen_by, name) != getattr(now, name)
     ]
     if changed:
         print(
@@ -220,7 +220,7 @@ def held_folder(folder: RunFolder, world: World) -> Iterator[None]:
         yield
 
 
-def train_in(world: World, config: TrainConfig, objective_factory: ObjectiveFactory = build_objective) -> str:
+def train_in(world: World, config: TrainConfig) -> str:
     """Run training as configured among processes that have met; returns `done` or `stopped`.
 
     Errors: `UserError`, `NonFiniteError` (on every rank), `LostProcessError`.
@@ -228,7 +228,7 @@ def train_in(world: World, config: TrainConfig, objective_factory: ObjectiveFact
     with world.together():
         check_processes(config, world)
         check_evaluation(config)
-        run = choose_builder(config, objective_factory)(config, world)
+        run = choose_builder(config)(config, world)
         # A start that lies elsewhere is read before there is a folder: when it is refused, nothing is left behind.
         starts_elsewhere = not run.folder.states
         if starts_elsewhere:
@@ -261,14 +261,14 @@ def under_an_older_name(config: TrainConfig) -> TrainConfig:
     return config
 
 
-def train(config: TrainConfig, objective_factory: ObjectiveFactory = build_objective) -> str:
+def train(config: TrainConfig) -> str:
     """Run training as configured; returns `done` or `stopped`. Entry scripts call this."""
     config = under_an_older_name(config)
     device_type = resolve_device(config.device).type
     world = World()
     try:
         world = start_world(device_type, config.collective_timeout_seconds)
-        return train_in(world, config, objective_factory)
+        return train_in(world, config)
     except NonFiniteError as error:
         # Every rank has the same error, so only one prints it.
         world.leave(1, f"error: {error}" if world.is_main else None)

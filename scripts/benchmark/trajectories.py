@@ -34,6 +34,7 @@ from analysis.timing import Timing, seconds_of
 from scripts.benchmark.measures import WARM_UP_STEPS, training_step, updates_per_sample
 from scripts.benchmark.setup import DataShape, compose_preset, data_shape, synthetic_run
 from scripts.benchmark.updates import add_setup_options, read_overrides, start_of_record
+from training.evaluation.summary_table import aligned
 from training.objectives.choose import build_objective
 from training.records.numbers import Number, quartiles
 from training.records.provenance import peak_memory
@@ -175,8 +176,7 @@ def format_table(results: Mapping[str, Record]) -> str:
             f"{ratio['median']:.3f}", f"{ratio['q1']:.3f}-{ratio['q3']:.3f}", f"{passes['trained']:g}",
             f"{passes['extra']:g}", f"{peak / 2**20:.0f}", f"{peak / smallest:.2f}" if smallest else "-",
         ])  # fmt: skip
-    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
-    return "\n".join("  ".join(cell.rjust(width) for cell, width in zip(row, widths, strict=True)) for row in rows)
+    return "\n".join(aligned(rows, left=0))
 
 
 @exit_on_user_error

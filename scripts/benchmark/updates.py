@@ -37,6 +37,7 @@ from scripts.benchmark import measures as benchmark_measures
 from scripts.benchmark.measures import Record
 from scripts.benchmark.setup import SEED, SHAPES, compose_preset, data_shape
 from training.devices import resolve_device
+from training.evaluation.summary_table import aligned
 from training.records.numbers import Number, quartiles
 from training.settings.schema import TrainConfig
 
@@ -131,9 +132,7 @@ def table_row(record: Record) -> list[str]:
 
 def format_table(records: Sequence[Record]) -> str:
     """Aligned columns, one line a preset, and under it what torch's counter made of its operations."""
-    rows = [list(COLUMNS), *map(table_row, records)]
-    widths = [max(len(row[column]) for row in rows) for column in range(len(COLUMNS))]
-    lines = ["  ".join(cell.rjust(width) for cell, width in zip(row, widths, strict=True)) for row in rows]
+    lines = aligned([COLUMNS, *map(table_row, records)], left=0)
     for record in records:
         for kind in ("training", "evaluation"):
             counter = record[kind]["flop_counter"]

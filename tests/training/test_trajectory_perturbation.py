@@ -16,7 +16,7 @@ from models.losses import act_loss
 from models.recursion import RecurrentState, SupervisionStep
 from models.recursive_model import RecursiveModel
 from tests.models.small import ARCHITECTURES, small_batch, small_model
-from training.noise import SAMPLINGS, draw_noise
+from training.noise import draw_noise
 from training.noise import SITES as NOISE_SITES
 from training.objectives.base import Output, UpdateContext
 from training.objectives.perturbed_starts import starting_state, trajectories
@@ -439,7 +439,6 @@ def test_supervision_steps_are_counted_as_they_are_computed(
 
 def test_settings_and_code_know_the_same_names() -> None:
     assert tuple(KINDS_OF_ROLLOUT) == CHOICES["rollout"] and tuple(NOISE_SITES) == SITES
-    assert SAMPLINGS == CHOICES["noise_sampling"]
     for name in OBJECTIVES[1:]:
         count = 2 if name == "multi_perturbed_ce" else 1
         settings = ObjectiveConfig(name=name, num_trajectories=count)

@@ -7,11 +7,11 @@ import torch
 from models.act import DATA_KEYS, Batch, Carry, act_step, draw_min_halt_steps, initial_carry
 from models.losses import act_loss
 from models.recursive_model import RecursiveModel
-from training.objectives.base import Output, Term, UpdateContext, equal_slices
+from training.objectives.base import Output, Stateless, Term, UpdateContext, equal_slices
 from training.seeding import generator
 
 
-class ACTStreaming:
+class ACTStreaming(Stateless):
     """Per batch one step of every slot; one update, from `accumulation_slices` slices of the slots.
 
     The normalizer is the number of slots, halted or not, as officially: the gradient is that of the loss sum
@@ -60,10 +60,3 @@ class ACTStreaming:
             size = rows.stop - rows.start
             targets = 0 if config.no_ACT_continue else size
             yield Output(loss, float(size), size, targets, metrics, ends_update=last)
-
-    def state_dict(self) -> dict[str, object]:
-        return {}
-
-    def load_state_dict(self, state: dict[str, object]) -> None:
-        if state:
-            raise ValueError(f"objective {self.name} keeps no state but found {sorted(state)}")

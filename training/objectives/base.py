@@ -83,6 +83,19 @@ class Objective(Protocol):
     def load_state_dict(self, state: dict[str, object]) -> None: ...
 
 
+class Stateless:
+    """What objectives share that keep nothing but their carry."""
+
+    name: str
+
+    def state_dict(self) -> dict[str, object]:
+        return {}
+
+    def load_state_dict(self, state: dict[str, object]) -> None:
+        if state:
+            raise ValueError(f"objective {self.name} keeps no state but found {sorted(state)}")
+
+
 class Term(Protocol):
     """An additive loss: (model, step outputs, batch rows) -> (name, loss_sum, metric_sums)."""
 

@@ -18,7 +18,7 @@ from models.act import Batch, Carry, draw_min_halt_steps, halting
 from models.losses import act_loss
 from models.recursion import RecurrentState
 from models.recursive_model import RecursiveModel
-from training.objectives.base import Output, UpdateContext, equal_slices
+from training.objectives.base import Output, Stateless, UpdateContext, equal_slices
 from training.objectives.perturbed_starts import Trajectories, input_noise, starting_state, trajectories
 from training.objectives.perturbed_weights import perturbed_weights
 from training.objectives.rollout import HaltingRule, rollout
@@ -45,7 +45,7 @@ class Group:
         return labels.repeat(len(self.chosen.numbers) // len(labels), 1)
 
 
-class TrajectoryPerturbation(ABC):
+class TrajectoryPerturbation(Stateless, ABC):
     """What the three kinds of rollout share: slices of the batch, and an update at the end of the last one.
 
     Args:
@@ -93,13 +93,6 @@ class TrajectoryPerturbation(ABC):
     @abstractmethod
     def roll(self, model: RecursiveModel, group: Group) -> Iterator[Output]:
         """The outputs of one rollout; the last one would end an update."""
-
-    def state_dict(self) -> dict[str, object]:
-        return {}
-
-    def load_state_dict(self, state: dict[str, object]) -> None:
-        if state:
-            raise ValueError(f"objective {self.name} keeps no state but found {sorted(state)}")
 
 
 class ParallelFixed(TrajectoryPerturbation):

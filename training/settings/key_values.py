@@ -25,7 +25,8 @@ def parse_key_values(argv: Sequence[str], schema: type, *, description: str = ""
     """
     valid = schema_keys(schema)
     if any(text in ("-h", "--help") for text in argv):
-        print(_key_value_help(schema, description))
+        title = description or (schema.__doc__ or "").strip()
+        print("\n".join([title, "", "options (key=value):", *setting_lines(schema)]))
         sys.exit(0)
     raw: dict[str, Any] = {}
     for text in argv:
@@ -60,12 +61,6 @@ def _read_value(key: str, value: str, kind: Any) -> Any:
         return yaml.safe_load(value)
     except (yaml.YAMLError, ValueError, RecursionError):
         raise UserError(f"option '{key}': cannot read {value!r}") from None
-
-
-def _key_value_help(schema: type, description: str) -> str:
-    return "\n".join(
-        [description or (schema.__doc__ or "").strip(), "", "options (key=value):", *setting_lines(schema)]
-    )
 
 
 def setting_lines(schema: type) -> list[str]:

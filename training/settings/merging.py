@@ -71,11 +71,7 @@ def merge_into_schema(raw: Mapping[Any, Any], schema: type, where: str = "") -> 
         raise UserError(f"unreadable settings{suffix}: {type(error).__name__}: {error}") from None
 
 
-class _Absent:
-    pass
-
-
-_ABSENT = _Absent()
+_ABSENT = object()
 
 
 def _lookup(raw: Any, key: str) -> Any:

@@ -140,7 +140,8 @@ class EvaluateConfig(EvalConfig):
     stability_sizes: list[float] = option(
         [1e-3],
         "sizes d0 / |z| of the probes of a rollout's stability; the first one selects; [] = none",
-        above_zero,
+        # Below, a float32 state keeps too few digits of a probe; above, it is another state.
+        at_least(1e-6, 1),
     )
     stability_steps: int = option(4, "supervision steps that a probe is followed for", at_least(1))
     stability_directions: int = option(2, "probes of each rollout and size", at_least(1))

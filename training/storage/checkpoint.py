@@ -8,7 +8,8 @@ containers only.
 import os
 import shutil
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -53,8 +54,7 @@ def save_state(path: Path, state: dict[str, Any]) -> None:
     could not be read back with `weights_only=True`); `CheckpointWriteError` when the disk refuses, with the
     old file intact.
     """
-    temporary = _write_temporary(path, _marked(state))
-    _install(temporary, path)
+    _install(_write_temporary(path, _marked(state)), path)
 
 
 def save_latest(folder: Path, state: dict[str, Any]) -> Path:
@@ -137,17 +137,8 @@ def save_weights(path: Path, state_dict: dict[str, torch.Tensor]) -> None:
     Errors: `CheckpointWriteError` when the disk refuses; the old file is intact.
     """
     path = Path(path)
-    temporary = temporary_for(path)
-    try:
-        _require_space(path.parent, state_dict)
-        write_weights(temporary, state_dict, safetensors=path.suffix == ".safetensors")
-    except OSError as error:
-        temporary.unlink(missing_ok=True)
-        raise _write_error(path, error) from error
-    except BaseException:
-        temporary.unlink(missing_ok=True)
-        raise
-    _install(temporary, path)
+    write = partial(write_weights, safetensors=path.suffix == ".safetensors")
+    _install(_write_temporary(path, state_dict, write), path)
 
 
 def keep_last(folder: Path, k: int) -> list[Path]:
@@ -211,11 +202,11 @@ def _require_space(folder: Path, value: Any) -> None:
         raise OSError(f"{needed / 1e6:.1f} MB needed, {free / 1e6:.1f} MB free")
 
 
-def _write_temporary(path: Path, value: Any) -> Path:
+def _write_temporary(path: Path, value: Any, write: Callable[[Path, Any], None] = write_archive) -> Path:
     temporary = temporary_for(path)
     try:
         _require_space(path.parent, value)
-        write_archive(temporary, value)
+        write(temporary, value)
     except OSError as error:
         temporary.unlink(missing_ok=True)
         raise _write_error(path, error) from error

@@ -11,16 +11,6 @@ import torch
 from errors import UserError
 from training.progress import Progress
 
-_MAPPINGS = (
-    "model",
-    "objective",
-    "hooks",
-    "source",
-    "validation",
-    "rng",
-    "identity",
-)
-
 
 def check_state_form(
     state: Mapping[str, Any],
@@ -40,7 +30,7 @@ def check_state_form(
     unfit = Progress.unfit_entry(state)
     if unfit is not None:
         _refuse(source, *unfit)
-    for name in _MAPPINGS:
+    for name in ("model", "objective", "hooks", "source", "validation", "rng", "identity"):
         if not isinstance(state.get(name), Mapping):
             _refuse(source, name, "named entries")
     _check_tensors(source, "model", state["model"], model)
