@@ -202,6 +202,11 @@ def open_puzzle_set(root: str | Path, split: str, set_name: str = "all") -> Puzz
     )
 
 
+def open_puzzle_sets(roots: Sequence[str | Path], split: str) -> list[PuzzleSet]:
+    """All sets of a split of several folders, in their order. Errors: as `open_puzzle_set`."""
+    return [open_puzzle_set(root, split, name) for root in roots for name in read_metadata(root, split).sets]
+
+
 def _check_counts(metadata: PuzzleMetadata, path: Path, num_groups: int, num_puzzles: int, mend: str) -> None:
     """The official Sudoku and Maze builders store the number of groups in `total_puzzles`: accepted too."""
     single = len(metadata.sets) == 1

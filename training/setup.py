@@ -7,8 +7,8 @@ import numpy as np
 import torch
 
 from dataset.eval_batches import EvalBatches, test_rows, validation_rows
-from dataset.puzzle_folder import PuzzleSet, open_puzzle_set, verify_checksums
-from dataset.puzzle_metadata import PuzzleMetadata, read_metadata
+from dataset.puzzle_folder import PuzzleSet, open_puzzle_sets, verify_checksums
+from dataset.puzzle_metadata import PuzzleMetadata
 from dataset.puzzle_source import PuzzleSource
 from errors import UserError
 from models.config import ModelConfig
@@ -51,11 +51,8 @@ def open_training_data(config: TrainConfig, *, verify: bool) -> PuzzleSource:
             verify_checksums(path, "train")
         for path in config.data_paths_test or config.data_paths:
             verify_checksums(path, "test")
-    sets = [
-        open_puzzle_set(path, "train", name) for path in config.data_paths for name in read_metadata(path, "train").sets
-    ]
     return PuzzleSource(
-        sets,
+        open_puzzle_sets(config.data_paths, "train"),
         seed=config.seed,
         global_batch_size=config.global_batch_size,
         epochs_per_iteration=config.eval_interval or config.epochs,
@@ -66,18 +63,13 @@ def open_training_data(config: TrainConfig, *, verify: bool) -> PuzzleSource:
 def open_evaluation_rows(config: TrainConfig) -> list[EvalRows]:
     """Validation and test rows of every test folder; they never overlap."""
     result = []
-    for path in config.data_paths_test or config.data_paths:
-        for name in read_metadata(path, "test").sets:
-            puzzle_set = open_puzzle_set(path, "test", name)
-            chosen = validation_rows(puzzle_set, config.validation_size)
-            fast = validation_rows(puzzle_set, min(config.fast_validation_size, max(1, len(chosen))))
-            if not np.isin(fast, chosen).all():
-                raise AssertionError("the fast subset is not part of the validation rows")
-            rest = test_rows(puzzle_set, config.validation_size)
-            if config.max_test_rows is not None:
-                rest = rest[: config.max_test_rows]
-            batch_size = config.eval_batch_size or config.global_batch_size
-            result.append(EvalRows(puzzle_set, fast, chosen, rest, batch_size))
+    for puzzle_set in open_puzzle_sets(config.data_paths_test or config.data_paths, "test"):
+        chosen = validation_rows(puzzle_set, config.validation_size)
+        fast = validation_rows(puzzle_set, min(config.fast_validation_size, max(1, len(chosen))))
+        if not np.isin(fast, chosen).all():
+            raise AssertionError("the fast subset is not part of the validation rows")
+        rest = test_rows(puzzle_set, config.validation_size)[: config.max_test_rows]
+        result.append(EvalRows(puzzle_set, fast, chosen, rest, config.eval_batch_size or config.global_batch_size))
     return result
 
 

@@ -16,8 +16,8 @@ from models.losses import act_loss
 from models.recursion import RecurrentState, SupervisionStep
 from models.recursive_model import RecursiveModel
 from tests.models.small import ARCHITECTURES, small_batch, small_model
-from training.noise import draw_noise
 from training.noise import SITES as NOISE_SITES
+from training.noise import draw_noise
 from training.objectives.base import Output, UpdateContext
 from training.objectives.perturbed_starts import starting_state, trajectories
 from training.objectives.trajectory_perturbation import KINDS_OF_ROLLOUT

@@ -7,8 +7,8 @@ from typing import Any
 import numpy as np
 
 from dataset.eval_batches import EvalBatches, test_rows, validation_rows
-from dataset.puzzle_folder import PuzzleSet, open_puzzle_set
-from dataset.puzzle_metadata import data_folder, read_metadata
+from dataset.puzzle_folder import PuzzleSet, open_puzzle_sets
+from dataset.puzzle_metadata import data_folder
 from errors import UserError
 from models.act import wants_to_halt
 from models.config import ModelConfig
@@ -57,16 +57,13 @@ def select_rows(config: TrainConfig, split: str, max_test_rows: int | None) -> l
     if split not in ("test", "validation", "all"):
         raise UserError(f"split={split} is none of test, validation, all")
     selections = []
-    for path in config.data_paths_test or config.data_paths:
-        root = data_folder(path)
-        for name in read_metadata(root, "test").sets:
-            puzzle_set = open_puzzle_set(root, "test", name)
-            if split != "validation":
-                rest = test_rows(puzzle_set, config.validation_size)[:max_test_rows]
-                selections.append(Selection("test", puzzle_set, rest))
-            if split != "test":
-                chosen = validation_rows(puzzle_set, config.validation_size)
-                selections.append(Selection("validation", puzzle_set, chosen))
+    for puzzle_set in open_puzzle_sets(list(map(data_folder, config.data_paths_test or config.data_paths)), "test"):
+        if split != "validation":
+            rest = test_rows(puzzle_set, config.validation_size)[:max_test_rows]
+            selections.append(Selection("test", puzzle_set, rest))
+        if split != "test":
+            chosen = validation_rows(puzzle_set, config.validation_size)
+            selections.append(Selection("validation", puzzle_set, chosen))
     selections = [selection for selection in selections if len(selection.rows)]
     if not selections:
         raise UserError(
@@ -79,8 +76,7 @@ def select_rows(config: TrainConfig, split: str, max_test_rows: int | None) -> l
 def training_label_counts(config: TrainConfig) -> np.ndarray | None:
     """Label counts of the training sets, for the trivial predictors; None when those folders are not there."""
     try:
-        roots = [data_folder(path) for path in config.data_paths]
-        sets = [open_puzzle_set(root, "train", name) for root in roots for name in read_metadata(root, "train").sets]
+        sets = open_puzzle_sets(list(map(data_folder, config.data_paths)), "train")
     except UserError:
         return None
     return np.sum([label_counts(puzzle_set) for puzzle_set in sets], axis=0) if sets else None

@@ -5,16 +5,14 @@
 """
 
 from collections.abc import Sequence
-from dataclasses import MISSING, fields
 from typing import Any, TypeGuard
 
 from errors import UserError
+from options import settings_of
 from training.inference.stochastic_rollouts import judged_steps
 from training.settings.schema import EvalConfig, EvaluateConfig
 
 STOCHASTIC, PERTURBED = "stochastic_rollouts", "perturbed_starts"
-INFERENCES = (STOCHASTIC, PERTURBED)
-MIN_SIZE, MAX_SIZE = 1e-6, 1.0  # below, a float32 state keeps too few digits of a probe; above, it is another state
 
 
 def with_inference(words: Sequence[str]) -> list[str]:
@@ -58,12 +56,9 @@ def rollout_settings(settings: EvaluateConfig) -> dict[str, Any]:
 
 
 def check_rollouts(settings: EvaluateConfig) -> None:
-    """Refuse what cannot be made, and options that nothing would read. Errors: `UserError`."""
-    inference = settings.inference
-    if inference not in (None, *INFERENCES):
-        raise UserError(f"option 'eval.inference': found {inference!r}, expected one of: {', '.join(INFERENCES)}, null")
+    """Refuse what cannot be made (ranges are checked before), and what nothing would read. Errors: `UserError`."""
     if not stochastic(settings):
-        if inference == PERTURBED and not settings.sigma:
+        if settings.inference == PERTURBED and not settings.sigma:
             raise UserError("option 'eval.inference': perturbed_starts needs noise scales: eval.sigma=[0.1,0.3]")
         _refuse_unread(settings)
         return
@@ -78,17 +73,6 @@ def check_rollouts(settings: EvaluateConfig) -> None:
             "option 'eval.inference': stochastic rollouts take a fixed number of steps and choose among "
             "themselves; leave out eval.adaptive_halt and eval.vote"
         )
-    if not 0 <= settings.noise_seed < 2**63:
-        raise UserError(f"option 'eval.noise_seed': found {settings.noise_seed}, expected 0 to 2^63 - 1")
-    for name in ("stability_steps", "stability_directions"):
-        if getattr(settings, name) < 1:
-            raise UserError(f"option 'eval.{name}': found {getattr(settings, name)}, expected at least 1")
-    for size in settings.stability_sizes:
-        if not MIN_SIZE <= size <= MAX_SIZE:
-            raise UserError(
-                f"option 'eval.stability_sizes': found {size:g}, expected parts of the state's norm from "
-                f"{MIN_SIZE:g} to {MAX_SIZE:g}"
-            )
     if len({f"{size:g}" for size in settings.stability_sizes}) < len(settings.stability_sizes):
         raise UserError("option 'eval.stability_sizes': expected each size once")
     if settings.max_steps is not None:
@@ -96,11 +80,10 @@ def check_rollouts(settings: EvaluateConfig) -> None:
 
 
 def _refuse_unread(settings: EvaluateConfig) -> None:
-    run = {item.name for item in fields(EvalConfig)} | {"inference"}
-    for item in fields(EvaluateConfig):
-        default = item.default if item.default_factory is MISSING else item.default_factory()
-        if item.name not in run and getattr(settings, item.name) != default:
+    run = {setting.key for setting in settings_of(EvalConfig)} | {"inference"}
+    for setting in settings_of(EvaluateConfig):
+        if setting.key not in run and getattr(settings, setting.key) != setting.default:
             raise UserError(
-                f"option 'eval.{item.name}' is of stochastic rollouts: give a noise scale too, as a "
+                f"option 'eval.{setting.key}' is of stochastic rollouts: give a noise scale too, as a "
                 "number, such as eval.sigma=0.3"
             )

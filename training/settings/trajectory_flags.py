@@ -10,8 +10,8 @@ from typing import Any
 
 import yaml
 
-from dataset.puzzle_folder import open_puzzle_set
-from dataset.puzzle_metadata import data_folder, read_metadata
+from dataset.puzzle_folder import open_puzzle_sets
+from dataset.puzzle_metadata import data_folder
 from dataset.puzzle_source import PuzzleSource
 from errors import UserError
 from training.settings.flags import FlagParser, add_setting_flags, destination
@@ -92,14 +92,11 @@ FLAGS = {
         "--mask-normalize": "objective.mask_normalize",
     },
     "noise": {
-        "--perturb": "objective.perturb",
-        "--noise-sampling": "objective.noise_sampling",
-        "--sigma": "objective.sigma",
-        "--sigma-min": "objective.sigma_min",
-        "--sigma-max": "objective.sigma_max",
-        "--p-clean": "objective.p_clean",
-        "--clean-warmup-steps": "objective.clean_warmup_steps",
-        "--sigma-ramp-steps": "objective.sigma_ramp_steps",
+        f"--{name.replace('_', '-')}": f"objective.{name}"
+        for name in (
+            *("perturb", "noise_sampling", "sigma", "sigma_min", "sigma_max", "p_clean"),
+            *("clean_warmup_steps", "sigma_ramp_steps"),
+        )
     },
     "training": {
         "--batch-size": "global_batch_size",
@@ -143,17 +140,13 @@ _DEFAULTS: dict[str, Any] = {
         if key.startswith("objective.") and flag not in ("--objective", "--num-trajectories")
     },
 }
-_DIFFERS: dict[str, dict[str, Any]] = {flag: {"default": value} for flag, value in _DEFAULTS.items()} | {
-    "--objective": {"default": "multi_perturbed_ce", "choices": OBJECTIVES[1:], "help": "see below"},
+_WORDS: dict[str, dict[str, Any]] = {
+    "--objective": {"choices": OBJECTIVES[1:], "help": "see below"},
     "--lr": {"help": "constant after its warm-up"},
     "--data-path": {"nargs": "+", "metavar": "DIR", "help": "dataset folders instead of the run's"},
-    "--eval-every": {"default": 2500, "help": "updates between evaluations"},
-    "--eval-n": {
-        "default": 1024,
-        "help": "held-out rows that choose the best checkpoint; the others are the test rows",
-    },
+    "--eval-every": {"help": "updates between evaluations"},
+    "--eval-n": {"help": "held-out rows that choose the best checkpoint; the others are the test rows"},
     "--sigma-grid": {
-        "default": _DEFAULTS["--sigma-grid"],
         "metavar": "S,S,...",
         "type": str,
         "help": "noise scales of accuracy from perturbed starts; none = not measured",
@@ -165,8 +158,11 @@ _DIFFERS: dict[str, dict[str, Any]] = {flag: {"default": value} for flag, value 
     },
     "--save-every-eval": {"action": "store_true", "help": "weights step_N at each evaluation"},
     "--dtype": {"choices": None, "metavar": "NAME", "help": "of the layers: float32 | bfloat16 | float64"},
-    "--state-dtype": {"default": "auto", "choices": None, "metavar": "NAME", "help": "of z_H and z_L; auto = float32"},
+    "--state-dtype": {"choices": None, "metavar": "NAME", "help": "of z_H and z_L; auto = float32"},
 }
+# What argparse is told instead of what the setting's field says.
+_DIFFERS = {flag: {"default": value} | _WORDS.get(flag, {}) for flag, value in _DEFAULTS.items()}
+_DIFFERS |= {flag: words for flag, words in _WORDS.items() if flag not in _DEFAULTS}
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -341,10 +337,8 @@ def _plan_epochs(settings: dict[str, Any]) -> None:
     paths = settings["data_paths"]
     if not paths:
         return
-    sets = [open_puzzle_set(path, "train", name) for path in paths for name in read_metadata(path, "train").sets]
-    source = PuzzleSource(
-        sets, seed=0, global_batch_size=batch, epochs_per_iteration=_EPOCHS, augment=settings["augment"]
-    )
+    sets, augment = open_puzzle_sets(paths, "train"), settings["augment"]
+    source = PuzzleSource(sets, seed=0, global_batch_size=batch, epochs_per_iteration=_EPOCHS, augment=augment)
     # Half as many again, since an epoch may give fewer batches than it does on average.
     rows_per_pass = _EPOCHS * source.total_groups * source.mean_examples
     passes = math.ceil(1.5 * updates * batch / rows_per_pass) + 1

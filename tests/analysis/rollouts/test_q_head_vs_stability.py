@@ -203,13 +203,13 @@ def refused(words: Sequence[str], says: str, capsys: pytest.CaptureFixture[str])
 
 
 BAD = {
-    "--sigma -1": "option 'eval.sigma': found -1",
+    "--sigma -1": "option 'eval.sigma': found [-1.0]",
     "--site z": "option 'eval.site': found 'z'",
     "--rollouts 0": "option 'eval.rollouts': found 0",
     "--max-steps 0": "option 'eval.max_steps': found 0",
     "--judged-steps 9": "'eval.judged_steps': found 9, expected steps from 1 to 4",
     "--num-puzzles 0": "--num-puzzles 0: expected at least 1",
-    "--stability-sizes 2": "option 'eval.stability_sizes': found 2",
+    "--stability-sizes 2": "option 'eval.stability_sizes': found [2.0]",
     "--data-path nowhere": "nowhere",
     "--read x.npz": "not allowed with argument",
     "--rolouts 3": "unrecognized arguments: --rolouts",

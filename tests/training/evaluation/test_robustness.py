@@ -236,8 +236,8 @@ def test_longer_rollouts(runs: dict[str, Path]) -> None:
 BAD = {
     "eval.site=z_Q": "option 'eval.site': found 'z_Q', expected one of: z_H, z_L, both",
     "eval.rollouts=0": "option 'eval.rollouts': found 0, expected at least 1",
-    "eval.sigma=[-1e-3]": "option 'eval.sigma': found -0.001, expected finite numbers, 0 or more",
-    "eval.sigma=[.inf]": "option 'eval.sigma': found inf, expected finite numbers",
+    "eval.sigma=[-1e-3]": "option 'eval.sigma': found [-0.001], expected 0 or more",
+    "eval.sigma=[.inf]": "option 'eval.sigma': found [inf], expected a finite number",
     "eval.sigma=[0.001,1e-3]": "option 'eval.sigma': found 0.001, 0.001, expected each noise scale once",
     "eval.sigma=1e-3 eval.inference=perturbed_starts eval.noise_seed=1": "'eval.noise_seed' is of stochastic rollouts",
     "eval.sigma=small": "option 'eval.sigma': found 'small', expected list[float]",
