@@ -31,8 +31,8 @@ from dataset.building_folder import building_folder
 from dataset.puzzle_folder import write_identifiers, write_puzzle_folder
 from dataset.puzzle_metadata import PuzzleMetadata
 from dataset.safe_files import file_sha256
-from dataset.sudoku import BOXES, Box, random_symmetries, side, tokens_from_boards
-from dataset.sudoku_collect import Collected, Split, collect_generated, collect_lists, collect_published
+from dataset.sudoku import BOXES, Box, Puzzles, random_symmetries, side, tokens_from_boards
+from dataset.sudoku_collect import Collected, collect_generated, collect_lists, collect_published
 from dataset.sudoku_sources import PUBLISHED_REPO, fetch_published, is_csv, published_files, resolve_input
 
 BUILD_VERSION = 1
@@ -235,7 +235,7 @@ def _command(args: argparse.Namespace) -> str:
 
 
 def _write_split(
-    folder: Path, split: str, puzzles: Split, box: Box, num_aug: int, seed: int, extra: dict[str, object]
+    folder: Path, split: str, puzzles: Puzzles, box: Box, num_aug: int, seed: int, extra: dict[str, object]
 ) -> None:
     boards, solutions = augmented_copies(puzzles.boards, puzzles.solutions, box, num_aug, seed)
     num_groups, num_examples = len(puzzles.boards), len(boards)

@@ -16,6 +16,19 @@ Box = tuple[int, int]
 BOXES: dict[str, Box] = {"4x4": (2, 2), "6x6": (2, 3), "9x9": (3, 3)}
 
 
+@dataclass(frozen=True)
+class Puzzles:
+    """boards and solutions (N, n*n) uint8; ratings (N,) int32, as published or as defined in `sudoku_solver`."""
+
+    boards: np.ndarray
+    solutions: np.ndarray
+    ratings: np.ndarray
+
+    def take(self, rows: np.ndarray | slice) -> "Puzzles":
+        """These rows, in this order."""
+        return Puzzles(self.boards[rows], self.solutions[rows], self.ratings[rows])
+
+
 def side(box: Box) -> int:
     """n, the number of digits and the length of a row."""
     return box[0] * box[1]

@@ -13,10 +13,10 @@ from pathlib import Path
 import numpy as np
 from tqdm import tqdm
 
-from dataset.sudoku import BOXES, Box, canonical_form, side
-from dataset.sudoku_generator import FEWEST_CLUES, Generated, generate
+from dataset.sudoku import BOXES, Box, Puzzles, canonical_form, side
+from dataset.sudoku_generator import FEWEST_CLUES, generate
 from dataset.sudoku_solver import Solved, solve
-from dataset.sudoku_sources import PublishedSet, RawList, read_published_csv, read_raw_list, refuse_line
+from dataset.sudoku_sources import RawList, concatenated, read_published_csv, read_raw_list, refuse_line
 from dataset.worker_pool import map_ordered
 from errors import UserError
 
@@ -29,24 +29,11 @@ _SPLIT_STREAM = 0x53504C  # keeps these draws apart from others made with the sa
 
 
 @dataclass(frozen=True)
-class Split:
-    """One split: boards and solutions (N, n*n) uint8, ratings (N,) int32."""
-
-    boards: np.ndarray
-    solutions: np.ndarray
-    ratings: np.ndarray
-
-    def take(self, rows: np.ndarray | slice) -> "Split":
-        """These rows, in this order."""
-        return Split(self.boards[rows], self.solutions[rows], self.ratings[rows])
-
-
-@dataclass(frozen=True)
 class Collected:
     """Both splits, the box geometry, the ratings' kind ("search_nodes" or "published"), notes to print."""
 
-    train: Split
-    test: Split
+    train: Puzzles
+    test: Puzzles
     box: Box
     rating: str
     notes: tuple[str, ...]
@@ -62,12 +49,7 @@ def solve_all(boards: np.ndarray, box: Box, num_workers: int, progress: str) -> 
         for chunk in map_ordered(partial(solve, box=box), chunks, num_workers):
             solved_chunks.append(chunk)
             bar.update(len(chunk.ratings))
-    return Solved(
-        solutions=np.concatenate([chunk.solutions for chunk in solved_chunks]),
-        num_solutions=np.concatenate([chunk.num_solutions for chunk in solved_chunks]),
-        ratings=np.concatenate([chunk.ratings for chunk in solved_chunks]),
-        complete=np.concatenate([chunk.complete for chunk in solved_chunks]),
-    )
+    return Solved(**concatenated(solved_chunks, "solutions", "num_solutions", "ratings", "complete"))
 
 
 def first_occurrences(boards: np.ndarray, seen: set[bytes] | None = None) -> np.ndarray:
@@ -140,7 +122,7 @@ def collect_lists(
     order = distinct[_permutation(seed, len(distinct))]
     wanted = len(order) if num_train is None else min(num_test + num_train, len(order))
 
-    kept: list[Split] = []
+    kept: list[Puzzles] = []
     position = num_kept = 0
     while num_kept < wanted and position < len(order):
         missing = wanted - num_kept
@@ -150,13 +132,9 @@ def collect_lists(
         solved = solve_all(boards[rows], (3, 3), num_workers, "solving")
         _refuse_unsolved(solved, rows, lambda row: (sources[owner[row]].path, int(lines[row])))
         hard = np.flatnonzero(solved.ratings >= (min_difficulty or 0))
-        kept.append(Split(boards[rows], solved.solutions, solved.ratings).take(hard))
+        kept.append(Puzzles(boards[rows], solved.solutions, solved.ratings).take(hard))
         num_kept += len(hard)
-    pool = Split(
-        np.concatenate([split.boards for split in kept]),
-        np.concatenate([split.solutions for split in kept]),
-        np.concatenate([split.ratings for split in kept]),
-    ).take(slice(wanted))
+    pool = Puzzles(**concatenated(kept, "boards", "solutions", "ratings")).take(slice(wanted))
     if test_size is None and len(pool.ratings) < wanted:
         num_test = min(num_test, max(1, len(pool.ratings) // 5))
     if len(pool.ratings) <= num_test:
@@ -186,14 +164,11 @@ def collect_published(
     `min_difficulty` reads the published rating, as in the official builder. No test puzzle stays in train.
     """
     notes: list[str] = []
-    train_sets = [_at_least(read_published_csv(path), min_difficulty) for path in train_paths]
-    test_sets = [_at_least(read_published_csv(path), min_difficulty) for path in test_paths]
-    sources = test_sets + train_sets
-    pool = Split(
-        np.concatenate([source.boards for source in sources]),
-        np.concatenate([source.solutions for source in sources]),
-        np.concatenate([source.ratings for source in sources]),
+    train_sets, test_sets = (
+        [read_published_csv(path).at_least(min_difficulty) for path in paths] for paths in (train_paths, test_paths)
     )
+    sources = test_sets + train_sets
+    pool = Puzzles(**concatenated(sources, "boards", "solutions", "ratings"))
     lines = np.concatenate([source.lines for source in sources])
     owner = np.repeat(np.arange(len(sources)), [len(source.lines) for source in sources])
     num_in_test = sum(len(source.lines) for source in test_sets)
@@ -226,19 +201,6 @@ def collect_published(
         pool.ratings[rows] = solved.ratings
     kind = "search_nodes" if rating == "search" else "published"
     return Collected(pool.take(train_rows), pool.take(test_rows), (3, 3), kind, tuple(notes))
-
-
-def _at_least(source: PublishedSet, min_difficulty: int | None) -> PublishedSet:
-    if min_difficulty is None:
-        return source
-    keep = source.ratings >= min_difficulty
-    return PublishedSet(
-        source.path,
-        source.boards[keep],
-        source.solutions[keep],
-        source.ratings[keep],
-        source.lines[keep],
-    )
 
 
 def collect_generated(
@@ -312,12 +274,12 @@ def collect_generated(
                 )
     if skipped and n <= 6:
         notes.append(f"{skipped:,} puzzles equivalent to an earlier one were left out")
-    everything = Split(np.array(boards), np.array(solutions), np.array(ratings, np.int32))
+    everything = Puzzles(np.array(boards), np.array(solutions), np.array(ratings, np.int32))
     test, train = everything.take(slice(num_test)), everything.take(slice(num_test, None))
     return Collected(train, test, box, "search_nodes", tuple(notes))
 
 
-def _generate_chunk(box: Box, seed: int, num_clues: int | None, start: int) -> tuple[Generated, np.ndarray]:
+def _generate_chunk(box: Box, seed: int, num_clues: int | None, start: int) -> tuple[Puzzles, np.ndarray]:
     """Candidates from number `start` on, and the key by which each is told from the others."""
     candidates = generate(box, seed, np.arange(start, start + _GENERATE_CHUNK[side(box)]), num_clues)
     return candidates, canonical_form(candidates.boards, box) if side(box) <= 6 else candidates.boards

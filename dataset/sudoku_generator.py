@@ -5,11 +5,9 @@ generator keyed by them, and the batched solver treats each board on its own. So
 number of workers shows in the result.
 """
 
-from dataclasses import dataclass
-
 import numpy as np
 
-from dataset.sudoku import Box, side
+from dataset.sudoku import Box, Puzzles, side
 from dataset.sudoku_solver import candidates_from_boards, solve, solve_candidates
 
 # Fewest clues of any uniquely solvable puzzle, by n (9x9: McGuire, Tugemann, Civario 2012).
@@ -17,16 +15,7 @@ FEWEST_CLUES = {4: 4, 6: 8, 9: 17}
 _STREAM = 0x53754B  # keeps these draws apart from others made with the same seed
 
 
-@dataclass(frozen=True)
-class Generated:
-    """boards and solutions (N, n*n) uint8; ratings (N,) int32, as defined in `sudoku_solver`."""
-
-    boards: np.ndarray
-    solutions: np.ndarray
-    ratings: np.ndarray
-
-
-def generate(box: Box, seed: int, indices: np.ndarray, num_clues: int | None = None) -> Generated:
+def generate(box: Box, seed: int, indices: np.ndarray, num_clues: int | None = None) -> Puzzles:
     """Puzzles number `indices` of the stream `seed`, each with exactly one solution.
 
     They are minimal (no clue can be taken away), or with `num_clues` the removal stops at that number; a
@@ -39,7 +28,7 @@ def generate(box: Box, seed: int, indices: np.ndarray, num_clues: int | None = N
     solved = solve(boards, box, max_nodes=None)
     if not (solved.unique.all() and np.array_equal(solved.solutions, solutions)):
         raise RuntimeError("generator and solver disagree about a puzzle")
-    return Generated(boards=boards, solutions=solutions, ratings=solved.ratings)
+    return Puzzles(boards=boards, solutions=solutions, ratings=solved.ratings)
 
 
 def random_grids(rngs: list[np.random.Generator], box: Box) -> np.ndarray:

@@ -9,7 +9,7 @@ import csv
 import gzip
 import os
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO, NoReturn
@@ -52,6 +52,16 @@ class PublishedSet:
     solutions: np.ndarray
     ratings: np.ndarray
     lines: np.ndarray
+
+    def at_least(self, rating: int | None) -> "PublishedSet":
+        """The rows with this rating or a larger one; all where it is None."""
+        keep = slice(None) if rating is None else self.ratings >= rating
+        return PublishedSet(self.path, self.boards[keep], self.solutions[keep], self.ratings[keep], self.lines[keep])
+
+
+def concatenated(parts: Sequence[object], *names: str) -> dict[str, np.ndarray]:
+    """The arrays of these names of all parts, one after the other along the first axis."""
+    return {name: np.concatenate([getattr(part, name) for part in parts]) for name in names}
 
 
 def resolve_input(name: str) -> Path:
@@ -173,13 +183,7 @@ def read_published_csv(path: Path) -> PublishedSet:
         blocks.append(_validated(path, questions, answers, ratings, lines))
     if not blocks:
         raise UserError(f"{path}: holds no puzzle; expected rows of {','.join(CSV_COLUMNS)} below the header")
-    return PublishedSet(
-        path,
-        boards=np.concatenate([block.boards for block in blocks]),
-        solutions=np.concatenate([block.solutions for block in blocks]),
-        ratings=np.concatenate([block.ratings for block in blocks]),
-        lines=np.concatenate([block.lines for block in blocks]),
-    )
+    return PublishedSet(path, **concatenated(blocks, "boards", "solutions", "ratings", "lines"))
 
 
 def _rating(path: Path, number: int, text: str) -> int:

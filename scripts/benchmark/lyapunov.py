@@ -14,7 +14,6 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
@@ -36,6 +35,7 @@ from dynamics.orthonormal import orthonormalise
 from dynamics.propagation import TangentFlow
 from dynamics.tangents import exact_arithmetic, push_tangents
 from models.recursion_maps import RecursionMaps
+from scripts.benchmark.measures import Record
 from scripts.benchmark.setup import DataShape, compose_preset, data_shape, synthetic_run
 from scripts.benchmark.timing import floor_seconds, measure_products
 from scripts.benchmark.updates import add_setup_options, read_overrides, start_of_record
@@ -46,8 +46,6 @@ SCHEMA_VERSION = 1
 GROWTH_K = (1, 2, 4, 8, 16)
 GROWTH_STEPS = (1, 2, 4, 8)
 _FLOOR_PASSES = 3
-
-Record = dict[str, Any]
 
 
 @contextmanager

@@ -31,7 +31,7 @@ from tqdm import tqdm
 
 from analysis.command_line import benchmark_entry, check_at_least, check_json_target, save_json_target, script_parser
 from analysis.timing import Timing, seconds_of
-from scripts.benchmark.measures import WARM_UP_STEPS, training_step, updates_per_sample
+from scripts.benchmark.measures import WARM_UP_STEPS, Record, training_step, updates_per_sample
 from scripts.benchmark.setup import DataShape, compose_preset, data_shape, synthetic_run
 from scripts.benchmark.updates import add_setup_options, read_overrides, start_of_record
 from training.evaluation.summary_table import aligned
@@ -44,8 +44,6 @@ from training.settings.schema import ObjectiveConfig, TrainConfig
 SCHEMA_VERSION = 1
 BASELINE = "baseline_ce"
 _NEVER_HALT = -50.0
-
-Record = dict[str, Any]
 
 
 def kinds(count: int) -> dict[str, ObjectiveConfig]:
