@@ -7,7 +7,6 @@ Source: sampler, curriculum and mining of the learned-Lyapunov experiment.
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -16,9 +15,11 @@ from torch import Tensor
 from dataset.puzzle_source import stream
 from dataset.source import Position
 from errors import UserError
+from projects.collatz.decrease import further_states
 from projects.collatz.hard_pool import Entries, HardPool, active_seeds, draw
 from projects.collatz.kept_out import KeptOut
 from projects.collatz.limbs import LIMB_BITS, from_limbs, random_odd_numbers, resized
+from projects.collatz.settings import CollatzConfig
 from projects.collatz.walk import Batch, walk
 
 MINED_SAMPLES = 5000
@@ -27,32 +28,6 @@ _BATCH, _MINING, _QUICK = 11, 12, 13  # independent streams of one seed
 _AHEAD = 8
 
 Feedback = Callable[[Batch], Tensor]
-
-
-@dataclass(frozen=True)
-class PairSettings:
-    """What the data are.
-
-    Attributes:
-        states: how many consecutive states of a number are given, 2 for n and T(n).
-        hard_ratio: share of the batch that comes from the pool. max_bits: random numbers have 3 to max_bits - 3 bits.
-        empty_pool: `reserved-seed` (hard rows come from the orbit of 27, a test orbit) or `random`.
-        mine_interval: epochs between minings, None = never.
-    """
-
-    batch_size: int
-    states: int
-    lookahead: int
-    hard_ratio: float
-    max_bits: int
-    curriculum: bool
-    start_seeds: int
-    ramp_len: int
-    empty_pool: str
-    decontaminate: bool
-    mine_interval: int | None
-    mine_count: int
-    mine_start_epoch: int
 
 
 class PairSource:
@@ -66,17 +41,21 @@ class PairSource:
     epochs_per_iteration = 1
     mean_examples = 1.0
 
-    def __init__(self, settings: PairSettings, seed: int, kept_out: KeptOut, feedback: Feedback | None = None) -> None:
-        self.settings, self.seed, self.feedback = settings, seed, feedback
+    def __init__(
+        self, settings: CollatzConfig, batch_size: int, seed: int, kept_out: KeptOut, feedback: Feedback | None = None
+    ) -> None:
+        self.settings, self.batch_size, self.seed, self.feedback = settings, batch_size, seed, feedback
         self._kept_out = kept_out
-        self.pool = HardPool(kept_out, decontaminate=settings.decontaminate, successors=settings.states - 1)
+        furthest = max([1, *(ahead for ahead, _ in further_states(settings))])
+        self._states = furthest + 1
+        self.pool = HardPool(kept_out, decontaminate=settings.decontaminate, successors=furthest)
         self._ready: dict[int, Batch] = {}
         self._mined_at: int | None = None
         self.overlap = self.drawn = 0
 
     @property
     def total_groups(self) -> int:
-        return self.settings.batch_size
+        return self.batch_size
 
     def next(self, position: Position) -> tuple[Batch, Position]:
         epoch = position["iteration"]
@@ -96,7 +75,7 @@ class PairSource:
         epochs = [first]
         while len(epochs) < _AHEAD and not self._mines_at(epochs[-1] + 1):
             epochs.append(epochs[-1] + 1)
-        drawn = [self._draw(epoch, self.settings.batch_size, self.settings.hard_ratio, _BATCH) for epoch in epochs]
+        drawn = [self._draw(epoch, self.batch_size, self.settings.hard_ratio, _BATCH) for epoch in epochs]
         longest = max(len(limbs) for limbs, _ in drawn)
         limbs = np.concatenate([resized(numbers, longest) for numbers, _ in drawn], axis=1)
         walked = self._walk(limbs)
@@ -104,14 +83,14 @@ class PairSource:
         self.overlap, self.drawn = self.overlap + int(overlap.sum()), self.drawn + len(overlap)
         kept = ~overlap if self.settings.decontaminate else np.ones(len(overlap), bool)
         whole = walked.batch(hard=np.concatenate([hard for _, hard in drawn]), kept=kept)
-        size = self.settings.batch_size
+        size = self.batch_size
         return {
             epoch: {name: leaf[i * size : (i + 1) * size] for name, leaf in whole.items()}
             for i, epoch in enumerate(epochs)
         }
 
     def _walk(self, limbs: np.ndarray) -> Any:
-        return walk(limbs, self.settings.states, self.settings.lookahead, self._kept_out, window_logs=False)
+        return walk(limbs, self._states, self.settings.lookahead, self._kept_out, window_logs=False)
 
     def _draw(self, epoch: int, size: int, hard_ratio: float, kind: int) -> tuple[np.ndarray, np.ndarray]:
         """(limbs, size) numbers, random ones first, and which of them are hard."""
@@ -142,10 +121,10 @@ class PairSource:
         return random_odd_numbers(top_bits, (self.settings.max_bits - 4) // LIMB_BITS + 1, generator)
 
     def _mines_at(self, epoch: int) -> bool:
-        interval = self.settings.mine_interval
-        if not interval or epoch == 0 or epoch % interval:
+        settings = self.settings
+        if not settings.mine_negatives or epoch == 0 or epoch % settings.mine_interval:
             return False
-        return epoch >= self.settings.mine_start_epoch
+        return epoch >= settings.mine_start_epoch
 
     def _mine(self, epoch: int) -> None:
         """The numbers on which the network decreases least join the pool."""

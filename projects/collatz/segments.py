@@ -4,7 +4,6 @@ A segment of S + 1 states gives S steps for S + 1 passes of a network. The start
 towards their ends orbits pass all smaller sizes. A batch is a pure function of (seed, position).
 """
 
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -14,22 +13,11 @@ from dataset.puzzle_source import stream
 from dataset.source import Position
 from projects.collatz.kept_out import KeptOut
 from projects.collatz.limbs import LIMB_BITS, from_limbs, random_odd_numbers
+from projects.collatz.settings import CollatzConfig
 from projects.collatz.walk import Batch, Walk, walk
 
 _STARTS, _QUICK = 21, 22  # independent streams of one seed
 SEGMENTS_PER_START = 16
-
-
-@dataclass(frozen=True)
-class SegmentSettings:
-    """segments: of a batch. steps: of a segment. Starts have bits uniform between `fewest_bits` and `most_bits`."""
-
-    segments: int
-    steps: int
-    lookahead: int
-    fewest_bits: int
-    most_bits: int
-    decontaminate: bool
 
 
 class SegmentSource:
@@ -43,26 +31,25 @@ class SegmentSource:
     epochs_per_iteration = 1
     mean_examples = 1.0
 
-    def __init__(self, settings: SegmentSettings, seed: int, kept_out: KeptOut) -> None:
-        self.settings, self.seed = settings, seed
+    def __init__(self, settings: CollatzConfig, batch_size: int, seed: int, kept_out: KeptOut) -> None:
+        self.settings, self.batch_size, self.seed = settings, batch_size, seed
         self._kept_out = kept_out
         # A block is a whole number of batches: so many starts give SEGMENTS_PER_START segments each.
-        self._block_starts = settings.segments * max(1, 128 // settings.segments)
-        self._batches = self._block_starts * SEGMENTS_PER_START // settings.segments
+        self._block_starts = batch_size * max(1, 128 // batch_size)
+        self._batches = self._block_starts * SEGMENTS_PER_START // batch_size
         self._block: tuple[int, dict[str, np.ndarray]] | None = None
         self.overlap = self.drawn = 0
 
     @property
     def total_groups(self) -> int:
-        return self.settings.segments
+        return self.batch_size
 
     def next(self, position: Position) -> tuple[Batch, Position]:
         epoch = position["iteration"]
         number, index = divmod(epoch, self._batches)
         if self._block is None or self._block[0] != number:
             self._block = number, self._make(number)
-        size = self.settings.segments
-        rows = slice(index * size, (index + 1) * size)
+        rows = slice(index * self.batch_size, (index + 1) * self.batch_size)
         arrays = {name: array[rows] for name, array in self._block[1].items()}
         nothing = np.empty((0, 0))
         walked = Walk(arrays.pop("logs"), arrays.pop("residues"), arrays.pop("valuations"), nothing, nothing)
@@ -88,7 +75,7 @@ class SegmentSource:
         settings = self.settings
         generator = stream(self.seed, _STARTS, number, 0)
         limbs = self._random(self._block_starts, generator)
-        steps, lookahead = settings.steps, settings.lookahead
+        steps, lookahead = settings.segment_steps, settings.lookahead
         walked = walk(limbs, steps * SEGMENTS_PER_START + 1, lookahead, self._kept_out, window_logs=True)
         tested = walked.on_test_orbit[:, :-1] | walked.on_test_orbit[:, 1:]
         going = ~walked.at_one[:, :-1]

@@ -1,22 +1,21 @@
 """From the settings `collatz` to the parts of a run: network, data, objective, and what watches the rate."""
 
 from collections.abc import Callable
-from dataclasses import fields
 from functools import partial
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import torch
 
 from errors import UserError
-from projects.collatz.decrease import HingeDecrease, SaturatingDecrease, further_states, pair_margins
+from projects.collatz.decrease import HingeDecrease, SaturatingDecrease, pair_margins
 from projects.collatz.eval_file import read_eval_file
 from projects.collatz.evaluation_report import test_states, validation_states
 from projects.collatz.kept_out import KeptOut, kept_out
-from projects.collatz.pairs import PairSettings, PairSource
+from projects.collatz.pairs import PairSource
 from projects.collatz.scoring import CollatzScoring
-from projects.collatz.segments import SegmentSettings, SegmentSource
-from projects.collatz.settings import CollatzConfig, collatz_of
+from projects.collatz.segments import SegmentSource
+from projects.collatz.settings import collatz_of
 from projects.collatz.value_networks import NETWORKS, CollatzValue
 from training.devices import keep_freed_memory, resolve_device, resolve_dtype
 from training.distributed import World
@@ -30,8 +29,6 @@ from training.seeding import derived_seed, seed_everything
 from training.settings.schema import TrainConfig
 from training.storage.run_folder import RunFolder
 from training.validation import ValidationRecord
-
-Shape = TypeVar("Shape", PairSettings, SegmentSettings)
 
 
 def choose_device(config: TrainConfig, local_rank: int = 0) -> torch.device:
@@ -61,18 +58,11 @@ def states_kept_out(config: TrainConfig) -> KeptOut:
     return kept_out(test_states(settings.test_starts) + validation_states(settings.validation_starts))
 
 
-def _with_fields_of(settings: CollatzConfig, kind: type[Shape], **others: Any) -> Shape:
-    """A dataclass of `others` and, by their names, the fields of `settings`."""
-    shared = {field.name: getattr(settings, field.name) for field in fields(kind) if field.name not in others}
-    return kind(**shared, **others)
-
-
 def build_source(config: TrainConfig, network: CollatzValue | None = None) -> PairSource | SegmentSource:
     """The data of a run; mined numbers are chosen by `network`."""
     settings, states, size = collatz_of(config), states_kept_out(config), config.global_batch_size
     if settings.preset == "orbit":
-        segments = _with_fields_of(settings, SegmentSettings, segments=size, steps=settings.segment_steps)
-        return SegmentSource(segments, config.seed, states)
+        return SegmentSource(settings, size, config.seed, states)
     feedback: Callable[[Any], torch.Tensor] | None = None
     if network is not None:
         device = next(network.parameters()).device
@@ -80,10 +70,7 @@ def build_source(config: TrainConfig, network: CollatzValue | None = None) -> Pa
         def feedback(batch: dict[str, torch.Tensor]) -> torch.Tensor:
             return pair_margins(network, {name: leaf.to(device) for name, leaf in batch.items()})
 
-    furthest = max([1, *(ahead for ahead, _ in further_states(settings))])
-    interval = settings.mine_interval if settings.mine_negatives else None
-    pairs = _with_fields_of(settings, PairSettings, batch_size=size, states=furthest + 1, mine_interval=interval)
-    return PairSource(pairs, config.seed, states, feedback)
+    return PairSource(settings, size, config.seed, states, feedback)
 
 
 def build_objective(config: TrainConfig) -> Objective:

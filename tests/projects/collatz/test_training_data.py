@@ -14,20 +14,18 @@ from errors import UserError
 from projects.collatz.hard_pool import MOST_MINED, RECORDS, TRAINING_SEEDS, HardPool, active_seeds, draw, elements
 from projects.collatz.kept_out import kept_out
 from projects.collatz.limbs import from_limbs, to_limbs
-from projects.collatz.pairs import PairSettings, PairSource
+from projects.collatz.pairs import PairSource
 from projects.collatz.samples import FRESH_STARTS
-from projects.collatz.segments import SEGMENTS_PER_START, SegmentSettings, SegmentSource
+from projects.collatz.segments import SEGMENTS_PER_START, SegmentSource
+from projects.collatz.settings import CollatzConfig
 from projects.collatz.syracuse import TEST_STARTS, orbit
 from projects.collatz.walk import walk
 from projects.collatz.windows import next_residues
 from tests.projects.collatz.numbers_drawn import EDGES, naive_steps, odd_numbers
 
 OUT = kept_out()
-PAIRS = PairSettings(
-    batch_size=64, states=2, lookahead=5, hard_ratio=0.25, max_bits=128, curriculum=True, start_seeds=0, ramp_len=490,
-    empty_pool="reserved-seed", decontaminate=False, mine_interval=None, mine_count=7, mine_start_epoch=0,
-)  # fmt: skip
-SEGMENTS = SegmentSettings(segments=4, steps=8, lookahead=6, fewest_bits=200, most_bits=256, decontaminate=False)
+PAIRS = CollatzConfig(lookahead=5, curriculum=True, start_seeds=0, ramp_len=490, mine_count=7)
+SEGMENTS = CollatzConfig(lookahead=6, segment_steps=8)
 
 
 def at(epoch: int) -> dict[str, int]:
@@ -152,7 +150,7 @@ def test_a_decontaminated_pool_has_no_state_of_a_test_orbit(successors: int) -> 
 
 def test_batches_are_a_function_of_seed_and_position() -> None:
     """Whatever was prepared before them, and in whichever order."""
-    one, two = PairSource(PAIRS, 3, OUT), PairSource(PAIRS, 3, OUT)
+    one, two = PairSource(PAIRS, 64, 3, OUT), PairSource(PAIRS, 64, 3, OUT)
     straight, position = [], at(0)
     for _ in range(20):
         batch, position = one.next(position)
@@ -161,12 +159,12 @@ def test_batches_are_a_function_of_seed_and_position() -> None:
         batch, following = two.next(at(epoch))
         assert following == at(epoch + 1)
         assert all(torch.equal(batch[name], straight[epoch][name]) for name in batch)
-    other, _ = PairSource(PAIRS, 4, OUT).next(at(0))
+    other, _ = PairSource(PAIRS, 64, 4, OUT).next(at(0))
     assert not torch.equal(other["logs"], straight[0]["logs"])
 
 
 def test_random_rows_have_every_size_alike() -> None:
-    source = PairSource(replace(PAIRS, batch_size=4096, hard_ratio=0.0), 0, OUT)
+    source = PairSource(replace(PAIRS, hard_ratio=0.0), 4096, 0, OUT)
     limbs, hard = source._draw(0, 40_000, 0.0, 11)
     sizes = Counter(number.bit_length() for number in from_limbs(limbs))
     assert not hard.any() and set(sizes) == set(range(3, 126))
@@ -178,13 +176,13 @@ def test_random_rows_have_every_size_alike() -> None:
 
 
 def test_hard_rows_come_from_the_seeds_that_are_in() -> None:
-    source = PairSource(PAIRS, 0, OUT)
+    source = PairSource(PAIRS, 64, 0, OUT)
     for epoch, active in ((0, 0), (5, 0), (11, 1), (101, 10)):
         limbs, hard = source._draw(epoch, 64, 0.25, 11)
         drawn = {number for number, is_hard in zip(from_limbs(limbs), hard.tolist(), strict=True) if is_hard}
         allowed = {n for seed in TRAINING_SEEDS[:active] or (27,) for n in elements(seed)}
         assert hard.sum() == 16 and drawn <= allowed
-    random = PairSource(replace(PAIRS, empty_pool="random"), 0, OUT)
+    random = PairSource(replace(PAIRS, empty_pool="random"), 64, 0, OUT)
     limbs, hard = random._draw(0, 64, 0.25, 11)
     assert not hard.any() and limbs.shape[1] == 64
 
@@ -201,7 +199,7 @@ def test_mining_takes_the_smallest_margins_at_its_epochs() -> None:
         seen.append(narrowest(batch))
         return seen[-1]
 
-    source = PairSource(replace(PAIRS, mine_interval=6, mine_start_epoch=12), 0, OUT, feedback)
+    source = PairSource(replace(PAIRS, mine_negatives=True, mine_interval=6, mine_start_epoch=12), 64, 0, OUT, feedback)
     position, counts = at(0), []
     for _ in range(25):
         _, position = source.next(position)
@@ -209,22 +207,22 @@ def test_mining_takes_the_smallest_margins_at_its_epochs() -> None:
     mining = [epoch for epoch in range(1, 25) if counts[epoch] > counts[epoch - 1]]
     assert mining == [12, 18, 24], "not at 0, not before mine_start_epoch"
     assert all(len(margins) == 5000 for margins in seen)
-    source = PairSource(replace(PAIRS, mine_interval=6), 0, OUT, feedback)
+    source = PairSource(replace(PAIRS, mine_negatives=True, mine_interval=6), 64, 0, OUT, feedback)
     source.next(at(6))
     smallest = sorted(set(np.sort(seen[-1].numpy())[:7].tolist()))
     assert sorted(math.log(number) for number in source.pool.mined) == smallest
 
 
 def test_a_source_that_mined_comes_back_from_its_state() -> None:
-    settings = replace(PAIRS, mine_interval=6)
-    whole, position = PairSource(settings, 0, OUT, narrowest), at(0)
+    settings = replace(PAIRS, mine_negatives=True, mine_interval=6)
+    whole, position = PairSource(settings, 64, 0, OUT, narrowest), at(0)
     batches = []
     for epoch in range(20):
         if epoch == 9:
             state = whole.state_dict()
         batch, position = whole.next(position)
         batches.append(batch)
-    resumed = PairSource(settings, 0, OUT, narrowest)
+    resumed = PairSource(settings, 64, 0, OUT, narrowest)
     resumed.load_state_dict(state)
     for epoch in range(9, 20):
         batch, _ = resumed.next(at(epoch))
@@ -244,12 +242,12 @@ def test_a_source_that_mined_comes_back_from_its_state() -> None:
 )
 def test_a_foreign_state_is_refused(state: dict[str, object]) -> None:
     with pytest.raises(UserError, match="holds no list of mined odd numbers"):
-        PairSource(PAIRS, 0, OUT).load_state_dict(state)
+        PairSource(PAIRS, 64, 0, OUT).load_state_dict(state)
 
 
 def test_rows_on_test_orbits_are_counted_and_with_the_switch_not_kept() -> None:
     for decontaminate in (False, True):
-        source = PairSource(replace(PAIRS, states=5, decontaminate=decontaminate), 0, OUT)
+        source = PairSource(replace(PAIRS, use_t4=True, decontaminate=decontaminate), 64, 0, OUT)
         batch, _ = source.next(at(0))
         assert source.drawn == 8 * 64 and 0 < source.overlap < source.drawn
         small = batch["logs"][:, 0] < math.log(2**50)
@@ -265,7 +263,7 @@ def test_rows_on_test_orbits_are_counted_and_with_the_switch_not_kept() -> None:
 
 def test_segments_are_consecutive_states_of_random_orbits() -> None:
     """All segments of a block, put in order again, are the orbits of its starts."""
-    source = SegmentSource(SEGMENTS, 5, OUT)
+    source = SegmentSource(SEGMENTS, 4, 5, OUT)
     starts = source.starts(0)
     assert len(starts) == 128 and all(n % 2 and 200 <= n.bit_length() <= 256 for n in starts)
     expected = {}
@@ -283,7 +281,7 @@ def test_segments_are_consecutive_states_of_random_orbits() -> None:
             assert (batch["valuations"][row].tolist(), batch["kept"][row].tolist()) == expected[key]
             seen += 1
     assert seen == len(expected) == 128 * SEGMENTS_PER_START
-    again, _ = SegmentSource(SEGMENTS, 5, OUT).next(at(77))
+    again, _ = SegmentSource(SEGMENTS, 4, 5, OUT).next(at(77))
     batch, _ = source.next(at(77))
     assert all(torch.equal(batch[name], again[name]) for name in batch)
     assert not set(source.starts(1)) & set(starts)
@@ -291,7 +289,7 @@ def test_segments_are_consecutive_states_of_random_orbits() -> None:
 
 def test_segments_with_a_test_state_or_an_end_are_not_kept() -> None:
     short = replace(SEGMENTS, fewest_bits=12, most_bits=20, decontaminate=True)
-    source = SegmentSource(short, 0, OUT)
+    source = SegmentSource(short, 4, 0, OUT)
     position, kept, dropped = at(0), 0, 0
     for _ in range(40):
         batch, position = source.next(position)
@@ -306,7 +304,7 @@ def test_segments_with_a_test_state_or_an_end_are_not_kept() -> None:
 
 
 def test_segments_keep_no_state() -> None:
-    source = SegmentSource(SEGMENTS, 0, OUT)
+    source = SegmentSource(SEGMENTS, 4, 0, OUT)
     assert source.state_dict() == {}
     source.load_state_dict({})
     with pytest.raises(ValueError, match="keep none"):
