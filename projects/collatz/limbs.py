@@ -31,12 +31,6 @@ def to_limbs(numbers: Sequence[int]) -> np.ndarray:
     return np.array(rows, np.uint64).reshape(len(rows), len(numbers))
 
 
-def words_to_limbs(words: np.ndarray) -> np.ndarray:
-    """(limbs, B) of a (B,) uint64 array: one limb where all fit, else two."""
-    both = np.stack([words & _MASK, words >> np.uint64(LIMB_BITS)])
-    return both if both[1].any() else both[:1]
-
-
 def from_limbs(limbs: np.ndarray) -> list[int]:
     """The Python integers of a batch (limbs, B)."""
     numbers = limbs[-1].tolist()

@@ -13,7 +13,6 @@ import numpy as np
 from numpy.lib.stride_tricks import sliding_window_view
 
 from projects.collatz import limbs as collatz_limbs
-from projects.collatz import words as collatz_words
 from projects.collatz.syracuse import Orbit
 
 # Numbers of one block: at lookahead 100 the states of a block of 256 bits are about 20 MB.
@@ -85,19 +84,6 @@ def next_residues(residues: np.ndarray, valuations: np.ndarray) -> np.ndarray:
     """
     modulus = 3 * MODULUS
     return (3 * residues.astype(np.int64) + 1) * _HALVINGS[valuations % len(_HALVINGS)] % modulus % MODULUS
-
-
-def lookahead_valuations(numbers: np.ndarray, lookahead: int) -> np.ndarray:
-    """k_1 to k_L of 64-bit odd numbers: (B,) uint64 in, (B, L) int32 out.
-
-    By words where all stays within 64 bits, else by limbs. Errors: `ValueError` for even numbers.
-    """
-    valuations = np.empty((lookahead, len(numbers)), np.int32)
-    try:
-        collatz_words.advance(numbers, lookahead, valuations)
-    except OverflowError:
-        _, valuations = collatz_limbs.trajectory(collatz_limbs.words_to_limbs(numbers), lookahead)
-    return valuations.T
 
 
 def _ranks(states: np.ndarray) -> np.ndarray:

@@ -21,13 +21,9 @@ def safe_steps(largest: int, most: int) -> int:
     return steps
 
 
-def advance(states: np.ndarray, steps: int, valuations: np.ndarray | None = None) -> np.ndarray:
-    """T^steps of each odd number.
+def advance(states: np.ndarray, steps: int) -> np.ndarray:
+    """T^steps of each odd number: (B,) uint64 in and out.
 
-    Args:
-        states: (B,) uint64, odd. valuations: (steps, B) integers, filled with k_1, ... where given.
-    Returns:
-        (B,) uint64.
     Errors: `ValueError` for even numbers; `OverflowError` where an intermediate 3x + 1 does not fit into 64 bits, never
     a wrong number. `projects.collatz.limbs` takes any size.
     """
@@ -37,19 +33,17 @@ def advance(states: np.ndarray, steps: int, valuations: np.ndarray | None = None
         raise ValueError("an even number among the states, expected odd ones")
     result = states.copy()
     for start in range(0, len(result), BLOCK):
-        block = slice(start, start + BLOCK)
-        _advance_block(result[block], steps, None if valuations is None else valuations[:, block])
+        _advance_block(result[start : start + BLOCK], steps)
     return result
 
 
-def _advance_block(x: np.ndarray, steps: int, valuations: np.ndarray | None) -> None:
+def _advance_block(x: np.ndarray, steps: int) -> None:
     scratch, k = np.empty_like(x), np.empty(len(x), np.uint8)
-    done = 0
-    while done < steps:
-        safe = safe_steps(int(x.max()), steps - done)
+    while steps:
+        safe = safe_steps(int(x.max()), steps)
         if safe == 0:
             raise OverflowError(f"3 * {int(x.max())} + 1 does not fit into {WORD_BITS} bits")
-        for step in range(done, done + safe):
+        for _ in range(safe):
             np.multiply(x, 3, out=x)
             np.add(x, 1, out=x)
             # The bits below the lowest one: as many as the valuation.
@@ -58,6 +52,4 @@ def _advance_block(x: np.ndarray, steps: int, valuations: np.ndarray | None) -> 
             np.subtract(scratch, 1, out=scratch)
             np.bitwise_count(scratch, out=k)
             np.right_shift(x, k, out=x)
-            if valuations is not None:
-                valuations[step] = k
-        done += safe
+        steps -= safe

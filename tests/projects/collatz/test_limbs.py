@@ -22,7 +22,6 @@ from projects.collatz.limbs import (
     resized,
     to_limbs,
     trajectory,
-    words_to_limbs,
 )
 from tests.projects.collatz.numbers_drawn import EDGES, naive_steps, odd_numbers
 
@@ -113,11 +112,6 @@ def test_there_and_back(numbers: list[int]) -> None:
     assert from_limbs(limbs) == numbers and np.all(limbs < 2**LIMB_BITS)
     assert len(limbs) == max(1, -(-max(numbers).bit_length() // LIMB_BITS)), "no more than needed"
     assert from_limbs(resized(limbs, len(limbs) + 2)) == numbers
-
-
-@given(st.lists(st.integers(0, 2**64 - 1), min_size=1))
-def test_words_become_limbs(numbers: list[int]) -> None:
-    assert from_limbs(words_to_limbs(np.array(numbers, np.uint64))) == numbers
 
 
 def test_no_digit_is_dropped() -> None:

@@ -11,7 +11,7 @@ from projects.collatz import labels as collatz_labels
 from projects.collatz import windows as collatz_windows
 from projects.collatz.labels import labels_of
 from projects.collatz.syracuse import TEST_STARTS, orbit
-from projects.collatz.windows import Windows, lookahead_valuations, orbit_windows, windows_of
+from projects.collatz.windows import Windows, orbit_windows, windows_of
 from tests.projects.collatz.numbers_drawn import EDGES, full_map, naive_steps, odd_numbers
 
 lookaheads = st.integers(1, 40)
@@ -60,12 +60,6 @@ def test_windows_along_an_orbit_are_those_of_its_states(lookahead: int) -> None:
 
 def test_the_orbit_of_1_has_no_step() -> None:
     assert len(orbit_windows(orbit(1), 3)) == 0
-
-
-@given(st.lists(st.integers(0, 2**64 - 1).map(lambda n: n | 1), min_size=1, max_size=12), lookaheads)
-def test_valuations_of_words_whichever_way(numbers: list[int], lookahead: int) -> None:
-    valuations = lookahead_valuations(np.array(numbers, np.uint64), lookahead)
-    assert valuations.tolist() == [naive_steps(number, lookahead)[1] for number in numbers]
 
 
 @given(odd_numbers, st.integers(1, 12), st.integers(1, 2**80))
