@@ -6,6 +6,7 @@ integers T^j(n) alone, and is decided on them. The others are evaluated in float
 """
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -128,46 +129,28 @@ class MaximumAt(_ByMargin):
 
 
 @dataclass(frozen=True)
-class TiltedMinimum(_ByMargin):
-    """V = S_a + a/1000, a the first argmin of S_j - c mu j, mu = max(0, (S_L - S_0) / L). Heuristic; c = 1 is natural.
+class Tilted(_ByMargin):
+    """V = S_a + a/1000, a the first argmin (argmax) of S_j - c mu j, mu = max(0, (S_L - S_0) / L). A heuristic.
+
+    c = 1 is natural. place: `np.argmin` or `np.argmax`.
 
     At c = 1 and mu > 0 both ends of the window lie on the tilted line (on a window of equal steps all places do), and
     where nothing lies below it the last bit of float64 chooses. So at c = 1 this is no function of the exact window: it
     even passes steps of 2^m - 1 that every such function fails. c = 1.2 has no such ties.
     """
 
+    place: Callable[..., np.ndarray]
     c: float
 
     @property
     def name(self) -> str:
-        return f"V_tmin_{self.c:g}"
+        return f"V_{'tmin' if self.place is np.argmin else 'tmax'}_{self.c:g}"
 
     def values(self, logs: np.ndarray, valuations: np.ndarray) -> np.ndarray:
-        return _lifted(logs, np.argmin(_tilted(logs, self.c), axis=1))
-
-
-@dataclass(frozen=True)
-class TiltedMaximum(_ByMargin):
-    """V = S_a + a/1000, a the first argmax of S_j - c mu j, mu and ties at c = 1 as of `TiltedMinimum`."""
-
-    c: float
-
-    @property
-    def name(self) -> str:
-        return f"V_tmax_{self.c:g}"
-
-    def values(self, logs: np.ndarray, valuations: np.ndarray) -> np.ndarray:
-        return _lifted(logs, np.argmax(_tilted(logs, self.c), axis=1))
-
-
-def _tilted(logs: np.ndarray, c: float) -> np.ndarray:
-    steps = logs.shape[1] - 1
-    slope = np.maximum(0.0, (logs[:, -1] - logs[:, 0]) / steps)
-    return logs - c * slope[:, None] * np.arange(steps + 1)
-
-
-def _lifted(logs: np.ndarray, place: np.ndarray) -> np.ndarray:
-    return np.take_along_axis(logs, place[:, None], axis=1)[:, 0] + 1e-3 * place
+        steps = logs.shape[1] - 1
+        slope = np.maximum(0.0, (logs[:, -1] - logs[:, 0]) / steps)
+        place = self.place(logs - self.c * slope[:, None] * np.arange(steps + 1), axis=1)
+        return np.take_along_axis(logs, place[:, None], axis=1)[:, 0] + 1e-3 * place
 
 
 # In the order of the table.
@@ -179,7 +162,7 @@ CLOSED_FORMS: tuple[ClosedForm, ...] = (
     Minimum(),
     Maximum(),
     MaximumAt(0.001),
-    TiltedMinimum(1.0),
-    TiltedMinimum(1.2),
-    TiltedMaximum(1.0),
+    Tilted(np.argmin, 1.0),
+    Tilted(np.argmin, 1.2),
+    Tilted(np.argmax, 1.0),
 )

@@ -11,7 +11,7 @@ import numpy as np
 
 from projects.collatz.kept_out import KeptOut
 from projects.collatz.limbs import resized, to_limbs
-from projects.collatz.syracuse import TEST_STARTS, steps_from
+from projects.collatz.syracuse import TEST_STARTS, steps_from, valuation
 
 RECORDS = (
     27, 31, 41, 47, 54, 55, 71, 73, 91, 97, 103, 111, 127, 155, 159, 171, 231, 237, 267, 303, 319, 351, 359, 391, 447,
@@ -35,22 +35,10 @@ def active_seeds(epoch: int, *, curriculum: bool, start_seeds: int, ramp_len: in
 
 def elements(start: int) -> list[int]:
     """The odd numbers above 1 among the first 300 elements of an orbit; an even start is only its beginning."""
-    odd_numbers = []
-    for number in _orbit_from(start):
-        if number % 2:
-            odd_numbers.append(number)
-    return odd_numbers
-
-
-def _orbit_from(start: int) -> Sequence[int]:
-    visited = [start]
-    odd = start
-    while odd % 2 == 0:
-        odd //= 2
-    if odd != start:
-        visited.append(odd)
+    odd = start >> valuation(start)
+    visited = [odd]
     for state, _ in steps_from(odd):
-        if visited[-1] == 1 or len(visited) == _ORBIT_ELEMENTS:
+        if visited[-1] == 1 or len(visited) + (odd != start) == _ORBIT_ELEMENTS:
             break
         visited.append(state)
     return [number for number in visited if number > 1]

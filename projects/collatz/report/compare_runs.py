@@ -26,13 +26,14 @@ from errors import exit_on_user_error, require_packages
 
 require_packages()
 
+import numpy as np
 from matplotlib.figure import Figure
 
 from analysis.arms.run_curves import origin_lines, origin_of, refuse_twice
 from analysis.arms.seed_pairs import INTERVAL
 from analysis.command_line import script_parser
 from analysis.figures.figure_files import make_folder, save_caption, save_csv, save_json, save_picture
-from projects.collatz.closed_forms import TiltedMaximum
+from projects.collatz.closed_forms import Tilted
 from projects.collatz.report.arms import CollatzArm, collatz_arms
 from projects.collatz.report.comparisons import (
     against_closed,
@@ -206,7 +207,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     )
     save_json(report | entry, folder / "collatz_report.json")
 
-    best, tmax = best_run(arms), TiltedMaximum(1.0)
+    best, tmax = best_run(arms), Tilted(np.argmax, 1.0)
     functions = {
         f"{best.name}, best weights": run_margins(best, "best"),
         f"{tmax.name} at L = {best.lookahead}": closed_form_margins(tmax, best.lookahead),

@@ -90,14 +90,6 @@ def word_metrics(entry: Entry) -> list[Metric]:
 
 
 @dataclass(frozen=True)
-class LogPoint:
-    """A line of metrics.jsonl: `values` are its numbers by key."""
-
-    step: int
-    values: dict[str, float]
-
-
-@dataclass(frozen=True)
 class CollatzRun:
     """A run at its end.
 
@@ -113,7 +105,7 @@ class CollatzRun:
     report: dict[str, Any]
     entries: dict[str, Entry]
     steps: dict[str, int]
-    log: list[LogPoint]
+    log: list[dict[str, Any]]
 
     @property
     def name(self) -> str:
@@ -135,8 +127,8 @@ class CollatzRun:
 
     def curve(self, key: str) -> list[tuple[int, float]]:
         """(updates, value) wherever the log has `key`; of two lines of one update the later counts."""
-        values = {point.step: point.values[key] for point in self.log if key in point.values}
-        return sorted(values.items())
+        numbers = ((record["step"], number_or_none(record.get(key))) for record in self.log)
+        return sorted({step: value for step, value in numbers if value is not None}.items())
 
 
 def read_collatz_run(folder: Path) -> CollatzRun:
@@ -158,11 +150,11 @@ def read_collatz_run(folder: Path) -> CollatzRun:
     seed = seeds.get("seed")
     if type(seed) is not int and seed is not None:
         raise UserError(f"{names.provenance}: found seed {seed!r}, expected a whole number")
-    log = [_point(record) for record in read_metrics(names.metrics)]
+    log = sorted(read_metrics(names.metrics), key=lambda record: record["step"])
     updates = summary.get("steps")
     if type(updates) is not int or not isinstance(summary.get("test"), dict):
         raise UserError(f"{names.summary} is no summary of a run: steps or test are missing")
-    if max((point.step for point in log), default=0) > updates:
+    if log and log[-1]["step"] > updates:
         raise UserError(f"{folder} was summed up at update {updates} and has gone on: let it go on to its end")
     try:
         entries, steps = _judged(report, summary, config["collatz"])
@@ -171,10 +163,8 @@ def read_collatz_run(folder: Path) -> CollatzRun:
             f"{evaluation} is no evaluation of this run ({type(error).__name__}: {error}): name another run, or train "
             "this one anew"
         ) from error
-    return CollatzRun(
-        folder, seed, _settings(config) | {"updates": updates}, provenance, summary, report, entries, steps,
-        sorted(log, key=lambda point: point.step),
-    )  # fmt: skip
+    settings = _settings(config) | {"updates": updates}
+    return CollatzRun(folder, seed, settings, provenance, summary, report, entries, steps, log)
 
 
 def _judged(report: Entry, summary: Entry, settings: Entry) -> tuple[dict[str, Entry], dict[str, int]]:
@@ -208,8 +198,3 @@ def _settings(config: Entry) -> dict[str, Any]:
     settings = shared_settings(config)
     file = settings.get("collatz.eval_csv")
     return settings | {"collatz.eval_csv": Path(file).name if isinstance(file, str) else None}
-
-
-def _point(record: Entry) -> LogPoint:
-    numbers = {key: number_or_none(value) for key, value in record.items()}
-    return LogPoint(record["step"], {key: value for key, value in numbers.items() if value is not None})

@@ -18,7 +18,7 @@ from errors import UserError
 from projects.collatz import evaluation_report as judged_report
 from projects.collatz.bounds import bounds_at
 from projects.collatz.build_eval import main as build_eval
-from projects.collatz.closed_forms import LogN, Maximum, TiltedMaximum
+from projects.collatz.closed_forms import LogN, Maximum, Tilted
 from projects.collatz.evaluation import judge_orbits
 from projects.collatz.report import compare_runs as collatz_report
 from projects.collatz.report.arms import CollatzArm, collatz_arms
@@ -154,7 +154,7 @@ def test_the_slope_is_in_nats_of_ln_n() -> None:
     """ln n itself has slope 1, twice it 2: margins over the slope are the same."""
     along = closed_form_margins(LogN(), 7)
     assert along.slope == pytest.approx(1.0, abs=1e-12)
-    for form, lookahead in ((TiltedMaximum(1.0), 20), (Maximum(), 10)):
+    for form, lookahead in ((Tilted(np.argmax, 1.0), 20), (Maximum(), 10)):
         counts = judge_orbits([form], TEST_STARTS, lookahead)[form.name]
         for start, violated in closed_form_margins(form, lookahead).violated.items():
             assert int(violated.sum()) == counts[start].violations

@@ -13,7 +13,7 @@ from projects.collatz.report.arms import arm_labels, collatz_arms
 from projects.collatz.report.comparisons import against_closed
 from projects.collatz.report.findings import Finding, findings
 from projects.collatz.report.margins import OrbitMargins
-from projects.collatz.report.runs import CollatzRun, LogPoint
+from projects.collatz.report.runs import CollatzRun
 from projects.collatz.syracuse import TEST_STARTS
 from training.records.provenance import settings_sha256
 
@@ -45,7 +45,7 @@ def fake(seed: int, orbits: int = 50, passes: float = 0.95, rate: float = 0.05, 
     report = {"lookahead": complete["collatz.lookahead"], "V_final": entry,
               **{form.name: closed for form in CLOSED_FORMS},
               "samples": {"on_orbit": {"states": 1000}}}  # fmt: skip
-    points = [LogPoint(step, {key: value}) for key, curve in (log or {}).items() for step, value in curve]
+    points = [{"step": step, key: value} for key, curve in (log or {}).items() for step, value in curve]
     name = "-".join([*(f"{key}={value}" for key, value in settings.items()), str(seed)])
     return CollatzRun(Path(name), seed, complete, {}, {"test": {}}, report, {"best": entry, "final": entry},
                       {"best": 100, "final": 100}, points)  # fmt: skip
