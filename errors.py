@@ -3,7 +3,8 @@
 import functools
 import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from importlib.util import find_spec
 from typing import ParamSpec, TypeVar
 
@@ -35,6 +36,15 @@ class UserError(Exception):
         if len(text) > MAX_MESSAGE:
             text = f"{text[: MAX_MESSAGE - _KEPT_END - 5]} ... {text[-_KEPT_END:]}"
         super().__init__(text)
+
+
+@contextmanager
+def writing(path: object, mend: str) -> Iterator[None]:
+    """Write to `path` within. Errors: `UserError` that ends with `mend` where the disk refuses."""
+    try:
+        yield
+    except OSError as error:
+        raise UserError(f"{path} cannot be written: {error.strerror or error}; {mend}") from error
 
 
 def require_packages() -> None:

@@ -2,7 +2,7 @@
 
 import argparse
 import shlex
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +17,17 @@ from training.storage.atomic_file import write_json_atomically
 def script_parser(description: str | None) -> argparse.ArgumentParser:
     """A parser that prints the script's docstring as it is written."""
     return argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
+
+
+def whole_number(least: int, most: int) -> Callable[[str], int]:
+    """The `type` of an argument that is a whole number from `least` to `most`, of at most 19 digits."""
+
+    def read(text: str) -> int:
+        if not (text.isascii() and text.isdigit() and len(text) <= 19 and least <= int(text) <= most):
+            raise argparse.ArgumentTypeError(f"{text[:40]!r} is not a whole number from {least} to {most}")
+        return int(text)
+
+    return read
 
 
 def check_at_least(options: argparse.Namespace, **smallest: int) -> None:

@@ -14,7 +14,7 @@ matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 from matplotlib.figure import Figure
 
-from errors import UserError
+from errors import UserError, writing
 from training.storage.atomic_file import write_bytes_atomically
 
 # After Okabe and Ito (2008), green and red darkened: they differ in lightness too, and are read as text.
@@ -111,8 +111,6 @@ def make_folder(folder: Path) -> Path:
 
 
 def _write(path: Path, data: bytes) -> Path:
-    try:
+    with writing(path, "name another folder"):
         write_bytes_atomically(path, data, durable=False)
-    except OSError as error:
-        raise UserError(f"{path} cannot be written: {error.strerror or error}; name another folder") from error
     return path

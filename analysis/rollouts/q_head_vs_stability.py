@@ -22,7 +22,7 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
-from errors import UserError, exit_on_user_error, require_packages
+from errors import UserError, exit_on_user_error, require_packages, writing
 
 require_packages()
 
@@ -197,13 +197,8 @@ def read_table(path: Path) -> tuple[RolloutTable, dict[str, Any]]:
 
 
 def _write(path: Path, data: bytes) -> None:
-    try:
+    with writing(path, "free some space, or name another --out; the same command then goes on"):
         write_bytes_atomically(path, data)
-    except OSError as error:
-        raise UserError(
-            f"{path} cannot be written: {error.strerror or error}; free some space, or name another --out; "
-            "the same command then goes on"
-        ) from error
 
 
 @exit_on_user_error

@@ -36,7 +36,7 @@ from typing import Any
 import numpy as np
 
 from analysis.figures.figure_files import save_csv
-from errors import UserError
+from errors import UserError, writing
 from training.storage.atomic_file import write_atomically
 
 FILE_NAME = "spectrum.npz"
@@ -100,11 +100,9 @@ class SpectrumStore:
     def _write(self, path: Path, arrays: Arrays) -> None:
         text = np.array(json.dumps(self.settings, sort_keys=True))
         content = {"settings": text, **{name: arrays[name] for name in arrays if name != "settings"}}
-        try:
+        with writing(path, "name another --out"):
             path.parent.mkdir(parents=True, exist_ok=True)
             write_atomically(path, lambda file: np.savez(file, **content))  # type: ignore[arg-type]
-        except OSError as error:
-            raise UserError(f"{path} cannot be written: {error.strerror or error}; name another --out") from error
 
 
 def read_arrays(path: Path) -> Arrays:

@@ -11,49 +11,36 @@ import hashlib
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import NoReturn
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
-from errors import UserError, exit_on_user_error, require_packages
+from errors import UserError, exit_on_user_error, require_packages, writing
 
 require_packages()
 
 from tqdm import tqdm
 
+from analysis.command_line import whole_number
 from projects.collatz.eval_file import csv_lines, draw_numbers
 from projects.collatz.labels import labels_of
+from training.settings.flags import FlagParser
 from training.storage.atomic_file import write_bytes_atomically
 
 MOST_ROWS = 5_000_000
 
 
-class _Parser(argparse.ArgumentParser):
-    def error(self, message: str) -> NoReturn:
-        raise UserError(f"{message}; python projects/collatz/build_eval.py --help lists the options")
-
-
 def parser() -> argparse.ArgumentParser:
     """The command line. A mistake raises `UserError`."""
-    options = _Parser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False)
-    options.add_argument("--rows", type=_rows, default=50_000, metavar="N", help="numbers (default 50000)")
-    options.add_argument("--seed", type=_seed, default=42, metavar="S", help="of the draws (default 42)")
+    command = "python projects/collatz/build_eval.py"
+    options = FlagParser("build_eval.py", help_command=command, description=__doc__)
+    options.add_argument(
+        "--rows", type=whole_number(1, MOST_ROWS), default=50_000, metavar="N", help="numbers (default 50000)"
+    )
+    options.add_argument(
+        "--seed", type=whole_number(0, 2**63 - 1), default=42, metavar="S", help="of the draws (default 42)"
+    )
     options.add_argument("--output-csv", type=Path, required=True, metavar="FILE", help="where to write")
     return options
-
-
-def _rows(text: str) -> int:
-    return _whole(text, 1, MOST_ROWS)
-
-
-def _seed(text: str) -> int:
-    return _whole(text, 0, 2**63 - 1)
-
-
-def _whole(text: str, least: int, most: int) -> int:
-    if not (text.isascii() and text.isdigit() and len(text) <= 19 and least <= int(text) <= most):
-        raise argparse.ArgumentTypeError(f"{text[:40]!r} is not a whole number from {least} to {most}")
-    return int(text)
 
 
 def _check_target(path: Path) -> None:
@@ -71,14 +58,12 @@ def _write_new_file(path: Path, data: bytes) -> bool:
 
     Errors: `UserError` where it holds others, or cannot be written; the old file is as it was.
     """
-    try:
+    with writing(f"--output-csv {path}", "name another"):
         if not path.exists():
             write_bytes_atomically(path.absolute(), data)
             return True
         if path.stat().st_size == len(data) and path.read_bytes() == data:
             return False
-    except OSError as error:
-        raise UserError(f"--output-csv {path} cannot be written: {error.strerror or error}; name another") from error
     raise UserError(
         f"--output-csv {path}: another file is there and is not overwritten; remove it yourself or name another"
     )

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from analysis.command_line import whole_number
 from errors import UserError
 from projects.collatz.baselines import ClosedFormRequest
 from projects.collatz.settings import MOST_LOOKAHEAD
@@ -93,7 +94,8 @@ def build_parser() -> argparse.ArgumentParser:
         epilog=EPILOG,
         argument_default=argparse.SUPPRESS,
     )
-    parser.add_argument("--lookahead", type=_lookahead, metavar="L", help="steps that V sees (default 10)")
+    lookahead = whole_number(1, MOST_LOOKAHEAD)
+    parser.add_argument("--lookahead", type=lookahead, metavar="L", help="steps that V sees (default 10)")
     parser.add_argument(
         "--eval-csv", type=Path, metavar="FILE", help="rows to judge, of projects/collatz/build_eval.py"
     )
@@ -137,12 +139,6 @@ def read_flags(argv: Sequence[str]) -> Request:
 def _refuse(given: dict[str, object], names: set[str], mode: str, mend: str) -> None:
     for name in sorted(names & given.keys()):
         raise UserError(f"--{name.replace('_', '-')} has no meaning for {mode}; {mend}")
-
-
-def _lookahead(text: str) -> int:
-    if not (text.isascii() and text.isdigit() and len(text) <= 6 and 1 <= int(text) <= MOST_LOOKAHEAD):
-        raise argparse.ArgumentTypeError(f"{text[:40]!r} is not a whole number from 1 to {MOST_LOOKAHEAD}")
-    return int(text)
 
 
 def _starts(text: str) -> tuple[int, ...]:

@@ -9,8 +9,9 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from analysis.figures.figure_files import make_folder
 from dataset.plain_data import json_object_or_refuse
-from errors import UserError
+from errors import UserError, writing
 from projects.flossing_toy.delayed_bits import TASKS
 from projects.flossing_toy.toy_training import ARMS, Cell, ToySettings
 from training.storage.atomic_file import write_json_atomically
@@ -61,12 +62,8 @@ class CellFolder:
 
     def __init__(self, out: Path, settings: ToySettings) -> None:
         """Errors: `UserError` when the folder cannot be made."""
-        self.path = out / FOLDER
+        self.path = make_folder(out / FOLDER)
         self.settings = settings
-        try:
-            self.path.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise UserError(f"--out {out} cannot be made: {error.strerror or error}") from error
 
     def file(self, cell: Cell) -> Path:
         return self.path / f"{cell.name}.json"
@@ -74,10 +71,8 @@ class CellFolder:
     @contextmanager
     def claim(self, cell: Cell) -> Iterator[bool]:
         """Within: whether the cell is this process's to train. Not so when it is finished or another process's."""
-        try:
+        with writing(self.path, "name another --out"):
             descriptor = os.open(self.path / f".{cell.name}.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
-        except OSError as error:
-            raise UserError(f"{self.path} cannot be written: {error.strerror or error}; name another --out") from error
         try:
             try:
                 fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -92,13 +87,8 @@ class CellFolder:
 
     def save(self, cell: Cell, result: dict[str, Any]) -> None:
         """Errors: `UserError` when the disk refuses; nothing half written stays."""
-        try:
+        with writing(self.file(cell), "once the disk accepts it, the same command goes on with this cell"):
             write_json_atomically(self.file(cell), result)
-        except OSError as error:
-            raise UserError(
-                f"{self.file(cell)} cannot be written: {error.strerror or error}; once the disk accepts "
-                "it, the same command goes on with this cell"
-            ) from error
 
     def read(self, cell: Cell) -> FinishedCell | None:
         """What was found; None where the cell is not finished. Errors: `UserError` for a file of other settings."""

@@ -1,6 +1,7 @@
 """Figures of the flossing toy: exponents before and after, accuracy against delay, learning curves."""
 
 from collections.abc import Sequence
+from dataclasses import asdict
 from typing import Any
 
 import matplotlib
@@ -148,10 +149,7 @@ def curves(cells: Sequence[FinishedCell]) -> list[dict[str, Any]]:
         curve = finished.result["curve"]
         for index, epoch in enumerate(curve["last_epoch"]):
             values = {name: curve[name][index] for name in ("loss", "accuracy", "grad_norm")}
-            cell = finished.cell
-            rows.append(
-                {"task": cell.task, "delay": cell.delay, "arm": cell.arm, "seed": cell.seed, "epoch": epoch} | values
-            )
+            rows.append(asdict(finished.cell) | {"epoch": epoch} | values)
     return rows
 
 

@@ -20,12 +20,11 @@ Source: Engelken 2023 (arXiv:2312.17306), settings of github.com/RainerEngelken/
 import argparse
 import hashlib
 import json
-import math
 import re
 import shlex
 import sys
 from collections.abc import Mapping, Sequence
-from dataclasses import fields
+from dataclasses import asdict, fields
 from pathlib import Path
 from typing import Any
 
@@ -42,6 +41,7 @@ from tqdm import tqdm
 from analysis.arms.run_curves import commit_of, in_order, machine_of
 from analysis.arms.seed_pairs import INTERVAL
 from analysis.figures.figure_files import make_folder, save_caption, save_csv, save_json, save_picture
+from options import settings_of
 from projects.flossing_toy.cells import CellFolder, FinishedCell, all_cells, check_names
 from projects.flossing_toy.delayed_bits import first_scored
 from projects.flossing_toy.figures import curves, draw_accuracies, draw_curves, draw_spectra, spectra
@@ -51,22 +51,10 @@ from training.devices import keep_freed_memory
 from training.evaluation.summary_table import aligned
 from training.records.numbers import Number, estimate, record_entry
 from training.records.provenance import collect_provenance
-from training.settings.flags import FlagParser
+from training.settings.checks import check_ranges
+from training.settings.flags import FlagParser, in_flags
 
 DEFAULT_ARMS = "none,pre,pre_inter,shuffled,orthogonal,unclipped"
-# Settings that are flags, with what stands in their help.
-_FLAGS = {
-    "num_units": "N, rate units", "num_steps": "T, steps of a sequence", "batch_size": "B, sequences of a batch",
-    "epochs": "updates of the task", "num_exponents": "k, exponents flossed", "window": "steps of a flossing update",
-    "transient": "of these, steps before exponents are measured", "qr_interval": "steps between orthonormalisations",
-    "floss_updates": "flossing updates of one episode", "inter_every": "epochs between episodes during training",
-    "inter_episodes": "episodes during training", "lr": "learning rate of both", "clip": "norm to which each array of "
-    "the task's gradient is clipped", "floss_clip": "likewise of flossing; 0: none, as in the source",
-    "block": "epochs of one point of the learning curve", "eval_batches": "batches of the final accuracy",
-    "measured_sequences": "sequences that spectra are measured on",
-    "stop_accuracy": "end training once so accurate for --patience points (default: never)",
-    "patience": "points of the learning curve",
-}  # fmt: skip
 
 
 def _list(text: str) -> list[str]:
@@ -94,26 +82,26 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument("--part", default="1/1", metavar="I/N", help="every N-th cell only, from the I-th on")
     parser.add_argument("--report", action="store_true", help="train nothing")
     sizes = parser.add_argument_group("settings of all cells (defaults: the source's)")
-    for setting in fields(ToySettings):
-        if setting.name in _FLAGS:
-            # The annotations of the dataclass: int, float, or float | None.
-            kind = int if setting.type is int else float
-            sizes.add_argument(
-                f"--{setting.name.replace('_', '-')}", type=kind, default=setting.default, metavar="N",
-                help=_FLAGS[setting.name] + ("" if setting.default is None else "; default: %(default)s"),
-            )  # fmt: skip
+    for setting in settings_of(ToySettings):
+        if setting.key != "gain":
+            kind = int if setting.kind is int else float
+            words = setting.help + ("" if setting.default is None else "; default: %(default)s")
+            sizes.add_argument(_flag(setting.key), type=kind, default=setting.default, metavar="N", help=words)
     return parser
 
 
-def settings_of(options: argparse.Namespace) -> ToySettings:
+def _flag(name: str) -> str:
+    return f"--{name.replace('_', '-')}"
+
+
+def toy_settings(options: argparse.Namespace) -> ToySettings:
     """Errors: `UserError` for a setting out of its range."""
-    settings = ToySettings(**{name: getattr(options, name) for name in _FLAGS})
-    for name in _FLAGS:
-        value = getattr(settings, name)
-        may_be_zero = name in ("transient", "inter_episodes", "floss_clip")
-        if value is not None and not (0 < value < math.inf or (may_be_zero and value == 0)):
-            expected = "0 or more" if may_be_zero else "a number above 0"
-            raise UserError(f"--{name.replace('_', '-')}: found {value}, expected {expected}")
+    given = {field.name: getattr(options, field.name) for field in fields(ToySettings) if field.name in options}
+    settings = ToySettings(**given)
+    try:
+        check_ranges(settings)
+    except UserError as error:
+        raise in_flags(error, {name: _flag(name) for name in given}) from None
     if settings.num_exponents > settings.num_units:
         raise UserError(
             f"--num-exponents: found {settings.num_exponents}, expected at most --num-units {settings.num_units}"
@@ -262,8 +250,8 @@ def _flat(finished: FinishedCell) -> dict[str, Any]:
     result, cell = finished.result, finished.cell
     final, curve = result["final"], result["curve"]
     return {
-        "task": cell.task, "delay": cell.delay, "arm": cell.arm, "seed": cell.seed, "accuracy": final["accuracy"],
-        "loss": final["loss"], "bits": final["bits"], "epochs": curve["last_epoch"][-1],
+        **asdict(cell), "accuracy": final["accuracy"], "loss": final["loss"], "bits": final["bits"],
+        "epochs": curve["last_epoch"][-1],
         "epochs_to_95": finished.epochs_to(0.95),
         "flossing_updates": sum(len(episode["losses"]) for episode in result["episodes"]),
         "first_grad_norm": curve["grad_norm"][0], "last_grad_norm": curve["grad_norm"][-1],
@@ -275,7 +263,7 @@ def _flat(finished: FinishedCell) -> dict[str, Any]:
 def main(argv: Sequence[str] | None = None) -> None:
     arguments = list(sys.argv[1:] if argv is None else argv)
     options = build_parser().parse_args(arguments)
-    settings = settings_of(options)
+    settings = toy_settings(options)
     cells = chosen_cells(options, settings)
     mine = part_of(cells, options.part)
     # One thread: matrices this small lose time in more, and a cell's bits do not depend on the machine's cores.

@@ -9,9 +9,10 @@ Differs: the gradient of flossing is clipped as the task's is, where the source 
 Adam's second moment, and on some seeds 500 updates then divide the loss by 6 instead of hundreds (LOG.md).
 """
 
+import itertools
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -19,6 +20,7 @@ import torch
 from torch import Tensor
 
 from dynamics.lyapunov import lyapunov_spectrum
+from options import above_zero, at_least, option
 from projects.flossing_toy.delayed_bits import DelayedBits, delayed_bits, draw_bits
 from projects.flossing_toy.rate_exponents import window_exponents
 from projects.flossing_toy.rate_network import Gradients, RateNetwork, task_pass
@@ -55,27 +57,29 @@ ARMS = {
 class ToySettings:
     """What all cells of a comparison share. Lengths are steps of the network, `epochs` updates of the task."""
 
-    num_units: int = 80
-    gain: float = 1.0
-    num_steps: int = 300
-    batch_size: int = 16
-    epochs: int = 3001
-    num_exponents: int = 75
-    window: int = 55
-    transient: int = 16
-    qr_interval: int = 3
-    floss_updates: int = 500  # of one episode
-    inter_every: int = 100  # an episode before each so many-th epoch
-    inter_episodes: int = 2
-    lr: float = 1e-3
-    clip: float = 0.03  # norm of each array of the task's gradient
-    floss_clip: float = 0.03  # likewise of flossing; 0 = none
-    block: int = 10  # epochs of which the learning curve is a mean
-    eval_batches: int = 16
-    measured_sequences: int = 4
-    # Training ends once so accurate for `patience` blocks, and not before the last episode; None: never early.
-    stop_accuracy: float | None = None
-    patience: int = 5
+    num_units: int = option(80, "N, rate units", at_least(1))
+    gain: float = option(1.0, "g of the first J; the one setting without a flag", above_zero)
+    num_steps: int = option(300, "T, steps of a sequence", at_least(1))
+    batch_size: int = option(16, "B, sequences of a batch", at_least(1))
+    epochs: int = option(3001, "updates of the task", at_least(1))
+    num_exponents: int = option(75, "k, exponents flossed", at_least(1))
+    window: int = option(55, "steps of a flossing update", at_least(1))
+    transient: int = option(16, "of these, steps before exponents are measured", at_least(0))
+    qr_interval: int = option(3, "steps between orthonormalisations", at_least(1))
+    floss_updates: int = option(500, "flossing updates of one episode", at_least(1))
+    inter_every: int = option(100, "epochs between episodes during training", at_least(1))
+    inter_episodes: int = option(2, "episodes during training", at_least(0))
+    lr: float = option(1e-3, "learning rate of both", above_zero)
+    clip: float = option(0.03, "norm to which each array of the task's gradient is clipped", above_zero)
+    floss_clip: float = option(0.03, "likewise of flossing; 0: none, as in the source", at_least(0))
+    block: int = option(10, "epochs of one point of the learning curve", at_least(1))
+    eval_batches: int = option(16, "batches of the final accuracy", at_least(1))
+    measured_sequences: int = option(4, "sequences that spectra are measured on", at_least(1))
+    # Not before the last episode.
+    stop_accuracy: float | None = option(
+        None, "end training once so accurate for --patience points (default: never)", above_zero
+    )
+    patience: int = option(5, "points of the learning curve", at_least(1))
 
 
 @dataclass(frozen=True)
@@ -133,16 +137,16 @@ class ToyRun:
             first_exponents = torch.tensor(measures[0]["exponents"], dtype=torch.float32)
             self.target = first_exponents[torch.randperm(len(first_exponents), generator=self._draws("order"))]
         episodes: list[dict[str, Any]] = []
-        curve = _Curve(settings.block)
+        updates: list[tuple[float, float, float]] = []
         for epoch in range(1, settings.epochs + 1):
             if self._flosses_before(epoch, len(episodes)):
                 episodes.append(self._episode(epoch))
                 measures.append(self._measure(epoch - 1, "after flossing"))
             started = time.perf_counter()
-            curve.add(*self._train(epoch))
+            updates.append(self._train(epoch))
             self.seconds["training"] += time.perf_counter() - started
             self.advanced(1)
-            if self._solved(curve, epoch):
+            if self._solved(updates, epoch):
                 break
         measures.append(self._measure(epoch))
         return {
@@ -151,7 +155,7 @@ class ToyRun:
             "settings": asdict(settings),
             "episodes": episodes,
             "measures": measures,
-            "curve": curve.columns(),
+            "curve": _block_means(updates, settings.block),
             "final": self._evaluate(),
             "seconds": {name: round(value, 3) for name, value in self.seconds.items()},
         }
@@ -162,12 +166,12 @@ class ToyRun:
         during = episodes - int(self.arm.before)
         return self.arm.during and epoch % self.settings.inter_every == 0 and during < self.settings.inter_episodes
 
-    def _solved(self, curve: "_Curve", epoch: int) -> bool:
+    def _solved(self, updates: Sequence[tuple[float, float, float]], epoch: int) -> bool:
         settings = self.settings
         if settings.stop_accuracy is None or epoch % settings.block:
             return False
         last = settings.inter_every * settings.inter_episodes if self.arm.during else 0
-        recent = curve.columns()["accuracy"][-settings.patience :]
+        recent = _block_means(updates, settings.block)["accuracy"][-settings.patience :]
         return epoch >= last and len(recent) == settings.patience and min(recent) >= settings.stop_accuracy
 
     # -- the task
@@ -279,27 +283,13 @@ class ToyRun:
         return value
 
 
-class _Curve:
-    """Means over blocks of epochs; the last block may be shorter."""
-
-    NAMES = ("loss", "accuracy", "grad_norm")
-
-    def __init__(self, block: int) -> None:
-        self.block = block
-        self.rows: list[tuple[float, float, float]] = []
-
-    def add(self, *row: float) -> None:
-        loss, accuracy, norm = row
-        self.rows.append((loss, accuracy, norm))
-
-    def columns(self) -> dict[str, list[Any]]:
-        starts = range(0, len(self.rows), self.block)
-        blocks = [self.rows[start : start + self.block] for start in starts]
-        ends = [start + len(rows) for start, rows in zip(starts, blocks, strict=True)]
-        columns: dict[str, list[Any]] = {"last_epoch": ends}
-        for index, name in enumerate(self.NAMES):
-            columns[name] = [sum(row[index] for row in rows) / len(rows) for rows in blocks]
-        return columns
+def _block_means(updates: Sequence[tuple[float, float, float]], block: int) -> dict[str, list[Any]]:
+    """Means of what `ToyRun._train` returns over blocks of epochs; the last block may be shorter."""
+    blocks = [updates[start : start + block] for start in range(0, len(updates), block)]
+    columns: dict[str, list[Any]] = {"last_epoch": list(itertools.accumulate(map(len, blocks)))}
+    for index, name in enumerate(("loss", "accuracy", "grad_norm")):
+        columns[name] = [sum(row[index] for row in rows) / len(rows) for rows in blocks]
+    return columns
 
 
 def run_cell(settings: ToySettings, cell: Cell, advanced: Callable[[int], None] | None = None) -> dict[str, Any]:
