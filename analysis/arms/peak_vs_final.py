@@ -35,7 +35,7 @@ import numpy as np
 from analysis.arms.equal_budgets import at_equal_budgets, budget_table
 from analysis.arms.finished_runs import COMPARED, MOMENTS, Arm, TestAccuracy, arms_of, read_finished
 from analysis.arms.peak_vs_final_figure import FIGURE, cost_of, draw, number_or_dash, plotted
-from analysis.arms.run_curves import all_finished, in_order, origin_lines, origin_of, refuse_twice
+from analysis.arms.run_curves import all_finished, origin_lines, origin_of, refuse_twice
 from analysis.arms.seed_pairs import CLEAN, INTERVAL, Difference, MeanInterval, compared, mean_interval, with_baseline
 from analysis.command_line import script_parser
 from analysis.figures.figure_files import make_folder, save_caption, save_csv, save_json, save_picture
@@ -54,7 +54,7 @@ def snapshot(arms: Sequence[Arm]) -> list[str]:
         for moment in MOMENTS:
             values = arm.values(moment)
             number = f"{np.mean(values):.4f}" if len(values) == len(arm.runs) else "-"
-            steps = in_order(str(run.tested["best"].step) for run in arm.runs) if moment == "best" else []
+            steps = dict.fromkeys(str(run.tested["best"].step) for run in arm.runs) if moment == "best" else ()
             at = f" @ {', '.join(steps)}" if steps else ""
             moments.append(f"{moment} {number}{at}")
         mean = f" (mean of {len(arm.runs)} seeds)" if len(arm.runs) > 1 else ""
@@ -213,8 +213,7 @@ class Sign:
 
     @property
     def verdict(self) -> str:
-        low, high = self.interval.bounds or (0.0, 0.0)
-        return "seen" if low > 0 else "against" if high < 0 else "open"
+        return {1: "seen", -1: "against", 0: "open"}[self.interval.side]
 
 
 def success_signature(arms: Sequence[Arm], differences: Sequence[Difference]) -> list[Sign]:

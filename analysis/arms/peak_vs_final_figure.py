@@ -10,7 +10,7 @@ import matplotlib.ticker
 from matplotlib.figure import Figure
 
 from analysis.arms.finished_runs import COMPARED, MOMENTS, Arm
-from analysis.arms.run_curves import counted, in_order
+from analysis.arms.run_curves import counted
 from analysis.arms.seed_pairs import CLEAN, Difference, MeanInterval, mean_interval
 from analysis.figures.figure_files import BLUE, GREEN, GREY, ORANGE, PURPLE, RED, STYLE
 
@@ -59,7 +59,7 @@ def plotted(arms: Sequence[Arm], differences: Sequence[Difference]) -> list[dict
 
 def draw(arms: Sequence[Arm], differences: Sequence[Difference]) -> Figure:
     """A row of panels for each network: validation curves, test accuracy by moment, paired differences."""
-    networks = in_order(arm.network for arm in arms)
+    networks = dict.fromkeys(arm.network for arm in arms)
     looks = {arm.label: look for arm, look in zip(arms, itertools.cycle(zip(_COLOURS, _MARKERS, strict=True)))}
     with matplotlib.rc_context(STYLE):
         figure, panels = plt.subplots(
@@ -121,7 +121,7 @@ def _draw_tests(axes: Any, arms: Sequence[Arm], looks: Mapping[str, tuple[str, s
 
 def _draw_differences(axes: Any, differences: Sequence[Difference], looks: Mapping[str, tuple[str, str]]) -> None:
     axes.axhline(0, color=GREY, linewidth=1.2, linestyle="--", zorder=1)
-    arms = in_order(difference.arm for difference in differences)
+    arms = list(dict.fromkeys(difference.arm for difference in differences))
     for difference in differences:
         colour, marker = looks[difference.arm]
         at = COMPARED.index(difference.moment) + _shifts(len(arms))[arms.index(difference.arm)]

@@ -118,17 +118,12 @@ def counted(number: object, noun: str) -> str:
     return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
 
 
-def in_order(texts: Iterable[str]) -> list[str]:
-    """Every text once, in order of appearance."""
-    return list(dict.fromkeys(texts))
-
-
 def origin_of(provenances: Sequence[Mapping[str, Any]]) -> dict[str, list[Any]]:
     """Commits, machines and data of several runs, every one once, in order of appearance."""
     datasets = [record.get("datasets") for record in provenances]
     return {
-        "commits": in_order(map(commit_of, provenances)),
-        "machines": in_order(map(machine_of, provenances)),
+        "commits": list(dict.fromkeys(map(commit_of, provenances))),
+        "machines": list(dict.fromkeys(map(machine_of, provenances))),
         "datasets": [names for index, names in enumerate(datasets) if names not in datasets[:index]],
     }
 

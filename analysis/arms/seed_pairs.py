@@ -30,6 +30,12 @@ class MeanInterval:
         """(low, high) where there is an interval."""
         return None if self.low is None or self.high is None else (self.low, self.high)
 
+    @property
+    def side(self) -> int:
+        """1 where the interval lies above 0, -1 where below, 0 where it holds 0 or is none."""
+        low, high = self.bounds or (0.0, 0.0)
+        return int(low > 0) - int(high < 0)
+
     def in_words(self, form: str = "+.2f", *, scale: float = 100, unit: str = "points") -> str:
         """`-0.52 points, 95 % t interval -0.80 to -0.24, 5 seeds`; of shares in percentage points unless told."""
         mean = f"{scale * self.mean:{form}} {unit}"

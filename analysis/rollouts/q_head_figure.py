@@ -6,7 +6,7 @@
 import csv
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -74,10 +74,10 @@ def summarise(table: RolloutTable, settings: Mapping[str, Any], draws: int) -> d
     correlation = [
         {
             "size": size,
-            "within": within(q[mixed], growth[mixed, :, k], draws).as_record(),
-            "within_given_margin": within_given(q[mixed], growth[mixed, :, k], margin[mixed], draws).as_record(),
-            "pooled": pooled(q, growth[..., k], draws).as_record(),
-            "pooled_mixed": pooled(q[mixed], growth[mixed, :, k], draws).as_record(),
+            "within": asdict(within(q[mixed], growth[mixed, :, k], draws)),
+            "within_given_margin": asdict(within_given(q[mixed], growth[mixed, :, k], margin[mixed], draws)),
+            "pooled": asdict(pooled(q, growth[..., k], draws)),
+            "pooled_mixed": asdict(pooled(q[mixed], growth[mixed, :, k], draws)),
         }
         for k, size in enumerate(table.sizes.tolist())
     ]
@@ -94,7 +94,7 @@ def summarise(table: RolloutTable, settings: Mapping[str, Any], draws: int) -> d
         "bootstrap_draws": draws,
         "correlation_of_q_and_growth": correlation,
         "auroc_within_mixed": {
-            name: within_auroc(exact[mixed], score[mixed], draws).as_record() for name, score in scores.items()
+            name: asdict(within_auroc(exact[mixed], score[mixed], draws)) for name, score in scores.items()
         },
         "accuracy": accuracies(table, probe_passes=passes, flops_per_step=float(flops)),
     }

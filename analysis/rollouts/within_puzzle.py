@@ -6,7 +6,6 @@ the rollouts of one puzzle can use is what is left within it.
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 from scipy.stats import rankdata
@@ -24,10 +23,6 @@ class PuzzleStatistic:
     value: float | None
     interval95: tuple[float, float] | None
     puzzles: int
-
-    def as_record(self) -> dict[str, Any]:
-        interval = None if self.interval95 is None else list(self.interval95)
-        return {"value": self.value, "interval95": interval, "puzzles": self.puzzles}
 
 
 def mixed_success(exact: np.ndarray) -> np.ndarray:

@@ -86,33 +86,24 @@ def long_trajectory_statistics(table: SpectrumTable) -> dict[str, Any] | None:
     arrays = table.arrays
     if "extended_growth" not in arrays:
         return None
-    growth, drift = arrays["extended_growth"], np.concatenate([arrays["drift"], arrays["extended_drift"]], axis=1)
+    growth, drift, exact = arrays["extended_growth"], table.to_the_end("drift"), table.to_the_end("exact")
     late = growth[:, growth.shape[1] // 2 :].mean(axis=1)
-    exact = np.concatenate([arrays["exact"], arrays["extended_exact"]], axis=1)
     kinds = attractor_kinds(arrays["recurrence_distance"], late)
-    final_failed = ~exact[:, -1]
-    counts = {
-        name: {kind: int((kinds[mask] == kind).sum()) for kind in KINDS} | {"n": int(mask.sum())}
-        for name, mask in (("solved", ~final_failed), ("failed", final_failed))
-    }
+    outcomes = {"solved": exact[:, -1], "failed": ~exact[:, -1]}
     fixed_answer = arrays["answer_period"] == 1
     return {
         "num_steps": exact.shape[1],
         "exact_count_by_step": exact.sum(axis=0).tolist(),
         "n": len(exact),
-        "kinds_at_end": counts,
-        "answer_constant_at_end": {
-            "solved": int(fixed_answer[~final_failed].sum()),
-            "failed": int(fixed_answer[final_failed].sum()),
+        "kinds_at_end": {
+            name: {kind: int((kinds[mask] == kind).sum()) for kind in KINDS} | {"n": int(mask.sum())}
+            for name, mask in outcomes.items()
         },
+        "answer_constant_at_end": {name: int(fixed_answer[mask].sum()) for name, mask in outcomes.items()},
         "lambda1_late_median": {
-            name: float(np.median(late[mask])) if mask.any() else None
-            for name, mask in (("solved", ~final_failed), ("failed", final_failed))
+            name: float(np.median(late[mask])) if mask.any() else None for name, mask in outcomes.items()
         },
         "tolerance": RETURN_TOLERANCE,
         "settled_drift": SETTLED_DRIFT,
-        "survival": {
-            name: survival(drift[mask]).as_dict() if mask.any() else None
-            for name, mask in (("solved", ~final_failed), ("failed", final_failed))
-        },
+        "survival": {name: survival(drift[mask]).as_dict() if mask.any() else None for name, mask in outcomes.items()},
     }

@@ -17,7 +17,7 @@ import argparse
 import sys
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass, fields
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
@@ -123,7 +123,7 @@ def measure(job: Job, settings: SpectrumSettings, options: argparse.Namespace) -
         "objective": config.objective.name,
         "train_seed": config.seed,
         **bound_of(model),
-        **settings.as_dict(),
+        **asdict(settings),
     }
     store = SpectrumStore(job.folder, described)
     violations = violations_of(puzzle_set)

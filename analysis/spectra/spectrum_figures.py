@@ -33,20 +33,20 @@ def lambda1_rows(tables: Sequence[SpectrumTable], burn_in: int) -> Rows:
     return rows
 
 
-def _panels(number: int, *, sharey: bool = False) -> tuple[Figure, Any]:
-    """One panel beside the other; an empty one where there is nothing to draw."""
-    number = max(number, 1)
+def _panels(rows: Rows, *, sharey: bool = False) -> tuple[Figure, Any, list[str]]:
+    """One panel beside the other, an empty one where there is nothing to draw; the models that they are of."""
+    models = list(dict.fromkeys(row["model"] for row in rows))
+    number = max(len(models), 1)
     figure, grid = plt.subplots(
         1, number, figsize=(3.4 * number + 0.6, 3.3), squeeze=False, constrained_layout=True, sharey=sharey
     )
-    return figure, grid[0]
+    return figure, grid[0], models
 
 
 def draw_lambda1(rows: Rows, notes: dict[str, str] | None = None) -> Figure:
     """A panel per model: histograms of lambda_1 with medians; `notes` by model stand above the panel."""
-    models = list(dict.fromkeys(row["model"] for row in rows))
     with matplotlib.rc_context(STYLE):
-        figure, panels = _panels(len(models))
+        figure, panels, models = _panels(rows)
         for axes, model in zip(panels, models, strict=False):
             of_model = [row for row in rows if row["model"] == model]
             _lambda1_panel(axes, of_model)
@@ -111,9 +111,8 @@ def _shown(rows: Rows, model: str) -> Iterator[tuple[Rows, bool, dict[str, Any]]
 
 def draw_spectrum(rows: Rows) -> Figure:
     """A panel per model: median and quartiles of each exponent, solved and failed."""
-    models = list(dict.fromkeys(row["model"] for row in rows))
     with matplotlib.rc_context(STYLE):
-        figure, panels = _panels(len(models))
+        figure, panels, models = _panels(rows)
         for axes, model in zip(panels, models, strict=False):
             for shown, is_failed, look in _shown(rows, model):
                 index, low, median, high = (
@@ -137,8 +136,8 @@ def long_trajectory_rows(tables: Sequence[SpectrumTable]) -> Rows:
         longer = [table for table in group if "extended_drift" in table.arrays]
         if not longer:
             continue
-        drift = np.concatenate([_joined(table, "drift") for table in longer])
-        failed = ~np.concatenate([_joined(table, "exact") for table in longer])[:, -1]
+        drift = np.concatenate([table.to_the_end("drift") for table in longer])
+        failed = ~np.concatenate([table.to_the_end("exact") for table in longer])[:, -1]
         for name, is_failed, _ in OUTCOMES:
             of_outcome = drift[failed == is_failed]
             if len(of_outcome):
@@ -150,15 +149,10 @@ def long_trajectory_rows(tables: Sequence[SpectrumTable]) -> Rows:
     return rows
 
 
-def _joined(table: SpectrumTable, name: str) -> np.ndarray:
-    return np.concatenate([table.arrays[name], table.arrays[f"extended_{name}"]], axis=1)
-
-
 def draw_long_trajectories(rows: Rows) -> Figure:
     """A panel per model: share of trajectories that have not settled, step by step, logarithmic."""
-    models = list(dict.fromkeys(row["model"] for row in rows))
     with matplotlib.rc_context(STYLE):
-        figure, panels = _panels(len(models), sharey=True)
+        figure, panels, models = _panels(rows, sharey=True)
         for axes, model in zip(panels, models, strict=False):
             for shown, _, look in _shown(rows, model):
                 # A logarithmic axis has no 0: the line ends there.

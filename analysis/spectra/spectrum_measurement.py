@@ -5,7 +5,7 @@ kept. Labels only enter `exact`; every other number can be had without them.
 """
 
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -50,9 +50,6 @@ class SpectrumSettings:
     extended_steps: int = 0
     replicate: bool = False
     norm: str = "euclidean"
-
-    def as_dict(self) -> dict[str, object]:
-        return asdict(self)
 
 
 def tangents_of_rows(rows: Tensor, size: int, count: int, seed: int, copy: int = 0) -> Tensor:

@@ -42,6 +42,7 @@ def run_statistics(table: SpectrumTable, *, burn_in: int, draws: int, seed: int)
     head = table.whole(burn_in)
     exponents = table.exponents(head)
     leading, failed = exponents[:, 0], table.failed
+    lambda1 = _separation(leading, failed, options)
     return {
         "label": table.label,
         "model": table.model,
@@ -54,11 +55,9 @@ def run_statistics(table: SpectrumTable, *, burn_in: int, draws: int, seed: int)
         "steps_measured": table.num_steps,
         "burn_in": burn_in,
         "sub_updates_per_step": table.sub_updates,
-        "lambda1": _separation(leading, failed, options),
+        "lambda1": lambda1,
         "lambda1_per_sub_update": {
-            name: _scaled(asdict(value), 1 / table.sub_updates)
-            for name, value in vars(separation(leading, failed, **options)).items()
-            if name.startswith("median")
+            name: _scaled(value, 1 / table.sub_updates) for name, value in lambda1.items() if name.startswith("median")
         },
         "lambda1_by_burn_in": {
             str(start): _separation(table.exponents(table.whole(start))[:, 0], failed, options)

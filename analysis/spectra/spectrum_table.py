@@ -105,6 +105,10 @@ class SpectrumTable:
             self.label, {name: array[mask] for name, array in self.arrays.items() if name != "settings"}, self.settings
         )
 
+    def to_the_end(self, name: str) -> np.ndarray:
+        """(n, N) of an array (n, T): the steps of the longer trajectory too, for a table that has them."""
+        return np.concatenate([self.arrays[name], self.arrays[f"extended_{name}"]], axis=1)
+
     def windows(self) -> list[Window]:
         """Quarters of the steps where they divide by four, else halves, else the whole."""
         count = next(count for count in (4, 2, 1) if self.num_steps % count == 0)

@@ -109,7 +109,7 @@ def closed_form_report(run: ClosedFormRequest) -> dict[str, Any]:
     return {
         "schema_version": SCHEMA_VERSION,
         "lookahead": run.lookahead,
-        "bounds": bounds_at(run.lookahead).as_dict(),
+        "bounds": asdict(bounds_at(run.lookahead)),
         "eval_csv": file,
         "orbits_total": total_along(orbits),
         "environment": environment(),

@@ -4,7 +4,7 @@ Model: the valuations k_1, k_2, ... are independent with P(k) = 2^-k. That is ex
 windows whose valuations add up to less than B (Terras 1976). All sums are of integers; 2^K < 3^j decides K < j log2 3.
 """
 
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from fractions import Fraction
 
 
@@ -23,9 +23,6 @@ class Bounds:
     rate_V_avg: float
     rate_V_min: float
     lower_bound: float
-
-    def as_dict(self) -> dict[str, float]:
-        return asdict(self)
 
     def in_words(self) -> str:
         return (

@@ -104,7 +104,7 @@ def full_report(
         entries[network.name]["float32"] = {"violations": rowwise, "on_orbit_violations": on_orbit[name]["violations"]}
     return {
         "lookahead": lookahead,
-        "bounds": bounds_at(lookahead).as_dict(),
+        "bounds": asdict(bounds_at(lookahead)),
         "samples": {
             "on_orbit": {"starts": test_starts, "bits": ORBIT_BITS, "seed": TEST_SEED, "states": len(states)},
             "sizes": {"numbers": NUMBERS_OF_A_SIZE, "seed": SIZE_SEED},

@@ -38,7 +38,6 @@ import torch
 from matplotlib.figure import Figure
 from tqdm import tqdm
 
-from analysis.arms.run_curves import commit_of, in_order, machine_of
 from analysis.arms.seed_pairs import INTERVAL
 from analysis.figures.figure_files import make_folder, save_caption, save_csv, save_json, save_picture
 from options import settings_of
@@ -49,7 +48,7 @@ from projects.flossing_toy.summary import accuracies, claims, summary, tables
 from projects.flossing_toy.toy_training import Cell, NonFiniteToyError, ToySettings, planned_updates, run_cell
 from training.devices import keep_freed_memory
 from training.evaluation.summary_table import aligned
-from training.records.numbers import Number, estimate, record_entry
+from training.records.numbers import Number, commit_of, estimate, machine_of, record_entry
 from training.records.provenance import collect_provenance
 from training.settings.checks import check_ranges
 from training.settings.flags import FlagParser, in_flags
@@ -178,8 +177,8 @@ def write_results(out: Path, cells: Sequence[FinishedCell], missing: int, comman
     results: dict[str, Any] = {
         "toy": "gradient flossing",
         "command": command,
-        "commits": in_order(finished.result["made_by"]["commit"] for finished in cells),
-        "machines": in_order(finished.result["made_by"]["machine"] for finished in cells),
+        "commits": list(dict.fromkeys(finished.result["made_by"]["commit"] for finished in cells)),
+        "machines": list(dict.fromkeys(finished.result["made_by"]["machine"] for finished in cells)),
         "seeds": sorted({finished.cell.seed for finished in cells}),
         "cells": len(cells),
         "missing_cells": missing,

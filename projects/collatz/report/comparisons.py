@@ -1,6 +1,6 @@
 """Arms of Collatz runs against the first arm and against the closed forms, seed by seed, with t intervals."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -12,6 +12,7 @@ from projects.collatz.report.runs import BY_NAME, METRICS, MOMENTS, CollatzRun, 
 
 CLOSED_NAMES = tuple(form.name for form in CLOSED_FORMS)
 _AGAINST = ("on_orbit", "orbits", "fresh")
+_BEATS = {-1: True, 1: False, 0: None}  # by the side of 0 on which the interval of more violations lies
 
 
 @dataclass(frozen=True)
@@ -46,16 +47,19 @@ def all_metrics(arms: Sequence[CollatzArm]) -> list[Metric]:
     return [*METRICS, *size_metrics(entry), *word_metrics(entry)]
 
 
+def by_seed(arm: CollatzArm, baseline: CollatzArm, read: Callable[[CollatzRun], float | None]) -> list[float]:
+    """What `read` says of the arm minus the baseline on common seeds; empty where a run has no value."""
+    pairs = [(read(run), read(baseline.by_seed[seed])) for seed, run in arm.by_seed.items() if seed in baseline.by_seed]
+    values = [ours - theirs for ours, theirs in pairs if ours is not None and theirs is not None]
+    return values if len(values) == len(pairs) else []
+
+
 def paired(arm: CollatzArm, baseline: CollatzArm, metric: Metric, moment: str) -> ArmDifference | None:
     """None where they share no seed, or a run was not measured."""
-    seeds = [seed for seed in arm.by_seed if seed in baseline.by_seed]
-    pairs = [
-        (metric.read(arm.by_seed[seed].entries[moment]), metric.read(baseline.by_seed[seed].entries[moment]))
-        for seed in seeds
-    ]
-    values = [ours - theirs for ours, theirs in pairs if ours is not None and theirs is not None]
-    if not values or len(values) < len(seeds):
+    values = by_seed(arm, baseline, lambda run: metric.read(run.entries[moment]))
+    if not values:
         return None
+    seeds = [seed for seed in arm.by_seed if seed in baseline.by_seed]
     return ArmDifference(arm.label, baseline.label, moment, metric.name, seeds, values, mean_interval(values))
 
 
@@ -84,15 +88,10 @@ def against_closed(arms: Sequence[CollatzArm]) -> list[AgainstClosed]:
                 if values is None or best is None:
                     continue
                 interval = mean_interval([value - best[1] for value in values])
-                comparisons.append(AgainstClosed(arm.label, moment, metric.name, *best, interval, _beats(interval)))
+                comparisons.append(
+                    AgainstClosed(arm.label, moment, metric.name, *best, interval, _BEATS[interval.side])
+                )
     return comparisons
-
-
-def _beats(interval: MeanInterval) -> bool | None:
-    if interval.bounds is None:
-        return None
-    low, high = interval.bounds
-    return True if high < 0 else False if low > 0 else None
 
 
 def run_verdicts(run: CollatzRun) -> dict[str, str]:

@@ -16,7 +16,7 @@ import numpy as np
 from analysis.arms.seed_pairs import MeanInterval, mean_interval
 from projects.collatz.report.arms import CollatzArm
 from projects.collatz.report.claims import CLAIMS, RATE, Claim, IsPair, Settings, changes
-from projects.collatz.report.comparisons import best_closed_form, describe
+from projects.collatz.report.comparisons import best_closed_form, by_seed, describe
 from projects.collatz.report.margins import OrbitMargins
 from projects.collatz.report.runs import BY_NAME, CollatzRun, Metric
 
@@ -106,7 +106,7 @@ def _of_pairs(claim: Claim, arms: Sequence[CollatzArm]) -> Finding:
     measures = []
     for first, second in pairs(arms, claim.keys, claim.is_pair):
         for metric in (BY_NAME[name] for name in claim.metrics):
-            values = _by_seed(first, second, _final(metric))
+            values = by_seed(second, first, _final(metric))
             if values:
                 rises_when_true = claim.worse == metric.less_is_better
                 measures.append(_measure(metric.header, second, first, values, metric, rises_when_true))
@@ -115,14 +115,6 @@ def _of_pairs(claim: Claim, arms: Sequence[CollatzArm]) -> Finding:
 
 def _final(metric: Metric) -> Callable[[CollatzRun], float | None]:
     return lambda run: metric.read(run.entries["final"])
-
-
-def _by_seed(first: CollatzArm, second: CollatzArm, read: Callable[[CollatzRun], float | None]) -> list[float]:
-    """second minus first on common seeds; empty where one of them has no value."""
-    seeds = [seed for seed in second.by_seed if seed in first.by_seed]
-    pairs = [(read(second.by_seed[seed]), read(first.by_seed[seed])) for seed in seeds]
-    values = [ours - theirs for ours, theirs in pairs if ours is not None and theirs is not None]
-    return values if len(values) == len(seeds) else []
 
 
 def _measure(
@@ -135,14 +127,7 @@ def _measure(
 
 def side(interval: MeanInterval, rises_when_true: bool) -> str:
     """Verdict on "the mean is above 0", or else below."""
-    if interval.bounds is None:
-        return "open"
-    low, high = interval.bounds
-    if low > 0:
-        return "confirmed" if rises_when_true else "refuted"
-    if high < 0:
-        return "refuted" if rises_when_true else "confirmed"
-    return "open"
+    return {1: "confirmed", -1: "refuted", 0: "open"}[interval.side if rises_when_true else -interval.side]
 
 
 def _t4(arms: Sequence[CollatzArm], margins: Mapping[Path, OrbitMargins]) -> Finding:
@@ -154,9 +139,9 @@ def _t4(arms: Sequence[CollatzArm], margins: Mapping[Path, OrbitMargins]) -> Fin
 
     measures = []
     for first, second in pairs(arms, frozenset({"collatz.use_t4"}), changes("collatz.use_t4", False, True)):
-        values = _by_seed(first, second, _final(_COUNT))
+        values = by_seed(second, first, _final(_COUNT))
         measures.append(_measure("five orbits, fewer violations", second, first, values, _COUNT, False))
-        values = _by_seed(first, second, worst)
+        values = by_seed(second, first, worst)
         if values:
             what = "worst margin, mean over 703, 26623, 626331, on the scale of ln n: worse"
             measures.append(_measure(what, second, first, values, _NATS, False))
@@ -176,7 +161,7 @@ def _beyond_closed_forms(arms: Sequence[CollatzArm]) -> Finding:
     measures = [
         _measure("on-orbit viol. % above the best closed form", second, first, values, _POINTS, False)
         for first, second in pairs(arms, lookahead.keys, lookahead.is_pair)
-        for values in [_by_seed(first, second, excess)]
+        for values in [by_seed(second, first, excess)]
         if values
     ]
     return Finding("lookahead_beyond", "a longer lookahead helps the network more than it helps the closed forms",

@@ -253,7 +253,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         "correction": CORRECTION,
         "records": {"below": RECORDS_BELOW, "starts": record_starts(counts)},
         "closed_forms": [row for rows in by_lookahead for row in rows],
-        "bounds": {str(lookahead): bounds_at(lookahead).as_dict() for lookahead in options.lookaheads},
+        "bounds": {str(lookahead): asdict(bounds_at(lookahead)) for lookahead in options.lookaheads},
         "small_windows": optima,
     }  # fmt: skip
     records = [f"{start} has the most steps of all odd starts up to it" for start in starts if longer[start] == 1]
