@@ -7,7 +7,6 @@ Prints a table of the targets and exits with 1 when a case fails; the failing in
 command that repeats it.
 """
 
-import argparse
 import json
 import sys
 import tempfile
@@ -23,8 +22,10 @@ require_packages()
 
 from tqdm import tqdm
 
+from analysis.command_line import check_at_least, script_parser
 from tests.fuzz.engine import Report, Target, bounded_memory, run_case, save_input, shares
 from tests.fuzz.registry import all_targets
+from training.evaluation.summary_table import aligned
 
 SHOWN = 10  # failures printed in full
 
@@ -66,21 +67,14 @@ def fuzz(targets: list[Target], cases: int, seed: int, save: Path) -> list[Repor
 
 
 def table(reports: list[Report]) -> str:
-    """target | cases | read | refused | failures, with a last line of sums."""
+    """Columns target, cases, read, refused, failures, with a last line of sums."""
     sums = ("all", *(sum(column) for column in zip(*map(_counts, reports), strict=True)))
     rows = [
         ("target", "cases", "read", "refused", "failures"),
         *((r.target, *_counts(r)) for r in reports),
         sums,
     ]
-    widths = [max(len(str(row[column])) for row in rows) for column in range(5)]
-    return "\n".join(
-        " | ".join(
-            str(cell).ljust(width) if column == 0 else str(cell).rjust(width)
-            for column, (cell, width) in enumerate(zip(row, widths, strict=True))
-        )
-        for row in rows
-    )
+    return "\n".join(aligned([list(map(str, row)) for row in rows], left=1))
 
 
 def _counts(report: Report) -> tuple[int, int, int, int]:
@@ -104,7 +98,7 @@ def summary(reports: list[Report], seed: int, seconds: float) -> dict[str, Any]:
 
 @exit_on_user_error
 def main(arguments: list[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = script_parser(__doc__)
     parser.add_argument("--cases", type=int, default=2000, help="over all targets (default %(default)s)")
     parser.add_argument("--seed", type=int, default=0, help="default %(default)s")
     parser.add_argument("--target", action="append", metavar="NAME", help="this one only; may be repeated")
@@ -113,8 +107,7 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--out", type=Path, metavar="FILE.json", help="write the figures")
     options = parser.parse_args(arguments)
     targets = chosen(options.target)
-    if options.cases < 1:
-        raise UserError(f"--cases {options.cases}: expected at least 1")
+    check_at_least(options, cases=1)
     if options.index is not None:
         if len(targets) != 1:
             raise UserError("--index needs one --target NAME")

@@ -116,7 +116,7 @@ def read_finished(folder: Path) -> FinishedRun:
         for point in [_object(_object(spent).get(moment))]
     }
     rows = None
-    path = RunFolder(folder).test_rows
+    path = names.test_rows
     if path.is_file():
         rows = read_test_rows(path)
         for moment, test in tested.items():
@@ -138,33 +138,30 @@ def _with_perturbed(test: TestAccuracy, folder: Path, moment: str) -> TestAccura
     try:
         results = [result for result in read_json_object(path)["results"] if result["rows"] == "test"]
         exact = results[0]["exact_accuracy"]
-        counted = _share(exact, "numerator", "denominator")
-    except (JsonError, KeyError, IndexError, TypeError, ValueError) as error:
+        counted, perturbed = _share(exact, "numerator", "denominator"), _perturbed(results[0])
+    except (JsonError, AttributeError, KeyError, IndexError, TypeError, ValueError) as error:
         raise UserError(f"{path} is no evaluation of test rows ({error}): make it again with evaluate.py") from error
     if len(results) != 1 or counted != (test.solved, test.count):
         raise UserError(
             f"{path} counts {counted[0]} of {counted[1]} test rows, the run {test.solved} of "
             f"{test.count}: make it again with evaluate.py"
         )
-    return replace(test, perturbed=_perturbed(results[0], path, moment))
+    return replace(test, perturbed=perturbed)
 
 
 def _tested(entry: Any, path: Path, moment: str) -> TestAccuracy:
     try:
-        step, solved, count = _whole(entry, "step"), *_share(entry, "numerator", "denominator")
-    except (KeyError, TypeError, ValueError) as error:
-        raise UserError(f"{path}: the test of the {moment} weights is damaged ({error})") from error
-    return TestAccuracy(step, solved, count, _perturbed(entry, path, moment))
-
-
-def _perturbed(entry: Any, path: Path, moment: str) -> dict[str, tuple[int, int]]:
-    perturbed = {}
-    try:
-        for measured in entry.get("robustness") or []:
-            start = f"sigma {measured['sigma']:g}, {measured['site']}, {_whole(measured, 'rollouts')} rollouts"
-            perturbed[start] = _share(measured, "exact_count", "count")
+        return TestAccuracy(_whole(entry, "step"), *_share(entry, "numerator", "denominator"), _perturbed(entry))
     except (AttributeError, KeyError, TypeError, ValueError) as error:
         raise UserError(f"{path}: the test of the {moment} weights is damaged ({error})") from error
+
+
+def _perturbed(entry: Any) -> dict[str, tuple[int, int]]:
+    """Errors: AttributeError, KeyError, TypeError or ValueError for a damaged entry."""
+    perturbed = {}
+    for measured in entry.get("robustness") or []:
+        start = f"sigma {measured['sigma']:g}, {measured['site']}, {_whole(measured, 'rollouts')} rollouts"
+        perturbed[start] = _share(measured, "exact_count", "count")
     return perturbed
 
 

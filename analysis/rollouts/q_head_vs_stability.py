@@ -215,19 +215,12 @@ def main(argv: Sequence[str] | None = None) -> None:
     figure = draw(data)
     paths = save_figure(figure, options.out / NAME, formats=("png", "svg"))
     plt.close(figure)
-    command = f"python analysis/rollouts/q_head_vs_stability.py {shlex.join(_without_out(words))}"
+    # Without the folder, which says nothing about the figure.
+    folder = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    folder.add_argument("--out")
+    command = f"python analysis/rollouts/q_head_vs_stability.py {shlex.join(folder.parse_known_args(words)[1])}"
     save_caption(caption(data, command), options.out / f"{NAME}.txt")
     print(f"written: {paths[0]} (also .svg .csv .txt, and {'' if options.read else f'{ROLLOUTS} '}summary.json)")
-
-
-def _without_out(words: Sequence[str]) -> list[str]:
-    """The flags but for the folder, which says nothing about the figure."""
-    kept, skip = [], False
-    for word in words:
-        if not skip and word != "--out" and not word.startswith("--out="):
-            kept.append(word)
-        skip = word == "--out"
-    return kept
 
 
 if __name__ == "__main__":

@@ -19,18 +19,22 @@ SMALLEST_MARGIN = 1e-6
 GAMMA = 1e-6
 
 
-class ClosedForm(Protocol):
-    """A function V of the window (S_0..S_L, k_1..k_L)."""
+class ValueFunction(Protocol):
+    """A function V with a name that can tell its violations on windows."""
 
     @property
     def name(self) -> str: ...
 
-    def values(self, logs: np.ndarray, valuations: np.ndarray) -> np.ndarray:
-        """V (B,) float64 of windows: logs (B, L+1), valuations (B, L)."""
-        ...
-
     def violations(self, windows: Windows) -> np.ndarray:
         """(B,) bool: whether V fails to decrease on the step n -> T(n)."""
+        ...
+
+
+class ClosedForm(ValueFunction, Protocol):
+    """A function V of the window (S_0..S_L, k_1..k_L)."""
+
+    def values(self, logs: np.ndarray, valuations: np.ndarray) -> np.ndarray:
+        """V (B,) float64 of windows: logs (B, L+1), valuations (B, L)."""
         ...
 
 

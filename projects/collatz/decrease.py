@@ -6,11 +6,11 @@ from typing import Any, cast
 import torch
 from torch import Tensor
 
-from models.act import Batch, Carry
+from models.act import Batch
 from projects.collatz.closed_forms import SMALLEST_MARGIN
 from projects.collatz.settings import CollatzConfig
 from projects.collatz.value_networks import DRIFT_INIT, CollatzValue, LookaheadValue, drift
-from training.objectives.base import Output, UpdateContext
+from training.objectives.base import Output, Stateless, UpdateContext
 
 # Extra states whose V must be below V(n) by the margin, and the weight of their hinge.
 T4, T8 = (4, 0.5), (8, 0.2)
@@ -41,20 +41,7 @@ def pair_margins(network: CollatzValue, batch: Batch) -> Tensor:
     return values[:, 0] - values[:, 1]
 
 
-class _Stateless:
-    carry: Carry | None = None
-    carry_names: tuple[str, ...] = ()
-    name: str
-
-    def state_dict(self) -> dict[str, object]:
-        return {}
-
-    def load_state_dict(self, state: dict[str, object]) -> None:
-        if state:
-            raise ValueError(f"objective {self.name} keeps no state but found {sorted(state)}")
-
-
-class HingeDecrease(_Stateless):
+class HingeDecrease(Stateless):
     """The source's loss, a mean over the batch.
 
     w relu(m - (V(n) - V(Tn))) + 0.5 relu(m - (V(n) - V(T^4 n))) + 0.2 (likewise T^8) + a (V(n) - target)^2, the middle
@@ -102,7 +89,7 @@ class HingeDecrease(_Stateless):
         )
 
 
-class SaturatingDecrease(_Stateless):
+class SaturatingDecrease(Stateless):
     """Mean over steps of r / (r + tau), r = relu(m - (V(n) - V(Tn))): nearly the share of violations.
 
     tau falls geometrically from `tau_start` to `tau_end` over the planned updates. Each row of the batch is a segment

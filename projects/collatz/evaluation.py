@@ -7,24 +7,16 @@ are counted and weighted, in the same way for every function, so that all of the
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 from tqdm import tqdm
 
+from projects.collatz.closed_forms import ValueFunction
 from projects.collatz.eval_file import EvalRows
 from projects.collatz.syracuse import Orbit, orbit
-from projects.collatz.windows import BLOCK, Windows, orbit_windows, windows_of
+from projects.collatz.windows import BLOCK, orbit_windows, windows_of
 from training.records.numbers import wilson_interval
-
-
-class ValueFunction(Protocol):
-    """A function V with a name that can tell its violations, (B,) bool, on windows."""
-
-    @property
-    def name(self) -> str: ...
-
-    def violations(self, windows: Windows) -> np.ndarray: ...
 
 
 @dataclass(frozen=True)

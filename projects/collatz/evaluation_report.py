@@ -12,10 +12,9 @@ from typing import Any
 import numpy as np
 
 from projects.collatz.bounds import Bounds, bounds_at
-from projects.collatz.closed_forms import CLOSED_FORMS
+from projects.collatz.closed_forms import CLOSED_FORMS, ValueFunction
 from projects.collatz.eval_file import EvalRows
 from projects.collatz.evaluation import (
-    ValueFunction,
     judge_orbits,
     judge_rows,
     not_multiples_of_3,

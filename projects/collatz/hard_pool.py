@@ -73,8 +73,7 @@ class HardPool:
         self._seed_elements = [self._allowed(elements(seed)) for seed in TRAINING_SEEDS]
         self._reserved = self._allowed(elements(RESERVED_SEED))
         self._mined_elements: dict[int, list[int]] = {}
-        self._made: tuple[tuple[int, int], Entries | None] | None = None
-        self._version = 0
+        self._made: dict[int, Entries | None] = {}  # by number of seeds, one at most
 
     def add(self, numbers: Sequence[int]) -> None:
         """Mined numbers join, each once; beyond 1,000 the oldest leave.
@@ -90,22 +89,18 @@ class HardPool:
         self._mined_elements = {
             number: kept[number] if number in kept else self._allowed(elements(number)) for number in self.mined
         }
-        self._version += 1
+        self._made = {}
 
     def entries(self, active: int) -> Entries | None:
         """The pool with so many seeds; None when it is empty."""
-        key = active, self._version
-        if self._made is None or self._made[0] != key:
-            self._made = key, self._make(active)
-        return self._made[1]
+        if active not in self._made:
+            seeds = self._seed_elements[:active]
+            self._made = {active: _entries([*seeds, *self._mined_elements.values()], len(seeds))}
+        return self._made[active]
 
     def reserved(self) -> Entries | None:
         """The orbit of 27 alone; None where it is kept out."""
         return _entries([self._reserved], 0)
-
-    def _make(self, active: int) -> Entries | None:
-        seeds = self._seed_elements[:active]
-        return _entries([*seeds, *self._mined_elements.values()], len(seeds))
 
     def _allowed(self, numbers: list[int]) -> list[int]:
         if not self._decontaminate or not numbers:

@@ -170,8 +170,8 @@ def test_command_prints_a_table_and_writes_figures(tmp_path: Path, capsys: pytes
             ]
         )
     assert ending.value.code == 0
-    lines = [line.split("|") for line in capsys.readouterr().out.splitlines()]
-    assert [line[0].strip() for line in lines] == ["target", "csv", "states", "all"]
+    lines = [line.split() for line in capsys.readouterr().out.splitlines()]
+    assert [line[0] for line in lines] == ["target", "csv", "states", "all"]
     assert sum(int(cell) for cell in lines[-1][2:]) == int(lines[-1][1]) == 20
     figures = json.loads(out.read_text())
     assert set(figures["targets"]) == {"csv", "states"} and figures["failures"] == []

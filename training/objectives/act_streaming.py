@@ -25,7 +25,6 @@ class ACTStreaming(Stateless):
         self.loss_type = loss_type
         self.accumulation_slices = accumulation_slices
         self.terms = terms
-        self.carry: Carry | None = None
 
     def outputs(self, model: RecursiveModel, batch: Batch, context: UpdateContext) -> Iterator[Output]:
         if self.carry is None:

@@ -84,9 +84,11 @@ class Objective(Protocol):
 
 
 class Stateless:
-    """What objectives share that keep nothing but their carry."""
+    """The part of an objective that keeps nothing between updates but its carry, if any."""
 
     name: str
+    carry: Carry | None = None
+    carry_names: tuple[str, ...] = ()
 
     def state_dict(self) -> dict[str, object]:
         return {}

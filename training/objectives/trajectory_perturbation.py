@@ -14,7 +14,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from models.act import Batch, Carry, draw_min_halt_steps, halting
+from models.act import Batch, draw_min_halt_steps, halting
 from models.losses import act_loss
 from models.recursion import RecurrentState
 from models.recursive_model import RecursiveModel
@@ -54,9 +54,6 @@ class TrajectoryPerturbation(Stateless, ABC):
         loss_type: key of `models.losses.TOKEN_LOSSES`.
         accumulation_slices: the rows are cut into so many equal slices, whose rollouts follow one another.
     """
-
-    carry: Carry | None = None
-    carry_names: tuple[str, ...] = ()
 
     def __init__(self, settings: ObjectiveConfig, loss_type: str, accumulation_slices: int = 1) -> None:
         self.name = settings.name

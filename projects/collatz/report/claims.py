@@ -2,8 +2,9 @@
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from typing import Any
 
-Settings = Mapping[str, object]
+Settings = Mapping[str, Any]
 IsPair = Callable[[Settings, Settings], bool]
 
 
@@ -31,32 +32,25 @@ def changes(key: str, before: object, after: object) -> IsPair:
 
 
 def _rises(key: str) -> IsPair:
-    return lambda first, second: _number(first, key) < _number(second, key)
+    return lambda first, second: first[key] < second[key]
 
 
 def _falls(key: str) -> IsPair:
-    return lambda first, second: _number(first, key) > _number(second, key)
+    return lambda first, second: first[key] > second[key]
 
 
 def _gentler(first: Settings, second: Settings) -> bool:
     return bool(
         first["collatz.mine_negatives"]
         and second["collatz.mine_negatives"]
-        and _number(second, "collatz.mine_count") <= _number(first, "collatz.mine_count")
-        and _number(second, "collatz.mine_interval") >= _number(first, "collatz.mine_interval")
-        and _number(second, "collatz.mine_start_epoch") >= _number(first, "collatz.mine_start_epoch")
+        and second["collatz.mine_count"] <= first["collatz.mine_count"]
+        and second["collatz.mine_interval"] >= first["collatz.mine_interval"]
+        and second["collatz.mine_start_epoch"] >= first["collatz.mine_start_epoch"]
     )
-
-
-def _number(settings: Settings, key: str) -> float:
-    value = settings[key]
-    assert isinstance(value, int | float)
-    return value
 
 
 def _weights(settings: Settings) -> int:
     widths = settings["collatz.layers"]
-    assert isinstance(widths, list)
     return int(sum(a * b for a, b in zip(widths, [*widths[1:], 1], strict=True)))
 
 

@@ -36,6 +36,7 @@ from analysis.figures.figure_files import make_folder, save_caption, save_csv, s
 from projects.collatz.closed_forms import Tilted
 from projects.collatz.report.arms import CollatzArm, collatz_arms
 from projects.collatz.report.comparisons import (
+    BEATS_IN_WORDS,
     against_closed,
     arm_records,
     closed_records,
@@ -140,12 +141,11 @@ def numbers(report: Mapping[str, Any]) -> list[Number]:
 
 def conclusions(report: Mapping[str, Any]) -> list[str]:
     """For the records of results: what came out of every claim that could be looked at."""
-    words = {True: "beats", False: "does not beat", None: "is not told apart from"}
     beaten = []
     for comparison in report["against_closed"]:
         if comparison["moment"] == "best" and comparison["metric"] == "on_orbit":
             alone = comparison["interval"]["low"] is None
-            verb = "has no interval against" if alone else words[comparison["beats"]]
+            verb = "has no interval against" if alone else BEATS_IN_WORDS[comparison["beats"]]
             beaten.append(f"{comparison['arm']} {verb} {comparison['closed_form']}, on-orbit, best")
     claims = []
     for finding in report["findings"]:

@@ -8,10 +8,11 @@ from analysis.arms.seed_pairs import MeanInterval, mean_interval
 from projects.collatz.closed_forms import CLOSED_FORMS
 from projects.collatz.evaluation_report import verdict
 from projects.collatz.report.arms import CollatzArm, reports_by_lookahead
-from projects.collatz.report.runs import BY_NAME, METRICS, MOMENTS, CollatzRun, Metric, size_metrics, word_metrics
+from projects.collatz.report.runs import BY_NAME, METRICS, MOMENTS, CollatzRun, Metric, sample_metrics
 
 CLOSED_NAMES = tuple(form.name for form in CLOSED_FORMS)
 _AGAINST = ("on_orbit", "orbits", "fresh")
+BEATS_IN_WORDS = {True: "beats", False: "does not beat", None: "is not told apart from"}
 _BEATS = {-1: True, 1: False, 0: None}  # by the side of 0 on which the interval of more violations lies
 
 
@@ -43,8 +44,7 @@ class AgainstClosed:
 
 def all_metrics(arms: Sequence[CollatzArm]) -> list[Metric]:
     """The columns of the table, then sizes and words."""
-    entry = arms[0].runs[0].entries["final"]
-    return [*METRICS, *size_metrics(entry), *word_metrics(entry)]
+    return [*METRICS, *sample_metrics(arms[0].runs[0].entries["final"])]
 
 
 def by_seed(arm: CollatzArm, baseline: CollatzArm, read: Callable[[CollatzRun], float | None]) -> list[float]:

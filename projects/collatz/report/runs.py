@@ -79,14 +79,12 @@ METRICS = (
 BY_NAME = {metric.name: metric for metric in METRICS}
 
 
-def size_metrics(entry: Entry) -> list[Metric]:
-    """Violated share of random numbers, by bits."""
-    return [Metric(f"bits_{bits}", f"{bits} bits %", 100, _rate("sizes", bits)) for bits in entry["sizes"]]
-
-
-def word_metrics(entry: Entry) -> list[Metric]:
-    """Violated share of the steps of adversarial words."""
-    return [Metric(f"word_{name}", f"{name} %", 100, _rate("adversarial", name)) for name in entry["adversarial"]]
+def sample_metrics(entry: Entry) -> list[Metric]:
+    """Violated share of random numbers by bits, then of the steps of adversarial words."""
+    return [
+        *(Metric(f"bits_{bits}", f"{bits} bits %", 100, _rate("sizes", bits)) for bits in entry["sizes"]),
+        *(Metric(f"word_{name}", f"{name} %", 100, _rate("adversarial", name)) for name in entry["adversarial"]),
+    ]
 
 
 @dataclass(frozen=True)
@@ -177,7 +175,7 @@ def _judged(report: Entry, summary: Entry, settings: Entry) -> tuple[dict[str, E
     final = report["V_final"]
     entries = {"final": final, "best": final if steps["best"] == steps["final"] else report["V_best"]}
     for entry in (*entries.values(), *(report[form.name] for form in CLOSED_FORMS)):
-        for metric in (*METRICS, *size_metrics(entry), *word_metrics(entry)):
+        for metric in (*METRICS, *sample_metrics(entry)):
             value = metric.read(entry)
             if value is not None and not (math.isfinite(value) and value >= 0):
                 raise ValueError(f"{metric.name} is {value}")

@@ -6,9 +6,16 @@ from typing import Any
 from analysis.arms.seed_pairs import mean_interval
 from projects.collatz.bounds import Bounds
 from projects.collatz.report.arms import CollatzArm, reports_by_lookahead
-from projects.collatz.report.comparisons import CLOSED_NAMES, AgainstClosed, ArmDifference, all_metrics, describe
+from projects.collatz.report.comparisons import (
+    BEATS_IN_WORDS,
+    CLOSED_NAMES,
+    AgainstClosed,
+    ArmDifference,
+    all_metrics,
+    describe,
+)
 from projects.collatz.report.orbit_facts import CORRECTION, SOURCE_TABLE, SOURCE_VIOLATIONS, orbit_facts
-from projects.collatz.report.runs import BY_NAME, METRICS, MOMENTS, Metric, size_metrics, word_metrics
+from projects.collatz.report.runs import BY_NAME, METRICS, MOMENTS, Metric, sample_metrics
 from projects.collatz.syracuse import TEST_STARTS
 from training.evaluation.summary_table import aligned
 
@@ -66,13 +73,12 @@ def _each_orbit(arm: CollatzArm, moment: str) -> str:
 
 def closed_lines(closed: Sequence[AgainstClosed]) -> list[str]:
     """Whether each arm's best weights beat the best closed form, in words."""
-    words = {True: "beats", False: "does not beat", None: "is not told apart from"}
     lines = []
     for comparison in closed:
         if comparison.moment != "best":
             continue
         metric = BY_NAME[comparison.metric]
-        verb = words[comparison.beats]
+        verb = BEATS_IN_WORDS[comparison.beats]
         if comparison.beats is None and comparison.interval.bounds is None:
             verb = "has too few seeds to be compared with"
         best = f"the best closed form, {comparison.closed_form} ({metric.shown(comparison.closed_value, '.3f')})"
@@ -82,8 +88,7 @@ def closed_lines(closed: Sequence[AgainstClosed]) -> list[str]:
 
 def words_table(arms: Sequence[CollatzArm]) -> list[str]:
     """Violated share of random numbers by bits and of adversarial words, best weights and closed forms, in percent."""
-    entry = arms[0].runs[0].entries["final"]
-    metrics = [*size_metrics(entry), *word_metrics(entry)]
+    metrics = sample_metrics(arms[0].runs[0].entries["final"])
     rows = [["violations in %", *(metric.header.removesuffix(" %") for metric in metrics)]]
     for arm in arms:
         means = [arm.values(metric, "best") for metric in metrics]

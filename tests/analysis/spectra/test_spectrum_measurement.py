@@ -1,5 +1,6 @@
 """The measurement of a trajectory against the engine itself and the official inference; its files and their faults."""
 
+from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
@@ -142,7 +143,7 @@ def test_measurement_goes_on_where_it_stopped(puzzles: PuzzleSet, tmp_path: Path
     def measured(block: np.ndarray) -> dict[str, np.ndarray]:
         return measure_batch(model, batch_of(puzzles, block.tolist()), SETTINGS)
 
-    described = {"weights_sha256": "x", **SETTINGS.as_dict()}
+    described = {"weights_sha256": "x", **asdict(SETTINGS)}
     straight = SpectrumStore(tmp_path / "straight", described)
     for block in blocks:
         straight.add(measured(block))

@@ -3,6 +3,7 @@
 import json
 import subprocess
 import sys
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -71,7 +72,7 @@ def test_table_and_report_on_a_file(eval_csv: Path, tmp_path: Path, capsys: pyte
         assert entry["orbits"].keys() == set(map(str, TEST_STARTS))
         assert entry["orbits"]["27"].keys() == {"steps", "growth_steps", "odd_max", "violations"}
     assert report["V_tmin_1.2"]["orbits"]["703"]["violations"] == 1, "as published"
-    assert report["lookahead"] == 20 and report["bounds"] == bounds_at(20).as_dict()
+    assert report["lookahead"] == 20 and report["bounds"] == asdict(bounds_at(20))
     assert report["eval_csv"] == {"file": "eval.csv", "sha256": file_sha256(eval_csv)}
     assert report["orbits_total"]["steps"] == 429 and report["orbits_total"]["violations"]["V_max"] == 33
     assert report["environment"].keys() >= {"argv", "commit", "dirty", "versions", "cpu"}

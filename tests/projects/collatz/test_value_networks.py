@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 
-from projects.collatz.closed_forms import TiltedMaximum
+from projects.collatz.closed_forms import Tilted
 from projects.collatz.judge import NetworkJudge
 from projects.collatz.syracuse import orbit, syracuse
 from projects.collatz.value_networks import CollatzValue, LookaheadValue, SelectionValue, lookahead_features
@@ -108,7 +108,7 @@ def test_the_better_network_starts_as_a_soft_v_tmax(monkeypatch: pytest.MonkeyPa
     # Both ends of a rising window lie on its chord.
     inside = np.sort(tilted, axis=1)[:, -2:] @ [-1, 1] > 1e-6
     assert inside.sum() > 100
-    hard = TiltedMaximum(1.0).values(logs, np.zeros((len(numbers), 20))) + (0.02 - 1e-3) * place
+    hard = Tilted(np.argmax, 1.0).values(logs, np.zeros((len(numbers), 20))) + (0.02 - 1e-3) * place
     assert values(network, numbers).numpy()[inside] == pytest.approx(hard[inside], abs=1e-9)
 
 

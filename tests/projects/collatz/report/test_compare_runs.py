@@ -6,6 +6,7 @@ import math
 import shutil
 import statistics
 from collections.abc import Callable, Iterator
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -233,7 +234,7 @@ def test_files_and_their_row(trained: Path, tmp_path: Path, capsys: pytest.Captu
     assert report["command"].startswith("python projects/collatz/report/compare_runs.py ") and report["seeds"] == [0, 1]
     assert report["n_runs"] == 5 and report["n_rows"] == 200 and report["n_orbit_steps"] == 429
     assert report["commits"] and report["interval"].startswith("95 % Student t interval")
-    assert report["closed_forms"]["4"]["bounds"] == bounds_at(4).as_dict()
+    assert report["closed_forms"]["4"]["bounds"] == asdict(bounds_at(4))
     assert {finding["name"] for finding in report["findings"]} >= {"mining", "t4", "lookahead", "plateau", "collapse"}
     with (tmp_path / "one" / "collatz_report.csv").open() as file:
         rows = list(csv.DictReader(file))
