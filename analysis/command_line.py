@@ -30,6 +30,12 @@ def whole_number(least: int, most: int) -> Callable[[str], int]:
     return read
 
 
+def whole_numbers(least: int, most: int) -> Callable[[str], list[int]]:
+    """Likewise of one or more with commas between."""
+    read = whole_number(least, most)
+    return lambda text: [read(word.strip()) for word in text.split(",")]
+
+
 def check_at_least(options: argparse.Namespace, **smallest: int) -> None:
     """Errors: `UserError` for the first option below the value that its name is given here."""
     for name, limit in smallest.items():

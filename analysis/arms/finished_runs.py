@@ -14,6 +14,7 @@ from analysis.arms.run_curves import (
     read_run,
     refuse_repeated_seeds,
     told_apart,
+    whole,
 )
 from dataset.plain_data import JsonError, json_object_or_refuse, read_json_object
 from errors import UserError
@@ -151,7 +152,7 @@ def _with_perturbed(test: TestAccuracy, folder: Path, moment: str) -> TestAccura
 
 def _tested(entry: Any, path: Path, moment: str) -> TestAccuracy:
     try:
-        return TestAccuracy(_whole(entry, "step"), *_share(entry, "numerator", "denominator"), _perturbed(entry))
+        return TestAccuracy(whole(entry["step"], "step"), *_share(entry, "numerator", "denominator"), _perturbed(entry))
     except (AttributeError, KeyError, TypeError, ValueError) as error:
         raise UserError(f"{path}: the test of the {moment} weights is damaged ({error})") from error
 
@@ -160,20 +161,13 @@ def _perturbed(entry: Any) -> dict[str, tuple[int, int]]:
     """Errors: AttributeError, KeyError, TypeError or ValueError for a damaged entry."""
     perturbed = {}
     for measured in entry.get("robustness") or []:
-        start = f"sigma {measured['sigma']:g}, {measured['site']}, {_whole(measured, 'rollouts')} rollouts"
+        start = f"sigma {measured['sigma']:g}, {measured['site']}, {whole(measured['rollouts'], 'rollouts')} rollouts"
         perturbed[start] = _share(measured, "exact_count", "count")
     return perturbed
 
 
-def _whole(entry: Any, name: str) -> int:
-    value = entry[name]
-    if type(value) is not int or not 0 <= value < 2**53:
-        raise ValueError(f"found {name} {value!r}, expected a count")
-    return value
-
-
 def _share(entry: Any, counted: str, total: str) -> tuple[int, int]:
-    counts = _whole(entry, counted), _whole(entry, total)
+    counts = whole(entry[counted], counted), whole(entry[total], total)
     if not counts[0] <= counts[1] or not counts[1]:
         raise ValueError(f"found {counts[0]} of {counts[1]}")
     return counts

@@ -113,6 +113,14 @@ def number_or_none(value: Any) -> float | None:
     return float(value)
 
 
+def whole(value: Any, name: str, *, least: int = 0, most: int = 2**53 - 1) -> int:
+    """A whole number of a record. Errors: ValueError that says what was found and expected."""
+    if type(value) is not int or not least <= value <= most:
+        limit = f"at least {least}" if most >= 2**53 - 1 else f"{least} to {most}"
+        raise ValueError(f"{name} {value!r}, expected {limit}")
+    return value
+
+
 def counted(number: object, noun: str) -> str:
     """`1 seed`, `3 seeds`; the number may be a word, as in `unknown threads`."""
     return f"{number} {noun}" if number == 1 else f"{number} {noun}s"

@@ -143,10 +143,13 @@ def _finding(sources: Sources) -> str:
 
 
 def _free(network: Numbers) -> str:
-    added = [difference["value"] for difference in network["beyond"] if difference["value"] is not None]
-    words = ", ".join(f"{value:+.3f}" for value in added) if added else "undefined"
     drift, margin = (interval(network["baselines"][name]) for name in ("late_drift", "minus_logit_margin"))
-    return f"AUROC {drift} and {margin}, adds {words}"
+    return f"AUROC {drift} and {margin}, adds {_added(network)}"
+
+
+def _added(network: Numbers) -> str:
+    values = [difference["value"] for difference in network["beyond"] if difference["value"] is not None]
+    return ", ".join(f"{value:+.3f}" for value in values) or "undefined"
 
 
 def _spectrum_finding(sources: Sources) -> str:
@@ -225,13 +228,11 @@ def _caption(sources: Sources, figure: str) -> list[str]:
     for network in leading(sources):
         m = network["sub_updates_per_step"]
         low, high = wilson_interval(network["solved"], network["of"])
-        added = [difference["value"] for difference in network["beyond"] if difference["value"] is not None]
         rows.append(
             f"| {network['model']} | {network['runs']} | {network['solved']}/{network['of']} [{low:.2f}, {high:.2f}] | "
             f"{interval(network['median_solved'], scale=1 / m)} | {interval(network['median_failed'], scale=1 / m)} | "
             f"{interval(network['auroc'])} | {interval(network['baselines']['late_drift'])} | "
-            f"{interval(network['baselines']['minus_q_halt'])} | "
-            f"{', '.join(f'{value:+.3f}' for value in added) if added else 'undefined'} |"
+            f"{interval(network['baselines']['minus_q_halt'])} | {_added(network)} |"
         )
     rows += [
         "",

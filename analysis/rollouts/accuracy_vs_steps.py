@@ -27,6 +27,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 
+from analysis.arms.run_curves import whole
 from analysis.command_line import script_parser
 from analysis.figures.figure_files import BLUE, GREEN, GREY, ORANGE, PURPLE, RED, STYLE, make_folder, save_picture
 from dataset.plain_data import json_object_or_refuse
@@ -108,7 +109,7 @@ def _read_report(path: Path, name: str) -> list[StepCurve]:
             curves.append(StepCurve(
                 name=name if len(chosen) == 1 else f"{name}, {Path(str(result.get('data'))).name}",
                 rows=str(result.get("rows")), data=str(result.get("data")), points=points,
-                trained_steps=None if trained is None else _whole(trained, "trained_steps", least=1),
+                trained_steps=None if trained is None else whole(trained, "trained_steps", least=1),
                 mode=result["mode"] if isinstance(result.get("mode"), dict) else None,
             ))  # fmt: skip
         except (KeyError, TypeError, ValueError) as error:
@@ -122,21 +123,14 @@ def _point(entry: Any) -> StepPoint:
     """One entry of `per_step`. Errors: KeyError, TypeError or ValueError when it is none."""
     if not isinstance(entry, dict):
         raise TypeError(f"found {type(entry).__name__} in place of an entry")
-    step = _whole(entry["step"], "step", least=1)
-    count = _whole(entry["count"], "count", least=1)
-    exact, halted = (_whole(entry[name], name, most=count) for name in ("exact_count", "halted_count"))
+    step = whole(entry["step"], "step", least=1)
+    count = whole(entry["count"], "count", least=1)
+    exact, halted = (whole(entry[name], name, most=count) for name in ("exact_count", "halted_count"))
     accuracy = entry["accuracy"]
     if isinstance(accuracy, bool) or not isinstance(accuracy, int | float) or not 0 <= accuracy <= 1 + 1e-9:
         raise ValueError(f"accuracy {accuracy!r}, expected a share")
     low, high = wilson_interval(exact, count)
     return StepPoint(step, exact, count, exact / count, low, high, float(accuracy), halted)
-
-
-def _whole(value: Any, name: str, *, least: int = 0, most: int | None = None) -> int:
-    if type(value) is not int or value < least or (most is not None and value > most):
-        limit = f"at least {least}" if most is None else f"{least} to {most}"
-        raise ValueError(f"{name} {value!r}, expected {limit}")
-    return value
 
 
 def draw(curves: Sequence[StepCurve]) -> Figure:

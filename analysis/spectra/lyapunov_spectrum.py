@@ -44,7 +44,6 @@ from dataset.sudoku import boards_from_tokens, box_of_shape, missing_digits
 from models.act import Batch
 from models.losses import IGNORE_LABEL_ID
 from models.recursion_maps import RecursionMaps
-from models.recursive_model import RecursiveModel
 from models.srm import StableRecursionModel
 from training.devices import resolve_device
 from training.records.provenance import result_origin
@@ -114,6 +113,8 @@ def measure(job: Job, settings: SpectrumSettings, options: argparse.Namespace) -
     sub_updates = len(RecursionMaps(model, one_batch(puzzle_set, rows[:1], device)).sub_updates)
     if sub_updates % settings.qr_interval:
         raise UserError(f"--qr-interval {settings.qr_interval} does not divide the {sub_updates} sub-updates of a step")
+    # What no exponent can exceed in a model's own norm.
+    bound = model.contraction_bound().lambda_per_step if isinstance(model, StableRecursionModel) else None
     described: dict[str, Any] = {
         "weights_sha256": file_sha256(job.checkpoint.path),
         "data_sha256": fingerprint(puzzle_set.root, "test"),
@@ -122,7 +123,7 @@ def measure(job: Job, settings: SpectrumSettings, options: argparse.Namespace) -
         "trained_steps": config.arch.halt_max_steps,
         "objective": config.objective.name,
         "train_seed": config.seed,
-        **bound_of(model),
+        **({} if bound is None else {"lambda_bound_per_step": bound}),
         **asdict(settings),
     }
     store = SpectrumStore(job.folder, described)
@@ -153,13 +154,6 @@ def model_name(checkpoint: Checkpoint) -> str:
     if "trm" in arch.name:
         return "TRM-MLP" if arch.mlp_t else "TRM-att"
     return arch.name.split("_")[0].upper()
-
-
-def bound_of(model: RecursiveModel) -> dict[str, float]:
-    """What no exponent can exceed in a model's own norm; nothing for a model without."""
-    if not isinstance(model, StableRecursionModel):
-        return {}
-    return {"lambda_bound_per_step": model.contraction_bound().lambda_per_step}
 
 
 def check_options(options: argparse.Namespace) -> None:

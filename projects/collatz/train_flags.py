@@ -6,9 +6,10 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from analysis.command_line import whole_numbers
 from errors import UserError
 from options import settings_of
-from projects.collatz.settings import MOST_LAYERS, CollatzConfig
+from projects.collatz.settings import WIDEST_LAYER, CollatzConfig
 from training.settings.flags import add_setting_flags
 from training.settings.flags import in_flags as named_in_flags
 from training.settings.resolving import resolve
@@ -90,7 +91,7 @@ def add_training_flags(parser: argparse.ArgumentParser) -> None:
     """Add the flags of training, without defaults: those that are not given are the preset's."""
     switch: dict[str, Any] = {"action": "store_true"}
     differs: dict[str, dict[str, Any]] = {
-        "--layers": {"type": _layers, "metavar": "W,W,..."},
+        "--layers": {"type": whole_numbers(1, WIDEST_LAYER), "metavar": "W,W,..."},
         **{flag: switch for flag in ("--use-t4", "--use-t8", "--curriculum", "--mine-negatives", "--save-every-eval")},
         "--batch-size": {"help": "numbers, of orbit segments, per update"},
         "--epochs": {"help": "updates"},
@@ -182,17 +183,6 @@ def to_config(given: Mapping[str, Any]) -> tuple[TrainConfig, bool]:
         "fast_eval_interval": min(intervals),
     }
     return resolve(settings, require_data=False), dry_run
-
-
-def _layers(text: str) -> list[int]:
-    words = text.split(",")
-    if len(words) > MOST_LAYERS or not all(
-        word.strip().isascii() and word.strip().isdigit() and 0 < len(word.strip()) <= 6 for word in words
-    ):
-        raise argparse.ArgumentTypeError(
-            f"{text[:60]!r} are no widths of at most {MOST_LAYERS} layers such as 256,128,64"
-        )
-    return [int(word) for word in words]
 
 
 _NAMED = {key: flag for flag, key in _BY_FLAG.items()} | {

@@ -12,8 +12,7 @@ from typing import Any
 from analysis.figures.figure_files import make_folder
 from dataset.plain_data import json_object_or_refuse
 from errors import UserError, writing
-from projects.flossing_toy.delayed_bits import TASKS
-from projects.flossing_toy.toy_training import ARMS, Cell, ToySettings
+from projects.flossing_toy.toy_training import Cell, ToySettings
 from training.storage.atomic_file import write_json_atomically
 
 FOLDER = "cells"
@@ -110,11 +109,3 @@ class CellFolder:
                 "the flags that it was made with"
             )
         return FinishedCell(cell, result)
-
-
-def check_names(tasks: Sequence[str], arms: Sequence[str]) -> None:
-    """Errors: `UserError` for a task or arm that there is not."""
-    for option, given, known in (("--tasks", tasks, TASKS), ("--arms", arms, ARMS)):
-        unknown = [name for name in given if name not in known]
-        if unknown or not given:
-            raise UserError(f"{option}: found {', '.join(unknown) or 'nothing'}, expected some of {', '.join(known)}")

@@ -23,7 +23,7 @@ import json
 import re
 import shlex
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import asdict, fields
 from pathlib import Path
 from typing import Any
@@ -39,13 +39,14 @@ from matplotlib.figure import Figure
 from tqdm import tqdm
 
 from analysis.arms.seed_pairs import INTERVAL
+from analysis.command_line import whole_numbers
 from analysis.figures.figure_files import make_folder, save_caption, save_csv, save_json, save_picture
 from options import settings_of
-from projects.flossing_toy.cells import CellFolder, FinishedCell, all_cells, check_names
-from projects.flossing_toy.delayed_bits import first_scored
+from projects.flossing_toy.cells import CellFolder, FinishedCell, all_cells
+from projects.flossing_toy.delayed_bits import TASKS, first_scored
 from projects.flossing_toy.figures import curves, draw_accuracies, draw_curves, draw_spectra, spectra
 from projects.flossing_toy.summary import accuracies, claims, summary, tables
-from projects.flossing_toy.toy_training import Cell, NonFiniteToyError, ToySettings, planned_updates, run_cell
+from projects.flossing_toy.toy_training import ARMS, Cell, NonFiniteToyError, ToySettings, planned_updates, run_cell
 from training.devices import keep_freed_memory
 from training.evaluation.summary_table import aligned
 from training.records.numbers import Number, commit_of, estimate, machine_of, record_entry
@@ -53,18 +54,16 @@ from training.records.provenance import collect_provenance
 from training.settings.checks import check_ranges
 from training.settings.flags import FlagParser, in_flags
 
+_MOST = 10**9 - 1  # of a seed or delay
 DEFAULT_ARMS = "none,pre,pre_inter,shuffled,orthogonal,unclipped"
 
 
-def _list(text: str) -> list[str]:
-    return [word for word in text.split(",") if word]
-
-
-def _numbers(option: str, text: str, least: int) -> list[int]:
-    words = _list(text)
-    if not words or not all(re.fullmatch(r"[0-9]{1,9}", word) and int(word) >= least for word in words):
-        raise UserError(f"{option}: found {text!r}, expected whole numbers of at least {least} with commas between")
-    return list(dict.fromkeys(map(int, words)))
+def _names(option: str, text: str, known: Collection[str]) -> list[str]:
+    names = list(dict.fromkeys(filter(None, text.split(","))))
+    unknown = [name for name in names if name not in known]
+    if unknown or not names:
+        raise UserError(f"{option}: found {', '.join(unknown) or 'nothing'}, expected some of {', '.join(known)}")
+    return names
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -74,10 +73,11 @@ def build_parser() -> argparse.ArgumentParser:
         description=__doc__,
     )
     parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="cells and report")
-    parser.add_argument("--seeds", default="0,1,2,3,4", metavar="LIST", help="default: %(default)s")
-    parser.add_argument("--delays", default="10,30,50,70", metavar="LIST", help="default: %(default)s")
-    parser.add_argument("--tasks", default="xor,copy", metavar="LIST", help="default: %(default)s")
-    parser.add_argument("--arms", default=DEFAULT_ARMS, metavar="LIST", help="default: %(default)s")
+    listed: dict[str, Any] = {"metavar": "LIST", "help": "default: %(default)s"}
+    parser.add_argument("--seeds", type=whole_numbers(0, _MOST), default="0,1,2,3,4", **listed)
+    parser.add_argument("--delays", type=whole_numbers(1, _MOST), default="10,30,50,70", **listed)
+    parser.add_argument("--tasks", default="xor,copy", **listed)
+    parser.add_argument("--arms", default=DEFAULT_ARMS, **listed)
     parser.add_argument("--part", default="1/1", metavar="I/N", help="every N-th cell only, from the I-th on")
     parser.add_argument("--report", action="store_true", help="train nothing")
     sizes = parser.add_argument_group("settings of all cells (defaults: the source's)")
@@ -112,9 +112,8 @@ def toy_settings(options: argparse.Namespace) -> ToySettings:
 
 def chosen_cells(options: argparse.Namespace, settings: ToySettings) -> list[Cell]:
     """The cells that the flags name. Errors: `UserError`."""
-    tasks, arms = list(dict.fromkeys(_list(options.tasks))), list(dict.fromkeys(_list(options.arms)))
-    check_names(tasks, arms)
-    delays, seeds = _numbers("--delays", options.delays, 1), _numbers("--seeds", options.seeds, 0)
+    tasks, arms = _names("--tasks", options.tasks, TASKS), _names("--arms", options.arms, ARMS)
+    delays, seeds = list(dict.fromkeys(options.delays)), list(dict.fromkeys(options.seeds))
     for task in tasks:
         needed = first_scored(task, max(delays))
         if needed >= settings.num_steps:

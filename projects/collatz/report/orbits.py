@@ -13,7 +13,6 @@ docs/collatz.md says what follows from it. Writes collatz_orbits.txt, .csv (a li
 .json to DIR.
 """
 
-import argparse
 import shlex
 import sys
 from collections.abc import Mapping, Sequence
@@ -29,7 +28,7 @@ require_packages()
 
 from tqdm import tqdm
 
-from analysis.command_line import environment, script_parser
+from analysis.command_line import environment, script_parser, whole_numbers
 from analysis.figures.figure_files import make_folder, save_caption, save_csv, save_json
 from projects.collatz.bounds import bounds_at
 from projects.collatz.closed_forms import CLOSED_FORMS, LogN
@@ -187,28 +186,18 @@ def numbers(report: Mapping[str, Any]) -> list[Number]:
     return measured
 
 
-def _lookaheads(text: str) -> list[int]:
-    words = [word.strip() for word in text.split(",")]
-    if not all(word.isascii() and word.isdigit() and len(word) <= 6 for word in words):
-        raise argparse.ArgumentTypeError(f"{text[:40]!r} are no lookaheads such as 10,20,30")
-    lookaheads = list(dict.fromkeys(map(int, words)))
-    if not all(1 <= lookahead <= LARGEST_LOOKAHEAD for lookahead in lookaheads):
-        raise argparse.ArgumentTypeError(f"{text[:40]!r}: expected lookaheads from 1 to {LARGEST_LOOKAHEAD}")
-    return lookaheads
-
-
 @exit_on_user_error
 def main(argv: Sequence[str] | None = None) -> None:
     parser = script_parser(__doc__)
     parser.add_argument("--out", type=Path, metavar="DIR", required=True, help="folder for the tables")
-    parser.add_argument(
-        "--lookaheads", type=_lookaheads, default=list(LOOKAHEADS), metavar="L,L,...", help="default 10,20,30"
-    )
+    parser.add_argument("--lookaheads", type=whole_numbers(1, LARGEST_LOOKAHEAD), default=list(LOOKAHEADS),
+                        metavar="L,L,...", help="default 10,20,30")  # fmt: skip
     parser.add_argument("--starts", type=int, default=100, metavar="N",
                         help=f"orbits of {ORBIT_BITS}-bit starts in the sample (default %(default)s)")  # fmt: skip
     parser.add_argument("--small", type=int, default=MOST_LOOKAHEAD, metavar="L",
                         help="largest lookahead of the exact search (default and most %(default)s)")  # fmt: skip
     options = parser.parse_args(argv)
+    options.lookaheads = list(dict.fromkeys(options.lookaheads))
     if not 1 <= options.starts <= 100_000:
         raise UserError(f"--starts {options.starts}: expected 1 to 100,000")
     if not 1 <= options.small <= MOST_LOOKAHEAD:

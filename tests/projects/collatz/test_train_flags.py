@@ -174,11 +174,12 @@ def test_schedules() -> None:
 
 BAD = {
     "lookahead 0": ("--lookahead 0", "'0' is not a whole number from 1 to 1000"),
-    "layers words": ("--layers big", "'big' are no widths of at most 64 layers such as 256,128,64"),
-    "layers gap": ("--layers 8,,8", "'8,,8' are no widths"),
-    "layers 0": ("--layers 8,0", "--layers: found [8, 0], expected 1 to 64 widths from 1 to 65536"),
-    "layers float": ("--layers 8.5", "'8.5' are no widths"),
-    "layers negative": ("--layers=-8", "'-8' are no widths"),
+    "layers words": ("--layers big", "'big' is not a whole number from 1 to 65536"),
+    "layers gap": ("--layers 8,,8", "'' is not a whole number"),
+    "layers 0": ("--layers 8,0", "'0' is not a whole number from 1 to 65536"),
+    "layers float": ("--layers 8.5", "'8.5' is not a whole number"),
+    "layers negative": ("--layers=-8", "'-8' is not a whole number"),
+    "layers many": (f"--layers {','.join(65 * '8')}", "expected 1 to 64 widths from 1 to 65536"),
     "epochs": ("--epochs 0", "--epochs: found 0, expected at least 1"),
     "epochs x": ("--epochs x", "argument --epochs: invalid int value: 'x'"),
     "batch": ("--batch-size 0", "--batch-size: found 0, expected at least 1"),

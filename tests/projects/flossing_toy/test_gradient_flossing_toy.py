@@ -143,8 +143,8 @@ def test_other_settings_and_damaged_cells_are_refused(
     [
         (["--arms", "none,flossed"], "--arms: found flossed, expected some of none, pre"),
         (["--tasks", ""], "--tasks: found nothing"),
-        (["--delays", "10,x"], "--delays: found '10,x'"),
-        (["--delays", "0"], "at least 1"),
+        (["--delays", "10,x"], "argument --delays: 'x' is not a whole number from 1"),
+        (["--delays", "0"], "'0' is not a whole number from 1"),
         (["--delays", "150"], "use --num-steps 600"),
         (["--part", "3/2"], "--part: found '3/2'"),
         (["--num-exponents", "90"], "at most --num-units 80"),

@@ -263,9 +263,9 @@ def test_the_files_and_their_row(tmp_path: Path, capsys: pytest.CaptureFixture[s
 @pytest.mark.parametrize(
     ("words", "expected"),
     [
-        (["--lookaheads", "0"], "expected lookaheads from 1 to 1000"),
-        (["--lookaheads", "ten"], "are no lookaheads such as 10,20,30"),
-        (["--lookaheads", "10,"], "are no lookaheads"),
+        (["--lookaheads", "0"], "'0' is not a whole number from 1 to 1000"),
+        (["--lookaheads", "ten"], "'ten' is not a whole number from 1 to 1000"),
+        (["--lookaheads", "10,"], "'' is not a whole number"),
         (["--starts", "0"], "--starts 0: expected 1 to 100,000"),
         (["--small", "5"], "--small 5: expected 1 to 4"),
     ],
