@@ -14,7 +14,7 @@ from tqdm import tqdm
 
 from projects.collatz.closed_forms import ValueFunction
 from projects.collatz.eval_file import EvalRows
-from projects.collatz.syracuse import Orbit, orbit
+from projects.collatz.syracuse import orbit
 from projects.collatz.windows import BLOCK, orbit_windows, windows_of
 from training.records.numbers import wilson_interval
 
@@ -98,8 +98,11 @@ def judge_orbits(
     result: dict[str, dict[int, OrbitCount]] = {function.name: {} for function in functions}
     for start in starts:
         path = orbit(start)
-        for name, count in _violations_along(functions, path, lookahead).items():
-            result[name][start] = OrbitCount(path.steps, path.growth_steps, path.odd_max, count)
+        windows = orbit_windows(path, lookahead)
+        blocks = [windows.cut(slice(first, first + BLOCK)) for first in range(0, len(windows), BLOCK)]
+        for function in functions:
+            count = sum(int(function.violations(block).sum()) for block in blocks)
+            result[function.name][start] = OrbitCount(path.steps, path.growth_steps, path.odd_max, count)
     return result
 
 
@@ -108,9 +111,3 @@ def total_along(orbits: dict[str, dict[int, OrbitCount]]) -> dict[str, Any]:
     steps = sum(count.steps for count in next(iter(orbits.values())).values())
     violations = {name: sum(count.violations for count in counts.values()) for name, counts in orbits.items()}
     return {"steps": steps, "violations": violations}
-
-
-def _violations_along(functions: Sequence[ValueFunction], path: Orbit, lookahead: int) -> dict[str, int]:
-    windows = orbit_windows(path, lookahead)
-    blocks = [windows.cut(slice(first, first + BLOCK)) for first in range(0, len(windows), BLOCK)]
-    return {function.name: sum(int(function.violations(block).sum()) for block in blocks) for function in functions}

@@ -20,7 +20,7 @@ from projects.collatz.hard_pool import Entries, HardPool, active_seeds, draw
 from projects.collatz.kept_out import KeptOut
 from projects.collatz.limbs import LIMB_BITS, from_limbs, random_odd_numbers, resized
 from projects.collatz.settings import CollatzConfig
-from projects.collatz.walk import Batch, walk
+from projects.collatz.walk import Batch, DrawnSource, walk
 
 MINED_SAMPLES = 5000
 _BATCH, _MINING, _QUICK = 11, 12, 13  # independent streams of one seed
@@ -30,32 +30,26 @@ _AHEAD = 8
 Feedback = Callable[[Batch], Tensor]
 
 
-class PairSource:
+class PairSource(DrawnSource):
     """Batches with `logs`, `residues`, `valuations` (see `Walk`), `hard` (B,) bool and `kept` (B,) bool.
 
     A row with `kept` false has a state on a test orbit, and `decontaminate` is on.
     feedback: margins V(n) - V(T(n)) (B,) of a batch under the network as it is; needed for mining.
-    Attributes: `overlap`, rows so far with a state on a test orbit, of `drawn`; counted in what this process prepared.
+    `overlap` and `drawn` are rows.
     """
 
-    epochs_per_iteration = 1
-    mean_examples = 1.0
+    data = "collatz pairs"
 
     def __init__(
         self, settings: CollatzConfig, batch_size: int, seed: int, kept_out: KeptOut, feedback: Feedback | None = None
     ) -> None:
-        self.settings, self.batch_size, self.seed, self.feedback = settings, batch_size, seed, feedback
-        self._kept_out = kept_out
+        super().__init__(settings, batch_size, seed, kept_out)
+        self.feedback = feedback
         furthest = max([1, *(ahead for ahead, _ in further_states(settings))])
         self._states = furthest + 1
         self.pool = HardPool(kept_out, decontaminate=settings.decontaminate, successors=furthest)
         self._ready: dict[int, Batch] = {}
         self._mined_at: int | None = None
-        self.overlap = self.drawn = 0
-
-    @property
-    def total_groups(self) -> int:
-        return self.batch_size
 
     def next(self, position: Position) -> tuple[Batch, Position]:
         epoch = position["iteration"]
@@ -75,7 +69,7 @@ class PairSource:
         epochs = [first]
         while len(epochs) < _AHEAD and not self._mines_at(epochs[-1] + 1):
             epochs.append(epochs[-1] + 1)
-        drawn = [self._draw(epoch, self.batch_size, self.settings.hard_ratio, _BATCH) for epoch in epochs]
+        drawn = [self._draw(epoch, self.total_groups, self.settings.hard_ratio, _BATCH) for epoch in epochs]
         longest = max(len(limbs) for limbs, _ in drawn)
         limbs = np.concatenate([resized(numbers, longest) for numbers, _ in drawn], axis=1)
         walked = self._walk(limbs)
@@ -83,7 +77,7 @@ class PairSource:
         self.overlap, self.drawn = self.overlap + int(overlap.sum()), self.drawn + len(overlap)
         kept = ~overlap if self.settings.decontaminate else np.ones(len(overlap), bool)
         whole = walked.batch(hard=np.concatenate([hard for _, hard in drawn]), kept=kept)
-        size = self.batch_size
+        size = self.total_groups
         return {
             epoch: {name: leaf[i * size : (i + 1) * size] for name, leaf in whole.items()}
             for i, epoch in enumerate(epochs)
@@ -155,6 +149,3 @@ class PairSource:
         assert isinstance(mined, list)
         self.pool.restore([int(text) for text in mined])
         self._mined_at, self._ready = mined_at, {}
-
-    def fingerprint(self) -> dict[str, Any]:
-        return {"data": "collatz pairs", "seed": self.seed, "test_states": len(self._kept_out.states)}

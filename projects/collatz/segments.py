@@ -14,42 +14,35 @@ from dataset.source import Position
 from projects.collatz.kept_out import KeptOut
 from projects.collatz.limbs import LIMB_BITS, from_limbs, random_odd_numbers
 from projects.collatz.settings import CollatzConfig
-from projects.collatz.walk import Batch, Walk, walk
+from projects.collatz.walk import Batch, DrawnSource, Walk, walk
 
 _STARTS, _QUICK = 21, 22  # independent streams of one seed
 SEGMENTS_PER_START = 16
 
 
-class SegmentSource:
+class SegmentSource(DrawnSource):
     """Batches with `logs` (B, S+1+L), `residues` (B, S+1), `valuations` (B, S+L), `kept` (B, S) bool by step.
 
     B segments of S steps each. A step is kept out where it starts at 1 (the orbit has ended) and, with
     `decontaminate`, where either end lies on a test orbit.
-    Attributes: `overlap`, steps so far with an end on a test orbit, of `drawn`; counted in what this process prepared.
+    `overlap` and `drawn` are steps, on a test orbit where one of their ends is.
     """
 
-    epochs_per_iteration = 1
-    mean_examples = 1.0
+    data = "collatz orbit segments"
 
     def __init__(self, settings: CollatzConfig, batch_size: int, seed: int, kept_out: KeptOut) -> None:
-        self.settings, self.batch_size, self.seed = settings, batch_size, seed
-        self._kept_out = kept_out
+        super().__init__(settings, batch_size, seed, kept_out)
         # A block is a whole number of batches: so many starts give SEGMENTS_PER_START segments each.
         self._block_starts = batch_size * max(1, 128 // batch_size)
         self._batches = self._block_starts * SEGMENTS_PER_START // batch_size
         self._block: tuple[int, dict[str, np.ndarray]] | None = None
-        self.overlap = self.drawn = 0
-
-    @property
-    def total_groups(self) -> int:
-        return self.batch_size
 
     def next(self, position: Position) -> tuple[Batch, Position]:
         epoch = position["iteration"]
         number, index = divmod(epoch, self._batches)
         if self._block is None or self._block[0] != number:
             self._block = number, self._make(number)
-        rows = slice(index * self.batch_size, (index + 1) * self.batch_size)
+        rows = slice(index * self.total_groups, (index + 1) * self.total_groups)
         arrays = {name: array[rows] for name, array in self._block[1].items()}
         nothing = np.empty((0, 0))
         walked = Walk(arrays.pop("logs"), arrays.pop("residues"), arrays.pop("valuations"), nothing, nothing)
@@ -97,6 +90,3 @@ class SegmentSource:
     def load_state_dict(self, state: dict[str, Any]) -> None:
         if state:
             raise ValueError(f"the state's source holds {sorted(state)}, but orbit segments keep none")
-
-    def fingerprint(self) -> dict[str, Any]:
-        return {"data": "collatz orbit segments", "seed": self.seed, "test_states": len(self._kept_out.states)}

@@ -88,16 +88,6 @@ def orbit(start: int) -> Orbit:
     return Orbit(states, valuations)
 
 
-def glide(number: int) -> int:
-    """The stopping time in steps of T: the smallest j >= 1 with T^j(n) < n. Errors: `ValueError` for 1 and even n."""
-    if number == 1:
-        raise ValueError("1 is never left and has no glide")
-    for j, (state, _) in enumerate(steps_from(number), 1):
-        if state < number:
-            return j
-    raise AssertionError("unreachable: the steps do not end")
-
-
 def expansion_weight(number: int, full_max: int) -> float:
     """log10(max(1, max / n)) + 1: how much a row weighs in the weighted rates."""
     try:

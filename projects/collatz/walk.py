@@ -1,6 +1,7 @@
 """Numbers walked along T into what a network sees of them: logarithms, residues, valuations. All of it exact."""
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -8,6 +9,7 @@ from torch import Tensor
 
 from projects.collatz import limbs as collatz_limbs
 from projects.collatz.kept_out import KeptOut
+from projects.collatz.settings import CollatzConfig
 from projects.collatz.windows import MODULUS, next_residues
 
 Batch = dict[str, Tensor]
@@ -34,6 +36,24 @@ class Walk:
         """Logs, residues, valuations and further arrays as tensors."""
         arrays = {"logs": self.logs, "residues": self.residues, "valuations": self.valuations, **more}
         return {name: torch.from_numpy(np.ascontiguousarray(array)) for name, array in arrays.items()}
+
+
+class DrawnSource:
+    """What the sources of Collatz runs share: a position is an update, whose batch is drawn anew.
+
+    Attributes: `overlap`, how much so far lies on a test orbit, of `drawn`; counted in what this process prepared.
+    """
+
+    epochs_per_iteration = 1
+    mean_examples = 1.0
+    data: str  # in the fingerprint
+
+    def __init__(self, settings: CollatzConfig, batch_size: int, seed: int, kept_out: KeptOut) -> None:
+        self.settings, self.total_groups, self.seed, self._kept_out = settings, batch_size, seed, kept_out
+        self.overlap = self.drawn = 0
+
+    def fingerprint(self) -> dict[str, Any]:
+        return {"data": self.data, "seed": self.seed, "test_states": len(self._kept_out.states)}
 
 
 def walk(limbs: np.ndarray, states: int, lookahead: int, kept_out: KeptOut, *, window_logs: bool) -> Walk:

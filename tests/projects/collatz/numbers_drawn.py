@@ -2,6 +2,8 @@
 
 from hypothesis import strategies as st
 
+from projects.collatz.syracuse import steps_from
+
 LARGEST_BITS = 400
 # 2^m - 1 grows for m - 1 steps; (4^m - 1)/3 falls to 1 at once, by a valuation of 2m; limbs of 62 bits end at 62 j.
 EDGES = sorted(
@@ -37,3 +39,13 @@ def full_map(number: int) -> list[int]:
         last = visited[-1]
         visited.append(3 * last + 1 if last % 2 else last // 2)
     return visited
+
+
+def glide(number: int) -> int:
+    """The stopping time in steps of T: the smallest j >= 1 with T^j(n) < n. Errors: `ValueError` for 1 and even n."""
+    if number == 1:
+        raise ValueError("1 is never left and has no glide")
+    for j, (state, _) in enumerate(steps_from(number), 1):
+        if state < number:
+            return j
+    raise AssertionError("unreachable: the steps do not end")

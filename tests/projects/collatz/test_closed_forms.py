@@ -24,9 +24,9 @@ from projects.collatz.closed_forms import (
     Tilted,
     margins,
 )
-from projects.collatz.syracuse import glide, orbit
+from projects.collatz.syracuse import orbit
 from projects.collatz.windows import Windows, orbit_windows, windows_of
-from tests.projects.collatz.numbers_drawn import naive_steps, odd_numbers
+from tests.projects.collatz.numbers_drawn import glide, naive_steps, odd_numbers
 
 above_one = odd_numbers.filter(lambda n: n > 1)
 lookaheads = st.integers(1, 30)

@@ -4,8 +4,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from projects.collatz.syracuse import TEST_STARTS, check_odd, expansion_weight, glide, orbit, syracuse, valuation
-from tests.projects.collatz.numbers_drawn import EDGES, full_map, naive_steps, odd_numbers
+from projects.collatz.syracuse import TEST_STARTS, check_odd, expansion_weight, orbit, syracuse, valuation
+from tests.projects.collatz.numbers_drawn import EDGES, full_map, glide, naive_steps, odd_numbers
 
 # Steps, growth steps, sum of valuations, odd maximum, maximum and steps of the full map (the last: OEIS A006577).
 KNOWN = {
