@@ -217,8 +217,7 @@ def write_results(out: Path, cells: Sequence[FinishedCell], missing: int, comman
     )
     _save(folder / "flossing_spectra", draw_spectra(rows), rows, words)
     points = [
-        {"task": point.task, "delay": point.delay, "arm": point.arm, "mean": point.interval.mean}
-        | {"low": point.interval.low, "high": point.interval.high, "n": point.interval.n}
+        {"task": point.task, "delay": point.delay, "arm": point.arm} | asdict(point.interval)
         for point in accuracies(cells)
     ]
     words = (

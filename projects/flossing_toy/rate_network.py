@@ -68,18 +68,8 @@ class RateNetwork(nn.Module):
         """x_{t-1} -> x_t for each of the T inputs (T, B, S); states (B, N)."""
         return [partial(self._next_state, drive) for drive in self.drive(inputs).unbind()]
 
-    def rate_maps(self, inputs: Tensor) -> list[RateMap]:
-        """The same for the rates h = phi(x): h_t = phi(J h_{t-1} + b + w_s s_t / S); its exponents are those of x.
-
-        The form in which the source propagates tangents; over a finite window the two differ at its ends.
-        """
-        return [partial(self._next_rate, drive) for drive in self.drive(inputs).unbind()]
-
     def _next_state(self, drive: Tensor, x: Tensor) -> Tensor:
         return x.tanh() @ self.J.mT + drive
-
-    def _next_rate(self, drive: Tensor, h: Tensor) -> Tensor:
-        return (h @ self.J.mT + drive).tanh()
 
 
 @dataclass(frozen=True)
