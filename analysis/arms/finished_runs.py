@@ -10,13 +10,14 @@ import numpy as np
 from analysis.arms.run_curves import (
     RunCurve,
     differing_settings,
+    ended_summary,
     number_or_none,
     read_run,
     refuse_repeated_seeds,
     told_apart,
     whole,
 )
-from dataset.plain_data import JsonError, json_object_or_refuse, read_json_object
+from dataset.plain_data import JsonError, read_json_object
 from errors import UserError
 from training.evaluation.row_outcomes import TestRows, read_test_rows
 from training.records.metrics_log import read_metrics
@@ -94,23 +95,12 @@ def read_finished(folder: Path) -> FinishedRun:
     """Read a run that has reached its end. Errors: `UserError` when it has not, or tested nothing."""
     curve = read_run(folder, VALIDATION, "updates")
     names = RunFolder(folder)
-    if not names.summary.is_file():
-        raise UserError(f"{folder} has no {names.summary.name}: let the run go on to its end with its own command")
-    summary = json_object_or_refuse(names.summary)
-    updates, tests, spent = (summary.get(key) for key in ("steps", "test", "curve"))
-    if type(updates) is not int or not isinstance(tests, Mapping):
-        raise UserError(f"{names.summary} is no summary of a run: steps or test are missing")
-    logged = max(record["step"] for record in read_metrics(names.metrics))
-    if logged > updates:
-        raise UserError(
-            f"{folder} was summed up at update {updates} and has gone on to {logged}: let it go on to its end"
-        )
+    summary, updates = ended_summary(names, max(record["step"] for record in read_metrics(names.metrics)))
+    tests, spent = summary["test"], summary.get("curve")
     tested = {moment: _tested(tests[moment], names.summary, moment) for moment in MOMENTS if tests.get(moment)}
     for moment in COMPARED:
         if moment not in tested:
             raise UserError(f"{names.summary} holds no test of the {moment} weights: the run needs test puzzles")
-    if not isinstance(curve.seed, int | None):
-        raise UserError(f"{names.provenance}: found seed {curve.seed!r}, expected a whole number")
     costs = {
         moment: {name: number_or_none(point.get(name)) for name in ("flops", "seconds", "samples")}
         for moment in COMPARED

@@ -49,10 +49,7 @@ class RunCurve:
 def read_run(folder: Path, metric: str, axis: str) -> RunCurve:
     """Read the evaluations of a run. Errors: `UserError` when it has none of `metric`, or not in this unit."""
     names = RunFolder(folder)
-    for path in (names.metrics, names.provenance):
-        if not path.is_file():
-            raise UserError(f"{folder} has no {path.name}: name the checkpoint_path of a run")
-    provenance = json_object_or_refuse(names.provenance)
+    provenance, config, seed = provenance_of(names)
     points: dict[int, CurvePoint] = {}
     logged: set[str] = set()
     counted = f"{metric.rpartition('/')[0]}/count"
@@ -70,11 +67,37 @@ def read_run(folder: Path, metric: str, axis: str) -> RunCurve:
         points[step] = CurvePoint(step, x, value, None if rows is None else int(rows))
     if not points:
         raise UserError(f"{names.metrics} holds no {metric}; it holds {', '.join(sorted(logged)) or 'no accuracy yet'}")
+    return RunCurve(folder, seed, shared_settings(config), [points[step] for step in sorted(points)], provenance)
+
+
+def provenance_of(names: RunFolder) -> tuple[dict[str, Any], dict[str, Any], int | None]:
+    """provenance.json of a run with a log, and of it settings and seed. Errors: `UserError`."""
+    for path in (names.metrics, names.provenance):
+        if not path.is_file():
+            raise UserError(f"{names.path} has no {path.name}: name the checkpoint_path (--output-dir) of a run")
+    provenance = json_object_or_refuse(names.provenance)
     config, seeds = provenance.get("config"), provenance.get("seeds")
-    if not isinstance(config, Mapping) or not isinstance(seeds, Mapping):
+    if not isinstance(config, dict) or not isinstance(seeds, dict):
         raise UserError(f"{names.provenance} holds no config and seeds: name the checkpoint_path of a run")
-    ordered = [points[step] for step in sorted(points)]
-    return RunCurve(folder, seeds.get("seed"), shared_settings(config), ordered, provenance)
+    seed = seeds.get("seed")
+    if type(seed) is not int and seed is not None:
+        raise UserError(f"{names.provenance}: found seed {seed!r}, expected a whole number")
+    return provenance, config, seed
+
+
+def ended_summary(names: RunFolder, logged: int) -> tuple[dict[str, Any], int]:
+    """summary.json of a run whose log ends at update `logged`, and its updates. Errors: `UserError`."""
+    if not names.summary.is_file():
+        raise UserError(f"{names.path} has no {names.summary.name}: let the run go on to its end with its own command")
+    summary = json_object_or_refuse(names.summary)
+    updates = summary.get("steps")
+    if type(updates) is not int or not isinstance(summary.get("test"), dict):
+        raise UserError(f"{names.summary} is no summary of a run: steps or test are missing")
+    if logged > updates:
+        raise UserError(
+            f"{names.path} was summed up at update {updates} and has gone on to {logged}: let it go on to its end"
+        )
+    return summary, updates
 
 
 def shared_settings(config: Mapping[str, Any]) -> dict[str, Any]:

@@ -10,19 +10,16 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from analysis.command_line import check_json_target, environment, save_json_target
 from errors import UserError
 from projects.collatz.bounds import Bounds, bounds_at
 from projects.collatz.closed_forms import CLOSED_FORMS
 from projects.collatz.eval_file import read_eval_file
-from projects.collatz.evaluation import judge_orbits, judge_rows, rates, total_along
+from projects.collatz.evaluation import NO_RATES, judge_orbits, judge_rows, total_along
 from training.evaluation.summary_table import aligned
 from training.records.numbers import Number, commit_of, machine_of, rate, record_entry
 
 SCHEMA_VERSION = 1
-_RATES = tuple(rates(*np.zeros((4, 0), bool)))
 
 
 @dataclass(frozen=True)
@@ -99,7 +96,7 @@ def _violated(entry: Mapping[str, Any]) -> int:
 
 def closed_form_report(run: ClosedFormRequest) -> dict[str, Any]:
     """The report, ready for JSON. Errors: `UserError` for an evaluation file that cannot be used."""
-    judged: dict[str, dict[str, Any]] = {form.name: dict.fromkeys(_RATES) for form in CLOSED_FORMS}
+    judged: dict[str, dict[str, Any]] = {form.name: dict.fromkeys(NO_RATES) for form in CLOSED_FORMS}
     file = None
     if run.eval_csv is not None:
         rows = read_eval_file(run.eval_csv)

@@ -88,6 +88,9 @@ def _share(passed: np.ndarray, weights: np.ndarray | None = None) -> float | Non
     return float(passed.sum() / len(passed)) if weights is None else float(weights[passed].sum() / weights.sum())
 
 
+NO_RATES = tuple(rates(*np.zeros((4, 0), bool)))  # the names, for functions that no rows were judged with
+
+
 def judge_orbits(
     functions: Sequence[ValueFunction], starts: Sequence[int], lookahead: int
 ) -> dict[str, dict[int, OrbitCount]]:

@@ -15,10 +15,10 @@ from projects.collatz.bounds import Bounds, bounds_at
 from projects.collatz.closed_forms import CLOSED_FORMS, ValueFunction
 from projects.collatz.eval_file import EvalRows
 from projects.collatz.evaluation import (
+    NO_RATES,
     judge_orbits,
     judge_rows,
     not_multiples_of_3,
-    rates,
     total_along,
     violations_by_name,
 )
@@ -33,7 +33,6 @@ SCHEMA_VERSION = 1
 # sample was seen by no run while presets were being chosen: those looked at seed 1's.
 TEST_SEED, VALIDATION_SEED, SIZE_SEED = 20261125, 2, 3
 NUMBERS_OF_A_SIZE = 4000
-NO_RATES = tuple(rates(*np.zeros((4, 0), bool)))
 HEADLINE = "on_orbit"
 
 

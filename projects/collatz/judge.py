@@ -2,7 +2,6 @@
 
 import copy
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import torch
@@ -54,8 +53,7 @@ class NetworkJudge:
             (windows.logs[:, 1:], after, windows.valuations[:, 1:]),
         ]
         before, following = (self.network(*(_tensor(array, device) for array in pair)) for pair in pairs)
-        margins: Any = (before - following).cpu().numpy()
-        return np.asarray(margins)
+        return np.asarray((before - following).cpu().numpy())
 
 
 def _tensor(array: np.ndarray, device: torch.device) -> Tensor:

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from analysis.arms.run_curves import number_or_none, shared_settings
+from analysis.arms.run_curves import ended_summary, number_or_none, provenance_of, shared_settings
 from dataset.plain_data import json_object_or_refuse
 from errors import UserError
 from projects.collatz.closed_forms import CLOSED_FORMS
@@ -133,27 +133,14 @@ def read_collatz_run(folder: Path) -> CollatzRun:
     """Errors: `UserError` for a run that has not ended, is none of collatz.py, or holds a damaged record."""
     names = RunFolder(folder)
     evaluation = folder / REPORT
-    if not names.provenance.is_file():
-        raise UserError(f"{folder} has no {names.provenance.name}: name the --output-dir of a run of collatz.py")
-    provenance = json_object_or_refuse(names.provenance)
-    config, seeds = provenance.get("config"), provenance.get("seeds")
-    if not isinstance(config, dict) or not isinstance(seeds, dict):
-        raise UserError(f"{names.provenance} holds no config and seeds: name the --output-dir of a run")
+    provenance, config, seed = provenance_of(names)
     if not isinstance(config.get("collatz"), dict) or not config["collatz"].get("preset"):
         raise UserError(f"{folder} is a run on puzzles, expected one of collatz.py; see analysis/arms/peak_vs_final.py")
-    for path in (names.summary, evaluation, names.metrics):
-        if not path.is_file():
-            raise UserError(f"{folder} has no {path.name}: let the run go on to its end with its own command")
-    summary, report = json_object_or_refuse(names.summary), json_object_or_refuse(evaluation)
-    seed = seeds.get("seed")
-    if type(seed) is not int and seed is not None:
-        raise UserError(f"{names.provenance}: found seed {seed!r}, expected a whole number")
+    if not evaluation.is_file():
+        raise UserError(f"{folder} has no {REPORT}: let the run go on to its end with its own command")
     log = sorted(read_metrics(names.metrics), key=lambda record: record["step"])
-    updates = summary.get("steps")
-    if type(updates) is not int or not isinstance(summary.get("test"), dict):
-        raise UserError(f"{names.summary} is no summary of a run: steps or test are missing")
-    if log and log[-1]["step"] > updates:
-        raise UserError(f"{folder} was summed up at update {updates} and has gone on: let it go on to its end")
+    summary, updates = ended_summary(names, log[-1]["step"] if log else 0)
+    report = json_object_or_refuse(evaluation)
     try:
         entries, steps = _judged(report, summary, config["collatz"])
     except (AttributeError, KeyError, TypeError, ValueError, IndexError, OverflowError, ZeroDivisionError) as error:
