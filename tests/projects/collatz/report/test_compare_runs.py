@@ -302,7 +302,7 @@ def puzzles(folder: Path) -> None:
 
 
 REFUSALS: dict[str, tuple[Callable[[Path], None], str]] = {
-    "no provenance": (drop("provenance.json"), "has no provenance.json: name the checkpoint_path (--output-dir) of a run"),
+    "no provenance": (drop("provenance.json"), "has no provenance.json: name the checkpoint_path (--output-dir)"),
     "not finished": (drop("summary.json"), "has no summary.json: let the run go on to its end"),
     "no evaluation": (drop("evaluation.json"), "has no evaluation.json"),
     "puzzles": (puzzles, "is a run on puzzles, expected one of collatz.py"),
