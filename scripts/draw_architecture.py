@@ -5,11 +5,11 @@
 Writes architecture.png and the same as text, architecture.txt. Exit code 1 where an import points backwards.
 """
 
-import argparse
 import ast
+import itertools
 import sys
 import textwrap
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -24,8 +24,10 @@ import matplotlib.pyplot as plt
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patches import FancyArrowPatch, FancyBboxPatch
+from matplotlib.transforms import Bbox
 
-from analysis.figures.figure_files import BLUE, GREY, RED, STYLE, make_folder, save_caption, save_figure
+from analysis.command_line import script_parser
+from analysis.figures.figure_files import BLUE, GREY, RED, STYLE, make_folder, save_picture
 
 ROOT = Path(__file__).resolve().parents[1]
 ENTRY = "entry scripts"
@@ -80,6 +82,11 @@ def room_of(module: Path) -> str | None:
     return module.parts[1] if len(module.parts) > 2 else None
 
 
+def rooms_of(folder: str, modules: Iterable[Path]) -> list[str]:
+    """The rooms of a folder, sorted."""
+    return sorted({room for path in modules if folder_of(path) == folder and (room := room_of(path))})
+
+
 def suite_modules(root: Path = ROOT) -> list[Path]:
     """Every module of the suite but its tests, as a path from the root."""
     folders = [name for level in FOLDERS for name in level if (root / name).is_dir()]
@@ -103,37 +110,35 @@ def suite_imports(root: Path = ROOT) -> list[Import]:
     return sorted(imports, key=str)
 
 
-def _level(name: str, levels: tuple[tuple[str, ...], ...]) -> int:
-    for index, level in enumerate(levels):
-        if name in level:
-            return index
-    raise UserError(f"{name} has no place among {levels}: give it one in scripts/draw_architecture.py")
+def leads_back(source: str, target: str, levels: tuple[tuple[str, ...], ...]) -> bool:
+    """Whether the target stands above the source or beside it. Errors: `UserError` for what has no level."""
+    level_of = {name: index for index, level in enumerate(levels) for name in level}
+    for name in (source, target):
+        if name not in level_of:
+            raise UserError(f"{name} has no place among {levels}: give it one in scripts/draw_architecture.py")
+    return level_of[target] <= level_of[source]
 
 
-def points_backwards(found: Import) -> bool:
+def points_backwards(item: Import) -> bool:
     """Whether an import leads up or sideways: between folders, rooms of training, or two projects."""
-    source, target = folder_of(found.source), folder_of(found.target)
+    source, target = folder_of(item.source), folder_of(item.target)
     if source != target:
-        return _level(target, FOLDERS) <= _level(source, FOLDERS)
-    rooms = room_of(found.source), room_of(found.target)
-    if None in rooms or rooms[0] == rooms[1]:
+        return leads_back(source, target, FOLDERS)
+    room, other = room_of(item.source), room_of(item.target)
+    if room is None or other is None or room == other:
         return False
-    if source == "projects":
-        return True
-    return source == "training" and _level(str(rooms[1]), ROOMS) <= _level(str(rooms[0]), ROOMS)
+    return source == "projects" or (source == "training" and leads_back(room, other, ROOMS))
 
 
-def folder_arrows(imports: Iterable[Import]) -> set[tuple[str, str]]:
-    """(from, to) of every import between two folders."""
-    arrows = {(folder_of(item.source), folder_of(item.target)) for item in imports}
-    return {arrow for arrow in arrows if arrow[0] != arrow[1]}
+def arrows_between(imports: Iterable[Import], box_of: Callable[[Path], str | None]) -> set[tuple[str, str]]:
+    """(from, to) of every import between two boxes; `box_of` is None for a module that stands in none."""
+    pairs = {(box_of(item.source), box_of(item.target)) for item in imports}
+    return {(a, b) for a, b in pairs if a is not None and b is not None and a != b}
 
 
-def room_arrows(imports: Iterable[Import]) -> set[tuple[str, str]]:
-    """(from, to) of every import between two rooms of training."""
-    inside = [item for item in imports if folder_of(item.source) == folder_of(item.target) == "training"]
-    arrows = {(room_of(item.source), room_of(item.target)) for item in inside}
-    return {(a, b) for a, b in arrows if a is not None and b is not None and a != b}
+def training_room(module: Path) -> str | None:
+    """The room of a module of training."""
+    return room_of(module) if folder_of(module) == "training" else None
 
 
 def as_text(imports: Sequence[Import]) -> str:
@@ -145,54 +150,42 @@ def as_text(imports: Sequence[Import]) -> str:
         "from its upper to its lowest row, and an arrow that two others in a row say. Red arrows point backwards.",
         "",
     ]
-    for level in FOLDERS:
-        for name in level:
-            rooms = sorted({room for path in modules if folder_of(path) == name and (room := room_of(path))})
-            lines.append(f"{name}{' [' + ', '.join(rooms) + ']' if rooms else ''}")
-            targets = sorted(b for a, b in folder_arrows(imports) if a == name)
-            lines += [f"    -> {', '.join(targets)}"] if targets else []
+    folders, rooms = arrows_between(imports, folder_of), arrows_between(imports, training_room)
+    for name in itertools.chain.from_iterable(FOLDERS):
+        inside = ", ".join(rooms_of(name, modules))
+        lines.append(f"{name} [{inside}]" if inside else name)
+        targets = ", ".join(sorted(target for source, target in folders if source == name))
+        lines += [f"    -> {targets}"] if targets else []
     lines += ["", "Rooms of training."]
-    for room in (room for level in ROOMS for room in level):
-        targets = sorted(b for a, b in room_arrows(imports) if a == room)
-        lines.append(f"{room}{' -> ' + ', '.join(targets) if targets else ''}")
+    for room in itertools.chain.from_iterable(ROOMS):
+        targets = ", ".join(sorted(target for source, target in rooms if source == room))
+        lines.append(f"{room} -> {targets}" if targets else room)
     backwards = [str(item) for item in imports if points_backwards(item)]
     return "\n".join([*lines, "", f"Imports that point backwards: {', '.join(backwards) or 'none'}."])
 
 
-@dataclass(frozen=True)
-class Box:
-    """A rectangle; x, y is its lower left corner."""
-
-    x: float
-    y: float
-    width: float
-    height: float
-
-    def draw(self, axes: Axes, title: str, words: str = "", *, fill: str = "white") -> None:
-        """The rectangle with its title, at the top where words stand below it."""
-        corners = "round,pad=0,rounding_size=1"
-        place, size = (self.x, self.y), (self.width, self.height)
-        axes.add_patch(FancyBboxPatch(place, *size, boxstyle=corners, facecolor=fill, edgecolor=GREY))
-        middle, top = self.x + self.width / 2, self.y + self.height
-        if not words:
-            axes.text(middle, (self.y + top) / 2, title, ha="center", va="center", fontweight="bold")
-            return
-        axes.text(middle, top - 1.5, title, ha="center", va="top", fontweight="bold")
-        axes.text(middle, top - 5, words, ha="center", va="top", fontsize=8, linespacing=1.35)
-
-    def edge_towards(self, other: "Box", shift: float) -> tuple[float, float]:
-        """Where a straight arrow between the two touches this one; `shift` moves it along the edge."""
-        if self.y < other.y + other.height and other.y < self.y + self.height:  # side by side
-            return self.x + (self.width if self.x < other.x else 0), self.y + self.height / 2 + shift
-        narrow = self if self.width < other.width else other
-        return narrow.x + narrow.width / 2 + shift, self.y + (self.height if self.y < other.y else 0)
+def draw_box(axes: Axes, box: Bbox, title: str, words: str = "", *, fill: str = "white") -> None:
+    """The rectangle with its title, at the top where words stand below it."""
+    corners = "round,pad=0,rounding_size=1"
+    axes.add_patch(FancyBboxPatch(box.min, box.width, box.height, boxstyle=corners, facecolor=fill, edgecolor=GREY))
+    middle = (box.x0 + box.x1) / 2
+    height, side = (box.y1 - 1.5, "top") if words else ((box.y0 + box.y1) / 2, "center")
+    axes.text(middle, height, title, ha="center", va=side, fontweight="bold")
+    axes.text(middle, box.y1 - 5, words, ha="center", va="top", fontsize=8, linespacing=1.35)
 
 
-def draw_arrow(axes: Axes, start: Box, end: Box, *, backwards: bool) -> None:
+def edge_towards(box: Bbox, other: Bbox, shift: float) -> tuple[float, float]:
+    """Where a straight arrow between the two touches `box`; `shift` moves it along the edge."""
+    if box.y0 < other.y1 and other.y0 < box.y1:  # side by side
+        return box.x1 if box.x0 < other.x0 else box.x0, (box.y0 + box.y1) / 2 + shift
+    narrow = box if box.width < other.width else other
+    return (narrow.x0 + narrow.x1) / 2 + shift, box.y1 if box.y0 < other.y0 else box.y0
+
+
+def draw_arrow(axes: Axes, start: Bbox, end: Bbox, *, backwards: bool) -> None:
     """From box to box; one that points backwards is red and stands beside the one that does not."""
-    shift = 2.0 if backwards else 0.0
-    ends = start.edge_towards(end, shift), end.edge_towards(start, shift)
-    color = RED if backwards else BLUE
+    color, shift = (RED, 2.0) if backwards else (BLUE, 0.0)
+    ends = edge_towards(start, end, shift), edge_towards(end, start, shift)
     axes.add_patch(FancyArrowPatch(*ends, arrowstyle="-|>", mutation_scale=11, shrinkA=0, shrinkB=0, color=color))
 
 
@@ -205,51 +198,47 @@ def draw(imports: Sequence[Import]) -> Figure:
     """Who uses training above, training and its rooms in the middle, what it stands on below."""
     # The folders that others of the row import stand between them, so that no arrow crosses a box.
     upper, lower = (ENTRY, "projects", "analysis", "scripts"), FOLDERS[5]
-    boxes = {name: Box(1 + 31 * index, 59, 26, 13) for index, name in enumerate(upper)}
-    boxes["training"] = Box(1, 17, 119, 36)
-    boxes |= {name: Box(7 + 39 * index, 1, 29, 10) for index, name in enumerate(lower)}
-    rooms = {room: Box(43 + 26 * column, 41, 20, 5) for column, room in enumerate(ROOMS[0])}
-    rooms |= {room: Box(43 + 26 * column, 33, 20, 5) for column, room in enumerate(ROOMS[1])}
-    rooms |= {"settings": Box(43, 25, 46, 5), "storage": Box(43, 18.5, 72, 4)}
+    boxes = {name: Bbox.from_bounds(1 + 31 * index, 59, 26, 13) for index, name in enumerate(upper)}
+    boxes["training"] = Bbox.from_bounds(1, 17, 119, 36)
+    boxes |= {name: Bbox.from_bounds(7 + 39 * index, 1, 29, 10) for index, name in enumerate(lower)}
+    rooms = {room: Bbox.from_bounds(43 + 26 * column, 41, 20, 5) for column, room in enumerate(ROOMS[0])}
+    rooms |= {room: Bbox.from_bounds(43 + 26 * column, 33, 20, 5) for column, room in enumerate(ROOMS[1])}
+    rooms |= {"settings": Bbox.from_bounds(43, 25, 46, 5), "storage": Bbox.from_bounds(43, 18.5, 72, 4)}
     modules = suite_modules()
     with matplotlib.rc_context(STYLE | {"axes.grid": False}):
         figure, axes = plt.subplots(figsize=(12, 7.3))
         axes.set(xlim=(0, 121), ylim=(0, 73), aspect="equal")
         axes.axis("off")
         for name in (*upper, *lower):
-            names = {f"{room}/" for path in modules if folder_of(path) == name and (room := room_of(path))}
-            names |= {path.stem for path in modules if name == ENTRY and folder_of(path) == name}
-            words = [", ".join(sorted(names)), ABOUT.get(name, "")]
-            boxes[name].draw(axes, name, "\n".join(textwrap.fill(text, 36) for text in words if text))
-        boxes["training"].draw(axes, "training", " ", fill="#F4F7FA")
+            names = [f"{room}/" for room in rooms_of(name, modules)]
+            names += [path.stem for path in modules if name == ENTRY == folder_of(path)]
+            words = [", ".join(names), ABOUT.get(name, "")]
+            draw_box(axes, boxes[name], name, "\n".join(textwrap.fill(text, 36) for text in words if text))
+        draw_box(axes, boxes["training"], "training", " ", fill="#F4F7FA")
         axes.text(4, 49, "the story of a run, which uses every room", fontsize=8, style="italic", va="top")
         story = [path.stem for path in modules if folder_of(path) == "training" and room_of(path) is None]
         half = -(-len(story) // 2)
         for x, column in ((4, story[:half]), (22, story[half:])):
             axes.text(x, 46, "\n".join(column), fontsize=8, va="top", linespacing=1.45)
         for room, box in rooms.items():
-            box.draw(axes, room)
-        folders = folder_arrows(imports)
+            draw_box(axes, box, room)
+        folders = arrows_between(imports, folder_of)
         sideways = direct({arrow for arrow in folders if set(arrow) <= set(upper)})
         across = {arrow for arrow in folders if "training" in arrow and set(arrow) <= boxes.keys()}
-        for arrows, places in ((sideways | across, boxes), (direct(room_arrows(imports)), rooms)):
-            levels = FOLDERS if places is boxes else ROOMS
+        inside = direct(arrows_between(imports, training_room))
+        for arrows, places, levels in ((sideways | across, boxes, FOLDERS), (inside, rooms, ROOMS)):
             for source, target in sorted(arrows):
-                backwards = _level(target, levels) <= _level(source, levels)
-                draw_arrow(axes, places[source], places[target], backwards=backwards)
+                draw_arrow(axes, places[source], places[target], backwards=leads_back(source, target, levels))
     return figure
 
 
 @exit_on_user_error
 def main(argv: Sequence[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = script_parser(__doc__)
     parser.add_argument("--output-dir", type=Path, default=ROOT / "docs" / "pictures", metavar="DIR")
     folder = make_folder(parser.parse_args(argv).output_dir)
     imports = suite_imports()
-    figure = draw(imports)
-    save_figure(figure, folder / "architecture", ("png",))
-    plt.close(figure)
-    save_caption(as_text(imports), folder / "architecture.txt")
+    save_picture(draw(imports), folder / "architecture", caption=as_text(imports), formats=("png",))
     print(as_text(imports))
     sys.exit(any(points_backwards(item) for item in imports))
 
