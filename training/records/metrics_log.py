@@ -7,23 +7,15 @@ import sys
 from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from pathlib import Path
-from types import TracebackType
-from typing import Any, BinaryIO, Protocol, Self
+from typing import Any, BinaryIO
 
 from dataset.plain_data import parse_json
 from errors import UserError
+from training.records.wandb_sink import WandbSink
 from training.storage.atomic_file import write_atomically
 
 _HELD_LINES = 10_000  # kept in memory while the disk refuses
 _MAX_LINE_BYTES = 1 << 20
-
-
-class Sink(Protocol):
-    """A second receiver of every record. It must not raise."""
-
-    def log(self, record: Mapping[str, Any]) -> None: ...
-
-    def close(self) -> None: ...
 
 
 class MetricsLog:
@@ -33,7 +25,7 @@ class MetricsLog:
     lines are held in memory and written when there is room again.
     """
 
-    def __init__(self, path: Path | str, sink: Sink | None = None) -> None:
+    def __init__(self, path: Path | str, sink: WandbSink | None = None) -> None:
         self.path = Path(path)
         self._sink = sink
         self._file: BinaryIO | None = None
@@ -50,7 +42,7 @@ class MetricsLog:
         if type(record.get("step")) is not int:
             raise ValueError(f"a metrics record needs an integer 'step', found {record.get('step')!r}")
         nonfinite: list[str] = []
-        plain = {str(key): _plain(value, str(key), nonfinite) for key, value in record.items()}
+        plain = strict_values(record, nonfinite)
         if nonfinite:
             plain["nonfinite"] = nonfinite
         self._held.append(json.dumps(plain, allow_nan=False, ensure_ascii=False).encode() + b"\n")
@@ -70,12 +62,12 @@ class MetricsLog:
             return 0
         kept, dropped, damaged = [], 0, 0
         for line in _lines(self.path):
-            logged = _step_of(line)
-            if logged is None or logged > step:
-                dropped += 1
-                damaged += logged is None and line.endswith(b"\n")
-            else:
+            record = _record_of(line)
+            if record is not None and record["step"] <= step:
                 kept.append(line)
+            else:
+                dropped += 1
+                damaged += record is None and line.endswith(b"\n")
         if damaged:
             print(f"warning: {damaged} unreadable lines dropped from {self.path}", file=sys.stderr)
         if dropped:
@@ -92,14 +84,6 @@ class MetricsLog:
         self._close_file()
         if self._sink is not None:
             self._sink.close()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()
 
     def _write_held(self) -> None:
         if not self._held:
@@ -155,11 +139,6 @@ def _lines(path: Path) -> Iterator[bytes]:
         raise UserError(f"{path} cannot be read ({error.strerror}); mend its permissions") from error
 
 
-def _step_of(line: bytes) -> int | None:
-    record = _record_of(line)
-    return None if record is None else record["step"]
-
-
 def _record_of(line: bytes) -> dict[str, Any] | None:
     if not line.endswith(b"\n"):
         return None
@@ -171,14 +150,18 @@ def _record_of(line: bytes) -> dict[str, Any] | None:
     return record if type(step) is int and 0 <= step < 1 << 63 else None
 
 
-def _plain(value: Any, name: str, nonfinite: list[str]) -> Any:
+def strict_values(value: Any, nonfinite: list[str], name: str = "") -> Any:
+    """A copy that strict JSON can hold: scalars of torch and NumPy as numbers, paths as text, NaN and infinity as null.
+
+    The dotted names of the nulls are added to `nonfinite`.
+    """
     if hasattr(value, "item") and not isinstance(value, str | bytes):  # 0-d tensors and NumPy scalars
         value = value.item()
     if isinstance(value, Mapping):
-        return {str(key): _plain(item, f"{name}.{key}", nonfinite) for key, item in value.items()}
+        return {str(key): strict_values(item, nonfinite, f"{name}{key}.") for key, item in value.items()}
     if isinstance(value, list | tuple):
-        return [_plain(item, f"{name}.{index}", nonfinite) for index, item in enumerate(value)]
+        return [strict_values(item, nonfinite, f"{name}{index}.") for index, item in enumerate(value)]
     if isinstance(value, float) and not math.isfinite(value):
-        nonfinite.append(name)
+        nonfinite.append(name.removesuffix("."))
         return None
-    return value
+    return str(value) if isinstance(value, Path) else value

@@ -1,6 +1,5 @@
 """`status.json`: what a run is doing now, for people and programs that look at it from outside."""
 
-import math
 import os
 import sys
 import time
@@ -11,6 +10,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
+from training.records.metrics_log import strict_values
 from training.storage.atomic_file import write_json_atomically
 
 SCHEMA_VERSION = 1
@@ -94,7 +94,7 @@ class StatusWriter:
         rates = self._rates()
         fields = self._fields
         best = fields["best"] if isinstance(fields["best"], Mapping) else {}
-        return _finite(
+        return strict_values(
             {
                 "schema_version": SCHEMA_VERSION,
                 "state": self.state,
@@ -109,7 +109,8 @@ class StatusWriter:
                 "eta_sec": self._eta("total_steps", rates[0]),
                 "eta_to_next_fast_eval_sec": self._eta("next_fast_eval_step", rates[0]),
                 "eta_to_next_full_eval_sec": self._eta("next_full_eval_step", rates[0]),
-            }
+            },
+            nonfinite=[],
         )
 
     def __enter__(self) -> Self:
@@ -169,16 +170,3 @@ class StatusWriter:
             return False
         self._warned = False
         return True
-
-
-def _finite(value: Any) -> Any:
-    """A copy that strict JSON can hold: scalars of torch and NumPy as numbers, non-finite numbers as null."""
-    if hasattr(value, "item") and not isinstance(value, str | bytes):
-        value = value.item()
-    if isinstance(value, Mapping):
-        return {str(key): _finite(item) for key, item in value.items()}
-    if isinstance(value, list | tuple):
-        return [_finite(item) for item in value]
-    if isinstance(value, Path):
-        return str(value)
-    return None if isinstance(value, float) and not math.isfinite(value) else value

@@ -3,12 +3,11 @@
 import importlib
 import re
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 from errors import UserError
-from training.records.metrics_log import Sink
 
 MODES = ("disabled", "offline", "online")
 _SECRET = re.compile(r"(^|_)(api_?key|secret|password|passwd|credentials?|auth_token|access_token)$", re.IGNORECASE)
@@ -34,27 +33,22 @@ class WandbSink:
 
     def log(self, record: Mapping[str, Any]) -> None:
         """Send one record at its own `step`; nested values are left to the local log."""
-        if self._run is None:
-            return
         values = {key: item for key, item in record.items() if isinstance(item, int | float | str) and key != "step"}
-        try:
-            self._run.log(values, step=record["step"])
-        except Exception as error:  # a third-party client and the network: whatever it raises, the run goes on
-            self._give_up(error)
+        self._call(lambda run: run.log(values, step=record["step"]))
 
     def close(self) -> None:
         """End the wandb run; a failure is a warning."""
+        self._call(lambda run: run.finish())
+        self._run = None
+
+    def _call(self, action: Callable[[Any], object]) -> None:
         if self._run is None:
             return
         try:
-            self._run.finish()
-        except Exception as error:  # as above
-            self._give_up(error)
-        self._run = None
-
-    def _give_up(self, error: Exception) -> None:
-        self._run = None
-        print(f"warning: wandb failed ({_short(error)}); the run goes on, metrics stay local", file=sys.stderr)
+            action(self._run)
+        except Exception as error:  # a third-party client and the network: whatever it raises, the run goes on
+            self._run = None
+            print(f"warning: wandb failed ({_short(error)}); the run goes on, metrics stay local", file=sys.stderr)
 
 
 def open_wandb(
@@ -65,8 +59,7 @@ def open_wandb(
     run_name: str | None,
     folder: Path | str,
     config: Mapping[str, Any],
-    run_id: str | None = None,
-) -> Sink | None:
+) -> WandbSink | None:
     """Start a wandb run and return its sink; None when `mode` is `disabled` or the client fails (a warning).
 
     Sent: the resolved config given here (entries named like secrets are left out) and the logged scalars. Not
@@ -89,11 +82,9 @@ def open_wandb(
             project=project,
             entity=entity,
             name=run_name,
-            id=run_id,
             dir=str(folder),
             config=without_secrets(config),
             mode=mode,
-            resume="allow" if run_id else None,
             settings=wandb.Settings(**_known_settings(wandb.Settings)),
         )
     except Exception as error:  # no login, no network, a changed client: none of them is a reason not to train

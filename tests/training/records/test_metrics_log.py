@@ -5,6 +5,7 @@ import json
 import math
 import resource
 import sys
+from contextlib import closing
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
 from typing import Any
@@ -41,7 +42,7 @@ def test_lines_are_there_at_once(tmp_path: Path) -> None:
 
 
 def test_values_of_libraries_and_nonfinite_ones(tmp_path: Path) -> None:
-    with MetricsLog(tmp_path / "m.jsonl") as log:
+    with closing(MetricsLog(tmp_path / "m.jsonl")) as log:
         log.append(
             {
                 "step": 4,
@@ -73,7 +74,7 @@ def test_values_of_libraries_and_nonfinite_ones(tmp_path: Path) -> None:
 
 def test_floats_come_back_bitwise(tmp_path: Path) -> None:
     values = np.random.default_rng(0).standard_normal(200).tolist() + [5e-324, 1.7976931348623157e308, -0.0]
-    with MetricsLog(tmp_path / "m.jsonl") as log:
+    with closing(MetricsLog(tmp_path / "m.jsonl")) as log:
         log.append({"step": 0, "values": values})
     found = records(tmp_path / "m.jsonl")[0]["values"]
     assert [value.hex() for value in found] == [value.hex() for value in values]
@@ -87,7 +88,7 @@ def test_a_record_needs_its_step(tmp_path: Path, record: dict[str, Any]) -> None
 
 def test_truncated_on_resume(tmp_path: Path) -> None:
     path = tmp_path / "m.jsonl"
-    with MetricsLog(path) as log:
+    with closing(MetricsLog(path)) as log:
         for step in (1, 2, 2, 3, 4):
             log.append({"step": step})
         before = path.read_bytes()
@@ -152,7 +153,7 @@ def test_full_disk_holds_the_lines(tmp_path: Path, capsys: pytest.CaptureFixture
 
 
 def test_an_unwritable_path_never_raises(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    with MetricsLog(tmp_path / "gone" / "m.jsonl") as log:
+    with closing(MetricsLog(tmp_path / "gone" / "m.jsonl")) as log:
         log.append({"step": 1})
     assert "warning" in capsys.readouterr().err
 
@@ -225,7 +226,7 @@ def test_only_the_config_is_sent(tmp_path: Path, client: SimpleNamespace, monkey
     assert client.init["mode"] == "offline" and client.init["dir"] == str(tmp_path)
     assert vars(client.init["settings"]) == {"disable_code": True, "disable_git": True, "console": "off"}
     assert "canary" not in repr(client.init)
-    with MetricsLog(tmp_path / "m.jsonl", sink) as log:
+    with closing(MetricsLog(tmp_path / "m.jsonl", sink)) as log:
         log.append({"step": 3, "loss": float("nan"), "acc": torch.tensor(0.5), "nested": {"x": 1}})
     assert client.run.logged == [({"acc": 0.5}, 3)] and client.run.finished
 
@@ -233,7 +234,7 @@ def test_only_the_config_is_sent(tmp_path: Path, client: SimpleNamespace, monkey
 def test_failures_of_the_client_never_stop_the_run(
     tmp_path: Path, client: SimpleNamespace, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    with MetricsLog(tmp_path / "m.jsonl", start(tmp_path, "online")) as log:
+    with closing(MetricsLog(tmp_path / "m.jsonl", start(tmp_path, "online"))) as log:
         client.run.broken = True
         for step in (1, 2):
             log.append({"step": step, "a": 1.0})
