@@ -45,7 +45,7 @@ from training.evaluation.rollout_table import RolloutRecorder
 from training.inference.choose import check_perturbed, keeps_steps, mode_parts
 from training.inference.rollout_choice import check_rollouts, stochastic, with_inference
 from training.inference.stochastic_rollouts import judged_steps
-from training.records.numbers import Number, commit_of, dataset_hashes, machine_of, rate, record_entry
+from training.records.numbers import Number, dataset_hashes, machine_of, rate, record_entry
 from training.records.provenance import collect_provenance
 from training.settings.identity import config_hash
 from training.settings.key_values import parse_key_values
@@ -184,9 +184,8 @@ def evaluation_entry(report: Mapping[str, Any]) -> dict[str, Any]:
         ]
     return record_entry(
         [*measured, Number("parameters", report["num_params"])],
-        commands=[report["command"]],
+        origin=report,
         config_hashes=[report["config_hash"]],
-        commits=[commit_of(report)],
         datasets=dataset_hashes(report["datasets"]),
         seeds=[report["seed"]],
         hardware=[f"{machine_of(report)}, {report['dtype']}"],

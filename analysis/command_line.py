@@ -9,7 +9,7 @@ from typing import Any
 import torch
 
 from errors import UserError
-from training.records.numbers import Number, commit_of, machine_of, record_entry
+from training.records.numbers import Number, record_entry
 from training.records.provenance import collect_provenance
 from training.storage.atomic_file import write_json_atomically
 
@@ -55,11 +55,9 @@ def benchmark_entry(numbers: Iterable[Number], described: Mapping[str, Any]) -> 
     """`record_entry` of a benchmark, which makes its own data; `described` is its `environment` and seed."""
     return record_entry(
         numbers,
-        commands=["python " + shlex.join(described["argv"])],
-        commits=[commit_of(described)],
+        origin=described,
         datasets=["synthetic"],
         seeds=[described["seed"]],
-        hardware=[machine_of(described)],
     )
 
 

@@ -8,7 +8,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
-from typing import Any
+from types import UnionType
+from typing import Any, get_args, get_origin, get_type_hints
 
 import yaml
 
@@ -22,8 +23,6 @@ RESULTS = ROOT / "results"
 STATUSES = ("reproduced", "differs", "failed", "not-run", "exploratory")
 _LARGEST = 1e30
 _EXPECTED = "expected a record as scripts/record_result.py writes it"
-_LISTS = ("supersedes", "data_commands", "needs", "commands", "outputs", "config_hashes", "commits", "dataset_hashes",
-          "hardware", "findings")  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -62,6 +61,13 @@ class Record:
     @property
     def headline(self) -> Number | None:
         return self.numbers[0] if self.numbers else None
+
+
+_FIELDS = get_type_hints(Record) | {"numbers": list}  # which are mappings until they are read
+_IN_WORDS: dict[Any, str] = {
+    str: "a text", list[str]: "a list of texts", list[int]: "a list of whole numbers", list: "a list",
+    float | None: "a number", bool | None: "true or false",
+}  # fmt: skip
 
 
 def check_id(text: str) -> str:
@@ -146,14 +152,12 @@ def _as_yaml(record: Record) -> str:
 def _checked(path: Path, value: Any) -> Record:
     if not isinstance(value, Mapping):
         raise UserError(f"{path} holds no mapping, {_EXPECTED}")
-    known = {entry.name for entry in fields(Record)}
-    for name in value:
-        if name not in known:
-            raise UserError(f"{path}: unknown entry {str(name)[:60]!r}, {_EXPECTED}")
-    values = checked_measures(path, value)
-    for name in ("id", "claim", "expected", "source", "status", "note"):
-        if not isinstance(values.setdefault(name, ""), str) or (not values[name] and name in ("id", "claim", "status")):
-            _refuse(path, name, "a text")
+    unknown = [name for name in value if name not in _FIELDS]
+    if unknown:
+        raise UserError(f"{path}: unknown entry {str(unknown[0])[:60]!r}, {_EXPECTED}")
+    values = checked_fields(path, value)
+    if not values["claim"]:
+        _refuse(path, "claim", "a text")
     if values["id"] != path.stem:
         _refuse(path, "id", f"the name of its file, {path.stem}")
     if values["status"] not in STATUSES:
@@ -163,24 +167,13 @@ def _checked(path: Path, value: Any) -> Record:
     return Record(**values)
 
 
-def checked_measures(path: Path, value: Mapping[str, Any]) -> dict[str, Any]:
-    """A copy of a record, or of the entry `record` of a report, with every list there and of its kind."""
-    values = dict(value)
-    for name in _LISTS:
-        texts = values.setdefault(name, [])
-        if not isinstance(texts, list) or not all(isinstance(text, str) for text in texts):
-            _refuse(path, name, "a list of texts")
-    seeds = values.setdefault("seeds", [])
-    if not isinstance(seeds, list) or not all(_is_number(seed, int) for seed in seeds):
-        _refuse(path, "seeds", "a list of whole numbers")
-    if values.setdefault("seconds", None) is not None and not _is_number(values["seconds"]):
-        _refuse(path, "seconds", "a number")
-    if not isinstance(values.setdefault("finished", None), bool | None):
-        _refuse(path, "finished", "true or false")
-    numbers = values.setdefault("numbers", [])
-    if not isinstance(numbers, list):
-        _refuse(path, "numbers", "a list")
-    values["numbers"] = read_numbers(path, numbers)
+def checked_fields(path: Path, value: Mapping[str, Any]) -> dict[str, Any]:
+    """A copy of a record, or of the entry `record` of a report, with every field there and of its kind."""
+    values = asdict(Record("", "", "", "", "")) | dict(value)
+    for name, kind in _FIELDS.items():
+        if not _fits(values[name], kind):
+            _refuse(path, name, _IN_WORDS[kind])
+    values["numbers"] = read_numbers(path, values["numbers"])
     return values
 
 
@@ -194,7 +187,7 @@ def read_numbers(path: Path, entries: Sequence[Any]) -> list[Number]:
                             f"others than {', '.join(sorted(names))}")  # fmt: skip
         for name, value in entry.items():
             kind = str if name in ("name", "unit", "moment") else int if name in ("n", "of") else float
-            if not (isinstance(value, str) if kind is str else _is_number(value, kind)):
+            if not _fits(value, kind):
                 raise UserError(f"{path}: '{where}.{name}' is {str(value)[:60]!r}, expected a {kind.__name__}")
         number = Number(**entry)
         if number.numerator is not None and not 0 <= number.value <= 100:
@@ -207,7 +200,14 @@ def read_numbers(path: Path, entries: Sequence[Any]) -> list[Number]:
     return numbers
 
 
-def _is_number(value: Any, kind: type = float) -> bool:
+def _fits(value: Any, kind: Any) -> bool:
+    """Whether a value is of the type that a field declares; numbers are finite and no truth values."""
+    if get_origin(kind) is list:
+        return isinstance(value, list) and all(_fits(item, *get_args(kind)) for item in value)
+    if isinstance(kind, UnionType):
+        return any(_fits(value, alternative) for alternative in get_args(kind))
+    if kind not in (int, float):
+        return isinstance(value, kind)
     fits = isinstance(value, int) or (kind is float and isinstance(value, float) and math.isfinite(value))
     return fits and not isinstance(value, bool) and abs(value) <= (_LARGEST if kind is float else 1 << 53)
 

@@ -176,10 +176,7 @@ def _wrapped(text: str, indent: str = "") -> list[str]:
 def readme_table(records: Sequence[Record], shown: object) -> str:
     """`| what | result | record |`, of the ids and words in results/_readme.yaml."""
     by_id = {record.id: record for record in records}
-    known = (
-        isinstance(shown, dict) and all(isinstance(words, str) for words in shown.values()) and set(shown) <= set(by_id)
-    )
-    if not isinstance(shown, dict) or not known:
+    if not (isinstance(shown, dict) and set(shown) <= set(by_id) and all(isinstance(x, str) for x in shown.values())):
         raise UserError("results/_readme.yaml: expected a mapping of ids of records to words")
     rows = ["| what | result | expected | record |", "|---|---|---|---|"]
     for identity, words in shown.items():

@@ -4,19 +4,21 @@ import itertools
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from os.path import commonprefix
 from pathlib import Path
 from typing import Any
 
 from analysis.arms.run_curves import finished_by_end, read_run, shared_settings
 from analysis.arms.seed_pairs import mean_interval
-from dataset.plain_data import JsonError, read_json_object
+from dataset.plain_data import json_object_or_refuse
 from errors import UserError
-from scripts.record_file import checked_measures
+from scripts.record_file import checked_fields
 from training.records.numbers import HASH_CHARACTERS, Number, command_of, commit_of, dataset_hashes, machine_of
 from training.records.provenance import settings_sha256
 from training.storage.run_folder import RunFolder
 
+_read = partial(json_object_or_refuse, mend="name a run folder or a report that a script wrote")
 _AGAIN = "make it again: it was written by an earlier version, or is no result"
 
 
@@ -26,7 +28,7 @@ def gathered(outputs: Sequence[Path]) -> dict[str, Any]:
     What several outputs call by one name is told apart by the names of folder or file. Errors: `UserError`.
     """
     runs = [path for path in outputs if os.path.isdir(path)]  # unlike pathlib's, of any name
-    sources = [_of_run(path) if path in runs else _of_report(path) for path in outputs]
+    sources = [_of_run(path) if path in runs else _entry(path, _read(path), {}) for path in outputs]
     short = [path.name if path in runs else path.stem for path in outputs]
     names = short if len(set(short)) == len(short) else [path.as_posix() for path in outputs]
     numbers = _means_over_seeds(runs, sources, names) if len(runs) == len(outputs) > 1 else []
@@ -72,22 +74,11 @@ def _of_run(folder: Path) -> dict[str, Any]:
     }) | {"settings": settings_sha256(shared_settings(config))}  # fmt: skip
 
 
-def _of_report(path: Path) -> dict[str, Any]:
-    return _entry(path, _read(path), {})
-
-
 def _entry(path: Path, report: Mapping[str, Any], known: Mapping[str, Any]) -> dict[str, Any]:
     entry = report.get("record")
     if not isinstance(entry, Mapping) or not entry.get("numbers"):
         raise UserError(f"{path} has no numbers for a record; {_AGAIN}")
-    return checked_measures(path, {**entry, **known})
-
-
-def _read(path: Path) -> dict[str, Any]:
-    try:
-        return read_json_object(path)
-    except JsonError as error:
-        raise UserError(f"{path}: {error}; name a run folder or a report that a script wrote") from error
+    return checked_fields(path, {**entry, **known})
 
 
 def _means_over_seeds(runs: Sequence[Path], sources: Sequence[Mapping[str, Any]], names: Sequence[str]) -> list[Number]:

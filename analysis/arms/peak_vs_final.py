@@ -40,7 +40,7 @@ from analysis.arms.seed_pairs import CLEAN, INTERVAL, Difference, MeanInterval, 
 from analysis.command_line import script_parser
 from analysis.figures.figure_files import make_folder, save_caption, save_csv, save_json, save_picture
 from training.evaluation.summary_table import aligned
-from training.records.numbers import Number, command_of, dataset_hashes, estimate, record_entry, wilson_interval
+from training.records.numbers import Number, estimate, record_entry, wilson_interval
 
 _MOMENT_NAMES = {"initial": "initial", "best": "peak", "final": "final"}
 
@@ -281,12 +281,9 @@ def main(argv: Sequence[str] | None = None) -> None:
         numbers(results),
         commands=[command],
         config_hashes=[arm.settings_sha256 for arm in arms],
-        commits=results["commits"],
-        datasets=dataset_hashes(results["datasets"]),
+        runs=[curve.provenance for curve in curves],
         seeds=results["seeds"],
-        hardware=results["machines"],
         seconds=sum(seconds) if seconds else None,
-        needs=[command_of(curve.provenance) for curve in curves],
         finished=all_finished(curves),
         findings=[f"{sign.verdict}: {sign.arm}: {sign.sign}" for sign in signs],
     )

@@ -49,7 +49,7 @@ from analysis.arms.run_curves import (
 from analysis.command_line import script_parser
 from analysis.figures.figure_files import BLUE, GREEN, GREY, ORANGE, PURPLE, RED, STYLE, make_folder, save_picture
 from training.evaluation.summary_table import aligned
-from training.records.numbers import Number, command_of, commit_of, dataset_hashes, machine_of, record_entry
+from training.records.numbers import Number, record_entry
 from training.records.provenance import settings_sha256
 
 _COLOURS = (BLUE, ORANGE, GREEN, RED, PURPLE)
@@ -287,16 +287,12 @@ def main(argv: Sequence[str] | None = None) -> None:
         row | {"points": [asdict(point) for point in run.points], "provenance": _origin(run.provenance)}
         for row, (_, run, _) in zip(rows, _runs_with_crossings(groups), strict=True)
     ]
-    sessions = [run.provenance for run in runs]
     entry = record_entry(
         numbers(groups, options.target, options.metric, options.x),
         commands=[command],
-        config_hashes=[session.get("config_hash") for session in sessions],
-        commits=[commit_of(session) for session in sessions],
-        datasets=[digest for session in sessions for digest in dataset_hashes(session.get("datasets"))],
+        runs=[run.provenance for run in runs],
+        config_hashes=[run.provenance.get("config_hash") for run in runs],
         seeds=[run.seed for run in runs],
-        hardware=[machine_of(session) for session in sessions],
-        needs=[command_of(session) for session in sessions],
         finished=all_finished(runs),
         seconds=sum(run.points[-1].x for run in runs) if options.x == "seconds" else None,
     )

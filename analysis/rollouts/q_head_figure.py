@@ -22,7 +22,7 @@ from dataset.plain_data import JsonError, read_json_object
 from errors import UserError
 from training.evaluation.rollout_report import accuracies
 from training.evaluation.rollout_table import RolloutTable
-from training.records.numbers import Number, commit_of, estimate, machine_of, rate, record_entry
+from training.records.numbers import Number, estimate, rate, record_entry
 
 NAME = "Fig4_optional_PTRM_Q_head_vs_stability"
 SUMMARY = "summary.json"
@@ -144,12 +144,10 @@ def rollout_entry(summary: Mapping[str, Any]) -> dict[str, Any]:
     noise = f"sigma {settings.get('sigma')} on {settings.get('site')}, steps {settings.get('steps')}"
     return record_entry(
         measured,
-        commands=[summary["command"]],
+        origin=summary,
         config_hashes=[settings.get("weights_sha256")],
-        commits=[commit_of(summary)],
         datasets=[settings.get("dataset")],
         seeds=[settings.get("noise_seed")],
-        hardware=[machine_of(summary)],
         findings=[f"rollouts noise with {noise}; the seed is the noise's"],
     )
 

@@ -28,7 +28,7 @@ from analysis.spectra.spectrum_files import save_table
 from analysis.spectra.spectrum_over_runs import lambda1_estimate, paired_differences, statistics_over_runs
 from analysis.spectra.spectrum_table import SpectrumTable, Window
 from training.evaluation.evaluation_report import rate as counted_rate
-from training.records.numbers import Number, commit_of, estimate, machine_of, rate, record_entry
+from training.records.numbers import Number, estimate, rate, record_entry
 
 DIFFICULTY_BINS = 4
 
@@ -191,12 +191,10 @@ def spectrum_entry(summary: Mapping[str, Any]) -> dict[str, Any]:
     )
     return record_entry(
         measured,
-        commands=[summary["command"]],
+        origin=summary,
         config_hashes=[its_settings.get("weights_sha256") for its_settings in settings],
-        commits=[commit_of(summary)],
         datasets=[its_settings.get("data_sha256") for its_settings in settings],
         seeds=[its_settings.get("train_seed") for its_settings in settings],
-        hardware=[machine_of(summary)],
         findings=[how],
     )
 

@@ -4,7 +4,6 @@ The report has one entry for each function, by name, with the rates of `collatz_
 evaluation file) and `orbits`; beside them `lookahead`, `bounds`, `eval_csv`, `orbits_total` and what made it.
 """
 
-import shlex
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -17,7 +16,7 @@ from projects.collatz.closed_forms import CLOSED_FORMS
 from projects.collatz.eval_file import read_eval_file
 from projects.collatz.evaluation import NO_RATES, judge_orbits, judge_rows, total_along
 from training.evaluation.summary_table import aligned
-from training.records.numbers import Number, commit_of, machine_of, rate, record_entry
+from training.records.numbers import Number, rate, record_entry
 
 SCHEMA_VERSION = 1
 
@@ -49,7 +48,7 @@ def save_report(path: Path | None, report: dict[str, Any]) -> None:
 
 def report_entry(report: Mapping[str, Any]) -> dict[str, Any]:
     """For the records of results: each function judged, then what theory says."""
-    checkpoint, file, described = report.get("checkpoint"), report["eval_csv"], report["environment"]
+    checkpoint, file = report.get("checkpoint"), report["eval_csv"]
     judged = {name: entry for name, entry in report.items() if isinstance(entry, dict) and "orbits" in entry}
     network = None if checkpoint is None else checkpoint["function"]
     measured = []
@@ -62,12 +61,10 @@ def report_entry(report: Mapping[str, Any]) -> dict[str, Any]:
         measured.append(Number("parameters", checkpoint["num_params"]))
     return record_entry(
         measured,
-        commands=["python " + shlex.join(described["argv"])],
+        origin=report["environment"],
         config_hashes=[] if checkpoint is None else [checkpoint["sha256"]],
-        commits=[commit_of(described)],
         datasets=[] if file is None else [file["sha256"]],
         seeds=[] if checkpoint is None else [checkpoint["seed"]],
-        hardware=[machine_of(described)],
     )
 
 

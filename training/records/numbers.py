@@ -89,6 +89,8 @@ def quartiles(name: str, measured: Mapping[str, Any], scale: float, unit: str) -
 def record_entry(
     numbers: Iterable[Number],
     *,
+    origin: Mapping[str, Any] | None = None,
+    runs: Sequence[Mapping[str, Any]] = (),
     commands: Sequence[str] = (),
     config_hashes: Sequence[str | None] = (),
     commits: Sequence[str] = (),
@@ -96,39 +98,41 @@ def record_entry(
     seeds: Sequence[int | None] = (),
     hardware: Sequence[str] = (),
     seconds: float | None = None,
-    needs: Sequence[str] = (),
     finished: bool | None = None,
     findings: Sequence[str] = (),
 ) -> dict[str, Any]:
     """The entry `record` of a report.
 
-    datasets: hashes, or "synthetic". needs: commands of earlier runs that were read. finished: whether all of those
-    ended where their curves had become flat. findings: what the report concludes in words.
+    origin: what says by which command, code and machine it was measured. runs: provenance of earlier runs that were
+    read, whose commits, data and hardware are added. datasets: hashes, or "synthetic". finished: whether all of those
+    runs ended where their curves had become flat. findings: what the report concludes in words.
     """
+    measured_by = [] if origin is None else [origin]
+    read = dataset_hashes([run.get("datasets") for run in runs])
     return {
         "record": {
             "numbers": [number.plain() for number in numbers],
             "findings": list(findings),
-            "needs": list(dict.fromkeys(filter(None, needs))),
-            "commands": list(commands),
+            "needs": list(dict.fromkeys(filter(None, map(command_of, runs)))),
+            "commands": [*commands, *map(command_of, measured_by)],
             "config_hashes": _shortened(config_hashes),
-            "commits": list(dict.fromkeys(commits)),
-            "dataset_hashes": _shortened(datasets),
+            "commits": list(dict.fromkeys([*commits, *map(commit_of, [*measured_by, *runs])])),
+            "dataset_hashes": _shortened([*datasets, *read]),
             "seeds": [seed for seed in dict.fromkeys(seeds) if seed is not None],
-            "hardware": list(dict.fromkeys(hardware)),
+            "hardware": list(dict.fromkeys(hardware or map(machine_of, [*measured_by, *runs]))),
             "seconds": _rounded(seconds),
             "finished": finished,
         }
     }
 
 
-def command_of(provenance: Mapping[str, Any]) -> str:
-    """The command line of a run, with the launcher that starts its processes; empty where none was recorded."""
-    if not provenance.get("argv"):
-        return ""
-    size = provenance.get("world_size") or 1
+def command_of(record: Mapping[str, Any]) -> str:
+    """The command of a report, or of a run's provenance with the launcher of its processes; empty where unknown."""
+    if record.get("command") or not record.get("argv"):
+        return str(record.get("command") or "")
+    size = record.get("world_size") or 1
     launcher = "python " if size == 1 else f"torchrun --nproc-per-node {size} "
-    return launcher + shlex.join(map(str, provenance["argv"]))
+    return launcher + shlex.join(map(str, record["argv"]))
 
 
 def machine_of(record: Mapping[str, Any]) -> str:

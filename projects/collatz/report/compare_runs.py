@@ -64,7 +64,7 @@ from projects.collatz.report.tables import (
     peak_and_final_table,
     words_table,
 )
-from training.records.numbers import Number, command_of, dataset_hashes, estimate, record_entry
+from training.records.numbers import Number, estimate, record_entry
 
 SCHEMA_VERSION = 1
 _LOOKED_AHEAD = 40  # of the figure, at least
@@ -197,11 +197,9 @@ def main(argv: Sequence[str] | None = None) -> None:
         numbers(report),
         commands=[command],
         config_hashes=[arm.settings_sha256 for arm in arms],
-        commits=source["commits"],
-        datasets=["synthetic", *dataset_hashes(source["datasets"])],
+        runs=[run.provenance for run in runs],
+        datasets=["synthetic"],
         seeds=source["seeds"],
-        hardware=source["machines"],
-        needs=[command_of(run.provenance) for run in runs],
         seconds=sum(filter(None, seconds)) or None,
         findings=conclusions(report),
     )

@@ -48,7 +48,7 @@ from projects.collatz.samples import FRESH_STARTS, ORBIT_BITS
 from projects.collatz.settings import MOST_LOOKAHEAD as LARGEST_LOOKAHEAD
 from projects.collatz.syracuse import TEST_STARTS
 from training.evaluation.summary_table import aligned
-from training.records.numbers import Number, commit_of, machine_of, rate, record_entry, wilson_interval
+from training.records.numbers import Number, rate, record_entry, wilson_interval
 
 SCHEMA_VERSION = 1
 LOOKAHEADS = (10, 20, 30)
@@ -248,11 +248,9 @@ def main(argv: Sequence[str] | None = None) -> None:
     records = [f"{start} has the most steps of all odd starts up to it" for start in starts if longer[start] == 1]
     entry = record_entry(
         numbers(report),
-        commands=[report["command"]],
-        commits=[commit_of(report["environment"])],
+        origin=report["environment"] | {"command": report["command"]},
         datasets=["synthetic"],
         seeds=[TEST_SEED],
-        hardware=[machine_of(report["environment"])],
         findings=records,
     )
     save_json(report | entry, folder / "collatz_orbits.json")
