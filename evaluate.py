@@ -26,7 +26,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from errors import UserError, exit_on_user_error, require_packages
+from errors import UserError, exit_on_user_error, require_packages, writing
 
 require_packages()
 
@@ -214,20 +214,15 @@ def rollout_recorder(settings: EvaluateConfig, config: ModelConfig) -> RolloutRe
 
 def write_outputs(path: Path, arrays: dict[str, np.ndarray]) -> None:
     """Arrays as .npz, readable with allow_pickle=False. Errors: `UserError` when the disk refuses."""
-    try:
+    with writing(path, "free some space"):
         write_atomically(path, lambda file: np.savez(file, **arrays))  # type: ignore[arg-type]
-    except OSError as error:
-        raise UserError(f"{path} cannot be written: {error.strerror or error}") from error
     print(f"written: {path}")
 
 
 def write_record(path: Path, record: dict[str, Any]) -> None:
     """The record as strict JSON. Errors: `UserError` naming the way out when the folder refuses."""
-    try:
+    with writing(path, "name another with output=FILE.json"):
         write_json_atomically(path, record)
-    except OSError as error:
-        reason = error.strerror or error
-        raise UserError(f"{path} cannot be written: {reason}; name another with output=FILE.json") from error
     print(f"written: {path}")
 
 

@@ -24,24 +24,23 @@ class Timing:
         low, q1, median, q3, high = np.percentile(seconds, (0, 25, 50, 75, 100)).tolist()
         return cls(median, low, high, q1, q3, len(seconds))
 
-    def divided_by(self, count: int) -> "Timing":
-        """Per part, where a measurement spans several equal ones."""
-        median, low, high, q1, q3 = (x / count for x in (self.median, self.min, self.max, self.q1, self.q3))
-        return Timing(median, low, high, q1, q3, self.count)
+
+def timed(action: Callable[[], object], repeats: int, device: torch.device, calls: int = 1) -> Timing:
+    """`repeats` times `seconds_of`, one by one."""
+    return Timing.of([seconds_of(action, device, calls) for _ in range(repeats)])
 
 
-def timed(action: Callable[[], object], repeats: int, device: torch.device) -> Timing:
-    """Time `repeats` calls one by one. On CUDA each is waited for, and none starts before the device is idle."""
-    return Timing.of([seconds_of(action, device) for _ in range(repeats)])
+def seconds_of(action: Callable[[], object], device: torch.device, calls: int = 1) -> float:
+    """Seconds of one call, the mean of several in a row; what they left for the device to do is included.
 
-
-def seconds_of(action: Callable[[], object], device: torch.device) -> float:
-    """Seconds of one call, what it left for the device to do included."""
+    None starts before the device is idle.
+    """
     synchronize(device)
     start = time.perf_counter()
-    action()
+    for _ in range(calls):
+        action()
     synchronize(device)
-    return time.perf_counter() - start
+    return (time.perf_counter() - start) / calls
 
 
 def synchronize(device: torch.device) -> None:

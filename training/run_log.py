@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from omegaconf import OmegaConf
 
-from errors import UserError
+from errors import writing
 from models.registry import count_parameters
 from training.records.metrics_log import MetricsLog
 from training.records.numbers import Number, rate, record_entry
@@ -32,13 +32,8 @@ class RunLog:
         config = run.config
         plain = config_to_dict(config)
         text = OmegaConf.to_yaml(OmegaConf.create(plain))
-        try:
+        with writing(run.folder.all_config, "free some space, or name another checkpoint_path"):
             write_bytes_atomically(run.folder.all_config, text.encode())
-        except OSError as error:
-            raise UserError(
-                f"{run.folder.all_config} cannot be written: {error.strerror or error}; free some space, or name "
-                "another checkpoint_path"
-            ) from error
         self.provenance = ProvenanceFile(run.folder.provenance)
         session = collect_provenance(
             plain,

@@ -154,8 +154,7 @@ def measure_loader(name: str, flags: dict[str, Any], repeats: int, batches: int)
 
     def load() -> None:
         nonlocal position
-        for _ in range(batches):
-            _, position = source.next(position)
+        _, position = source.next(position)
 
     def update() -> None:
         for output in objective.outputs(network, batch, context):
@@ -163,7 +162,7 @@ def measure_loader(name: str, flags: dict[str, Any], repeats: int, batches: int)
         network.zero_grad()
 
     timed(update, 1, device)
-    loading, updating = timed(load, repeats, device).divided_by(batches), timed(update, repeats, device)
+    loading, updating = timed(load, repeats, device, batches), timed(update, repeats, device)
     return {
         "name": name, "rows": rows, "load_seconds": asdict(loading), "update_seconds": asdict(updating),
         "share": loading.median / (loading.median + updating.median),
@@ -232,11 +231,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     print(format_loaders(loaders))
     report = {"schema_version": SCHEMA_VERSION, "environment": described, "rates": records, "loaders": loaders}
     save_json_target(options.json, report | benchmark_entry(numbers(records, loaders), described))
-    slow = [
-        record["name"]
-        for record in records
-        if record["goal"] is not None and record["steps_per_second"] < record["goal"]
-    ]
+    slow = [record["name"] for record in records if record["steps_per_second"] < (record["goal"] or 0)]
     if slow and options.goals:
         print(f"below their goal: {'; '.join(slow)}", file=sys.stderr)
         return 1

@@ -1,7 +1,6 @@
 """Evaluation of a Collatz run while it trains, and at its end beside the closed forms. It owns its data."""
 
 import json
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +20,7 @@ from projects.collatz.windows import Windows, orbit_windows, windows_of
 from training.records.numbers import wilson_interval
 from training.run import Run
 from training.run_log import RunLog
-from training.storage.atomic_file import write_json_atomically
+from training.storage.atomic_file import warning_when_refused, write_json_atomically
 from training.storage.weights import load_weights
 
 REPORT = "evaluation.json"
@@ -158,10 +157,8 @@ class CollatzScoring:
         overlap = {"rows_on_test_orbits": source.overlap, "rows_prepared": source.drawn}
         if self.run_log is not None:
             path = run.folder.path / REPORT
-            try:
+            with warning_when_refused(path):
                 write_json_atomically(path, {"schema_version": SCHEMA_VERSION, **report})
-            except OSError as error:
-                print(f"warning: {path} cannot be written ({error.strerror or error})", file=sys.stderr)
             record: dict[str, Any] = {"step": run.step} | run.compute_spent
             for which, values in tests.items():
                 record |= {f"test/{which}/{key}": values[key] for key in ("value", "numerator", "denominator")}

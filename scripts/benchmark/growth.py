@@ -1,7 +1,7 @@
 """Step time and its floor against batch size, sequence length, width and cycles, each varied alone."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -43,24 +43,19 @@ class GrowthPoint:
         return self.H_cycles * self.L_cycles
 
 
+# The options that set them; the length is that of the data.
+_OPTIONS = {"batch_size": "global_batch_size", "hidden_size": "arch.hidden_size", "H_cycles": "arch.H_cycles",
+            "L_cycles": "arch.L_cycles"}  # fmt: skip
 # Small enough for minutes, and on a GPU not so small that the launches of kernels are all there is to see.
 _BASE = {"cpu": GrowthPoint(2, 32, 64, 1, 1), "cuda": GrowthPoint(32, 64, 128, 1, 1)}
 
 
 def base_point(config: TrainConfig, overrides: Mapping[str, str], shape: DataShape) -> GrowthPoint:
     """The smallest point: what `overrides` say, else a small one for the device, nowhere above the preset's own."""
-    small = _BASE.get(resolve_device(config.device).type, _BASE["cpu"])
-
-    def value(key: str, of_preset: int, smallest: int) -> int:
-        return of_preset if key in overrides else min(of_preset, smallest)
-
-    return GrowthPoint(
-        value("global_batch_size", config.global_batch_size, small.batch_size),
-        min(shape.seq_len, small.seq_len),
-        value("arch.hidden_size", config.arch.hidden_size, small.hidden_size),
-        value("arch.H_cycles", config.arch.H_cycles, small.H_cycles),
-        value("arch.L_cycles", config.arch.L_cycles, small.L_cycles),
-    )
+    small, arch = _BASE.get(resolve_device(config.device).type, _BASE["cpu"]), config.arch
+    own = GrowthPoint(config.global_batch_size, shape.seq_len, arch.hidden_size, arch.H_cycles, arch.L_cycles)
+    free = [name for name in asdict(own) if _OPTIONS.get(name) not in overrides]
+    return replace(own, **{name: min(getattr(own, name), getattr(small, name)) for name in free})
 
 
 def points_along(base: GrowthPoint) -> dict[str, list[GrowthPoint]]:
@@ -85,30 +80,17 @@ def measure_point(
     preset: str, overrides: Mapping[str, str], shape: DataShape, point: GrowthPoint, repeats: int
 ) -> Record:
     """One training step at a point: what was run, median seconds and quartiles, floor, ratio, FLOPs."""
-    config = compose_preset(
-        preset,
-        dict(overrides)
-        | {
-            "global_batch_size": str(point.batch_size),
-            "arch.hidden_size": str(point.hidden_size),
-            "arch.H_cycles": str(point.H_cycles),
-            "arch.L_cycles": str(point.L_cycles),
-            "augment": "stored",
-        },
-    )
+    sizes = {option: str(getattr(point, name)) for name, option in _OPTIONS.items()}
+    config = compose_preset(preset, {**overrides, **sizes, "augment": "stored"})
     with synthetic_run(config, replace(shape, seq_len=point.seq_len, box=None)) as run:
-        step = training_step(run)
-        for _ in range(WARM_UP_STEPS):
-            step()
+        training_step(run, warm_up=WARM_UP_STEPS)
         training = measure_training(run, repeats)
-        return describe(run) | {
-            "seconds": training["seconds"]["median"],
-            "q1": training["seconds"]["q1"],
-            "q3": training["seconds"]["q3"],
-            "floor_seconds": training["floor_seconds"],
-            "ratio": training["ratio"],
-            "flops": training["flops"],
-        }
+        seconds = training["seconds"]
+        return (
+            describe(run)
+            | {"seconds": seconds["median"], "q1": seconds["q1"], "q3": seconds["q3"]}
+            | {name: training[name] for name in ("floor_seconds", "ratio", "flops")}
+        )
 
 
 def measure_growth(

@@ -30,22 +30,20 @@ from tqdm import tqdm
 
 from analysis.command_line import benchmark_entry, check_at_least, check_json_target, save_json_target, script_parser
 from analysis.figures.figure_files import BLUE, GREY, ORANGE, STYLE, make_folder, save_picture
-from analysis.timing import Timing, seconds_of
+from analysis.timing import Timing, seconds_of, timed
 from dynamics.orthonormal import orthonormalise
 from dynamics.propagation import TangentFlow
 from dynamics.tangents import exact_arithmetic, push_tangents
 from models.recursion_maps import RecursionMaps
-from scripts.benchmark.measures import Record
+from scripts.benchmark.measures import Record, beside_floor
 from scripts.benchmark.setup import DataShape, compose_preset, data_shape, synthetic_run
-from scripts.benchmark.timing import floor_seconds, measure_products
 from scripts.benchmark.updates import add_setup_options, read_overrides, start_of_record
+from training.evaluation.summary_table import aligned
 from training.records.numbers import Number, quartiles
 from training.settings.schema import TrainConfig
 
-SCHEMA_VERSION = 1
 GROWTH_K = (1, 2, 4, 8, 16)
 GROWTH_STEPS = (1, 2, 4, 8)
-_FLOOR_PASSES = 3
 
 
 @contextmanager
@@ -116,7 +114,6 @@ def measure(config: TrainConfig, shape: DataShape, k: int, repeats: int) -> Reco
         device = maps.initial_state.z_H.device
         dtype = maps.model.config.dtype
         engine, flow = step_of_tangents(maps, k)
-        size = flow.layout.size
         blocks = [torch.randn_like(leaf) for leaf in flow.tangents]
 
         def factorise() -> None:
@@ -128,19 +125,20 @@ def measure(config: TrainConfig, shape: DataShape, k: int, repeats: int) -> Reco
         for action in actions.values():
             action()
         products = maps.model.step_products(maps.model.config, config.global_batch_size * (k + 2), training=False)
-        seconds: dict[str, list[float]] = {name: [] for name in actions}
-        passes = [measure_products(products, dtype, device, repeats)]
-        for turns in np.array_split(range(repeats), min(repeats, _FLOOR_PASSES)):
-            for _ in tqdm(turns, desc=f"k={k}", disable=None, leave=False):
-                for name, action in actions.items():
-                    seconds[name].append(seconds_of(action, device))
-            passes.append(measure_products(products, dtype, device, repeats))
-        floor = float(np.median([floor_seconds(products, seconds_of_products) for seconds_of_products in passes]))
+        with tqdm(total=repeats, desc=f"k={k}", disable=None, leave=False) as progress:
+
+            def turn() -> list[float]:
+                progress.update()
+                return [seconds_of(action, device) for action in actions.values()]
+
+            turns, floors = beside_floor(products, dtype, device, turn, repeats, repeats)
+        seconds = dict(zip(actions, zip(*turns, strict=True), strict=True))
+        floor = float(np.median(floors["floor_passes_seconds"]))
         alone, together = counted_flops(maps, flow)
         median = {name: float(np.median(values)) for name, values in seconds.items()}
         return {
             "num_exponents": k,
-            "state_size": size,
+            "state_size": flow.layout.size,
             "sub_updates": len(maps.sub_updates),
             "seconds": {name: asdict(Timing.of(values)) for name, values in seconds.items()},
             "floor_seconds": floor,
@@ -162,15 +160,10 @@ def measure_growth(config: TrainConfig, shape: DataShape, k: int, repeats: int) 
         for count in tqdm(GROWTH_K, desc="k", disable=None, leave=False):
             step, _ = step_of_tangents(maps, count)
             step()
-            by_k.append(float(np.median([seconds_of(step, device) for _ in range(repeats)])))
+            by_k.append(timed(step, repeats, device).median)
         step, _ = step_of_tangents(maps, k)
         for steps in tqdm(GROWTH_STEPS, desc="steps", disable=None, leave=False):
-
-            def several(steps: int = steps) -> None:
-                for _ in range(steps):
-                    step()
-
-            by_steps.append(float(np.median([seconds_of(several, device) for _ in range(repeats)])))
+            by_steps.append(steps * timed(step, repeats, device, calls=steps).median)
         return {
             "k": {"values": list(GROWTH_K), "seconds": by_k, **straight_line(GROWTH_K, by_k)},
             "steps": {"values": list(GROWTH_STEPS), "seconds": by_steps, **straight_line(GROWTH_STEPS, by_steps)},
@@ -231,8 +224,7 @@ def format_table(record: Record) -> str:
         ("QR / engine", f"{record['qr_share']:.3f}"),
         (f"operations / state's (k + 2 = {record['num_exponents'] + 2})", f"{record['flops_ratio']:.3f}"),
     ]
-    width = max(len(name) for name, _ in rows)
-    return "\n".join(f"{name.ljust(width)}  {value}" for name, value in rows)
+    return "\n".join(aligned(rows))
 
 
 @exit_on_user_error
@@ -240,11 +232,10 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser = script_parser(__doc__)
     parser.add_argument("--preset", required=True, metavar="ID", help="file name of config/experiment")
     parser.add_argument("--num-exponents", type=int, default=8, metavar="K", help="default 8")
-    add_setup_options(parser)
-    parser.add_argument("--repeats", type=int, default=7, metavar="N", help="timed steps of each kind; default 7")
+    add_setup_options(parser, "steps of each kind")
     parser.add_argument("--growth", action="store_true", help="measure time against k and against steps as well")
     parser.add_argument("--output-dir", type=Path, metavar="DIR", help="folder of the figure of --growth")
-    options = parser.parse_args(sys.argv[1:] if argv is None else list(argv))
+    options = parser.parse_args(argv)
     check_at_least(options, num_exponents=1, repeats=1)
     if options.growth and options.output_dir is None:
         raise UserError("--growth draws a figure: give its folder with --output-dir DIR")
@@ -254,7 +245,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     shape = data_shape(config, options.preset, options.shape)
     result = measure(config, shape, options.num_exponents, options.repeats)
     print(format_table(result))
-    record = start_of_record(config, overrides, options, SCHEMA_VERSION) | {"result": result, "growth": None}
+    record = start_of_record(config, overrides, options) | {"result": result, "growth": None}
     if options.growth:
         record["growth"] = growth = measure_growth(config, shape, options.num_exponents, options.repeats)
         files = save_picture(

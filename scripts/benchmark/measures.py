@@ -4,9 +4,9 @@ import itertools
 import re
 import warnings
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, replace
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
@@ -26,10 +26,12 @@ from training.settings.schema import TrainConfig
 from training.update import UpdateResult, reads_late, settle, train_on_batch
 
 Record = dict[str, Any]
+T = TypeVar("T")
 Note = Callable[[str], object]  # told what is being measured
 
 PHASES = 4  # notes per preset
 WARM_UP_STEPS = 2  # the second update is the first that finds its optimizer state
+_SIZES = ("seq_len", "total_len", "vocab_size", "hidden_size", "H_cycles", "L_cycles", "halt_max_steps")
 _BATCHES = 4
 _LOADER_BATCHES = 20
 _FLOOR_PASSES = 4
@@ -65,9 +67,7 @@ def measure_preset(
         if on_cuda:
             torch.cuda.reset_peak_memory_stats(run.device)
         note("warm-up")
-        step = training_step(run)
-        for _ in range(WARM_UP_STEPS):
-            step()
+        step = training_step(run, warm_up=WARM_UP_STEPS)
         # Before any product is timed: its operands would count.
         if on_cuda:
             peak: int | None = torch.cuda.max_memory_allocated(run.device)
@@ -104,13 +104,7 @@ def describe(run: Run) -> Record:
         "threads": torch.get_num_threads(),
         "batch_size": run.config.global_batch_size,
         "accumulation_slices": run.config.accumulation_slices,
-        "seq_len": model.seq_len,
-        "total_len": model.total_len,
-        "vocab_size": model.vocab_size,
-        "hidden_size": model.hidden_size,
-        "H_cycles": model.H_cycles,
-        "L_cycles": model.L_cycles,
-        "halt_max_steps": model.halt_max_steps,
+        **{name: getattr(model, name) for name in _SIZES},
         "num_params": count_parameters(run.model),
         "optimizer": run.config.optimizer,
         "ema": run.ema is not None,
@@ -122,10 +116,10 @@ def is_compiled(run: Run) -> bool:
     return any(getattr(stack, "_compiled_call_impl", None) is not None for stack in run.model.stacks())
 
 
-def training_step(run: Run) -> Callable[[], object]:
+def training_step(run: Run, warm_up: int = 0) -> Callable[[], object]:
     """A call makes one update, by the code that the loop calls, on the next of a few batches kept on the device.
 
-    As in the loop, its numbers are read at once, or on CUDA when the next update is queued.
+    As in the loop, its numbers are read at once, or on CUDA when the next update is queued. `warm_up` calls are made.
     """
     batches = itertools.cycle([_on_device(run, _next_batch(run)) for _ in range(_BATCHES)])
     unsettled: list[UpdateResult] = []
@@ -135,6 +129,8 @@ def training_step(run: Run) -> Callable[[], object]:
         while len(unsettled) > reads_late(run):
             settle(run, unsettled.pop(0))
 
+    for _ in range(warm_up):
+        step()
     return step
 
 
@@ -145,37 +141,27 @@ def updates_per_sample(device: torch.device) -> int:
 
 def measure_training(run: Run, repeats: int) -> Record:
     """Whole updates beside the floor of their products; the caller has warmed up."""
-    step, updates = training_step(run), updates_per_sample(run.device)
+    step, updates, dtype = training_step(run), updates_per_sample(run.device), run.model.config.dtype
 
-    def sample() -> None:
-        for _ in range(updates):
-            step()
+    def sample() -> float:
+        return seconds_of(step, run.device, updates)
 
-    timing, floor = _beside_floor(
-        run, products_of(run, training=True), lambda: seconds_of(sample, run.device) / updates, repeats, repeats
-    )
-    return _rates(run, timing, floor, training=True, steps=1)
+    seconds, floor = beside_floor(products_of(run, training=True), dtype, run.device, sample, repeats, repeats)
+    return _rates(run, Timing.of(seconds), floor, training=True, steps=1)
 
 
 def measure_evaluation(run: Run, repeats: int) -> Record:
     """Official inference of a batch, per supervision step. Half as many repeats: each takes `halt_max_steps` steps."""
-    steps = run.model.config.halt_max_steps
-    batch = _on_device(run, _next_batch(run))
-    model = run.evaluated_model
+    steps, dtype, model = run.model.config.halt_max_steps, run.model.config.dtype, run.evaluated_model
+    batch, products = _on_device(run, _next_batch(run)), products_of(run, training=False)
 
-    def unroll() -> object:
-        return OfficialInference().predict(model, batch)
+    def sample() -> float:
+        return seconds_of(lambda: OfficialInference().predict(model, batch), run.device) / steps
 
     with evaluating(run):
-        unroll()
-        timing, floor = _beside_floor(
-            run,
-            products_of(run, training=False),
-            lambda: seconds_of(unroll, run.device) / steps,
-            max(1, repeats // 2),
-            repeats,
-        )
-    return _rates(run, timing, floor, training=False, steps=steps)
+        sample()
+        seconds, floor = beside_floor(products, dtype, run.device, sample, max(1, repeats // 2), repeats)
+    return _rates(run, Timing.of(seconds), floor, training=False, steps=steps)
 
 
 @contextmanager
@@ -198,16 +184,23 @@ def products_of(run: Run, *, training: bool) -> list[Product]:
     return [replace(product, count=product.count * slices) for product in products]
 
 
-def _beside_floor(
-    run: Run, products: list[Product], sample: Callable[[], float], samples: int, repeats: int
-) -> tuple[Timing, Record]:
-    """Samples and passes over the floor's products in turn, medians of both: a machine that slows down slows both."""
-    dtype = run.model.config.dtype
-    seconds = []
-    passes = [measure_products(products, dtype, run.device, repeats)]
+def beside_floor(
+    products: list[Product],
+    dtype: torch.dtype,
+    device: torch.device,
+    sample: Callable[[], T],
+    samples: int,
+    repeats: int,
+) -> tuple[list[T], Record]:
+    """What `sample` gave, and the floor: passes over its products made in turn with the samples, median of each.
+
+    A machine that slows down slows both.
+    """
+    sampled = []
+    passes = [measure_products(products, dtype, device, repeats)]
     for turns in np.array_split(range(samples), min(samples, _FLOOR_PASSES - 1)):
-        seconds += [sample() for _ in turns]
-        passes.append(measure_products(products, dtype, run.device, repeats))
+        sampled += [sample() for _ in turns]
+        passes.append(measure_products(products, dtype, device, repeats))
     typical = {shape: float(np.median([measured[shape] for measured in passes])) for shape in passes[0]}
     floor = {
         "floor_seconds": floor_seconds(products, typical),
@@ -216,7 +209,7 @@ def _beside_floor(
             asdict(product) | {"flops": product.flops, "seconds": typical[product.shape]} for product in products
         ],
     }
-    return Timing.of(seconds), floor
+    return sampled, floor
 
 
 def _rates(run: Run, timing: Timing, floor: Record, *, training: bool, steps: int) -> Record:
@@ -243,22 +236,17 @@ def count_flops(run: Run, step: Callable[[], object], *, training: bool) -> Reco
     `attention` being the closed form's share.
     """
     optimizer = 0
-    handles = []
     # What is compiled would be one opaque operation to the counter.
-    with torch.compiler.set_stance("force_eager"), FlopCounterMode(display=False) as counter:
+    with torch.compiler.set_stance("force_eager"), FlopCounterMode(display=False) as counter, ExitStack() as hooks:
 
         def add(sign: int) -> None:
             nonlocal optimizer
             optimizer += sign * counter.get_total_flops()
 
         if run.dense is not None:
-            handles.append(run.dense.register_step_pre_hook(lambda *_: add(-1)))
-            handles.append(run.dense.register_step_post_hook(lambda *_: add(1)))
-        try:
-            step()
-        finally:
-            for handle in handles:
-                handle.remove()
+            hooks.callback(run.dense.register_step_pre_hook(lambda *_: add(-1)).remove)
+            hooks.callback(run.dense.register_step_post_hook(lambda *_: add(1)).remove)
+        step()
     config, batch_size = run.model.config, run.config.global_batch_size
     counted = counter.get_flop_counts()["Global"]
     attention = sum(

@@ -45,17 +45,15 @@ def product_seconds(product: Product, dtype: torch.dtype, device: torch.device, 
         operands(product, dtype, device) for _ in range(min(_MOST_OPERAND_SETS, math.ceil(_INNER_CACHE_BYTES / nbytes)))
     ]
     multiply = torch.mm if product.batch == 1 else torch.bmm
-    loops = 1
 
     def all_sets() -> None:
-        for _ in range(loops):
-            for left, right, result in sets:
-                multiply(left, right, out=result)
+        for left, right, result in sets:
+            multiply(left, right, out=result)
 
     seconds_of(all_sets, device)
     # A single small product is shorter than what a clock or a wait for the device costs.
     loops = max(1, math.ceil(_SHORTEST_SAMPLE_SECONDS / max(seconds_of(all_sets, device), 1e-9)))
-    return timed(all_sets, repeats, device).median / (loops * len(sets))
+    return timed(all_sets, repeats, device, loops).median / len(sets)
 
 
 def measure_products(

@@ -12,10 +12,9 @@ Peak memory is measured in a process of its own for each kind. What each number 
 import json
 import subprocess
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import asdict, replace
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -41,7 +40,6 @@ from training.records.provenance import peak_memory
 from training.run import Run
 from training.settings.schema import ObjectiveConfig, TrainConfig
 
-SCHEMA_VERSION = 1
 BASELINE = "baseline_ce"
 _NEVER_HALT = -50.0
 
@@ -84,21 +82,14 @@ def measure_times(
             run = stack.enter_context(synthetic_run(chosen, shape, build_objective(chosen)))
             if not halting:
                 let_none_halt(run)
-            runs[name], steps[name] = run, training_step(run)
+            runs[name], steps[name] = run, training_step(run, warm_up=WARM_UP_STEPS)
         updates = updates_per_sample(run.device)
-        for step in steps.values():
-            for _ in range(WARM_UP_STEPS):
-                step()
         before = {name: counted(run) for name, run in runs.items()}
         seconds: dict[str, list[float]] = {name: [] for name in steps}
 
-        def sample(step: Callable[[], object]) -> None:
-            for _ in range(updates):
-                step()
-
         for _ in tqdm(range(repeats), disable=None, leave=False):
             for name, step in steps.items():
-                seconds[name].append(seconds_of(partial(sample, step), run.device) / updates)
+                seconds[name].append(seconds_of(step, run.device, updates))
         num_updates = repeats * updates
         return {
             name: {
@@ -120,9 +111,7 @@ def measure_memory(config: TrainConfig, shape: DataShape, count: int, kind: str)
     chosen = replace(config, objective=kinds(count)[kind])
     with synthetic_run(chosen, shape, build_objective(chosen)) as run:
         let_none_halt(run)
-        step = training_step(run)
-        for _ in range(WARM_UP_STEPS + 1):
-            step()
+        training_step(run, warm_up=WARM_UP_STEPS + 1)
         if run.device.type == "cuda":
             return {"kind": "cuda_allocated", "bytes": torch.cuda.max_memory_allocated(run.device)}
         return {"kind": "resident_growth", "bytes": peak_memory()["rss_bytes"] - before}
@@ -183,8 +172,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser = script_parser(__doc__)
     parser.add_argument("--preset", required=True, metavar="ID", help="file name of config/experiment")
     parser.add_argument("--num-trajectories", type=int, default=4, metavar="K", help="per puzzle; default 4")
-    add_setup_options(parser)
-    parser.add_argument("--repeats", type=int, default=7, metavar="N", help="timed updates of each kind; default 7")
+    add_setup_options(parser, "updates of each kind")
     parser.add_argument("--halting", action="store_true", help="let trajectories of the ACT rollouts halt by q")
     parser.add_argument("--memory-of", choices=list(kinds(2)), help="only the memory of one kind, as a line of JSON")
     options = parser.parse_args(words)
@@ -202,7 +190,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     times = measure_times(config, shape, count, options.repeats, halting=options.halting)
     results = {name: record | {"peak_memory": memory[name]} for name, record in times.items()}
     print(format_table(results))
-    record = start_of_record(config, overrides, options, SCHEMA_VERSION) | {
+    record = start_of_record(config, overrides, options) | {
         "num_trajectories": count,
         "halting": options.halting,
         "results": results,

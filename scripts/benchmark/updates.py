@@ -12,7 +12,7 @@ a ratio is below R. What each number means and how to read it: docs/speed.md.
 import argparse
 import math
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
@@ -33,23 +33,23 @@ from analysis.command_line import (
 )
 from analysis.figures.figure_files import make_folder
 from scripts.benchmark import growth as benchmark_growth
-from scripts.benchmark import measures as benchmark_measures
-from scripts.benchmark.measures import Record
-from scripts.benchmark.setup import SEED, SHAPES, compose_preset, data_shape
+from scripts.benchmark.measures import PHASES, Note, Record, measure_preset
+from scripts.benchmark.setup import SEED, SHAPES, DataShape, compose_preset, data_shape
 from training.devices import resolve_device
 from training.evaluation.summary_table import aligned
 from training.records.numbers import Number, quartiles
 from training.settings.schema import TrainConfig
 
 SCHEMA_VERSION = 1
+Preset = tuple[TrainConfig, DataShape]
 COLUMNS = (
     "preset", "device", "dtype", "rows", "step ms", "quartiles", "rows/s", "floor ms", "ratio", "GFLOP/s",
     "eval ms", "eval rows/s", "ratio", "loader", "peak MiB",
 )  # fmt: skip
 
 
-def add_setup_options(parser: argparse.ArgumentParser) -> None:
-    """What all benchmarks let one choose, beside the preset."""
+def add_setup_options(parser: argparse.ArgumentParser, timed: str) -> None:
+    """What all benchmarks let one choose, beside the preset; `timed`: what --repeats counts."""
     parser.add_argument("--batch-size", type=int, metavar="B", help="rows; default: the preset's, on a CPU at most 8")
     parser.add_argument("--dtype", choices=["auto", "float64", "float32", "bfloat16"], help="default: the preset's")
     parser.add_argument("--device", metavar="NAME", help="auto, cpu, mps, cuda or cuda:N; default: the preset's")
@@ -61,6 +61,7 @@ def add_setup_options(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--shape", choices=list(SHAPES), help="shape of the data where no folder and no name tells it")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the whole record here")
+    parser.add_argument("--repeats", type=int, default=7, metavar="N", help=f"timed {timed}; default 7")
 
 
 def read_overrides(options: argparse.Namespace) -> dict[str, str]:
@@ -93,12 +94,10 @@ def describe_environment(configs: Iterable[TrainConfig]) -> Record:
     return environment("cpu_count", "gpu", device=[*on_cuda, *devices][0]) | {"seed": SEED}
 
 
-def start_of_record(
-    config: TrainConfig, overrides: dict[str, str], options: argparse.Namespace, schema_version: int
-) -> Record:
+def start_of_record(config: TrainConfig, overrides: dict[str, str], options: argparse.Namespace) -> Record:
     """What the record of a benchmark of one preset begins with."""
     return {
-        "schema_version": schema_version,
+        "schema_version": SCHEMA_VERSION,
         "environment": describe_environment([config]),
         "preset": options.preset,
         "overrides": overrides,
@@ -174,21 +173,24 @@ def below_floor(records: Sequence[Record], floor: float) -> list[str]:
     ]
 
 
-def measure(options: argparse.Namespace, overrides: dict[str, str]) -> int:
+def telling(progress: tqdm, preset: str) -> Note:
+    """What moves the progress bar on and says what of the preset is measured."""
+
+    def note(text: str) -> None:
+        progress.set_description(f"{preset}: {text}")
+        progress.update()
+
+    return note
+
+
+def measure(options: argparse.Namespace, overrides: dict[str, str], presets: Mapping[str, Preset]) -> int:
     """Measure the presets, print the table, write the record; returns the exit code."""
-    # All are composed first: a mistake in the last costs no minutes.
-    configs = {preset: compose_preset(preset, overrides) for preset in options.preset}
-    shapes = {preset: data_shape(config, preset, options.shape) for preset, config in configs.items()}
-    described = describe_environment(configs.values())
+    described = describe_environment(config for config, _ in presets.values())
     records: list[Record] = []
-    with tqdm(total=len(configs) * benchmark_measures.PHASES, disable=None, leave=False) as progress:
-        for preset, config in configs.items():
-
-            def note(text: str, preset: str = preset) -> None:
-                progress.set_description(f"{preset}: {text}")
-                progress.update()
-
-            record = benchmark_measures.measure_preset(config, shapes[preset], options.repeats, note, first=not records)
+    with tqdm(total=len(presets) * PHASES, disable=None, leave=False) as progress:
+        for preset, (config, shape) in presets.items():
+            note = telling(progress, preset)
+            record = measure_preset(config, shape, options.repeats, note, first=not records)
             records.append({"preset": preset, "overrides": overrides, **record})
     print(format_table(records))
     record = {
@@ -198,31 +200,25 @@ def measure(options: argparse.Namespace, overrides: dict[str, str]) -> int:
         "floor": options.floor,
         "results": records,
     }
-    save_json_target(options.json, record | benchmark_entry(numbers(records), record["environment"]))
+    save_json_target(options.json, record | benchmark_entry(numbers(records), described))
     too_slow = below_floor(records, options.floor)
     print("\n".join(too_slow), end="\n" if too_slow else "", file=sys.stderr)
     return 1 if too_slow else 0
 
 
-def measure_growth(options: argparse.Namespace, overrides: dict[str, str]) -> int:
+def measure_growth(options: argparse.Namespace, overrides: dict[str, str], presets: Mapping[str, Preset]) -> int:
     """Measure how the presets' steps grow and write the files; returns the exit code."""
-    configs = {preset: compose_preset(preset, overrides) for preset in options.preset}
-    shapes = {preset: data_shape(config, preset, options.shape) for preset, config in configs.items()}
     bases = {
-        preset: benchmark_growth.base_point(config, overrides, shapes[preset]) for preset, config in configs.items()
+        preset: benchmark_growth.base_point(config, overrides, shape) for preset, (config, shape) in presets.items()
     }
     folder = make_folder(options.output_dir)
-    described = describe_environment(configs.values())
+    described = describe_environment(config for config, _ in presets.values())
     rows: list[Record] = []
     total = sum(len(benchmark_growth.all_points(base)) for base in bases.values())
     with tqdm(total=total, disable=None, leave=False) as progress:
         for preset, base in bases.items():
-
-            def note(text: str, preset: str = preset) -> None:
-                progress.set_description(f"{preset}: {text}")
-                progress.update()
-
-            rows += benchmark_growth.measure_growth(preset, overrides, shapes[preset], base, options.repeats, note)
+            note, (_, shape) = telling(progress, preset), presets[preset]
+            rows += benchmark_growth.measure_growth(preset, overrides, shape, base, options.repeats, note)
     print(f"written: {benchmark_growth.save_growth(rows, described, options.repeats, folder)}")
     return 0
 
@@ -247,14 +243,17 @@ def check_options(options: argparse.Namespace) -> None:
 def main(argv: Sequence[str] | None = None) -> int:
     parser = script_parser(__doc__)
     parser.add_argument("--preset", action="append", required=True, metavar="ID", help="file name of config/experiment")
-    add_setup_options(parser)
-    parser.add_argument("--repeats", type=int, default=7, metavar="N", help="timed updates, on CUDA eights; default 7")
+    add_setup_options(parser, "updates, on CUDA eights")
     parser.add_argument("--floor", type=float, default=0.0, metavar="R", help="exit 1 where a ratio is below R")
     parser.add_argument("--growth", action="store_true", help="step time against batch, length, width and cycles")
     parser.add_argument("--output-dir", type=Path, metavar="DIR", help="where --growth writes its files")
     options = parser.parse_args(argv)
     check_options(options)
-    return (measure_growth if options.growth else measure)(options, read_overrides(options))
+    overrides = read_overrides(options)
+    # All are composed first: a mistake in the last costs no minutes.
+    configs = {preset: compose_preset(preset, overrides) for preset in options.preset}
+    presets = {preset: (config, data_shape(config, preset, options.shape)) for preset, config in configs.items()}
+    return (measure_growth if options.growth else measure)(options, overrides, presets)
 
 
 if __name__ == "__main__":

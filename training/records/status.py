@@ -84,7 +84,9 @@ class StatusWriter:
             if state not in STATES:
                 raise ValueError(f"state {state!r}: expected one of {', '.join(STATES)}")
             if self.state == "eval" and state == "running":
-                self._restart_window()
+                # A new window from the present update on: the pause before it is no part of the training rate.
+                self._marks.clear()
+                self._set(self._fields)
             self.state = state
         self._set(fields)
         return self._write()
@@ -136,21 +138,13 @@ class StatusWriter:
         if step is not None and (not self._marks or step > self._marks[-1][1]):
             self._marks.append((self._clock(), int(step), self._fields["samples_seen"]))
 
-    def _restart_window(self) -> None:
-        """Begin a new window at the present update: the pause before it is no part of the training rate."""
-        self._marks.clear()
-        if self._fields["global_step"] is not None:
-            self._marks.append((self._clock(), self._fields["global_step"], self._fields["samples_seen"]))
-
     def _rates(self) -> tuple[float | None, float | None]:
         """Updates and samples per second over the window; None until two updates have been seen."""
         if len(self._marks) < 2 or self._marks[-1][0] <= self._marks[0][0]:
             return None, None
         (start, step, samples), (end, last_step, last_samples) = self._marks[0], self._marks[-1]
-        seconds = end - start
-        if samples is None or last_samples is None:
-            return (last_step - step) / seconds, None
-        return (last_step - step) / seconds, (last_samples - samples) / seconds
+        seen = None if samples is None or last_samples is None else last_samples - samples
+        return (last_step - step) / (end - start), None if seen is None else seen / (end - start)
 
     def _eta(self, target: str, steps_per_second: float | None) -> float | None:
         goal, step = self._fields[target], self._fields["global_step"]
