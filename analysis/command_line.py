@@ -1,7 +1,6 @@
 """What the command lines of measurements share: the parser, checks of numbers, the report that `--json` asks for."""
 
 import argparse
-import shlex
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any

@@ -9,6 +9,7 @@ in float64. One JSON line per file; exit code 1 when a difference exceeds its to
 import argparse
 import io
 import json
+import math
 import os
 import sys
 import zipfile
@@ -33,6 +34,7 @@ from models.recursive_model import RecursiveModel
 from models.registry import MODELS, build_model, config_from_official
 from training.storage.weights import check_weights, strip_prefixes
 
+Arrays = dict[str, np.ndarray]
 EXACT = ("halted", "steps")
 # All of these are far beyond any golden file.
 MAX_STEPS = 10_000
@@ -50,16 +52,13 @@ class Differences:
     def add(self, name: str, ours: Any, theirs: np.ndarray) -> None:
         ours = ours.detach().cpu().double().numpy() if isinstance(ours, Tensor) else np.asarray(ours, np.float64)
         theirs = theirs.astype(np.float64)
-        if ours.shape != theirs.shape:
-            difference = float("inf")
-        else:
-            difference = float(np.abs(ours - theirs).max(initial=0.0))
-        if difference != difference:
-            difference = float("inf")
+        difference = float(np.abs(ours - theirs).max(initial=0.0)) if ours.shape == theirs.shape else math.nan
+        if math.isnan(difference):
+            difference = math.inf
         self.largest[name] = max(self.largest.get(name, 0.0), difference)
 
 
-def read_golden(path: Path) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
+def read_golden(path: Path) -> tuple[dict[str, Any], Arrays]:
     """The config and all arrays of a golden file, or a `UserError` naming what is wrong with it."""
     if not os.path.isfile(path):
         raise UserError(f"{path}: no such golden file; the shipped ones are tests/golden/*.npz")
@@ -75,7 +74,7 @@ def read_golden(path: Path) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
     return options, arrays
 
 
-def read_arrays(path: Path) -> dict[str, np.ndarray]:
+def read_arrays(path: Path) -> Arrays:
     """Named arrays of an .npz, CRCs checked. Errors: `ValueError` for sizes beyond any golden file, and others."""
     arrays = {}
     with zipfile.ZipFile(path) as archive:
@@ -110,7 +109,7 @@ def check_size(config: ModelConfig, weights: Batch) -> None:
         raise ValueError(f"more than {MAX_CYCLES} cycles or {MAX_LENGTH} positions, beyond any golden file")
 
 
-def golden_model(options: dict[str, Any], arrays: dict[str, np.ndarray], path: Path) -> RecursiveModel:
+def golden_model(options: dict[str, Any], arrays: Arrays, path: Path) -> RecursiveModel:
     """The described model in float64 with the file's weights."""
     try:
         config = config_from_official(options, dtype=torch.float64)
@@ -132,42 +131,28 @@ def golden_model(options: dict[str, Any], arrays: dict[str, np.ndarray], path: P
 
 
 def replay_step(
-    prefix: str,
-    model: RecursiveModel,
-    carry: Batch,
-    batch: Batch,
-    loss_type: str,
-    arrays: dict[str, np.ndarray],
-    differences: Differences,
+    model: RecursiveModel, carry: Batch, batch: Batch, loss_type: str, recorded: Arrays, differences: Differences
 ) -> tuple[Batch, Tensor]:
-    """One ACT step; every recorded quantity under `prefix` (except gradients) is compared."""
+    """One ACT step; every quantity that is recorded of it (except gradients) is compared."""
     carry, outputs = act_step(model, carry, batch, training=model.training)
     loss, metrics = act_loss(outputs, carry["labels"], carry["halted"], carry["steps"], loss_type)
     ours: dict[str, Any] = {**outputs, **{f"metric/{key}": value for key, value in metrics.items()}}
     ours |= {key: carry[key] for key in ("z_H", "z_L", "halted", "steps")} | {"loss": loss}
-    for key, theirs in arrays.items():
-        if not key.startswith(prefix) or key.startswith(f"{prefix}grad/"):
-            continue
-        name = key[len(prefix) :]
-        mine = ours.get(name)
-        differences.add(name, mine if mine is not None else float("nan"), theirs)
+    for name, theirs in recorded.items():
+        if not name.startswith("grad/"):
+            mine = ours.get(name)
+            differences.add(name, mine if mine is not None else float("nan"), theirs)
     return carry, loss
 
 
-def check_gradients(
-    prefix: str,
-    model: RecursiveModel,
-    batch_size: int,
-    arrays: dict[str, np.ndarray],
-    differences: Differences,
-) -> None:
+def check_gradients(model: RecursiveModel, recorded: Arrays, differences: Differences) -> None:
     """Compare gradients of loss/B, dense parameters by name and the gathered rows of the puzzle table."""
     ours = {name: parameter.grad for name, parameter in model.named_parameters()}
     if model.puzzle_emb is not None:
         ours["puzzle_emb_rows"] = model.puzzle_emb.take_gathers()[0][1].grad
-    for key, theirs in arrays.items():
-        if key.startswith(f"{prefix}grad/"):
-            name = key[len(prefix) + 5 :].removeprefix("model.inner.")
+    for key, theirs in recorded.items():
+        if key.startswith("grad/"):
+            name = key.removeprefix("grad/").removeprefix("model.inner.")
             gradient = ours.get(name)
             if gradient is None:
                 gradient = torch.full(theirs.shape, 0.0 if name in ours else float("nan"), dtype=torch.float64)
@@ -185,25 +170,25 @@ def check_file(path: Path) -> dict[str, float]:
         raise UserError(f"{path} cannot be replayed: {type(error).__name__}: {error}") from None
 
 
-def replay(options: dict[str, Any], arrays: dict[str, np.ndarray], model: RecursiveModel) -> dict[str, float]:
+def replay(options: dict[str, Any], arrays: Arrays, model: RecursiveModel) -> dict[str, float]:
     """Evaluation and training from fresh carries, up to the last recorded step of each."""
     batch = {key: torch.from_numpy(arrays[f"batch/{key}"]) for key in ("inputs", "labels", "puzzle_identifiers")}
     differences = Differences()
-    batch_size = batch["inputs"].shape[0]
     for mode in ("eval", "train"):
         model.train(mode == "train")
         carry = initial_carry(model, batch)
-        recorded = {int(key.split("/")[1]) for key in arrays if key.startswith(f"{mode}/")}
-        if not recorded <= set(range(MAX_STEPS)):
+        steps = {int(key.split("/")[1]) for key in arrays if key.startswith(f"{mode}/")}
+        if not steps <= set(range(MAX_STEPS)):
             raise ValueError(f"recorded steps of {mode} beyond 0..{MAX_STEPS - 1}")
         # Every step is made, recorded or not: a later one starts from it.
-        for step in range(max(recorded, default=-1) + 1):
+        for step in range(max(steps, default=-1) + 1):
             prefix = f"{mode}/{step}/"
+            recorded = {key.removeprefix(prefix): array for key, array in arrays.items() if key.startswith(prefix)}
             with torch.set_grad_enabled(mode == "train"):
-                carry, loss = replay_step(prefix, model, carry, batch, options["loss"], arrays, differences)
+                carry, loss = replay_step(model, carry, batch, options["loss"], recorded, differences)
             if mode == "train":
-                (loss / batch_size).backward()
-                check_gradients(prefix, model, batch_size, arrays, differences)
+                (loss / len(batch["inputs"])).backward()
+                check_gradients(model, recorded, differences)
     return differences.largest
 
 
@@ -228,19 +213,11 @@ def main() -> None:
         exceeded = [
             name for name, value in largest.items() if not value <= tolerance(name, arguments.tol, arguments.loss_tol)
         ]
-        failed = failed or bool(exceeded) or not largest
+        ok = bool(largest) and not exceeded
         printable = {name: value if np.isfinite(value) else None for name, value in sorted(largest.items())}
-        print(
-            json.dumps(
-                {
-                    "file": str(path),
-                    "ok": not exceeded and bool(largest),
-                    "exceeded": exceeded,
-                    "max_abs_diff": printable,
-                }
-            )
-        )
-    sys.exit(1 if failed else 0)
+        print(json.dumps({"file": str(path), "ok": ok, "exceeded": exceeded, "max_abs_diff": printable}))
+        failed |= not ok
+    sys.exit(failed)
 
 
 if __name__ == "__main__":

@@ -85,3 +85,8 @@ prepare_environment() {
             || fail "pip could not install $1; see above (behind a mirror, set it in pip's own configuration)"
     fi
 }
+
+# Sourced without arguments, this file sees those of the script.
+case "${1:-}" in
+    -h | --help) print_help "scripts/${0##*/}" && exit 0 ;;
+esac

@@ -15,9 +15,6 @@ set -euo pipefail
 
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 . scripts/environment.sh
-case "${1:-}" in
-    -h | --help) print_help scripts/launch_step9_cpu_twins.sh && exit 0 ;;
-esac
 updates=${PRETRAIN_UPDATES:-350}
 require_whole_number PRETRAIN_UPDATES "$updates"
 choose_step9_runs "$@"

@@ -20,9 +20,6 @@ set -euo pipefail
 
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 . scripts/environment.sh
-case "${1:-}" in
-    -h | --help) print_help scripts/launch_step9_long_runs.sh && exit 0 ;;
-esac
 choose_step9_runs "$@"
 prepare_environment requirements.txt
 

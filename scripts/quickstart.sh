@@ -15,9 +15,6 @@ set -euo pipefail
 
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 . scripts/environment.sh
-case "${1:-}" in
-    -h | --help) print_help scripts/quickstart.sh && exit 0 ;;
-esac
 updates=${1:-${QUICKSTART_UPDATES:-}}
 require_whole_number UPDATES "$updates"
 [ "$#" -le 1 ] || fail "found $# arguments, expected at most one (UPDATES)"

@@ -253,12 +253,10 @@ def _to_config(raw: DictConfig, *, require_data: bool = True) -> TrainConfig:
     return resolve({str(key): value for key, value in plain.items()}, require_data=require_data)
 
 
-def compose_config(
-    overrides: Sequence[str], config_name: str = "cfg_pretrain", *, require_data: bool = True
-) -> TrainConfig:
+def compose_config(overrides: Sequence[str], *, require_data: bool = True) -> TrainConfig:
     """The `TrainConfig` that the overrides of a `pretrain.py` command line stand for."""
     rewritten, _ = _rewrite(overrides, _Groups([CONFIG_DIR]), multirun=False)
-    return _to_config(_compose(config_name, rewritten, [CONFIG_DIR]), require_data=require_data)
+    return _to_config(_compose("cfg_pretrain", rewritten, [CONFIG_DIR]), require_data=require_data)
 
 
 @exit_on_user_error

@@ -43,32 +43,30 @@ def _type_name(kind: Any) -> str:
     return str(kind).replace("typing.", "").replace(" | None", " or null")
 
 
-def _bad_value(key: str, suffix: str, found: Any, kind: Any) -> UserError:
-    return UserError(f"option '{key}'{suffix}: found {shown(found)}, expected {_type_name(kind)}")
+def _bad_value(key: str, found: Any, kind: Any) -> UserError:
+    return UserError(f"option '{key}': found {shown(found)}, expected {_type_name(kind)}")
 
 
-def merge_into_schema(raw: Mapping[Any, Any], schema: type, where: str = "") -> Any:
+def merge_into_schema(raw: Mapping[Any, Any], schema: type) -> Any:
     """Merge a plain container into the dataclass `schema` and return its instance.
 
-    `where` (a file name, say) is added to messages. Errors: `UserError` for an unknown key (the nearest
-    valid one is named) and for a value of another type.
+    Errors: `UserError` for an unknown key (the nearest valid one is named) and for a value of another type.
     """
     valid = schema_keys(schema)
-    suffix = f" in {where}" if where else ""
-    _check_keys(raw, "", valid, suffix)
+    _check_keys(raw, "", valid)
     try:
         return OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(schema), dict(raw)))
     except OmegaConfBaseException as error:
         key = (getattr(error, "full_key", None) or "").split("[", 1)[0]
         if key not in valid:
             reason = (str(error).splitlines() or [""])[0]
-            raise UserError(f"unreadable settings{suffix}: {reason}") from None
+            raise UserError(f"unreadable settings: {reason}") from None
         found = _lookup(raw, key)
         if found is _ABSENT:
-            raise UserError(f"option '{key}'{suffix} is required: give {key}=VALUE") from None
-        raise _bad_value(key, suffix, found, valid[key]) from None
+            raise UserError(f"option '{key}' is required: give {key}=VALUE") from None
+        raise _bad_value(key, found, valid[key]) from None
     except (ValueError, TypeError, RecursionError, OverflowError) as error:
-        raise UserError(f"unreadable settings{suffix}: {type(error).__name__}: {error}") from None
+        raise UserError(f"unreadable settings: {type(error).__name__}: {error}") from None
 
 
 _ABSENT = object()
@@ -82,31 +80,31 @@ def _lookup(raw: Any, key: str) -> Any:
     return raw
 
 
-def _check_keys(raw: Mapping[Any, Any], prefix: str, valid: Mapping[str, Any], suffix: str) -> None:
+def _check_keys(raw: Mapping[Any, Any], prefix: str, valid: Mapping[str, Any]) -> None:
     for name, value in raw.items():
         key = f"{prefix}{name}"
         if key not in valid or not isinstance(name, str):
-            raise UserError(f"unknown option '{key}'{suffix}: the nearest valid key is '{nearest_key(key, valid)}'")
+            raise UserError(f"unknown option '{key}': the nearest valid key is '{nearest_key(key, valid)}'")
         kind = valid[key]
         if is_dataclass(kind):
             if not isinstance(value, Mapping):
                 inner = next(name for name in valid if name.startswith(f"{key}."))
-                raise UserError(f"option '{key}'{suffix}: found {shown(value)}, expected keys such as '{inner}'")
-            _check_keys(value, f"{key}.", valid, suffix)
+                raise UserError(f"option '{key}': found {shown(value)}, expected keys such as '{inner}'")
+            _check_keys(value, f"{key}.", valid)
         elif _is_markup(value) or (isinstance(value, list | tuple) and any(map(_is_markup, value))):
-            raise _bad_value(key, suffix, value, kind)
+            raise _bad_value(key, value, kind)
         elif kind == list[str] and isinstance(value, list | tuple):
             if not all(isinstance(item, str) for item in value):
-                raise _bad_value(key, suffix, value, kind)
+                raise _bad_value(key, value, kind)
         elif "bool" in _type_name(kind).split() and not (value is None or _is_truth(value)):
             # OmegaConf would take any number but 0 for true.
-            raise _bad_value(key, suffix, value, kind)
+            raise _bad_value(key, value, kind)
         elif isinstance(value, int) and abs(value) >= HUGE:
-            raise UserError(f"option '{key}'{suffix}: found {shown(value)}, expected an integer below 2^63")
+            raise UserError(f"option '{key}': found {shown(value)}, expected an integer below 2^63")
         elif isinstance(value, float) and "int" in _type_name(kind).split():
             # OmegaConf would cut 1.5 down to 1.
             if not math.isfinite(value) or value != int(value):
-                raise _bad_value(key, suffix, value, kind)
+                raise _bad_value(key, value, kind)
 
 
 def _is_truth(value: Any) -> bool:

@@ -1,7 +1,7 @@
 """Weights on disk: plain state dicts, official names, torch files or safetensors, checked key by key."""
 
 import os
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -100,22 +100,18 @@ class WeightsDifference:
 
 
 def compare_weights(
-    expected: Mapping[str, Sequence[int] | torch.Tensor],
-    weights: Mapping[str, torch.Tensor],
-    *,
-    any_shape: Collection[str] = (),
+    expected: Mapping[str, Sequence[int] | torch.Tensor], weights: Mapping[str, torch.Tensor]
 ) -> WeightsDifference:
     """Compare names and shapes. `expected` maps each name of the model to its tensor or shape.
 
-    Prefixes are stripped on both sides. Names in `any_shape` (a puzzle table that will be resized) may differ
-    in shape.
+    Prefixes are stripped on both sides.
     """
     needed = {strip_prefixes(key): _shape(value) for key, value in expected.items()}
     given = {strip_prefixes(key): _shape(value) for key, value in weights.items()}
     misshapen = [
         f"{key} (file {_written(given[key])}, model {_written(needed[key])})"
         for key in needed
-        if key in given and given[key] != needed[key] and key not in any_shape
+        if key in given and given[key] != needed[key]
     ]
     return WeightsDifference(
         missing=tuple(sorted(needed.keys() - given.keys())),
@@ -129,10 +125,9 @@ def check_weights(
     weights: Mapping[str, torch.Tensor],
     *,
     source: Path | str = "the weights",
-    any_shape: Collection[str] = (),
 ) -> None:
     """Raise `UserError`, every missing, unexpected and misshapen key in one line, unless they fit."""
-    difference = compare_weights(expected, weights, any_shape=any_shape)
+    difference = compare_weights(expected, weights)
     if not difference.fits:
         raise UserError(
             f"{source} does not fit this model: {difference}. Use the arch options it was trained with "
