@@ -17,6 +17,7 @@ from projects.collatz.settings import collatz_of
 from projects.collatz.syracuse import TEST_STARTS, orbit
 from projects.collatz.value_networks import CollatzValue
 from projects.collatz.windows import Windows, orbit_windows, windows_of
+from training.evaluation.answering import evaluating
 from training.records.numbers import wilson_interval
 from training.run import Run
 from training.run_log import RunLog
@@ -56,24 +57,21 @@ class CollatzScoring:
             self.run_log.event(run, "eval")
         network = run.evaluated_model
         assert isinstance(network, CollatzValue)
-        was_training = network.training
-        network.eval()
-        record: dict[str, Any] = {"step": run.step} | run.compute_spent
+        with evaluating(network):
+            quick_record = self._quick(network) if quick else {}
+            full_record = self._full(NetworkJudge("V", network)) if full else {}
+        record: dict[str, Any] = {"step": run.step} | run.compute_spent | quick_record | full_record
         words, improved = [], False
         if quick:
-            record |= self._quick(network)
             words.append(f"27: {record['eval/quick/orbit_27_violations']} violations")
             words.append(f"{100 * record['eval/quick/pass']:.1f} % of {QUICK_NUMBERS} random numbers pass")
         if full:
-            full_record = self._full(NetworkJudge("V", network))
-            record |= full_record
-            count, bad = full_record["eval/validation/count"], full_record["eval/validation/violations"]
-            improved = run.validation.note_full(full_record[self.headline], count - bad, count, run.step)
+            count, bad = record["eval/validation/count"], record["eval/validation/violations"]
+            improved = run.validation.note_full(record[self.headline], count - bad, count, run.step)
             words = [f"on-orbit {100 * bad / count:.2f} % violated ({bad}/{count})" + " (new best)" * improved, *words]
-            words.append(f"{full_record['eval/orbits/violations']} violations along {', '.join(map(str, TEST_STARTS))}")
+            words.append(f"{record['eval/orbits/violations']} violations along {', '.join(map(str, TEST_STARTS))}")
             if self.rows is not None:
-                words.append(f"file {100 * full_record['eval/csv/pass']:.2f} % pass")
-        network.train(was_training)
+                words.append(f"file {100 * record['eval/csv/pass']:.2f} % pass")
         if self.run_log is not None:
             self.run_log.metrics.append(record)
             tqdm.write(f"update {run.step}: {'; '.join(words)}")

@@ -3,8 +3,8 @@
 import itertools
 import re
 import warnings
-from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable
+from contextlib import ExitStack
 from dataclasses import asdict, replace
 from typing import Any, TypeVar
 
@@ -19,6 +19,7 @@ from models.products import Product, head_products, total_flops
 from models.registry import count_parameters
 from scripts.benchmark.setup import DataShape, synthetic_run
 from scripts.benchmark.timing import floor_seconds, measure_products
+from training.evaluation.answering import evaluating
 from training.inference.fixed import OfficialInference
 from training.records.provenance import peak_memory
 from training.run import Run
@@ -158,22 +159,10 @@ def measure_evaluation(run: Run, repeats: int) -> Record:
     def sample() -> float:
         return seconds_of(lambda: OfficialInference().predict(model, batch), run.device) / steps
 
-    with evaluating(run):
+    with evaluating(model):
         sample()
         seconds, floor = beside_floor(products, dtype, run.device, sample, max(1, repeats // 2), repeats)
     return _rates(run, Timing.of(seconds), floor, training=False, steps=steps)
-
-
-@contextmanager
-def evaluating(run: Run) -> Iterator[None]:
-    """The evaluated model in evaluation mode; without an EMA it is the trained one, and goes back to training."""
-    model = run.evaluated_model
-    before = model.training
-    model.eval()
-    try:
-        yield
-    finally:
-        model.train(before)
 
 
 def products_of(run: Run, *, training: bool) -> list[Product]:
@@ -308,7 +297,7 @@ def count_synchronizations(step: Callable[[], object]) -> int:
 def _evaluation_step(run: Run) -> None:
     batch = _on_device(run, _next_batch(run))
     model = run.evaluated_model
-    with evaluating(run), torch.no_grad():
+    with evaluating(model), torch.no_grad():
         act_step(model, initial_carry(model, batch), batch, training=False)
 
 

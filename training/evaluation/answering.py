@@ -4,6 +4,7 @@ import math
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator, Mapping, Sequence, Sized
+from contextlib import contextmanager
 
 import torch
 from scipy.stats import norm
@@ -114,6 +115,17 @@ def describe_rate(result: Mapping[str, float]) -> str:
     return f"exact_accuracy {exact / count:.4f} ({exact}/{count}, 95% {low:.3f}-{high:.3f})"
 
 
+@contextmanager
+def evaluating(model: torch.nn.Module) -> Iterator[None]:
+    """The model in evaluation mode; afterwards it is in the mode that it was in."""
+    was_training = model.training
+    model.eval()
+    try:
+        yield
+    finally:
+        model.train(was_training)
+
+
 def evaluate(
     model: RecursiveModel,
     batches: Iterable[Batch],
@@ -134,8 +146,6 @@ def evaluate(
     """
     start = time.perf_counter()
     num_rows = forward_passes = 0
-    was_training = model.training
-    model.eval()
     for evaluator in evaluators:
         evaluator.begin()
     total = len(batches) if isinstance(batches, Sized) else None
@@ -149,12 +159,11 @@ def evaluate(
             if len(mine["inputs"]):
                 yield mine
 
-    with torch.no_grad():
+    with torch.no_grad(), evaluating(model):
         for rows, predictions in inference.answer(model, shares()):
             forward_passes += predictions.forward_passes
             for evaluator in evaluators:
                 evaluator.update(rows, predictions)
-    model.train(was_training)
     for evaluator in evaluators:
         evaluator.gather(world)
     counted = dict(zip(("rows", "forward_passes"), world.sum_numbers([num_rows, forward_passes]), strict=True))

@@ -7,6 +7,7 @@ from dataset.puzzle_folder import PuzzleSet
 from models.act import Batch
 from models.losses import IGNORE_LABEL_ID
 from models.recursive_model import RecursiveModel
+from training.evaluation.answering import evaluating
 from training.inference.base import Inference
 
 SUDOKU_BLANK = 1
@@ -90,11 +91,9 @@ def collapse_guards(
     input does not matter), `guard/unique_pred_tokens` (distinct tokens in the answers) and
     `guard/margin_over_baselines` (token accuracy minus the best trivial predictor's).
     """
-    was_training = model.training
-    model.eval()
     device = model.H_init.device
-    predictions = inference.predict(model, {key: leaf.to(device) for key, leaf in batch.items()})
-    model.train(was_training)
+    with evaluating(model):
+        predictions = inference.predict(model, {key: leaf.to(device) for key, leaf in batch.items()})
     logits = predictions.logits.float()
     difference = (logits - logits.roll(1, dims=0)).abs().mean() if len(logits) > 1 else torch.zeros(())
     return {

@@ -102,7 +102,7 @@ def load_state(path: Path, map_location: Any = "cpu") -> dict[str, Any]:
     return {key: item for key, item in value.items() if key not in ("format", "version")}
 
 
-def load_newest(folder: Path, map_location: Any = "cpu") -> tuple[dict[str, Any], Path] | None:
+def load_newest(folder: Path) -> tuple[dict[str, Any], Path] | None:
     """The newest sound state of a run folder and its path; None when the folder holds neither of the two.
 
     A damaged `latest_state.pt` is named on stderr and `previous_state.pt` used. Errors: `UserError` when none
@@ -115,7 +115,7 @@ def load_newest(folder: Path, map_location: Any = "cpu") -> tuple[dict[str, Any]
     failures = []
     for path in present:
         try:
-            state = load_state(path, map_location)
+            state = load_state(path)
         except DamagedState as error:
             failures.append(str(error))
             continue
