@@ -27,7 +27,6 @@ from tests.fuzz.engine import Report, Target, bounded_memory, run_case, save_inp
 from tests.fuzz.registry import all_targets
 from training.evaluation.summary_table import aligned
 
-_COUNTED = ("cases", "read", "refused", "failures")
 SHOWN = 10  # failures printed in full
 
 
@@ -68,9 +67,13 @@ def fuzz(targets: list[Target], cases: int, seed: int, save: Path) -> list[Repor
 
 
 def table(reports: list[Report]) -> str:
-    """target, cases, read, refused, failures, with a last line of sums."""
+    """Columns target, cases, read, refused, failures, with a last line of sums."""
     sums = ("all", *(sum(column) for column in zip(*map(_counts, reports), strict=True)))
-    rows = [("target", *_COUNTED), *((report.target, *_counts(report)) for report in reports), sums]
+    rows = [
+        ("target", "cases", "read", "refused", "failures"),
+        *((r.target, *_counts(r)) for r in reports),
+        sums,
+    ]
     return "\n".join(aligned([list(map(str, row)) for row in rows], left=1))
 
 
@@ -80,10 +83,11 @@ def _counts(report: Report) -> tuple[int, int, int, int]:
 
 def summary(reports: list[Report], seed: int, seconds: float) -> dict[str, Any]:
     """The figures as JSON."""
+    names = ("cases", "read", "refused", "failures")
     return {
         "seed": seed,
         "seconds": round(seconds, 1),
-        "targets": {report.target: dict(zip(_COUNTED, _counts(report), strict=True)) for report in reports},
+        "targets": {report.target: dict(zip(names, _counts(report), strict=True)) for report in reports},
         "failures": [
             {"command": each.command, "changes": list(each.changes), "detail": each.detail}
             for report in reports
