@@ -17,7 +17,7 @@ TINY = ["--repeats", "2", "--scale", "0.001"]
 def no_seconds(monkeypatch: pytest.MonkeyPatch) -> None:
     """Every call takes half a second, by the clock."""
 
-    def timed(call: Any, repeats: int, device: Any) -> benchmark_collatz.Timing:
+    def timed(call: Any, repeats: int, device: Any, calls: int = 1) -> benchmark_collatz.Timing:
         call()
         return benchmark_collatz.Timing.of([0.5] * repeats)
 

@@ -12,7 +12,8 @@ import numpy as np
 import pytest
 import torch
 
-from analysis.timing import Timing
+from analysis import timing as analysis_timing
+from analysis.timing import Timing, seconds_of
 from errors import UserError
 from models.products import Product, total_flops
 from scripts.benchmark import growth as benchmark_growth
@@ -140,7 +141,7 @@ def test_a_sample_may_span_several_updates(monkeypatch: pytest.MonkeyPatch) -> N
     monkeypatch.setattr(benchmark_measures, "train_on_batch", train_on_batch)
     monkeypatch.setattr(benchmark_measures, "updates_per_sample", lambda device: 3)
     monkeypatch.setattr(benchmark_measures, "measure_products", lambda products, *_: {p.shape: 1.0 for p in products})
-    monkeypatch.setattr(benchmark_timing.time, "perf_counter", lambda: clock["now"])
+    monkeypatch.setattr(analysis_timing.time, "perf_counter", lambda: clock["now"])
     with synthetic_run(config, data_shape(config, "smoke")) as run:
         record = benchmark_measures.measure_training(run, 2)
         assert run.step == 6 and run.progress.metric_sums["normalizer"] == 6 * config.global_batch_size
@@ -217,7 +218,7 @@ def test_a_product_is_multiplied_as_often_as_its_time_is_divided_by(monkeypatch:
         return multiply(left, right, out=out)
 
     monkeypatch.setattr(torch, "mm", mm)
-    monkeypatch.setattr(benchmark_timing.time, "perf_counter", lambda: ticks)
+    monkeypatch.setattr(analysis_timing.time, "perf_counter", lambda: ticks)
     seconds = benchmark_timing.product_seconds(Product("any", 9, 1, 4, 5, 6), torch.float32, CPU, 3)
     assert seconds == pytest.approx(1e-5, rel=1e-9)
     assert len(left_operands) == 8
@@ -232,13 +233,19 @@ def test_floor_is_the_sum_over_counts() -> None:
 def test_quartiles_of_known_times() -> None:
     timing = Timing.of([5.0, 1.0, 2.0, 4.0, 3.0])
     assert timing == Timing(3.0, 1.0, 5.0, 2.0, 4.0, 5)
-    assert timing.divided_by(2) == Timing(1.5, 0.5, 2.5, 1.0, 2.0, 5)
+
+
+def test_of_several_calls_in_a_row_the_mean_is_taken(monkeypatch: pytest.MonkeyPatch) -> None:
+    ticks = iter([1.0, 7.0])
+    monkeypatch.setattr(analysis_timing.time, "perf_counter", lambda: next(ticks))
+    calls: list[int] = []
+    assert seconds_of(lambda: calls.append(1), CPU, 4) == 1.5 and len(calls) == 4
 
 
 def fake_record(ratio: float) -> dict[str, Any]:
     counter = {"counter": 1, "explanation": "none"}
     part = {
-        "seconds": {"median": 1.0, "q1": 1.0, "q3": 1.0}, "rows_per_second": 1.0, "floor_seconds": ratio,
+        "seconds": {"median": 1.0, "q1": 1.0, "q3": 1.0, "count": 1}, "rows_per_second": 1.0, "floor_seconds": ratio,
         "flops": 1.0, "flops_per_second": 1.0, "flop_counter": counter,
     }  # fmt: skip
     return {
@@ -252,7 +259,7 @@ def fake_record(ratio: float) -> dict[str, Any]:
 def test_a_ratio_below_the_floor_ends_with_1(
     ratio: float, code: int, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(benchmark_measures, "measure_preset", lambda *_, **__: fake_record(ratio))
+    monkeypatch.setattr(benchmark, "measure_preset", lambda *_, **__: fake_record(ratio))
     assert benchmark.main(["--preset", "smoke", "--device", "cpu", "--floor", "0.5"]) == code
     captured = capsys.readouterr()
     assert ("smoke: evaluation ratio 0.4900 is below --floor 0.5" in captured.err) == bool(code)
