@@ -76,7 +76,7 @@ class ModelConfig(Architecture):
     def problems(cls, shape: Any) -> Iterator[Problem]:
         """What of `shape` (an `Architecture`: of a network or of settings) cannot be built as this kind of model."""
         width, heads = shape.hidden_size, shape.num_heads
-        if width % heads:
+        if not shape.mlp_t and width % heads:
             yield "hidden_size", width, f"a multiple of arch.num_heads={heads}"
         if shape.pos_encodings == "rope" and not shape.mlp_t and width // heads % 2:
             yield "hidden_size", width, f"an even size per head for rope, with arch.num_heads={heads}"
