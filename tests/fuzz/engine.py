@@ -7,6 +7,7 @@ a payload that ran, a result that is silently wrong, a sound input that is refus
 """
 
 import contextlib
+import ctypes
 import io
 import os
 import random
@@ -14,7 +15,6 @@ import resource
 import shutil
 import signal
 import stat
-import sys
 import time
 import traceback
 import warnings
@@ -25,10 +25,11 @@ from typing import Any, Literal, Protocol
 
 from errors import UserError
 from tests.fuzz import canary
+from training.records.provenance import peak_memory
 
 SECONDS = 5.0  # per case
 BLOCKED_SECONDS = 20.0  # per case that hardly computes: it waits for something, or the machine is busy
-MAX_GROWTH = 500 << 20  # bytes of resident memory
+MAX_GROWTH = 500 << 20  # bytes of resident memory, per case
 ADDRESS_ROOM = 2 << 30  # bytes that a case may ask for before the system refuses, lest the machine suffer
 MAX_MESSAGE = 4000
 
@@ -133,9 +134,10 @@ def run_case(target: Target, seed: int, index: int, folder: Path) -> Outcome:
 
 
 def _run(case: Case) -> tuple[Kind, str]:
-    before = peak_memory()
+    forget_peak()
+    before = peak_memory()["rss_bytes"]
     kind, detail = _read(case)
-    growth = peak_memory() - before
+    growth = peak_memory()["rss_bytes"] - before
     if growth > MAX_GROWTH:
         return "failure", f"memory grew by {growth >> 20} MiB ({kind}: {detail})"
     return kind, detail
@@ -221,18 +223,24 @@ def bounded_memory() -> Iterator[None]:
     limit = size if hard == resource.RLIM_INFINITY else min(size, hard)
     resource.setrlimit(resource.RLIMIT_AS, (limit, hard))
     try:
-        with contextlib.suppress(OSError):
-            # Forget an earlier peak of this process, below which growth would not show.
-            Path("/proc/self/clear_refs").write_text("5")
         yield
     finally:
         resource.setrlimit(resource.RLIMIT_AS, (soft, hard))
 
 
-def peak_memory() -> int:
-    """Most bytes of memory this process has had resident."""
-    unit = 1 if sys.platform == "darwin" else 1024
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
+def forget_peak() -> bool:
+    """Let this process's peak begin again at what it holds now; False where the system cannot (outside Linux).
+
+    Growth shows only above what is resident. That is an earlier peak, and also what earlier work has freed and the
+    heap has kept for the next allocation (`keep_freed_memory`, which any training in this process has called).
+    """
+    with contextlib.suppress(OSError, AttributeError):  # another C library keeps nothing
+        ctypes.CDLL(None).malloc_trim(ctypes.c_size_t(0))
+    try:
+        Path("/proc/self/clear_refs").write_text("5")
+    except OSError:
+        return False
+    return True
 
 
 def empty(folder: Path) -> None:
