@@ -1,5 +1,7 @@
-"""Data sets and processes that many tests share; built once per session, never changed by a test."""
+"""Data sets and processes that many tests share, built once per session; and what no test may leave to the next."""
 
+import logging
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -46,3 +48,27 @@ def pretrain_server() -> Iterator[PretrainServer]:
     server = PretrainServer()
     yield server
     server.close()
+
+
+@pytest.fixture(autouse=True)
+def figures_are_closed() -> Iterator[None]:
+    """A test may leave what it drew: matplotlib counts the open figures of a process and warns when they are many."""
+    yield
+    if pyplot := sys.modules.get("matplotlib.pyplot"):
+        pyplot.close("all")
+
+
+@pytest.fixture
+def hydra_leaves_nothing(hydra_restore_singletons: None, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """For a test that runs Hydra in this process: it keeps its config, sets a variable, switches off every logger."""
+    monkeypatch.setenv("HYDRA_FULL_ERROR", "")  # so that it is noted, to be taken away afterwards
+    monkeypatch.delenv("HYDRA_FULL_ERROR")
+    root = logging.getLogger()
+    level, handlers = root.level, list(root.handlers)
+    others = [other for other in root.manager.loggerDict.values() if isinstance(other, logging.Logger)]
+    enabled = [other for other in others if not other.disabled]
+    yield
+    root.setLevel(level)
+    root.handlers[:] = handlers
+    for other in enabled:
+        other.disabled = False

@@ -107,6 +107,7 @@ def test_there_are_four_walks() -> None:
         assert not name or name in defined(file, ast.FunctionDef) | defined(file, ast.ClassDef), (file, name)
 
 
+@pytest.mark.usefixtures("hydra_leaves_nothing")
 @pytest.mark.parametrize("subject", RUNS)
 def test_a_walk_is_walked(
     subject: str, calls: Callable[[set[Station]], list[Station]], sudoku4_folder: Path, tmp_path: Path

@@ -20,6 +20,7 @@ from training.settings.resolving import ARCH_DEFAULTS, resolve
 from training.settings.schema import EvalConfig, TrainConfig, schema_keys
 
 ROOT = Path(__file__).resolve().parents[3]
+pytestmark = pytest.mark.usefixtures("hydra_leaves_nothing")
 EXPERIMENTS = sorted(path.stem for path in (CONFIG_DIR / "experiment").glob("*.yaml"))
 
 # The README commands of the official programs, from "python pretrain.py" on.
