@@ -30,7 +30,7 @@ _PROVENANCE = f"""# Provenance of recorded results
 
 A row for each result that holds, made from `results/<id>.yaml` by `python scripts/record_result.py --render`; do not
 edit it. Everything measured, with commits, hashes and what was corrected later: [docs/results.md](docs/results.md). The
-commands are in the record; to measure one again: `python scripts/record_result.py --rerun ID`.
+commands are in the record; to measure one again: `python scripts/record_result.py --rerun ID --to DIR`.
 
 {_HOW}
 
@@ -108,7 +108,10 @@ def _row(record: Record) -> str:
 
 def _headline(number: Number) -> str:
     moment = f", {number.moment}" if number.moment else ""
-    return f"{_cut(number.name, _NAME_CHARACTERS)}{moment}: {number_text(number)}"
+    name = number.name
+    if len(name) > _NAME_CHARACTERS:  # both ends say more than the middle: what was measured stands last
+        name = f"{name[: _NAME_CHARACTERS // 2]}…{name[-_NAME_CHARACTERS // 2 :]}"
+    return f"{name}{moment}: {number_text(number)}"
 
 
 def _time(record: Record) -> str:
