@@ -198,7 +198,7 @@ def finished_by_end(points: Sequence[CurvePoint]) -> bool | None:
     if len(points) < 2 or not points[-1].value:
         return None
     before, last = points[-2:]
-    if not before.rows or not 0 <= before.value <= 1:
+    if not before.rows or before.rows < 0 or not 0 <= before.value <= 1:
         return None
     return last.value <= wilson_interval(round(before.value * before.rows), before.rows)[1]
 

@@ -81,6 +81,6 @@ def with_defaults(identity: Mapping[str, Any], other: Mapping[str, Any]) -> dict
     """
     defaults = {setting.key: setting.default for setting in settings_of(TrainConfig) if not setting.is_section}
     kind = identity.get("arch.name", other.get("arch.name"))
-    if kind in MODELS:
+    if isinstance(kind, str) and kind in MODELS:
         defaults |= {f"arch.{setting.key}": setting.default for setting in settings_of(MODELS[kind].Config)}
     return {key: defaults[key] for key in other if key in defaults and key != "epochs"} | dict(identity)
