@@ -242,3 +242,4 @@ def test_whether_a_curve_had_become_flat(values: list[float], ended: bool | None
 
 def test_evaluations_over_an_unknown_number_of_rows_say_nothing() -> None:
     assert finished_by_end([CurvePoint(0, 0.0, 0.1, None), CurvePoint(1, 1.0, 0.9, None)]) is None
+    assert finished_by_end([CurvePoint(0, 0.0, 0.1, -5), CurvePoint(1, 1.0, 0.9, -5)]) is None

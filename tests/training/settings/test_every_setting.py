@@ -181,6 +181,7 @@ def test_what_a_state_does_not_know_is_at_its_architecture_s_default() -> None:
     for value, same in ((False, True), (True, False)):
         now = run_identity(resolve({**DATA, "arch": {"name": "hrm", "no_ACT_continue": value}}))
         assert (with_defaults(saved, now) == with_defaults(now, saved)) == same
+    assert with_defaults({"arch.name": ["hrm"]}, {"lr": 1})["lr"] == 1e-4, "a damaged identity is compared, no more"
 
 
 def test_an_old_run_goes_on(
