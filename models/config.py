@@ -11,7 +11,7 @@ from options import above_zero, anything, at_least, fraction, one_of, option
 
 DTYPES = {"float64": torch.float64, "float32": torch.float32, "bfloat16": torch.bfloat16}
 POSITION_ENCODINGS = ("rope", "learned", "none")
-# A network cannot be built with it, or not be run: (field, what was found, what was expected).
+# (field, what was found, what was expected)
 Problem = tuple[str, Any, str]
 
 
@@ -69,11 +69,16 @@ class ModelConfig(Architecture):
     q_dtype: torch.dtype = torch.float32
 
     def __post_init__(self) -> None:
-        for name, value, expected in self.problems(self):
+        for name, value, expected in self.unbuildable(self):
             raise ValueError(f"{name} is {value!r}, expected {expected}")
 
     @classmethod
     def problems(cls, shape: Any) -> Iterator[Problem]:
+        """What of `shape` (an `Architecture`) no run should ask for: the impossible, and what makes no sense."""
+        yield from cls.unbuildable(shape)
+
+    @classmethod
+    def unbuildable(cls, shape: Any) -> Iterator[Problem]:
         """What of `shape` (an `Architecture`: of a network or of settings) cannot be built as this kind of model."""
         width, heads = shape.hidden_size, shape.num_heads
         if not shape.mlp_t and width % heads:

@@ -93,8 +93,8 @@ class SRMConfig(ModelConfig):
             )
 
     @classmethod
-    def problems(cls, shape: Any) -> Iterator[Problem]:
-        yield from super().problems(shape)
+    def unbuildable(cls, shape: Any) -> Iterator[Problem]:
+        yield from super().unbuildable(shape)
         if shape.pos_encodings == "rope":
             yield "pos_encodings", "rope", "none or learned for srm, whose token matrices know positions"
         if shape.mlp_t:
