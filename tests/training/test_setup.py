@@ -142,7 +142,7 @@ def test_slots_must_divide_evenly(size: int, slices: int, sudoku4_folder: Path) 
 def test_an_impossible_architecture_is_one_line(sudoku4_folder: Path) -> None:
     config = tiny_config("trm_att", sudoku4_folder, "run")
     config.arch.num_heads = 3  # past the checks of the config
-    with pytest.raises(UserError, match="num_heads 3"):
+    with pytest.raises(UserError, match="arch: hidden_size is 16, expected a multiple of arch.num_heads=3"):
         build_run(config, World(), act_objective(config))
 
 
