@@ -45,8 +45,8 @@ from training.evaluation.rollout_table import RolloutRecorder
 from training.inference.choose import check_perturbed, keeps_steps, mode_parts
 from training.inference.rollout_choice import check_rollouts, stochastic, with_inference
 from training.inference.stochastic_rollouts import judged_steps
-from training.records.numbers import Number, dataset_hashes, machine_of, rate, record_entry
 from training.records.provenance import collect_provenance
+from training.records.result_numbers import Number, dataset_hashes, machine_of, rate, record_entry
 from training.settings.identity import config_hash
 from training.settings.key_values import parse_key_values
 from training.settings.schema import DTYPES, Device, EvaluateConfig, TrainConfig, paths

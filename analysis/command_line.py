@@ -8,8 +8,8 @@ from typing import Any
 import torch
 
 from errors import UserError
-from training.records.numbers import Number, record_entry
 from training.records.provenance import collect_provenance
+from training.records.result_numbers import Number, record_entry
 from training.storage.atomic_file import write_json_atomically
 
 

@@ -15,7 +15,7 @@ import yaml
 
 from dataset.plain_data import read_yaml
 from errors import UserError
-from training.records.numbers import Number
+from training.records.result_numbers import Number
 from training.storage.atomic_file import temporary_for
 
 ROOT = Path(__file__).resolve().parents[1]

@@ -7,7 +7,7 @@ from pathlib import Path
 from dataset.plain_data import read_yaml
 from errors import UserError, printable
 from scripts.record_file import RESULTS, ROOT, Record, read_records, superseded_by
-from training.records.numbers import Number
+from training.records.result_numbers import Number
 from training.storage.atomic_file import write_bytes_atomically
 
 ROW_CHARACTERS = 300

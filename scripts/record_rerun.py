@@ -15,7 +15,7 @@ from errors import UserError
 from scripts.record_file import RESULTS, Record
 from scripts.record_render import number_text
 from scripts.record_sources import gathered
-from training.records.numbers import Number
+from training.records.result_numbers import Number
 
 _DONE = ".commands_done"  # in the clone: what need not be run again
 # They speak of the machine, and differ from one call to the next.

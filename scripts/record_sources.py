@@ -14,8 +14,8 @@ from analysis.arms.seed_pairs import mean_interval
 from dataset.plain_data import json_object_or_refuse
 from errors import UserError
 from scripts.record_file import checked_fields
-from training.records.numbers import HASH_CHARACTERS, Number, command_of, commit_of, dataset_hashes, machine_of
 from training.records.provenance import settings_sha256
+from training.records.result_numbers import HASH_CHARACTERS, Number, command_of, commit_of, dataset_hashes, machine_of
 from training.storage.run_folder import RunFolder
 
 _read = partial(json_object_or_refuse, mend="name a run folder or a report that a script wrote")

@@ -11,8 +11,8 @@ from omegaconf import OmegaConf
 from errors import writing
 from models.registry import count_parameters
 from training.records.metrics_log import MetricsLog
-from training.records.numbers import Number, rate, record_entry
 from training.records.provenance import ProvenanceFile, collect_provenance
+from training.records.result_numbers import Number, rate, record_entry
 from training.records.status import StatusWriter
 from training.records.wandb_sink import open_wandb
 from training.run import Run

@@ -28,7 +28,7 @@ from training.evaluation.summary_table import aligned, compute_point, summary_ta
 from training.inference.choose import build_inference
 from training.initial_weights import InitialWeights, remake, weights_digest
 from training.records.metrics_log import read_metrics
-from training.records.numbers import wilson_interval
+from training.records.result_numbers import wilson_interval
 from training.run import Run
 from training.run_log import RunLog
 from training.setup import EvalRows

@@ -40,7 +40,7 @@ from analysis.arms.seed_pairs import CLEAN, INTERVAL, Difference, MeanInterval, 
 from analysis.command_line import script_parser
 from analysis.figures.figure_files import make_folder, save_caption, save_csv, save_json, save_picture
 from training.evaluation.summary_table import aligned
-from training.records.numbers import Number, estimate, record_entry, wilson_interval
+from training.records.result_numbers import Number, estimate, record_entry, wilson_interval
 
 _MOMENT_NAMES = {"initial": "initial", "best": "peak", "final": "final"}
 

@@ -9,8 +9,8 @@ from typing import Any
 from dataset.plain_data import json_object_or_refuse
 from errors import UserError
 from training.records.metrics_log import read_metrics
-from training.records.numbers import commit_of, machine_of, wilson_interval
 from training.records.provenance import settings_sha256
+from training.records.result_numbers import commit_of, machine_of, wilson_interval
 from training.settings.identity import RUN_CONTROL
 from training.settings.schema import TrainConfig
 from training.storage.run_folder import RunFolder
@@ -198,7 +198,7 @@ def finished_by_end(points: Sequence[CurvePoint]) -> bool | None:
     if len(points) < 2 or not points[-1].value:
         return None
     before, last = points[-2:]
-    if not before.rows or before.rows < 0 or not 0 <= before.value <= 1:
+    if before.rows is None or not 0 < before.rows < 2**53 or not 0 <= before.value <= 1:
         return None
     return last.value <= wilson_interval(round(before.value * before.rows), before.rows)[1]
 

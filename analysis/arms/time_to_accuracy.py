@@ -49,8 +49,8 @@ from analysis.arms.run_curves import (
 from analysis.command_line import script_parser
 from analysis.figures.figure_files import BLUE, GREEN, GREY, ORANGE, PURPLE, RED, STYLE, make_folder, save_picture
 from training.evaluation.summary_table import aligned
-from training.records.numbers import Number, record_entry
 from training.records.provenance import settings_sha256
+from training.records.result_numbers import Number, record_entry
 
 _COLOURS = (BLUE, ORANGE, GREEN, RED, PURPLE)
 _LINES = ("-", "--", ":")

@@ -28,7 +28,7 @@ from analysis.command_line import script_parser
 from analysis.figures.figure_files import BLUE, GREEN, GREY, ORANGE, RED, STYLE, make_folder, save_picture
 from dataset.plain_data import json_object_or_refuse
 from training.records.metrics_log import read_metrics
-from training.records.numbers import wilson_interval
+from training.records.result_numbers import wilson_interval
 from training.storage.run_folder import RunFolder
 
 

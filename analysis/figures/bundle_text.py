@@ -6,7 +6,7 @@ from typing import Any
 from analysis.arms.run_curves import counted
 from analysis.figures.bundle_sources import FIG3, FIG4, Sources
 from analysis.spectra.spectrum_over_runs import lambda1_estimate
-from training.records.numbers import wilson_interval
+from training.records.result_numbers import wilson_interval
 
 FIG1 = "Fig1_lambda1_success_failure_HRM_TRM"
 FIG2 = "Fig2_full_spectrum_success_failure_shift"

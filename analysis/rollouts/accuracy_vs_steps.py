@@ -31,7 +31,7 @@ from analysis.arms.run_curves import whole
 from analysis.command_line import script_parser
 from analysis.figures.figure_files import BLUE, GREEN, GREY, ORANGE, PURPLE, RED, STYLE, make_folder, save_picture
 from dataset.plain_data import json_object_or_refuse
-from training.records.numbers import wilson_interval
+from training.records.result_numbers import wilson_interval
 
 # Colour and marker together, so that a curve is known without either.
 LOOKS = ((BLUE, "o"), (ORANGE, "s"), (RED, "^"), (PURPLE, "D"), (GREEN, "v"), (GREY, "P"))

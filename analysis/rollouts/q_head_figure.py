@@ -22,7 +22,7 @@ from dataset.plain_data import JsonError, read_json_object
 from errors import UserError
 from training.evaluation.rollout_report import accuracies
 from training.evaluation.rollout_table import RolloutTable
-from training.records.numbers import Number, estimate, rate, record_entry
+from training.records.result_numbers import Number, estimate, rate, record_entry
 
 NAME = "Fig4_optional_PTRM_Q_head_vs_stability"
 SUMMARY = "summary.json"

@@ -16,7 +16,7 @@ from projects.collatz.closed_forms import CLOSED_FORMS
 from projects.collatz.eval_file import read_eval_file
 from projects.collatz.evaluation import NO_RATES, judge_orbits, judge_rows, total_along
 from training.evaluation.summary_table import aligned
-from training.records.numbers import Number, rate, record_entry
+from training.records.result_numbers import Number, rate, record_entry
 
 SCHEMA_VERSION = 1
 

@@ -46,7 +46,7 @@ from projects.collatz.syracuse import orbit, syracuse
 from projects.collatz.train_flags import to_config
 from projects.collatz.windows import windows_of
 from training.objectives.base import UpdateContext
-from training.records.numbers import Number, quartiles
+from training.records.result_numbers import Number, quartiles
 
 SCHEMA_VERSION = 2
 SEED = 0

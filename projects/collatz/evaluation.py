@@ -16,7 +16,7 @@ from projects.collatz.closed_forms import ValueFunction
 from projects.collatz.eval_file import EvalRows
 from projects.collatz.syracuse import orbit
 from projects.collatz.windows import BLOCK, orbit_windows, windows_of
-from training.records.numbers import wilson_interval
+from training.records.result_numbers import wilson_interval
 
 
 @dataclass(frozen=True)

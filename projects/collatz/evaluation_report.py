@@ -26,7 +26,7 @@ from projects.collatz.judge import NetworkJudge
 from projects.collatz.samples import FRESH_STARTS, ORBIT_BITS, SIZES, adversarial_states, numbers_of_bits, orbit_states
 from projects.collatz.syracuse import TEST_STARTS
 from training.evaluation.summary_table import aligned
-from training.records.numbers import wilson_interval
+from training.records.result_numbers import wilson_interval
 
 SCHEMA_VERSION = 1
 # Seeds of the on-orbit samples. They are the same in all runs, so that all are judged on the same states. The test

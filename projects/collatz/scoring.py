@@ -18,7 +18,7 @@ from projects.collatz.syracuse import TEST_STARTS, orbit
 from projects.collatz.value_networks import CollatzValue
 from projects.collatz.windows import Windows, orbit_windows, windows_of
 from training.evaluation.answering import evaluating
-from training.records.numbers import wilson_interval
+from training.records.result_numbers import wilson_interval
 from training.run import Run
 from training.run_log import RunLog
 from training.storage.atomic_file import warning_when_refused, write_json_atomically

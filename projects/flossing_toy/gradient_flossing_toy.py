@@ -49,8 +49,8 @@ from projects.flossing_toy.summary import accuracies, claims, summary, tables
 from projects.flossing_toy.toy_training import ARMS, Cell, NonFiniteToyError, ToySettings, planned_updates, run_cell
 from training.devices import keep_freed_memory
 from training.evaluation.summary_table import aligned
-from training.records.numbers import Number, commit_of, estimate, machine_of, record_entry
 from training.records.provenance import collect_provenance
+from training.records.result_numbers import Number, commit_of, estimate, machine_of, record_entry
 from training.settings.checks import check_ranges
 from training.settings.flags import FlagParser, in_flags
 

@@ -39,7 +39,7 @@ from scripts.benchmark.measures import Record, beside_floor
 from scripts.benchmark.setup import DataShape, compose_preset, data_shape, synthetic_run
 from scripts.benchmark.updates import add_setup_options, read_overrides, start_of_record
 from training.evaluation.summary_table import aligned
-from training.records.numbers import Number, quartiles
+from training.records.result_numbers import Number, quartiles
 from training.settings.schema import TrainConfig
 
 GROWTH_K = (1, 2, 4, 8, 16)

@@ -35,8 +35,8 @@ from scripts.benchmark.setup import DataShape, compose_preset, data_shape, synth
 from scripts.benchmark.updates import add_setup_options, read_overrides, start_of_record
 from training.evaluation.summary_table import aligned
 from training.objectives.choose import build_objective
-from training.records.numbers import Number, quartiles
 from training.records.provenance import peak_memory
+from training.records.result_numbers import Number, quartiles
 from training.run import Run
 from training.settings.schema import ObjectiveConfig, TrainConfig
 

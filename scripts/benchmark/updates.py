@@ -37,7 +37,7 @@ from scripts.benchmark.measures import PHASES, Note, Record, measure_preset
 from scripts.benchmark.setup import SEED, SHAPES, DataShape, compose_preset, data_shape
 from training.devices import resolve_device
 from training.evaluation.summary_table import aligned
-from training.records.numbers import Number, quartiles
+from training.records.result_numbers import Number, quartiles
 from training.settings.schema import TrainConfig
 
 SCHEMA_VERSION = 1

@@ -17,7 +17,7 @@ from scripts.record_file import (
     superseded_by,
     write_record,
 )
-from training.records.numbers import Number, rate
+from training.records.result_numbers import Number, rate
 
 NUMBERS = [rate("test exact_accuracy", 767, 800, "final"), Number("time", 12.5, 12.0, 13.0, n=5, unit="ms")]
 

@@ -9,7 +9,7 @@ from errors import UserError
 from scripts.record_file import ROOT, read_records, superseded_by, write_record
 from scripts.record_render import ROW_CHARACTERS, number_text, pages, provenance_page, render, results_page, stale_pages
 from tests.scripts.test_record_file import made
-from training.records.numbers import Number, rate
+from training.records.result_numbers import Number, rate
 
 
 def test_the_pages_of_the_repository_are_fresh() -> None:

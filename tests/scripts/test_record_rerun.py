@@ -9,7 +9,7 @@ from errors import UserError
 from scripts.record_file import ROOT, read_records
 from scripts.record_rerun import commands_of, compare, plan_lines, rerun, verdict
 from tests.scripts.test_record_file import made
-from training.records.numbers import Number, rate
+from training.records.result_numbers import Number, rate
 
 OLD = Number("a", 95.88, 94.26, 97.05, unit="%")
 

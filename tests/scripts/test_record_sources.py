@@ -21,7 +21,7 @@ from scripts.record_sources import common_name, gathered
 from tests.analysis.figures.test_figure_bundle import table, write
 from tests.fuzz.targets.records import BENCHMARK, EVALUATION
 from tests.helpers import train_here
-from training.records.numbers import Number
+from training.records.result_numbers import Number
 
 
 def of(path: Path) -> dict[str, Number]:

@@ -15,7 +15,7 @@ from models.losses import TOKEN_LOSSES, correctness
 from models.recursive_model import RecursiveModel
 from training.distributed import World
 from training.inference.base import Inference, Predictions, real_rows
-from training.records.numbers import wilson_interval
+from training.records.result_numbers import wilson_interval
 
 
 class Evaluator(ABC):

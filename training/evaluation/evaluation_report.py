@@ -30,7 +30,7 @@ from training.evaluation.rollout_report import rollout_lines, rollout_record
 from training.evaluation.rollout_table import RolloutRecorder
 from training.evaluation.sudoku_rules import SudokuEvaluator
 from training.inference.choose import build_inference, keeps_steps
-from training.records.numbers import wilson_interval
+from training.records.result_numbers import wilson_interval
 from training.settings.schema import EvalConfig, TrainConfig
 
 BASELINE_ROWS = 20_000  # trivial predictors vary little from row to row; ARC has hundreds of thousands

@@ -12,7 +12,7 @@ from training.evaluation.rollout_selection import first_best, first_majority, gr
 from training.evaluation.rollout_table import RolloutTable
 from training.inference.choose import stability_probe
 from training.inference.rollout_choice import rollout_settings, stochastic
-from training.records.numbers import wilson_interval
+from training.records.result_numbers import wilson_interval
 from training.settings.schema import EvalConfig
 
 SELECTORS = ("q", "stability", "majority", "random", "oracle")

@@ -64,7 +64,7 @@ from projects.collatz.report.tables import (
     peak_and_final_table,
     words_table,
 )
-from training.records.numbers import Number, estimate, record_entry
+from training.records.result_numbers import Number, estimate, record_entry
 
 SCHEMA_VERSION = 1
 _LOOKED_AHEAD = 40  # of the figure, at least

@@ -48,7 +48,7 @@ from projects.collatz.samples import FRESH_STARTS, ORBIT_BITS
 from projects.collatz.settings import MOST_LOOKAHEAD as LARGEST_LOOKAHEAD
 from projects.collatz.syracuse import TEST_STARTS
 from training.evaluation.summary_table import aligned
-from training.records.numbers import Number, rate, record_entry, wilson_interval
+from training.records.result_numbers import Number, rate, record_entry, wilson_interval
 
 SCHEMA_VERSION = 1
 LOOKAHEADS = (10, 20, 30)

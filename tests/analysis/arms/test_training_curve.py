@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from analysis.arms import training_curve
-from training.records.numbers import wilson_interval
+from training.records.result_numbers import wilson_interval
 
 
 def line(step: int, **values: float) -> str:

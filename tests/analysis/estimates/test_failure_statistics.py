@@ -10,7 +10,7 @@ from scipy.stats import bootstrap, mannwhitneyu, norm
 from analysis.estimates.failure_statistics import median_difference, newcombe_interval, separation, settled_table
 from analysis.estimates.puzzle_resampling import Estimate
 from tests.analysis.estimates.failure_tables import as_json, normal_table
-from training.records.numbers import wilson_interval
+from training.records.result_numbers import wilson_interval
 
 
 def delong_interval(scores: np.ndarray, failed: np.ndarray) -> tuple[float, float]:

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from analysis.rollouts import accuracy_vs_steps
-from training.records.numbers import wilson_interval
+from training.records.result_numbers import wilson_interval
 
 KINDS = ("png", "pdf", "svg", "csv", "json", "txt")
 

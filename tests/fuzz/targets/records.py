@@ -21,8 +21,8 @@ from tests.fuzz.engine import Case
 from tests.fuzz.file_edits import misplace
 from tests.fuzz.tree_edits import edit_tree, json_bytes
 from training.records.metrics_log import MetricsLog, read_metrics
-from training.records.numbers import record_entry
 from training.records.provenance import ProvenanceFile
+from training.records.result_numbers import record_entry
 from training.run_log import summary_numbers
 
 METRIC = "eval/exact_accuracy"

@@ -19,7 +19,7 @@ from projects.collatz.eval_file import EvalRows, read_eval_file
 from projects.collatz.evaluation import judge_orbits, judge_rows, rates
 from projects.collatz.syracuse import TEST_STARTS, orbit
 from projects.collatz.windows import Windows
-from training.records.numbers import wilson_interval
+from training.records.result_numbers import wilson_interval
 
 # Seven starts whose orbits meet those of the training seeds late only, and the steps of each.
 FRESH = {1723519: 207, 8400511: 256, 63728127: 357, 670617279: 370, 989345275647: 506, 319804831: 218, 8528817511: 268}

@@ -17,7 +17,7 @@ from training.distributed import World
 from training.evaluation.answering import AccuracyEvaluator, Evaluator, describe_rate, evaluate
 from training.inference.base import Predictions
 from training.inference.fixed import OfficialInference
-from training.records.numbers import wilson_interval
+from training.records.result_numbers import wilson_interval
 
 STABLEMAX = "stablemax_cross_entropy"
 

@@ -19,7 +19,7 @@ from training.evaluation.robustness import RATES, RobustnessEvaluator, clustered
 from training.inference.base import Predictions
 from training.inference.choose import check_perturbed, mode_parts
 from training.inference.perturbed import PerturbedPredictions
-from training.records.numbers import wilson_interval
+from training.records.result_numbers import wilson_interval
 from training.settings.resolving import resolve
 from training.settings.schema import EvalConfig
 

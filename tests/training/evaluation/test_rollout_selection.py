@@ -11,7 +11,7 @@ from training.evaluation.robustness import clustered_interval
 from training.evaluation.rollout_report import accuracies, rollout_counts
 from training.evaluation.rollout_selection import first_best, first_majority, groups_majority, subset_any, subset_best
 from training.evaluation.rollout_table import RolloutTable
-from training.records.numbers import wilson_interval
+from training.records.result_numbers import wilson_interval
 
 
 def test_the_highest_score_by_hand() -> None:

@@ -4,7 +4,7 @@ import math
 
 import pytest
 
-from training.records.numbers import (
+from training.records.result_numbers import (
     Number,
     command_of,
     commit_of,
