@@ -5,7 +5,7 @@
     floss: FlossConfig = section(FlossConfig, "gradient flossing")
 
 Checks, `--help`, the flags of scripts and a run's identity are read off these fields. A field without a range is a
-mistake that `range_of` raises, so that a new setting cannot be open by neglect; `anything` says that it is meant.
+mistake that `Setting.range` raises, so that a new setting cannot be open by neglect; `anything` says that it is meant.
 """
 
 import copy
@@ -150,10 +150,10 @@ class Setting:
     @property
     def range(self) -> Range:
         """Errors: `TypeError` for a field that declares none."""
-        found = self.field.metadata.get("range")
-        if not isinstance(found, Range):
+        declared = self.field.metadata.get("range")
+        if not isinstance(declared, Range):
             raise TypeError(f"setting {self.key} declares no range")
-        return found
+        return declared
 
     @property
     def is_section(self) -> bool:
