@@ -167,8 +167,9 @@ def restore(run: Run, state: dict[str, Any], source: str) -> None:
     saved, current = state["identity"], run.identity()
     if isinstance(saved, Mapping) and isinstance(saved.get("settings"), Mapping):
         before, now = saved["settings"], current["settings"]
-        saved = {**saved, "settings": with_defaults(before, now)}
-        current["settings"] = with_defaults(now, before)
+        # The settings stand beside the rest, under the names that a user types.
+        saved = with_defaults(before, now) | {key: value for key, value in saved.items() if key != "settings"}
+        current = with_defaults(now, before) | {key: value for key, value in current.items() if key != "settings"}
     if isinstance(saved, Mapping):
         refuse_if_different(saved, current, source)
     check_state_form(

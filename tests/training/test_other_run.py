@@ -45,7 +45,7 @@ CHANGES = {
     "iterations": (["eval_interval=2"], "eval_interval: saved 1, now 2"),
     "augment": (["augment=none"], "augment: saved 'auto', now 'none'"),
     "dtype": (["dtype=float64"], "dtype: saved 'float32', now 'float64'"),
-    "several": (["seed=7", "lr=1e-4"], "lr: saved 0.001, now 0.0001; settings.seed: saved 0, now 7"),
+    "several": (["seed=7", "lr=1e-4"], "lr: saved 0.001, now 0.0001; seed: saved 0, now 7"),
 }
 
 

@@ -140,7 +140,7 @@ def test_killed_at_random_and_started_again(
         (["objective.rollout=act_mask"], "objective.rollout: saved 'parallel_fixed', now 'act_mask'"),
         (
             ["objective.name=act_streaming", "objective.num_trajectories=1"],
-            "objective.name: saved 'multi_perturbed_ce', now absent",
+            "objective.name: saved 'multi_perturbed_ce', now 'act_streaming'",
         ),
     ],
 )

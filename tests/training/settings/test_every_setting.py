@@ -198,7 +198,7 @@ def test_an_old_run_goes_on(
     assert f"going on from {folder}/latest_state.pt" in printed.out and "config_hash" not in printed.err
     assert read_json_object(folder / "summary.json")["steps"] == 5
     assert [path.name for path in folder.parent.iterdir()] == ["trm-f5efbaf2"]
-    with pytest.raises(UserError, match=r"is the state of another run: settings.lr: saved 0\.\d+, now 0.5"):
+    with pytest.raises(UserError, match=r"is the state of another run: lr: saved 0\.\d+, now 0.5"):
         train(compose_config([*words, f"checkpoint_path={folder}", "lr=0.5", "max_steps=6"]))
 
 
