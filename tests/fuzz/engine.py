@@ -119,11 +119,15 @@ def shares(targets: list[Target], cases: int) -> dict[str, int]:
     return counts
 
 
+def make_case(target: Target, seed: int, index: int, folder: Path) -> Case:
+    """Write the input of a case into `folder`, which is emptied first."""
+    empty(folder)
+    return target.case(random.Random(f"{seed}/{target.name}/{index}"), folder)
+
+
 def run_case(target: Target, seed: int, index: int, folder: Path) -> Outcome:
     """Make and run one case in `folder`, which is emptied first and left as the case left it."""
-    empty(folder)
-    rng = random.Random(f"{seed}/{target.name}/{index}")
-    case = target.case(rng, folder)
+    case = make_case(target, seed, index, folder)
     canary.reset(folder)
     start = time.monotonic()
     kind, detail = _run(case)

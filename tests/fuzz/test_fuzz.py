@@ -1,5 +1,6 @@
 """Every reader against damaged and hostile input; and the fuzzer against readers with known faults."""
 
+import hashlib
 import json
 import os
 import subprocess
@@ -15,7 +16,7 @@ import pytest
 from errors import UserError
 from scripts.fuzz import main
 from tests.fuzz import canary
-from tests.fuzz.engine import Case, Report, Target, bounded_memory, forget_peak, run_case, shares
+from tests.fuzz.engine import Case, Report, Target, bounded_memory, forget_peak, make_case, run_case, shares
 from tests.fuzz.registry import all_targets
 from tests.helpers import ROOT
 
@@ -72,6 +73,37 @@ def test_a_case_depends_on_seed_and_index_only(name: str, tmp_path: Path) -> Non
 
     for index in (3, 4, 11):
         assert contents(index) == contents(index)
+
+
+def digests(folder: Path) -> dict[str, str]:
+    """By target: of what its first cases say and write. They may name `folder`."""
+    found = {}
+    for target in all_targets():
+        target.prepare()
+        digest = hashlib.sha256()
+        for index in range(40):
+            case = make_case(target, 5, index, folder)
+            digest.update(repr((case.changes, case.shown)).encode("utf-8", "backslashreplace"))
+            for path in sorted(folder.rglob("*")):
+                digest.update(repr(path).encode("utf-8", "backslashreplace"))
+                digest.update(path.read_bytes() if path.is_file() and path.stat().st_size else b"")
+        found[target.name] = digest.hexdigest()
+    return found
+
+
+def test_a_case_is_the_same_in_another_process(tmp_path: Path) -> None:
+    """Where addresses, hashes of texts and random generators are others."""
+    code = """
+import json, sys
+from pathlib import Path
+from tests.fuzz.test_fuzz import digests
+print(json.dumps(digests(Path(sys.argv[1]))))
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", code, str(tmp_path / "case")], cwd=ROOT, capture_output=True, text=True, timeout=240
+    )
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout) == digests(tmp_path / "case")
 
 
 class Faulty:

@@ -205,6 +205,16 @@ def test_a_run_goes_on_beside_an_unreadable_provenance(
     assert (tmp_path / "provenance.json.unreadable").read_text() == text
 
 
+@pytest.mark.parametrize("rows", [-3, 0, 0.5, 2**53 - 1, 1e300])
+def test_evaluations_over_no_number_of_rows(rows: float, tmp_path: Path) -> None:
+    """Below zero, or more than a float counts, raised when the record asked whether the curve had become flat."""
+    (tmp_path / "provenance.json").write_text(json.dumps(PROVENANCE))
+    (tmp_path / "summary.json").write_text(json.dumps(SUMMARY))
+    lines = [{**line, "eval/count": rows} for line in LINES]
+    (tmp_path / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    assert gathered([tmp_path])
+
+
 def test_lines_of_a_log_that_are_no_strict_json_are_passed_over(tmp_path: Path) -> None:
     path = tmp_path / "metrics.jsonl"
     path.write_bytes(

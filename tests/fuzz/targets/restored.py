@@ -78,7 +78,6 @@ class Restored:
         self.place = tempfile.TemporaryDirectory()
         self.run = one_run(Path(self.place.name) / "data")
         self.state = copy.deepcopy(full_state(self.run))
-        self.state["rng"] = {**self.state["rng"], "python": before["python"]}
         restore_rng(before)
 
     def case(self, rng: Random, folder: Path) -> Case:

@@ -52,10 +52,45 @@ def tensors(seed: int) -> Tensors:
 
 
 def torch_bytes(value: object, zipped: bool) -> bytes:
-    """What `torch.save` writes."""
+    """What `torch.save` writes; in the legacy form its storages have numbers, as addresses differ by process."""
     out = io.BytesIO()
-    torch.save(value, out, _use_new_zipfile_serialization=zipped)
+    if zipped:
+        torch.save(value, out)
+        return out.getvalue()
+    sizes = {"short": 2, "int": 4, "long": 4}
+    for part in (*LEGACY_START, {"protocol_version": LEGACY_START[1], "little_endian": True, "type_sizes": sizes}):
+        pickle.dump(part, out, 2)
+    pickler = _LegacyPickler(out)
+    pickler.dump(value)
+    pickle.dump(list(map(_legacy_name, range(len(pickler.storages)))), out, 2)
+    for storage in pickler.storages:
+        storage._untyped_storage._write_file(out, False, True, storage._element_size())
     return out.getvalue()
+
+
+LEGACY_START = (0x1950A86A20F9469CFC6C, 1001)  # magic number, version
+
+
+def _legacy_name(number: int) -> str:
+    return f"{number:015}"  # as long as an address
+
+
+class _LegacyPickler(pickle.Pickler):
+    """Pickles tensors without their numbers, and keeps the storages that hold these."""
+
+    def __init__(self, out: io.BytesIO) -> None:
+        super().__init__(out, 2)
+        self.storages: list[torch.TypedStorage] = []
+
+    def persistent_id(self, value: object) -> tuple[object, ...] | None:
+        if not isinstance(value, torch.TypedStorage):
+            return None
+        addresses = [storage._cdata for storage in self.storages]
+        if value._cdata not in addresses:
+            addresses.append(value._cdata)
+            self.storages.append(value)
+        name = _legacy_name(addresses.index(value._cdata))
+        return ("storage", getattr(torch, value._pickle_storage_type()), name, "cpu", value._size(), None)
 
 
 class Weights:
@@ -111,8 +146,7 @@ class Weights:
                 changes.append(called)
                 # The legacy form is a row of pickles: magic, version, system, value, keys.
                 parts = [
-                    pickle.dumps(0x1950A86A20F9469CFC6C, 2),
-                    pickle.dumps(1001, 2),
+                    *(pickle.dumps(part, 2) for part in LEGACY_START),
                     pickle.dumps({}, 2),
                     payload,
                 ]
@@ -187,7 +221,7 @@ class Weights:
         elif kind == "number key":
             value[7] = old
         elif kind == "table":
-            value["puzzle_emb.weights"] = torch.randn(5, 8)
+            value["puzzle_emb.weights"] = torch.randn(5, 8, generator=torch.Generator().manual_seed(3))
         whole = list(self.tensors.values()) if kind == "no dict" else value
         if name.endswith(".safetensors") and kind in (
             "nan",
