@@ -102,7 +102,7 @@ def act_step(
         training: halt by q (and by exploration); in evaluation a slot runs exactly halt_max_steps.
         min_halt_steps: (B,) int32, 0 = no constraint; from `draw_min_halt_steps`.
     Returns:
-        the new carry (states detached) and outputs `logits`, `q_halt_logits`, `q_continue_logits`, for
+        the new carry (states detached) and outputs `logits`, `q_halt_logits`, `q_continue_logits`, `z_H`, `z_L`, for
         Q-learning in training also `target_q_continue`. The carry's `labels`, `halted` and `steps` belong to
         these outputs.
     """
@@ -112,7 +112,7 @@ def act_step(
     step = model.supervision_step(embeddings)
     state = truncated_step(step, RecurrentState(current["z_H"], current["z_L"]))
     logits, q_halt, q_continue = model.readout(state)
-    outputs = {"logits": logits, "q_halt_logits": q_halt, "q_continue_logits": q_continue}
+    outputs = {"logits": logits, "q_halt_logits": q_halt, "q_continue_logits": q_continue, **state._asdict()}
     with torch.no_grad():
         steps = current["steps"] + 1
         last = steps >= config.halt_max_steps

@@ -14,7 +14,7 @@ from training.objectives.base import Apart, Output
 
 # A loss kept apart reports means over updates (the first), sums (the second), and otherwise means over rows.
 PER_UPDATE = ("grad_norm", "clipped")
-SUMS = ("rows", "degenerate", "updates")
+SUMS = ("rows", "degenerate", "updates", "samples")
 
 
 class ApartGradients:

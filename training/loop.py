@@ -45,6 +45,7 @@ class Loop:
         self.saved_step: int | None = None  # of the last save, also where it failed
         self.state_step = run.step if run.state_file is not None else None  # of the newest state on the disk
         self.evaluated_step = run.validation.last_fast_step
+        self.boundary_step = run.step  # updates made at the last boundary
         self.iteration_ended = False
         self.stop_agreed = False
         self.unsettled: list[UpdateResult] = []
@@ -75,9 +76,9 @@ class Loop:
                         self._evaluate(last=True, saved_before=True)
                     if boundary.stop:
                         break
-                    before = run.step
+                    self.boundary_step = run.step
                     self._train_batch(interrupt.requested or self._out_of_time())
-                    progress.update(run.step - before)
+                    progress.update(run.step - self.boundary_step)
                     self._describe(progress)
         return boundary.stop
 
@@ -91,7 +92,7 @@ class Loop:
         self.iteration_ended = following["iteration"] != run.progress.position["iteration"]
         run.progress.position = following
         # A line of the log sums up all updates up to its own, so these must be settled before it is written.
-        self._settle(all_of_them=not reads_late(run) or run.step % run.config.log_interval == 0)
+        self._settle(all_of_them=not reads_late(run) or self._crossed(run.config.log_interval))
         return results
 
     def _settle(self, *, all_of_them: bool) -> None:
@@ -114,12 +115,14 @@ class Loop:
             config.min_eval_interval or 0
         )
         due = self.iteration_ended and past_minimum
-        if config.fast_eval_interval and run.step and run.step % config.fast_eval_interval == 0:
-            due = True
-        interval = config.checkpoint_interval
-        save = bool(interval and run.step and run.step % interval == 0 and run.step != self.saved_step)
+        due = due or self._crossed(config.fast_eval_interval)
+        save = self._crossed(config.checkpoint_interval) and run.step != self.saved_step
         evaluate = bool(fresh and run.step and due)
         return Boundary(evaluate, save or evaluate, stop)
+
+    def _crossed(self, interval: int | None) -> bool:
+        """Whether a multiple of `interval` updates lies after the last boundary, up to this one."""
+        return interval is not None and self.run.step // interval > self.boundary_step // interval
 
     def _out_of_time(self) -> bool:
         return self.deadline is not None and time.monotonic() >= self.deadline

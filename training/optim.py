@@ -171,15 +171,23 @@ def merge_gathers(gathers: list[Gather]) -> tuple[Tensor, Tensor] | None:
 def dense_optimizer(
     name: str, model: nn.Module, lr: float, betas: tuple[float, float], weight_decay: float
 ) -> torch.optim.Optimizer:
-    """The optimizer `adam_atan2`, `adamw` or `muon` over all parameters that are trained."""
+    """The optimizer `adam_atan2`, `adamw` or `muon` over all parameters that are trained.
+
+    The rate of a group is a multiple of its `initial_lr`.
+    """
     params = [p for p in model.parameters() if p.requires_grad]
+    optimizer: torch.optim.Optimizer
     if name == "adam_atan2":
-        return AdamATan2(params, lr, betas, weight_decay)
-    if name == "adamw":
-        return torch.optim.AdamW(params, lr, betas, weight_decay=weight_decay)
-    if name == "muon":
-        return muon_adamw(model, lr, betas, weight_decay)
-    raise ValueError(f"optimizer {name!r} is none of adam_atan2, adamw, muon")
+        optimizer = AdamATan2(params, lr, betas, weight_decay)
+    elif name == "adamw":
+        optimizer = torch.optim.AdamW(params, lr, betas, weight_decay=weight_decay)
+    elif name == "muon":
+        optimizer = muon_adamw(model, lr, betas, weight_decay)
+    else:
+        raise ValueError(f"optimizer {name!r} is none of adam_atan2, adamw, muon")
+    for group in optimizer.param_groups:
+        group["initial_lr"] = group["lr"]
+    return optimizer
 
 
 def assert_ownership(model: nn.Module, optimizers: Iterable[torch.optim.Optimizer]) -> None:

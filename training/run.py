@@ -7,11 +7,12 @@ from pathlib import Path
 from typing import Any, Protocol
 
 import torch
+from torch import nn
 
 from errors import UserError
+from training.averages import Average
 from training.distributed import World
-from training.ema import EMA
-from training.hooks.base import Hook
+from training.hooks.base import Hook, TrainState
 from training.inference.base import Inference
 from training.inference.fixed import OfficialInference
 from training.initial_weights import InitialWeights
@@ -24,6 +25,7 @@ from training.setup import EvalRows
 from training.storage.rng_state import capture_rng, restore_rng
 from training.storage.run_folder import RunFolder, refuse_if_different
 from training.storage.state_form import check_state_form
+from training.terms.base import owned_modules
 from training.validation import ValidationRecord
 
 
@@ -50,7 +52,7 @@ class Run:
     device: torch.device
     folder: RunFolder
     model: Any  # models.network.Network; with a richer interface for those who know which
-    ema: EMA[Any] | None
+    averages: dict[str, Average[Any]]  # `ema`, where it is on, and those that hooks keep
     dense: torch.optim.Optimizer | None
     sparse: SparseSignSGD | None
     objective: Objective
@@ -73,9 +75,47 @@ class Run:
         return self.progress.step
 
     @property
+    def ema(self) -> Average[Any] | None:
+        return self.averages.get("ema")
+
+    @property
     def evaluated_model(self) -> Any:
-        """The weights that evaluation uses and weight files hold: the EMA's where there is one."""
-        return self.ema.model if self.ema is not None else self.model
+        """The weights that evaluation uses and weight files hold: those asked for, else the EMA's where there is one.
+
+        An average of nothing yet is not asked: the EMA or the trained weights stand in for it.
+        """
+        asked = self.config.evaluate_weights
+        for name in [asked] if asked in ("raw", "ema") else [asked, "ema"]:
+            average = self.averages.get(name or "")
+            if average is not None and average.ready:
+                return average.model
+        return self.model
+
+    @property
+    def owned(self) -> dict[str, nn.Module]:
+        """Modules that terms own, trained with the network."""
+        return owned_modules(self.objective.terms)
+
+    @property
+    def parameters(self) -> dict[str, nn.Parameter]:
+        """All dense parameters that are trained, by name; those of an owned module with its name in front."""
+        named = dict(self.model.named_parameters())
+        for name, module in self.owned.items():
+            named |= {f"{name}/{key}": parameter for key, parameter in module.named_parameters()}
+        return {name: parameter for name, parameter in named.items() if parameter.requires_grad}
+
+    def train_state(self, step: int) -> TrainState:
+        """What hooks see at update `step`."""
+        optimizers = {"dense": self.dense, "sparse": self.sparse}
+        return TrainState(
+            model=self.model,
+            parameters=self.parameters,
+            optimizers={name: optimizer for name, optimizer in optimizers.items() if optimizer is not None},
+            averages=self.averages,
+            step=step,
+            planned_updates=self.planned_updates,
+            seed=self.config.seed,
+        )
 
     @property
     def compute_spent(self) -> dict[str, float]:
@@ -131,6 +171,7 @@ def full_state(run: Run) -> dict[str, Any]:
         "initial": None if run.initial is None else asdict(run.initial),
         "model": run.model.state_dict(),
         "ema": run.ema.state_dict() if run.ema is not None else None,
+        **_beside(run),
         "optimizer": run.dense.state_dict() if run.dense is not None else None,
         "carry": carry,
         "objective": run.objective.state_dict(),
@@ -141,6 +182,13 @@ def full_state(run: Run) -> dict[str, Any]:
         "identity": run.identity(),
         **_arithmetic(run),
     }
+
+
+def _beside(run: Run) -> dict[str, dict[str, Any]]:
+    """Tensors that only some runs have: further averages, and modules that terms own. Without any, no entry."""
+    averages = {name: average.state_dict() for name, average in run.averages.items() if name != "ema"}
+    owned = {name: module.state_dict() for name, module in run.owned.items()}
+    return {name: entry for name, entry in (("averages", averages), ("terms", owned)) if entry}
 
 
 def _arithmetic(run: Run) -> dict[str, Any]:
@@ -177,6 +225,7 @@ def restore(run: Run, state: dict[str, Any], source: str) -> None:
         source,
         model=run.model.state_dict(),
         ema=run.ema.state_dict() if run.ema is not None else None,
+        beside=_beside(run),
         optimizer=run.dense,
         validation=ValidationRecord().state_dict(),
         num_slots=run.config.global_batch_size,
@@ -203,8 +252,16 @@ def _take_over(run: Run, state: dict[str, Any]) -> None:
     run.model.load_state_dict(state["model"])
     if run.ema is not None:
         run.ema.load_state_dict({key: value.to(run.device) for key, value in state["ema"].items()})
+    for name, module in run.owned.items():
+        module.load_state_dict(state["terms"][name])
+    for name, average in run.averages.items():
+        if name != "ema":
+            average.load_state_dict({key: value.to(run.device) for key, value in state["averages"][name].items()})
     if run.dense is not None:
+        initial = [group["initial_lr"] for group in run.dense.param_groups]
         run.dense.load_state_dict(state["optimizer"])
+        for group, lr in zip(run.dense.param_groups, initial, strict=True):
+            group["initial_lr"] = lr  # states of before groups had rates of their own lack it
     carry = state["carry"]
     if carry is not None:
         slots = run.world.slots(run.config.global_batch_size)

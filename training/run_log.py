@@ -76,7 +76,7 @@ class RunLog:
             self.metrics.append({"step": result.step, "event": "clip", "train/grad_norm": result.grad_norm})
         if result.step % run.config.log_interval == 0:
             record: dict[str, Any] = {
-                "step": run.step,
+                "step": result.step,
                 "train/lr": result.lr,
                 "train/grad_norm": result.grad_norm,
             }

@@ -1,10 +1,12 @@
 """From a config to the parts of a run: data, model, optimizers, evaluation rows."""
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass, fields
 
 import numpy as np
 import torch
+from torch import nn
 
 from dataset.eval_batches import EvalBatches, test_rows, validation_rows
 from dataset.puzzle_folder import PuzzleSet, open_puzzle_sets, verify_checksums
@@ -15,7 +17,7 @@ from models.config import ModelConfig
 from models.recursive_model import RecursiveModel
 from models.registry import MODELS, build_model
 from training.devices import resolve_dtype
-from training.optim import SparseSignSGD, dense_optimizer
+from training.optim import SparseSignSGD, assert_ownership, dense_optimizer
 from training.seeding import derived_seed
 from training.settings.schema import ArchConfig, TrainConfig
 from training.storage.weights import check_weights, load_weights
@@ -127,22 +129,27 @@ def load_initial_weights(model: RecursiveModel, path: str) -> None:
 
 
 def build_optimizers(
-    config: TrainConfig, model: RecursiveModel
+    config: TrainConfig, model: RecursiveModel, owned: Mapping[str, nn.Module]
 ) -> tuple[torch.optim.Optimizer | None, SparseSignSGD | None]:
-    """The dense optimizer (None when all weights are frozen) and the sparse one (None without a table)."""
+    """The dense optimizer (None when all weights are frozen) and the sparse one (None without a table).
+
+    owned: modules of terms, which are trained and frozen with the network.
+    """
+    trained = nn.ModuleDict({"network": model, **owned}) if owned else model
     if config.freeze_weights:
-        model.requires_grad_(False)
+        trained.requires_grad_(False)
     dense = None
     if not config.freeze_weights:
         betas = (config.beta1, config.beta2)
-        dense = dense_optimizer(config.optimizer, model, config.lr, betas, config.weight_decay)
+        dense = dense_optimizer(config.optimizer, trained, config.lr, betas, config.weight_decay)
+        assert_ownership(trained, [dense])
     sparse = None
     if model.puzzle_emb is not None:
         sparse = SparseSignSGD(model.puzzle_emb.weights, config.puzzle_emb_lr, config.puzzle_emb_weight_decay)
     return dense, sparse
 
 
-def planned_updates(config: TrainConfig, source: PuzzleSource) -> int:
-    """Length of the learning-rate schedule: int(epochs * groups * mean examples / batch), as officially."""
+def planned_updates(config: TrainConfig, source: PuzzleSource, updates_per_batch: int = 1) -> int:
+    """Length of the learning-rate schedule: int(epochs * groups * mean examples / batch) batches, as officially."""
     rows = config.epochs * source.total_groups * source.mean_examples
-    return max(1, math.floor(rows / config.global_batch_size + 1e-9))
+    return max(1, math.floor(rows / config.global_batch_size + 1e-9)) * updates_per_batch

@@ -6,21 +6,21 @@ import sys
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import torch
 
 from dataset.plain_data import JsonError, read_json_object
 from errors import UserError
+from training.averages import EMA, Average
 from training.devices import keep_freed_memory, resolve_device
 from training.distributed import LostProcessError, World, start_world
-from training.ema import EMA
 from training.evaluation.evaluators import check_outputs
 from training.inference.choose import build_inference, keeps_steps
 from training.loop import run_training
 from training.objectives.act_streaming import ACTStreaming
 from training.objectives.base import Objective
-from training.objectives.choose import build_objective
-from training.optim import assert_ownership
+from training.objectives.choose import build_hooks, build_objective, give_terms
 from training.projects import builder_of
 from training.run import Run, restore
 from training.scoring import Scoring
@@ -38,6 +38,7 @@ from training.setup import (
 )
 from training.storage.checkpoint import load_newest, load_state
 from training.storage.run_folder import RunFolder, decide_start, sweep_temporaries
+from training.terms.base import owned_modules
 from training.update import NonFiniteError
 from training.validation import ValidationRecord
 
@@ -76,8 +77,8 @@ def _compiles(config: TrainConfig, device: torch.device) -> bool:
     return device.type == "cuda" if config.compile is None else config.compile
 
 
-def build_run(config: TrainConfig, world: World, objective: Objective) -> Run:
-    """All parts of a run, freshly initialised."""
+def build_run(config: TrainConfig, world: World, objective: Objective | None = None) -> Run:
+    """All parts of a run, freshly initialised. objective: in place of the one that the settings name."""
     device = resolve_device(config.device, world.local_rank)
     keep_freed_memory(device)
     if device.type == "mps" and config.arch.loss.loss_type == "stablemax_cross_entropy":
@@ -92,20 +93,24 @@ def build_run(config: TrainConfig, world: World, objective: Objective) -> Run:
     evaluation_rows = open_evaluation_rows(config)
     model = build_network(config, source.metadata, device)
     model.train()
-    ema = EMA(model, config.ema_rate) if config.ema else None
-    dense, sparse = build_optimizers(config, model)
-    assert_ownership(model, [dense] if dense is not None else [])
+    objective = objective or build_objective(config)
+    give_terms(objective, config, model)
+    owned = owned_modules(objective.terms)
+    averages: dict[str, Average[Any]] = {"ema": EMA(model, config.ema_rate, owned)} if config.ema else {}
+    hooks = build_hooks(config)
+    for hook in hooks:
+        averages |= hook.averages(model, owned)
+    dense, sparse = build_optimizers(config, model, owned)
     if _compiles(config, device):
-        model.compile_stacks()
-        if ema is not None:
-            ema.model.compile_stacks()
+        for network in (model, *(average.model for average in averages.values())):
+            network.compile_stacks()
     return Run(
         config=config,
         world=world,
         device=device,
         folder=RunFolder(config.checkpoint_path or "."),
         model=model,
-        ema=ema,
+        averages=averages,
         dense=dense,
         sparse=sparse,
         objective=objective,
@@ -113,7 +118,8 @@ def build_run(config: TrainConfig, world: World, objective: Objective) -> Run:
         source=source,
         evaluation_rows=evaluation_rows,
         scoring=Scoring,
-        planned_updates=planned_updates(config, source),
+        hooks=hooks,
+        planned_updates=planned_updates(config, source, objective.updates_per_batch),
         validation=ValidationRecord(
             delta=config.fast_eval_delta,
             force_every=config.force_full_eval_every,
@@ -124,7 +130,7 @@ def build_run(config: TrainConfig, world: World, objective: Objective) -> Run:
 
 def choose_builder(config: TrainConfig) -> Builder:
     """What makes the parts of a run of this kind: that of its project, or the puzzles' with their objective."""
-    return builder_of(config) or (lambda config, world: build_run(config, world, build_objective(config)))
+    return builder_of(config) or build_run
 
 
 def place(run: Run) -> None:
@@ -148,8 +154,8 @@ def place(run: Run) -> None:
         run.state_file = decision.path
     elif decision.kind == "init_from":
         load_initial_weights(run.model, str(decision.path))
-        if run.ema is not None:
-            run.ema.load_state_dict(dict(run.model.named_parameters()))  # type: ignore[arg-type]
+        for average in run.averages.values():
+            average.restart()
 
 
 # These options of `eval.*` choose the best checkpoint; the others only add to the report.
@@ -184,9 +190,9 @@ def warn_about_evaluation(run: Run) -> None:
 
 def share_weights(run: Run) -> None:
     """Rank 0's weights on every rank. Collective."""
-    run.world.broadcast_model(run.model)
-    if run.ema is not None:
-        run.world.broadcast_model(run.ema.model)
+    averaged = [module for average in run.averages.values() for module in (average.model, *average.owned.values())]
+    for module in (run.model, *run.owned.values(), *averaged):
+        run.world.broadcast_model(module)
 
 
 def already_finished(run: Run) -> bool:

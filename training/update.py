@@ -12,6 +12,7 @@ from torch import Tensor
 from models.act import Batch
 from training.apart_gradients import PER_UPDATE, SUMS, ApartGradients, nonzero
 from training.devices import DeviceNumbers, on_device
+from training.hooks.base import TrainState
 from training.objectives.base import Output, UpdateContext
 from training.optim import merge_gathers
 from training.run import Run
@@ -43,6 +44,7 @@ class UpdateResult:
     lr: float
     numbers: DeviceNumbers
     origin: str  # which batch of which seed
+    of_hooks: DeviceNumbers | None = None
     grad_norm: float = math.nan
     clipped: bool = False
     stop_requested: bool = False
@@ -69,7 +71,7 @@ def train_on_batch(run: Run, batch: Batch, *, stop_requested: bool) -> list[Upda
         num_slots=run.config.global_batch_size,
     )
     for hook in run.hooks:
-        batch = hook.before_batch(run.model, batch, run.step)
+        batch = hook.before_batch(run.train_state(run.step), batch)
     started = time.monotonic()
     pending: list[Output] = []
     apart = _nothing_apart(run)
@@ -83,6 +85,7 @@ def train_on_batch(run: Run, batch: Batch, *, stop_requested: bool) -> list[Upda
         if output.ends_update:
             results.append(_update(run, pending, apart, stop_requested))
             pending, apart = [], _nothing_apart(run)
+            context.step = run.step
     if pending:
         raise AssertionError(f"objective {run.objective.name} ended a batch inside an update")
     run.progress.train_seconds += time.monotonic() - started
@@ -90,7 +93,7 @@ def train_on_batch(run: Run, batch: Batch, *, stop_requested: bool) -> list[Upda
 
 
 def _nothing_apart(run: Run) -> ApartGradients:
-    return ApartGradients([p for p in run.model.parameters() if p.requires_grad])
+    return ApartGradients(list(run.parameters.values()))
 
 
 def _update(run: Run, outputs: list[Output], apart: ApartGradients, stop_requested: bool) -> UpdateResult:
@@ -139,27 +142,37 @@ def _update(run: Run, outputs: list[Output], apart: ApartGradients, stop_request
         torch.nn.utils.clip_grads_with_norm_(parameters, clip, norm)
 
     step = run.step + 1
+    state = run.train_state(step)
+    reported: dict[str, Tensor] = {}
     for hook in run.hooks:
-        hook.before_update(run.model, step)
-    config = run.config
-    schedule = (config.lr_warmup_steps, run.planned_updates, config.lr_min_ratio)
-    result.lr = learning_rate(step, config.lr, *schedule)
-    for hook in run.hooks:
-        result.lr = hook.learning_rate(step, result.lr)
+        reported |= hook.before_update(state)
+    result.lr = _rate(run, state, run.config.lr)
     if run.dense is not None:
         for group in run.dense.param_groups:
-            group["lr"] = result.lr
+            group["lr"] = _rate(run, state, group["initial_lr"])
         run.dense.step()
         run.dense.zero_grad(set_to_none=True)
     if run.sparse is not None and gathered is not None:
-        run.sparse.lr = learning_rate(step, config.puzzle_emb_lr, *schedule)
+        run.sparse.lr = _rate(run, state, run.config.puzzle_emb_lr)
         run.sparse.step(*gathered)
-    if run.ema is not None:
-        run.ema.update()
+    for average in run.averages.values():
+        average.update()
     run.progress.step = step
     for hook in run.hooks:
-        hook.after_update(run.model, step)
+        reported |= hook.after_update(state)
+    if reported:
+        values = torch.stack([on_device(value.to(run.device), run.device) for value in reported.values()])
+        result.of_hooks = DeviceNumbers(list(reported), values)
     return result
+
+
+def _rate(run: Run, state: TrainState, initial: float) -> float:
+    """The rate of an update, by the schedule and by hooks, for parameters whose rate began as `initial`."""
+    config = run.config
+    rate = learning_rate(state.step, initial, config.lr_warmup_steps, run.planned_updates, config.lr_min_ratio)
+    for hook in run.hooks:
+        rate = hook.rate(state, rate, initial)
+    return rate
 
 
 def learning_rate(step: int, base: float, warmup_steps: int, total_steps: int, min_ratio: float) -> float:
@@ -192,6 +205,8 @@ def settle(run: Run, result: UpdateResult) -> None:
     run.progress.clip_events += result.clipped
     run.progress.samples_seen += int(sums.pop(_TRAINED))
     run.progress.extra_passes += int(sums.pop(_EXTRA))
+    if result.of_hooks is not None:
+        sums |= result.of_hooks.read()
     for hook in run.hooks:
         hook.settled(result.step, sums["loss"] / sums["normalizer"])
     for name, value in sums.items():
@@ -216,8 +231,8 @@ def require_finite(run: Run) -> None:
     A finite gradient does not tell of a weight that no row of the batch uses.
     """
     saved: dict[str, Any] = {"model": run.model.state_dict(), "carry": run.objective.carry}
-    if run.ema is not None:
-        saved["ema"] = run.ema.state_dict()
+    saved |= {name: average.state_dict() for name, average in run.averages.items()}
+    saved |= {name: module.state_dict() for name, module in run.owned.items()}
     if run.dense is not None:
         saved["optimizer"] = run.dense.state_dict()["state"]
     named = list(_floating_tensors(saved))
@@ -263,7 +278,8 @@ def _values(output: Output) -> dict[str, float | Tensor]:
 def mean_metrics(sums: dict[str, float]) -> dict[str, float]:
     """Training metrics from sums: losses per row of the batch, the rest per halted row, as officially.
 
-    Those of a loss kept apart, which have a `/` in their names: per row of its own, or as `apart_gradients` says.
+    Those of a loss kept apart, of a term or a hook, which have a `/` in their names: per row of its own where it counts
+    rows, else per update; or as `apart_gradients` says.
     """
     normalizer = max(sums.get("normalizer", 0.0), 1.0)
     count = max(sums.get("count", 0.0), 1.0)
@@ -275,7 +291,7 @@ def mean_metrics(sums: dict[str, float]) -> dict[str, float]:
             result["train/count"] = value
         elif "/" in name:
             apart, _, kind = name.rpartition("/")
-            by = "updates" if kind in PER_UPDATE else "rows"
+            by = "updates" if kind in PER_UPDATE or f"{apart}/rows" not in sums else "rows"
             result[f"train/{name}"] = value / (1.0 if kind in SUMS else max(sums.get(f"{apart}/{by}", 0.0), 1.0))
         else:
             result[f"train/{name}"] = value / (normalizer if name.endswith("loss") else count)

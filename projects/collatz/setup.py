@@ -17,9 +17,9 @@ from projects.collatz.scoring import CollatzScoring
 from projects.collatz.segments import SegmentSource
 from projects.collatz.settings import collatz_of
 from projects.collatz.value_networks import NETWORKS, CollatzValue
+from training.averages import EMA
 from training.devices import keep_freed_memory, resolve_device, resolve_dtype
 from training.distributed import World
-from training.ema import EMA
 from training.hooks.base import Hook
 from training.hooks.loss_plateau import LossPlateau
 from training.objectives.base import Objective
@@ -101,7 +101,7 @@ def build_run(config: TrainConfig, world: World) -> Run:
         device=device,
         folder=RunFolder(config.checkpoint_path or "."),
         model=network,
-        ema=EMA(network, config.ema_rate) if config.ema else None,
+        averages={"ema": EMA(network, config.ema_rate)} if config.ema else {},
         dense=dense,
         sparse=None,
         objective=build_objective(config),

@@ -12,7 +12,7 @@ from models.act import act_step, initial_carry
 from models.losses import act_loss
 from models.recursive_model import RecursiveModel
 from tests.models.small import ARCHITECTURES, small_batch, small_model
-from training.ema import EMA
+from training.averages import EMA
 from training.optim import AdamATan2
 
 HEADS = 2

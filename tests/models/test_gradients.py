@@ -12,7 +12,7 @@ from models.losses import act_loss
 from models.recursive_model import RecursiveModel
 from models.registry import build_model
 from tests.models.small import ARCHITECTURES, small_batch, small_config, small_model
-from training.ema import EMA
+from training.averages import EMA
 from training.optim import assert_ownership, dense_optimizer, merge_gathers
 
 

@@ -15,7 +15,6 @@ import torch._dynamo  # noqa: F401 - likewise, by the first optimizer step
 from torch import Tensor
 
 from errors import UserError
-from models.recursive_model import RecursiveModel
 from tests.helpers import tiny_config
 from tests.models.small import small_batch, small_model
 from training import distributed
@@ -25,7 +24,7 @@ from training.evaluation.evaluators import OutputRecorder, StepCountEvaluator
 from training.evaluation.robustness import measure_robustness
 from training.evaluation.rollout_table import RolloutRecorder
 from training.evaluation.row_outcomes import RowOutcomes
-from training.hooks.base import Hook
+from training.hooks.base import Hook, TrainState
 from training.inference.adaptive import AdaptiveInference
 from training.inference.fixed import FixedInference
 from training.inference.stability import StabilityProbe
@@ -66,8 +65,9 @@ class RecordUpdate(Hook):
     def __init__(self) -> None:
         self.gradients: dict[str, Tensor] = {}
 
-    def before_update(self, model: RecursiveModel, step: int) -> None:
-        self.gradients = {name: p.grad.clone() for name, p in model.named_parameters() if p.grad is not None}
+    def before_update(self, state: TrainState) -> dict[str, Tensor]:
+        self.gradients = {name: p.grad.clone() for name, p in state.parameters.items() if p.grad is not None}
+        return {}
 
 
 class RecordingSignSGD(SparseSignSGD):
@@ -202,8 +202,9 @@ class OnRank(Hook):
         self.run, self.what = run, what
         self.step = step if run.world.rank == rank else None
 
-    def before_batch(self, model: RecursiveModel, batch: dict[str, Tensor], step: int) -> dict[str, Tensor]:
-        if step != self.step:
+    def before_batch(self, state: TrainState, batch: dict[str, Tensor]) -> dict[str, Tensor]:
+        model = self.run.model
+        if state.step != self.step:
             return batch
         if self.what == "nan carry":
             assert self.run.objective.carry is not None

@@ -12,7 +12,7 @@ from torch._dynamo.testing import CompileCounterWithBackend
 from models.recursive_model import RecursiveModel
 from tests.helpers import ARCHITECTURES, tiny_config
 from training.distributed import World
-from training.hooks.base import Hook
+from training.hooks.base import Hook, TrainState
 from training.run import Run
 from training.settings.resolving import resolve
 from training.start import _compiles, act_objective, build_run
@@ -42,9 +42,9 @@ class KeepGradients(Hook):
     def __init__(self) -> None:
         self.kept: list[dict[str, Tensor]] = []
 
-    def before_update(self, model: RecursiveModel, step: int) -> None:
-        named = model.named_parameters()
-        self.kept.append({name: p.grad.clone() for name, p in named if p.grad is not None})
+    def before_update(self, state: TrainState) -> dict[str, Tensor]:
+        self.kept.append({name: p.grad.clone() for name, p in state.parameters.items() if p.grad is not None})
+        return {}
 
 
 def run_of(arch: str, data: Path, folder: Path, *options: str) -> tuple[Run, KeepGradients]:

@@ -5,7 +5,7 @@ from typing import Any
 import torch
 from torch.optim.lr_scheduler import ReduceLROnPlateau
 
-from training.hooks.base import Hook
+from training.hooks.base import Hook, TrainState
 
 FACTOR, PATIENCE = 0.5, 2000
 
@@ -21,18 +21,23 @@ class LossPlateau(Hook):
     reads_losses = True
 
     def __init__(self, lr: float) -> None:
+        self._base = lr
         # The scheduler needs an optimizer whose rate it sets; this one holds a parameter that is never trained.
         self._holder = torch.optim.SGD([torch.zeros(1)], lr)
         self._scheduler = ReduceLROnPlateau(self._holder, factor=FACTOR, patience=PATIENCE)
 
-    def learning_rate(self, step: int, scheduled: float) -> float:
+    @property
+    def lr(self) -> float:
         return float(self._holder.param_groups[0]["lr"])
+
+    def rate(self, state: TrainState, scheduled: float, initial: float) -> float:
+        return self.lr if initial == self._base else initial * (self.lr / self._base)
 
     def settled(self, step: int, loss: float) -> None:
         self._scheduler.step(loss)
 
     def state_dict(self) -> dict[str, Any]:
-        return {"lr": self.learning_rate(0, 0.0), **self._scheduler.state_dict()}
+        return {"lr": self.lr, **self._scheduler.state_dict()}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Errors: `ValueError` for other entries than `state_dict` gives."""

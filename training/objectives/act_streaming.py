@@ -1,17 +1,16 @@
 """ACT streaming, the objective of HRM and TRM: one supervision step per batch, slots restart when they halt."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 
 import torch
 
 from models.act import DATA_KEYS, Batch, Carry, act_step, draw_min_halt_steps, initial_carry
-from models.losses import act_loss
 from models.recursive_model import RecursiveModel
-from training.objectives.base import Output, Stateless, Term, UpdateContext, equal_slices
+from training.objectives.base import Output, PuzzleObjective, UpdateContext, equal_slices
 from training.seeding import generator
 
 
-class ACTStreaming(Stateless):
+class ACTStreaming(PuzzleObjective):
     """Per batch one step of every slot; one update, from `accumulation_slices` slices of the slots.
 
     The normalizer is the number of slots, halted or not, as officially: the gradient is that of the loss sum
@@ -20,11 +19,6 @@ class ACTStreaming(Stateless):
 
     name = "act_streaming"
     carry_names: tuple[str, ...] = ("z_H", "z_L", "steps", "halted", *DATA_KEYS)
-
-    def __init__(self, loss_type: str, accumulation_slices: int = 1, terms: Sequence[Term] = ()) -> None:
-        self.loss_type = loss_type
-        self.accumulation_slices = accumulation_slices
-        self.terms = terms
 
     def outputs(self, model: RecursiveModel, batch: Batch, context: UpdateContext) -> Iterator[Output]:
         if self.carry is None:
@@ -48,11 +42,7 @@ class ACTStreaming(Stateless):
                 min_halt_steps=minimum[rows],
             )
             carries.append(carry)
-            loss, metrics = act_loss(step_outputs, carry["labels"], carry["halted"], carry["steps"], self.loss_type)
-            for term in self.terms:
-                name, term_loss, term_metrics = term(model, step_outputs, carry)
-                loss = loss + term_loss
-                metrics |= term_metrics | {f"{name}_loss": term_loss.detach()}
+            loss, metrics = self.losses(step_outputs, carry, carry["halted"], carry["steps"])
             last = rows.stop == num_rows
             if last:
                 self.carry = {key: torch.cat([sliced[key] for sliced in carries]) for key in carry}

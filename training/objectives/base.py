@@ -1,13 +1,15 @@
 """The objective seam: how a batch becomes updates."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
 from torch import Tensor
 
 from models.act import Batch, Carry
+from models.losses import act_loss
 from models.recursive_model import RecursiveModel
+from training.terms.base import View, WeightedTerm, add_terms
 
 
 @dataclass(frozen=True)
@@ -55,9 +57,12 @@ def equal_slices(num_rows: int, number: int) -> list[slice]:
     return [slice(start, start + size) for start in range(0, num_rows, size)]
 
 
-@dataclass(frozen=True)
+@dataclass
 class UpdateContext:
-    """Where an update stands: the number it will have, the run's seed, and this process's global slots."""
+    """Where an update stands: how many were made before it, the run's seed, and this process's global slots.
+
+    `step` moves on with each update of a batch.
+    """
 
     step: int
     seed: int
@@ -71,6 +76,9 @@ class Objective(Protocol):
     name: str
     carry: Carry | None
     carry_names: tuple[str, ...]  # leaves of every carry; a saved state whose carry lacks one is refused
+    terms: Sequence[WeightedTerm]  # losses beside its own; none may be given where `takes_terms` is false
+    takes_terms: bool
+    updates_per_batch: int  # how often a batch ends an update, as planned
 
     def outputs(self, model: RecursiveModel, batch: Batch, context: UpdateContext) -> Iterator[Output]:
         """Yield the supervision steps of one batch (this process's rows); the last must end an update."""
@@ -89,6 +97,9 @@ class Stateless:
     name: str
     carry: Carry | None = None
     carry_names: tuple[str, ...] = ()
+    terms: Sequence[WeightedTerm] = ()
+    takes_terms = False
+    updates_per_batch = 1
 
     def state_dict(self) -> dict[str, object]:
         return {}
@@ -98,9 +109,49 @@ class Stateless:
             raise ValueError(f"objective {self.name} keeps no state but found {sorted(state)}")
 
 
-class Term(Protocol):
-    """An additive loss: (model, step outputs, batch rows) -> (name, loss_sum, metric_sums)."""
+class PuzzleObjective(Stateless):
+    """What the objectives on puzzles share: the ACT loss, the terms beside it, and slices of the batch.
 
-    def __call__(
-        self, model: RecursiveModel, outputs: dict[str, Tensor], batch: Batch
-    ) -> tuple[str, Tensor, dict[str, Tensor]]: ...
+    Args:
+        loss_type: key of `models.losses.TOKEN_LOSSES`.
+        accumulation_slices: equal slices of the rows, whose graphs follow one another.
+    """
+
+    takes_terms = True
+
+    def __init__(self, loss_type: str, accumulation_slices: int = 1) -> None:
+        self.loss_type = loss_type
+        self.accumulation_slices = accumulation_slices
+
+    def losses(
+        self,
+        outputs: dict[str, Tensor],
+        rows: Batch,
+        halted: Tensor,
+        steps: Tensor,
+        weights: Tensor | None = None,
+    ) -> tuple[Tensor, dict[str, Tensor]]:
+        """Loss and metric sums of one supervision step, terms included.
+
+        Args:
+            outputs: as `models.losses.act_loss` takes them, and `z_H`, `z_L` (n, P+S, D) with the step's graph.
+            rows: what of the batch belongs to the n rows, or to each K-th part of them. halted, steps, weights: (n,).
+        """
+        copies = len(steps) // len(rows["labels"])
+        if copies > 1:
+            rows = {key: leaf.repeat(copies, *(1,) * (leaf.ndim - 1)) for key, leaf in rows.items()}
+        loss, metrics = act_loss(outputs, rows["labels"], halted, steps, self.loss_type, weights)
+        if not self.terms:
+            return loss, metrics
+        view = View(
+            z_H=outputs["z_H"],
+            z_L=outputs["z_L"],
+            logits=outputs["logits"],
+            q_halt=outputs["q_halt_logits"],
+            q_continue=outputs["q_continue_logits"] if "target_q_continue" in outputs else None,
+            labels=rows["labels"],
+            steps=steps,
+            weights=weights,
+            rows=rows,
+        )
+        return add_terms(self.terms, view, loss, metrics)

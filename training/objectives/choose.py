@@ -1,10 +1,16 @@
-"""From the settings `objective` and `floss` to an objective: the one place, for every training script."""
+"""From the settings to an objective, its terms and the run's hooks: the one place, for every training script."""
 
+from errors import UserError
+from models.recursive_model import RecursiveModel
+from training.hooks.base import Hook, refuse_conflicts
 from training.objectives.act_streaming import ACTStreaming
 from training.objectives.base import Objective
 from training.objectives.flossing import Flossing
 from training.objectives.trajectory_perturbation import KINDS_OF_ROLLOUT
+from training.rooms import HOOKS, TERMS
+from training.seeding import generator
 from training.settings.schema import TrainConfig
+from training.terms.base import WeightedTerm
 
 
 def build_objective(config: TrainConfig) -> Objective:
@@ -16,3 +22,26 @@ def build_objective(config: TrainConfig) -> Objective:
     else:
         objective = KINDS_OF_ROLLOUT[config.objective.rollout](config.objective, loss_type, slices)
     return Flossing(objective, config.floss) if config.floss.in_use else objective
+
+
+def give_terms(objective: Objective, config: TrainConfig, model: RecursiveModel) -> None:
+    """Add the terms that are on to an objective; their modules on the model's device.
+
+    Errors: `UserError` where it would ignore them.
+    """
+    terms = []
+    for name, settings in TERMS.in_use(config.term):
+        term = settings.build(model.config, generator(config.seed, f"term/{name}", 0))
+        if term.module is not None:
+            term.module.to(model.H_init.device)
+        terms.append(WeightedTerm(name, settings.weight, term))
+    if terms and not objective.takes_terms:
+        raise UserError(f"option 'term.{terms[0].name}.weight': objective {objective.name} takes no term, expected 0")
+    objective.terms = terms
+
+
+def build_hooks(config: TrainConfig) -> list[Hook]:
+    """The hooks that are on. Errors: `UserError` for two that exclude each other."""
+    hooks = [settings.build() for _, settings in HOOKS.in_use(config.hook)]
+    refuse_conflicts(hooks)
+    return hooks

@@ -10,12 +10,13 @@ are spread: `weight` times a clipped gradient beside the task's, where the sourc
 alone. Equal updates of a flossed and an unflossed run then remain equal updates of the task, but those of `pre`.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 from models.act import Batch, Carry
 from models.recursive_model import RecursiveModel
 from training.objectives.base import Apart, Objective, Output, UpdateContext
 from training.settings.schema import FlossConfig
+from training.terms.base import WeightedTerm
 from training.terms.gradient_flossing import NAME, flossing_loss
 
 
@@ -31,6 +32,8 @@ class Flossing:
         self.settings = settings
         self.name = inner.name
         self.carry_names = inner.carry_names
+        self.takes_terms = inner.takes_terms
+        self.updates_per_batch = inner.updates_per_batch
 
     @property
     def carry(self) -> Carry | None:
@@ -39,6 +42,14 @@ class Flossing:
     @carry.setter
     def carry(self, carry: Carry | None) -> None:
         self.inner.carry = carry
+
+    @property
+    def terms(self) -> Sequence[WeightedTerm]:
+        return self.inner.terms
+
+    @terms.setter
+    def terms(self, terms: Sequence[WeightedTerm]) -> None:
+        self.inner.terms = terms
 
     def flosses_alone(self, step: int) -> bool:
         """Whether the update after `step` updates is one of flossing alone."""
@@ -50,21 +61,18 @@ class Flossing:
 
     def outputs(self, model: RecursiveModel, batch: Batch, context: UpdateContext) -> Iterator[Output]:
         if self.flosses_alone(context.step):
-            yield self._flossed(model, batch, context, context.step)
+            yield self._flossed(model, batch, context)
             return
-        step = context.step
         for output in self.inner.outputs(model, batch, context):
-            ends = output.ends_update
-            beside = ends and self.flosses_beside(step)
-            output.ends_update = ends and not beside
+            beside = output.ends_update and self.flosses_beside(context.step)
+            output.ends_update &= not beside
             yield output
             if beside:
-                yield self._flossed(model, batch, context, step)
-            step += ends
+                yield self._flossed(model, batch, context)
 
-    def _flossed(self, model: RecursiveModel, batch: Batch, context: UpdateContext, step: int) -> Output:
+    def _flossed(self, model: RecursiveModel, batch: Batch, context: UpdateContext) -> Output:
         slots = range(context.slots.start, context.slots.stop)
-        flossed = flossing_loss(model, batch, slots, self.settings, context.seed, step)
+        flossed = flossing_loss(model, batch, slots, self.settings, context.seed, context.step)
         return Output(
             flossed.loss_sum,
             float(flossed.rows),

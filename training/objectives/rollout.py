@@ -19,7 +19,7 @@ HaltingRule = Callable[[int, Tensor, Tensor], Tensor]
 class RolloutStep:
     """One supervision step of n trajectories.
 
-    number: from 1. outputs: what `models.losses.act_loss` takes. active: (n,) bool, had not halted before.
+    number: from 1. outputs: what `PuzzleObjective.losses` takes. active: (n,) bool, had not halted before.
     halted: (n,) bool, active ones that halt now. last: no further step follows. extra_passes: steps of rows computed
     for the target of q_continue and for nothing else.
     """
@@ -62,21 +62,21 @@ def rollout(
     if input_noise is not None:
         noise = input_noise.to(state.z_H.device, torch.promote_types(config.dtype, torch.float32))
 
-    def advance(start: RecurrentState) -> tuple[RecurrentState, tuple[Tensor, Tensor, Tensor]]:
+    def advance(start: RecurrentState) -> tuple[RecurrentState, RecurrentState, tuple[Tensor, Tensor, Tensor]]:
         embeddings = model.embed(batch["inputs"], batch["puzzle_identifiers"], puzzle_rows)
         embeddings = embeddings.repeat(copies, 1, 1) if copies > 1 else embeddings
         if noise is not None:
             embeddings = embeddings.to(noise.dtype) + noise
         after = truncated_step(model.supervision_step(embeddings), start)
-        return RecurrentState(*(leaf.detach() for leaf in after)), model.readout(after)
+        return RecurrentState(*(leaf.detach() for leaf in after)), after, model.readout(after)
 
     active = torch.ones(state.z_H.shape[0], dtype=torch.bool, device=state.z_H.device)
     learns_continue = config.halt_max_steps > 1 and not config.no_ACT_continue
     following = None
     for number in range(1, config.halt_max_steps + 1):
-        state, (logits, q_halt, q_continue) = following or advance(state)
+        state, with_graph, (logits, q_halt, q_continue) = following or advance(state)
         following = None
-        outputs = {"logits": logits, "q_halt_logits": q_halt, "q_continue_logits": q_continue}
+        outputs = {"logits": logits, "q_halt_logits": q_halt, "q_continue_logits": q_continue, **with_graph._asdict()}
         last = number == config.halt_max_steps
         halted = active if last else torch.zeros_like(active)
         if halts is not None and not last:
@@ -85,7 +85,7 @@ def rollout(
         if learns_continue:
             with torch.no_grad() if last else nullcontext():
                 following = advance(state)
-            _, next_halt, next_continue = (value.detach() for value in following[1])
+            _, next_halt, next_continue = (value.detach() for value in following[2])
             at_maximum = torch.full_like(active, number == config.halt_max_steps)
             outputs["target_q_continue"] = continue_target(at_maximum, next_halt, next_continue)
         extra_passes = len(active) if learns_continue and last else 0

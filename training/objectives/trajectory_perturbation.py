@@ -15,10 +15,9 @@ import torch
 from torch import Tensor
 
 from models.act import Batch, draw_min_halt_steps, halting
-from models.losses import act_loss
 from models.recursion import RecurrentState
 from models.recursive_model import RecursiveModel
-from training.objectives.base import Output, Stateless, UpdateContext, equal_slices
+from training.objectives.base import Output, PuzzleObjective, UpdateContext, equal_slices
 from training.objectives.perturbed_starts import Trajectories, input_noise, starting_state, trajectories
 from training.objectives.perturbed_weights import perturbed_weights
 from training.objectives.rollout import HaltingRule, rollout
@@ -39,27 +38,20 @@ class Group:
     chosen: Trajectories
     context: UpdateContext
 
-    def labels(self) -> Tensor:
-        """(n, S): one row per trajectory."""
-        labels = self.batch["labels"]
-        return labels.repeat(len(self.chosen.numbers) // len(labels), 1)
 
-
-class TrajectoryPerturbation(Stateless, ABC):
+class TrajectoryPerturbation(PuzzleObjective, ABC):
     """What the three kinds of rollout share: slices of the batch, and an update at the end of the last one.
 
     Args:
         settings: `baseline_ce` unrolls without noise, `single_perturbed_ce` one perturbed trajectory per puzzle,
             `multi_perturbed_ce` a clean one and K-1 perturbed ones.
-        loss_type: key of `models.losses.TOKEN_LOSSES`.
-        accumulation_slices: the rows are cut into so many equal slices, whose rollouts follow one another.
+        loss_type, accumulation_slices: as `PuzzleObjective` takes them.
     """
 
     def __init__(self, settings: ObjectiveConfig, loss_type: str, accumulation_slices: int = 1) -> None:
+        super().__init__(loss_type, accumulation_slices)
         self.name = settings.name
         self.settings = settings
-        self.loss_type = loss_type
-        self.accumulation_slices = accumulation_slices
 
     def outputs(self, model: RecursiveModel, batch: Batch, context: UpdateContext) -> Iterator[Output]:
         """One output per supervision step. Errors: ValueError when the rows cannot be cut into equal slices."""
@@ -101,10 +93,10 @@ class ParallelFixed(TrajectoryPerturbation):
     """
 
     def roll(self, model: RecursiveModel, group: Group) -> Iterator[Output]:
-        count, labels = len(group.chosen.numbers), group.labels()
+        count = len(group.chosen.numbers)
         for step in rollout(model, group.batch, group.state, input_noise=group.input_noise):
             steps = torch.full_like(step.active, step.number, dtype=torch.int32)
-            loss, metrics = act_loss(step.outputs, labels, step.halted, steps, self.loss_type)
+            loss, metrics = self.losses(step.outputs, group.batch, step.halted, steps)
             yield Output(loss, float(count), count, step.extra_passes, metrics, ends_update=step.last)
 
 
@@ -121,7 +113,7 @@ class ACTMask(TrajectoryPerturbation):
     """
 
     def roll(self, model: RecursiveModel, group: Group) -> Iterator[Output]:
-        count, labels = len(group.chosen.numbers), group.labels()
+        count = len(group.chosen.numbers)
         halts = self._halting_rule(model, group.context, group.chosen)
         lengths = None
         steps_for_lengths = 0
@@ -136,7 +128,7 @@ class ACTMask(TrajectoryPerturbation):
                 weights = weights / lengths
                 normalizer = float(count) if step.number == 1 else 0.0
             steps = torch.full_like(step.active, step.number, dtype=torch.int32)
-            loss, metrics = act_loss(step.outputs, labels, step.halted, steps, self.loss_type, weights)
+            loss, metrics = self.losses(step.outputs, group.batch, step.halted, steps, weights)
             extra = step.extra_passes + (steps_for_lengths if step.number == 1 else 0)
             yield Output(loss, normalizer, count, extra, metrics, ends_update=step.last)
 

@@ -6,6 +6,8 @@ from typing import Any
 from errors import UserError
 from models.registry import MODELS
 from options import settings_of
+from training.projects import project_of
+from training.rooms import HOOKS, TERMS
 from training.settings.schema import ArchConfig, FlossConfig, ObjectiveConfig, TrainConfig
 
 
@@ -45,6 +47,7 @@ def check_resolved(cfg: TrainConfig, *, require_data: bool) -> None:
     _check_objective(cfg.objective)
     if cfg.floss.mode != "off":
         _check_floss(cfg, cfg.floss)
+    _check_ideas(cfg)
     epochs, interval, batch = cfg.epochs, cfg.eval_interval, cfg.global_batch_size
     if interval is not None and epochs % interval:
         fits = math.gcd(epochs, interval)
@@ -74,6 +77,25 @@ def _check_objective(objective: ObjectiveConfig) -> None:
         _fail("objective.sigma_min", objective.sigma_min, expected)
     if objective.noise_sampling == "loguniform" and objective.sigma_min == 0:
         _fail("objective.sigma_min", 0.0, "a number above 0, as loguniform takes its logarithm")
+
+
+def _check_ideas(cfg: TrainConfig) -> None:
+    """Weights that are evaluated must be there, and a project's runs take none of the puzzles' terms and hooks."""
+    asked = cfg.evaluate_weights
+    if asked == "ema" and not cfg.ema:
+        _fail("evaluate_weights", asked, "raw, or ema=True beside it")
+    if asked == "swa" and "swa" not in dict(HOOKS.in_use(cfg.hook)):
+        _fail("evaluate_weights", asked, "raw or ema, or hook.swa.enabled=True beside it")
+    project = project_of(cfg)
+    for room in (TERMS, HOOKS):
+        for name, settings in room.in_use(getattr(cfg, room.key)):
+            if project is not None:
+                key = f"{room.key}.{name}.{settings.switch}"
+                _fail(
+                    key,
+                    getattr(settings, settings.switch),
+                    f"its default, as {project[0].capitalize()} runs take no {room.key}",
+                )
 
 
 def _check_floss(cfg: TrainConfig, floss: FlossConfig) -> None:

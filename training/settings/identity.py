@@ -32,12 +32,13 @@ def config_to_dict(cfg: TrainConfig) -> dict[str, Any]:
 
 def _deciding(cfg: TrainConfig, *unless: str) -> Iterator[tuple[Setting, Any]]:
     """Settings with their values, but for those whose role is among `unless` and those that the run does not read."""
-    off = [name for name, value in vars(cfg).items() if getattr(value, "in_use", True) is False]
+    settings = list(settings_of(type(cfg)))
+    off = [s.key for s in settings if s.is_section and getattr(value_of(cfg, s.key), "in_use", True) is False]
     project = project_of(cfg)
     if project is not None:
         off += project[1].unread
     off += [f"arch.{setting.key}" for setting in unread_of(cfg.arch)]
-    for setting in settings_of(type(cfg)):
+    for setting in settings:
         parts = setting.key.split(".")
         if not setting.is_section and setting.role not in unless:
             if not any(".".join(parts[:depth]) in off for depth in (1, 2)):
@@ -64,12 +65,12 @@ def config_hash(cfg: TrainConfig) -> str:
 def run_identity(cfg: TrainConfig) -> dict[str, Any]:
     """Dotted keys and values that must be equal for a saved state to go on: all that shape the weights.
 
-    `epochs` is among them only where it shapes the weights (a cosine, a project's own schedule), so that another run
-    can be made longer.
+    `epochs` is among them only where it shapes the weights (a cosine, a schedule of a project's or a hook's own), so
+    that another run can be made longer.
     """
     identity = {setting.key: value for setting, value in _deciding(cfg, CONTROL, JUDGING)}
-    project = project_of(cfg)
-    if cfg.lr_min_ratio == 1.0 and not (project is not None and project[1].epochs_shape_weights):
+    sections = (value_of(cfg, setting.key) for setting in settings_of(type(cfg)) if setting.is_section)
+    if cfg.lr_min_ratio == 1.0 and not any(getattr(part, "epochs_shape_weights", False) for part in sections):
         del identity["epochs"]
     return identity
 

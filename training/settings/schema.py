@@ -31,6 +31,7 @@ from options import (
     text,
 )
 from training.projects import settings_classes
+from training.rooms import HOOKS, TERMS
 
 DTYPES = ("auto", "float64", "float32", "bfloat16")
 OBJECTIVES = ("act_streaming", "baseline_ce", "single_perturbed_ce", "multi_perturbed_ce")
@@ -208,6 +209,16 @@ class FlossConfig:
 
 
 @dataclass
+class TermConfig:
+    """Losses beside the objective's, found in `training/terms/`."""
+
+
+@dataclass
+class HookConfig:
+    """Things around an update that are no loss, found in `training/hooks/`."""
+
+
+@dataclass
 class WandbConfig:
     """Weights & Biases. No key here on purpose: wandb reads it from its own environment."""
 
@@ -223,6 +234,8 @@ class _TrainConfig:
     arch: _ArchConfig = section(_ArchConfig, "the network")
     objective: ObjectiveConfig = section(ObjectiveConfig, "how a batch becomes an update")
     floss: FlossConfig = section(FlossConfig, "gradient flossing")
+    term: TermConfig = section(TermConfig, "losses beside the objective's")
+    hook: HookConfig = section(HookConfig, "what happens around an update")
 
     # -- data
     data_paths: list[str] = option([], "dataset folders", paths)
@@ -259,6 +272,12 @@ class _TrainConfig:
     eval_save_outputs: list[str] = option([], "fields of predictions that are saved", anything, role=CONTROL)
     ema: bool = option(False, "evaluate and export an average of the weights", anything)
     ema_rate: float = option(0.999, "decay of that average per update", fraction)
+    evaluate_weights: str | None = option(
+        None,
+        "which weights are evaluated and exported; null = ema where it is on, else raw",
+        one_of("raw", "ema", "swa"),
+        role=JUDGING,
+    )
     freeze_weights: bool = option(False, "train the puzzle table only", anything)
 
     # -- names
@@ -362,15 +381,17 @@ if TYPE_CHECKING:
     ArchConfig = _ArchConfig
     TrainConfig = _TrainConfig
 else:
-    # What models and projects bring, each from its own folder.
+    # What models, projects, terms and hooks bring, each from its own file or folder.
     ArchConfig = extended(_ArchConfig, __name__, _fields_of_single_models())
+    _found = [("arch", ArchConfig, "the network")]
+    _found += [
+        (room.key, room.section(base), base.__doc__) for room, base in ((TERMS, TermConfig), (HOOKS, HookConfig))
+    ]
+    _found += [(name, kind, kind.__doc__) for name, kind in settings_classes().items()]
     TrainConfig = extended(
         _TrainConfig,
         __name__,
-        [
-            ("arch", ArchConfig, section(ArchConfig, "the network")),
-            *((name, kind, section(kind, kind.__doc__)) for name, kind in settings_classes().items()),
-        ],
+        [(name, kind, section(kind, help)) for name, kind, help in _found],
     )
 
 

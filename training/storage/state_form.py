@@ -18,12 +18,15 @@ def check_state_form(
     *,
     model: Mapping[str, torch.Tensor],
     ema: Mapping[str, torch.Tensor] | None,
+    beside: Mapping[str, Mapping[str, Mapping[str, torch.Tensor]]],
     optimizer: torch.optim.Optimizer | None,
     validation: Mapping[str, Any],
     num_slots: int,
     carry_names: Collection[str],
 ) -> None:
     """Compare a state with the parts of the run that is to take it over.
+
+    beside: tensors that only some runs have, by kind and name.
 
     Errors: `UserError` naming the first entry that is missing or of another kind or shape.
     """
@@ -36,6 +39,12 @@ def check_state_form(
     _check_tensors(source, "model", state["model"], model)
     if ema is not None:
         _check_tensors(source, "ema", state.get("ema"), ema)
+    for kind, tensors_by_name in beside.items():
+        saved = state.get(kind)
+        if not isinstance(saved, Mapping) or saved.keys() != tensors_by_name.keys():
+            _refuse(source, kind, f"the tensors of {', '.join(tensors_by_name)}")
+        for name, tensors in tensors_by_name.items():
+            _check_tensors(source, f"{kind}.{name}", saved[name], tensors)
     if optimizer is not None:
         _check_optimizer(source, state.get("optimizer"), optimizer)
     _check_validation(source, state["validation"], validation)

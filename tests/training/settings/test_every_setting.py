@@ -17,6 +17,7 @@ from dataset.plain_data import read_json_object
 from errors import UserError
 from options import CONTROL, JUDGING, REQUIRED, Numbers, anything, at_least, extended, option, section, settings_of
 from tests.helpers import ROOT
+from training.rooms import HOOKS, TERMS
 from training.settings import identity, resolving
 from training.settings.cli import CONFIG_DIR, compose_config
 from training.settings.identity import config_hash, config_to_dict, run_identity, with_defaults
@@ -155,14 +156,21 @@ status_interval_seconds wandb.mode wandb.project wandb.entity""".split()
 JUDGES = """data_paths_test evaluators min_eval_interval fast_validation_size validation_size max_test_rows
 fast_eval_interval fast_eval_delta force_full_eval_every early_stop_patience eval.max_steps eval.adaptive_halt eval.vote
 eval.sigma eval.sigma_grid eval.site eval.rollouts guards.mode guards.after_updates collatz.eval_csv
-collatz.eval_interval collatz.quick_eval_interval""".split()
+collatz.eval_interval collatz.quick_eval_interval evaluate_weights""".split()
+
+
+# Every term and hook on.
+IDEAS = {
+    "term": {name: {"weight": 0.5} for name in TERMS.names()},
+    "hook": {name: {"enabled": True} for name in HOOKS.names()},
+}
 
 
 def test_everything_is_of_a_run_s_identity_unless_it_says_otherwise() -> None:
     """A deny-list, written out here once more: what is not on it makes another run, and its states are refused."""
     assert {setting.key for setting in SETTINGS if setting.role == CONTROL} == set(CONTROLS)
     assert {setting.key for setting in SETTINGS if setting.role == JUDGING} == set(JUDGES)
-    for raw in ({"arch": {"name": "srm"}, "floss": {"mode": "inter"}}, {"objective": {"name": "baseline_ce"}}):
+    for raw in ({"arch": {"name": "srm"}, "floss": {"mode": "inter"}}, {"objective": {"name": "baseline_ce"}}, IDEAS):
         base = resolve({**DATA, **raw})
         shaping = run_identity(base)
         sections = {key.partition(".")[0] for key in shaping}

@@ -6,7 +6,7 @@ import torch
 from models.act import act_step, initial_carry
 from models.recursive_model import RecursiveModel
 from tests.models.small import ARCHITECTURES, small_batch, small_model
-from training.ema import EMA
+from training.averages import EMA
 from training.inference.fixed import OfficialInference
 
 
@@ -113,7 +113,7 @@ def test_state_round_trip_is_bitwise(model: RecursiveModel) -> None:
 
 def test_the_state_of_another_model_is_refused() -> None:
     ema = EMA(small_model("trm-att"), 0.9)
-    with pytest.raises(ValueError, match="EMA of other parameters"):
+    with pytest.raises(ValueError, match="average of other parameters"):
         ema.load_state_dict(EMA(small_model("hrm"), 0.9).state_dict())
 
 

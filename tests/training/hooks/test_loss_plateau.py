@@ -3,17 +3,20 @@
 from typing import Any
 
 import pytest
+import torch
 
+from training.hooks.base import TrainState
 from training.hooks.loss_plateau import LossPlateau
 
 
 def rates(losses: list[float], hook: LossPlateau | None = None) -> list[float]:
     """The rate that follows each loss."""
     hook = hook or LossPlateau(1e-3)
+    state = TrainState(torch.nn.Module(), {}, {}, {}, 0, 1, 0)  # type: ignore[arg-type]
     found = []
     for step, loss in enumerate(losses, 1):
         hook.settled(step, loss)
-        found.append(hook.learning_rate(step + 1, 0.5))
+        found.append(hook.rate(state, 0.5, 1e-3))
     return found
 
 

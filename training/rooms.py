@@ -1,0 +1,74 @@
+"""Named ideas that are found by their files: a module of a room that defines a class `Settings` is one.
+
+    training/terms/halt_entropy.py     term.halt_entropy.weight     a loss beside the objective's
+    training/hooks/swa.py              hook.swa.enabled             something around an update
+    dataset/steps/replay.py            step.replay.fraction         which rows make a batch, and how
+
+The file's name is the idea's, the dataclass holds its settings, and nothing else needs an edit: checks, `--help`, hash
+and identity follow from the fields. A room may hold other modules beside these.
+"""
+
+import importlib
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+from options import extended, section
+
+ROOT = Path(__file__).resolve().parents[1]
+_IDEA = re.compile(r"^class Settings\b", re.MULTILINE)
+
+
+@dataclass(frozen=True)
+class Room:
+    """A folder of ideas. package: its dotted name. key: of its section of the settings."""
+
+    package: str
+    key: str
+
+    def names(self) -> list[str]:
+        """The ideas of the room, in alphabetical order. Read off the text: no module is imported for it."""
+        return list(_ideas(self.package))
+
+    def module(self, name: str) -> ModuleType:
+        return importlib.import_module(f"{self.package}.{name}")
+
+    def settings_class(self, name: str) -> type:
+        """The dataclass of one idea. Errors: `TypeError` where its file's first words do not say what it is."""
+        settings: type = self.module(name).Settings
+        if not settings.__doc__ or settings.__doc__.startswith("Settings("):  # what `dataclass` writes
+            raise TypeError(f"{self.package}.{name}.Settings has no docstring, which is its help")
+        return settings
+
+    def section(self, base: type) -> type:
+        """The dataclass `base` with the settings of every idea under the idea's name."""
+        kinds = {name: self.settings_class(name) for name in self.names()}
+        additions = [(name, kind, section(kind, _first_sentence(kind))) for name, kind in kinds.items()]
+        return extended(base, base.__module__, additions)
+
+    def in_use(self, ideas: Any) -> Iterator[tuple[str, Any]]:
+        """Names and settings of those that are on. ideas: the room's section of a config."""
+        for name in self.names():
+            settings = getattr(ideas, name)
+            if settings.in_use:
+                yield name, settings
+
+
+@cache
+def _ideas(package: str) -> tuple[str, ...]:
+    folder = ROOT.joinpath(*package.split("."))
+    files = [path for path in sorted(folder.glob("*.py")) if path.stem.isidentifier()]
+    return tuple(path.stem for path in files if _IDEA.search(path.read_text(encoding="utf-8")))
+
+
+def _first_sentence(kind: type) -> str:
+    return " ".join((kind.__doc__ or "").split(". ")[0].split()).rstrip(".")
+
+
+TERMS = Room("training.terms", "term")
+HOOKS = Room("training.hooks", "hook")
+STEPS = Room("dataset.steps", "step")
