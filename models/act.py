@@ -7,6 +7,7 @@ slices or rank slices and putting it together again is one map over its leaves.
 import torch
 from torch import Tensor
 
+from errors import UserError
 from models.config import ModelConfig
 from models.recursion import RecurrentState, SupervisionStep
 from models.recursive_model import RecursiveModel
@@ -14,20 +15,32 @@ from models.recursive_model import RecursiveModel
 Batch = dict[str, Tensor]
 Carry = dict[str, Tensor]
 
-DATA_KEYS = ("inputs", "labels", "puzzle_identifiers")
+
+def carry_names(model: RecursiveModel) -> tuple[str, ...]:
+    """The leaves of every carry that `act_step` returns."""
+    return ("z_H", "z_L", "steps", "halted", *model.row_keys, *model.begin_keys)
 
 
 def initial_carry(model: RecursiveModel, batch: Batch) -> Carry:
     """A carry in which every slot is halted, so that the first step starts all of them from `batch`.
 
+    Without leaves of `model.begin`, which come with the first rows. Errors: `UserError` when rows lack what the model
+    asks for.
+
     Differs: upstream leaves the states uninitialised; zeros make saved states reproducible.
     """
+    lacking = [name for name in model.row_keys if name not in batch]
+    if lacking:
+        raise UserError(
+            f"the model {model.config.kind} reads {', '.join(lacking)} of each row, and the data have only "
+            f"{', '.join(sorted(batch))}: name data made for it, data_paths=[FOLDER]"
+        )
     size, device = batch["inputs"].shape[0], model.H_init.device
     state = model.initial_state(size)
     carry = {"z_H": torch.zeros_like(state.z_H).contiguous(), "z_L": torch.zeros_like(state.z_L).contiguous()}
     carry["steps"] = torch.zeros(size, dtype=torch.int32, device=device)
     carry["halted"] = torch.ones(size, dtype=torch.bool, device=device)
-    return carry | {key: torch.zeros_like(batch[key], device=device) for key in DATA_KEYS}
+    return carry | {key: torch.zeros_like(batch[key], device=device) for key in model.row_keys}
 
 
 def _by_slot(mask: Tensor, like: Tensor) -> Tensor:
@@ -35,12 +48,34 @@ def _by_slot(mask: Tensor, like: Tensor) -> Tensor:
 
 
 def start_halted_slots(model: RecursiveModel, carry: Carry, batch: Batch) -> Carry:
-    """Halted slots take the initial state and the batch's row at the same index; the others go on."""
+    """Halted slots take the initial state and the batch's row at the same index; the others go on.
+
+    `model.begin` sees the rows that enter, and no others: what it makes of them is all that has a graph.
+    """
     halted = carry["halted"]
     start = model.initial_state(halted.shape[0])
     fresh = {"z_H": start.z_H, "z_L": start.z_L, "steps": torch.zeros_like(carry["steps"])}
-    fresh |= {key: batch[key] for key in DATA_KEYS}
-    return {key: torch.where(_by_slot(halted, new), new, carry[key]) for key, new in fresh.items()}
+    fresh |= {key: batch[key] for key in model.row_keys}
+    current = {key: torch.where(_by_slot(halted, new), new, carry[key]) for key, new in fresh.items()}
+    return current | _begun_leaves(model, carry, batch) if model.begin_keys else current
+
+
+def _begun_leaves(model: RecursiveModel, carry: Carry, batch: Batch) -> Carry:
+    """The leaves of `model.begin`: new ones where a slot is halted, the carry's elsewhere.
+
+    Only with a model that has such leaves does the host wait for the device, for the number of rows that enter.
+    """
+    kept = {key: carry[key] for key in model.begin_keys if key in carry}
+    entering = carry["halted"].nonzero()[:, 0]
+    if not len(entering):
+        return kept
+    rows = model.begun({key: leaf[entering] for key, leaf in batch.items()})
+    size = carry["halted"].shape[0]
+    for key in model.begin_keys:
+        new = rows[key]
+        old = kept[key] if key in kept else new.new_zeros(size, *new.shape[1:])
+        kept[key] = old.index_copy(0, entering, new)
+    return kept
 
 
 def truncated_step(step: SupervisionStep, state: RecurrentState) -> RecurrentState:
@@ -102,13 +137,13 @@ def act_step(
         training: halt by q (and by exploration); in evaluation a slot runs exactly halt_max_steps.
         min_halt_steps: (B,) int32, 0 = no constraint; from `draw_min_halt_steps`.
     Returns:
-        the new carry (states detached) and outputs `logits`, `q_halt_logits`, `q_continue_logits`, `z_H`, `z_L`, for
-        Q-learning in training also `target_q_continue`. The carry's `labels`, `halted` and `steps` belong to
-        these outputs.
+        the new carry (states and leaves of `model.begin` detached) and outputs `logits`, `q_halt_logits`,
+        `q_continue_logits`, `z_H`, `z_L`, for Q-learning in training also `target_q_continue`. The carry's `labels`,
+        `halted` and `steps` belong to these outputs.
     """
     config = model.config
     current = start_halted_slots(model, carry, batch)
-    embeddings = model.embed(current["inputs"], current["puzzle_identifiers"])
+    embeddings = model.embed(current)
     step = model.supervision_step(embeddings)
     state = truncated_step(step, RecurrentState(current["z_H"], current["z_L"]))
     logits, q_halt, q_continue = model.readout(state)
@@ -123,4 +158,5 @@ def act_step(
                 _, next_halt, next_continue = model.readout(step(state))
                 outputs["target_q_continue"] = continue_target(last, next_halt, next_continue)
     new_carry = {"z_H": state.z_H.detach(), "z_L": state.z_L.detach(), "steps": steps, "halted": halted}
-    return new_carry | {key: current[key] for key in DATA_KEYS}, outputs
+    new_carry |= {key: current[key] for key in model.row_keys}
+    return new_carry | {key: current[key].detach() for key in model.begin_keys}, outputs

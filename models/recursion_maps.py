@@ -39,7 +39,8 @@ class RecursionMaps:
 
     Args:
         model: in float32 or float64, not compiled; the weights as they are now (after an update make new maps).
-        batch: `inputs` (B, S), `puzzle_identifiers` (B,) and, for `read`, `labels` (B, S); on the model's device.
+        batch: `inputs` (B, S), `puzzle_identifiers` (B,), what else the model's `begin` and `embed` read and, for
+            `read`, `labels` (B, S); on the model's device.
         puzzle_rows: of the puzzle table, as the model's method of that name gives them; None gathers them.
     Errors: `UserError` for a model or states in lower precision.
     """
@@ -54,7 +55,7 @@ class RecursionMaps:
                 )
         self.model = model
         self.batch = batch
-        embeddings = model.embed(batch["inputs"], batch["puzzle_identifiers"], puzzle_rows)
+        embeddings = model.embed(model.begun(batch), puzzle_rows)
         self.step: SupervisionStep = model.supervision_step(embeddings)
 
     @property

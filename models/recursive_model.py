@@ -1,5 +1,6 @@
 """What HRM, TRM and SRM share: embeddings in, readout out, and a supervision step in between."""
 
+from collections.abc import Mapping
 from dataclasses import replace
 from typing import ClassVar
 
@@ -33,6 +34,9 @@ class RecursiveModel(Network):
     Config: ClassVar[type[ModelConfig]] = ModelConfig
     # What the official programs call it: names of classes in their configs, and of groups.
     official_names: ClassVar[tuple[str, ...]] = ()
+    # What of a batch lives in the carry, slot by slot, and what `begin` adds to it; all names differ.
+    row_keys: tuple[str, ...] = ("inputs", "labels", "puzzle_identifiers")
+    begin_keys: tuple[str, ...] = ()
 
     H_init: Tensor
     L_init: Tensor
@@ -121,19 +125,40 @@ class RecursiveModel(Network):
         """
         return None if self.puzzle_emb is None else self.puzzle_emb(puzzle_identifiers)
 
-    def embed(self, inputs: Tensor, puzzle_identifiers: Tensor, puzzle_rows: Tensor | None = None) -> Tensor:
-        """Input embeddings of tokens (B, S) and puzzle ids (B,): (B, P+S, D), unit variance at the start.
+    def begin(self, rows: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """What is computed once of rows that enter a slot and kept with them while they are in it.
 
-        `puzzle_rows`, from the method of that name, is gathered anew where not given.
+        Leaves (n, ...) under the names `begin_keys`, of the n rows of a batch, all its keys: in training `embed` finds
+        them with a graph at the first step of these rows, and without one at later steps. A model that is to learn at
+        every step computes such things in `embed`, from `row_keys`.
+        """
+        return {}
+
+    def begun(self, rows: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
+        """The rows with what `begin` makes of them: what `embed` takes outside a carry.
+
+        Errors: ValueError when that has other names than `begin_keys`, or one that the rows have.
+        """
+        leaves = self.begin(rows)
+        if leaves.keys() != set(self.begin_keys) or not rows.keys().isdisjoint(leaves):
+            names = f"{sorted(leaves)} of rows with {sorted(rows)}"
+            raise ValueError(f"{type(self).__name__}.begin makes {names}, but begin_keys are {self.begin_keys}")
+        return {**rows, **leaves}
+
+    def embed(self, rows: Mapping[str, Tensor], puzzle_rows: Tensor | None = None) -> Tensor:
+        """Input embeddings of a carry, or of `begun` rows: (B, P+S, D), unit variance at the start.
+
+        Here of `inputs` (B, S) tokens and `puzzle_identifiers` (B,). `puzzle_rows`, from the method of that name, is
+        gathered anew where not given.
         """
         config = self.config
-        embedding = self.embed_tokens(inputs.int())
+        embedding = self.embed_tokens(rows["inputs"].int())
         if puzzle_rows is None:
-            puzzle_rows = self.puzzle_rows(puzzle_identifiers)
+            puzzle_rows = self.puzzle_rows(rows["puzzle_identifiers"])
         if puzzle_rows is not None:
-            rows = puzzle_rows.to(config.dtype)
-            missing = config.prefix_len * config.hidden_size - rows.shape[-1]
-            prefix = F.pad(rows, (0, missing)).view(-1, config.prefix_len, config.hidden_size)
+            puzzle = puzzle_rows.to(config.dtype)
+            missing = config.prefix_len * config.hidden_size - puzzle.shape[-1]
+            prefix = F.pad(puzzle, (0, missing)).view(-1, config.prefix_len, config.hidden_size)
             embedding = torch.cat((prefix, embedding), dim=-2)
         if config.pos_encodings == "learned":
             positions = self.embed_pos.embedding_weight.to(config.dtype)

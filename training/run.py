@@ -229,7 +229,7 @@ def restore(run: Run, state: dict[str, Any], source: str) -> None:
         optimizer=run.dense,
         validation=ValidationRecord().state_dict(),
         num_slots=run.config.global_batch_size,
-        carry_names=run.objective.carry_names,
+        carry_names=run.objective.carry_names(run.model),
     )
     try:
         _take_over(run, state)

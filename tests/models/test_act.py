@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from models.act import DATA_KEYS, act_step, draw_min_halt_steps, initial_carry, start_halted_slots
+from models.act import act_step, draw_min_halt_steps, initial_carry, start_halted_slots
 from models.recursive_model import RecursiveModel
 from tests.models.small import ARCHITECTURES, small_batch, small_model
 
@@ -35,7 +35,7 @@ def test_halted_slots_restart_and_the_others_go_on(model: RecursiveModel) -> Non
     for slot in range(4):
         new = slot in (0, 2)
         source = second if new else first
-        for key in DATA_KEYS:
+        for key in model.row_keys:
             assert torch.equal(current[key][slot], source[key][slot])
         z_H = model.initial_state(4).z_H[slot] if new else carry["z_H"][slot]
         z_L = model.initial_state(4).z_L[slot] if new else carry["z_L"][slot]

@@ -175,7 +175,7 @@ def test_forward_mode_is_refused_loudly(name: str) -> None:
     """
     model = small_model(name, dtype=torch.bfloat16)
     batch = small_batch()
-    step = model.supervision_step(model.embed(batch["inputs"], batch["puzzle_identifiers"]))
+    step = model.supervision_step(model.embed(batch))
     state = model.initial_state(4)
     with pytest.raises(RuntimeError, match=r"functorch|forward mode|jvp"):
         torch.func.jvp(step.sub_updates[0], (state,), (state,))

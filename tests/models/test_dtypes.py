@@ -38,7 +38,7 @@ def test_wide_states_keep_what_narrow_layers_would_lose(name: str) -> None:
     """A perturbation of 1e-5 of the state survives one sub-update in float32 states, bfloat16 layers."""
     model = small_model(name, dtype=torch.bfloat16, state_dtype=torch.float32).eval()
     batch = small_batch()
-    embeddings = model.embed(batch["inputs"], batch["puzzle_identifiers"])
+    embeddings = model.embed(batch)
     state = model.initial_state(4)
     update = model.supervision_step(embeddings).sub_updates[0]
     plain = update(state).z_L

@@ -30,7 +30,7 @@ def start(model: RecursiveModel) -> tuple[RecurrentState, Tensor]:
     shape = (2, model.config.total_len, model.config.hidden_size)
     z_H, z_L = (torch.randn(shape, generator=generator, dtype=torch.float64) for _ in range(2))
     batch = small_batch(2)
-    return RecurrentState(z_H, z_L), model.embed(batch["inputs"], batch["puzzle_identifiers"]).detach()
+    return RecurrentState(z_H, z_L), model.embed(batch).detach()
 
 
 def tangents(like: RecurrentState, seed: int) -> RecurrentState:

@@ -49,7 +49,7 @@ def test_steps_are_the_models_own_bit_for_bit(name: str) -> None:
     whole = by_parts = reference = maps.initial_state
     with torch.no_grad():
         for _ in range(3):
-            step = model.supervision_step(model.embed(batch["inputs"], batch["puzzle_identifiers"]))
+            step = model.supervision_step(model.embed(batch))
             reference, whole, acted = step(reference), maps.step(whole), truncated_step(step, acted)
             for sub_update in maps.sub_updates:
                 by_parts = sub_update(by_parts)

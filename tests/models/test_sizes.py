@@ -150,7 +150,8 @@ def test_initial_weights_have_the_documented_spread() -> None:
         assert state[name].std().item() == pytest.approx(fan_in**-0.5, rel=0.01)
         # Truncation at two raw sigma; the raw sigma is the target over 0.8796.
         assert state[name].abs().max().item() == pytest.approx(2 / 0.8796 * fan_in**-0.5, rel=0.01)
-    embeddings = model.embed(torch.arange(1000)[:81][None], torch.zeros(1, dtype=torch.int32))
+    tokens, ids = torch.arange(1000)[:81][None], torch.zeros(1, dtype=torch.int32)
+    embeddings = model.embed({"inputs": tokens, "puzzle_identifiers": ids})
     assert embeddings[:, 16:].std().item() == pytest.approx(1, rel=0.02)
     assert embeddings[:, :16].abs().max().item() == 0
     assert state["q_head.weight"].abs().max() == 0 and (state["q_head.bias"] == -5).all()

@@ -132,9 +132,9 @@ def test_a_bfloat16_network_with_float32_states_feels_a_small_perturbation() -> 
         state = model.initial_state(1)
         shape = tuple(state.z_H.shape[1:])
         moved = perturb(state, torch.tensor([sigma]), draw_state_noise(0, 0, [0], shape, "both", "start"), "both")
-        inputs, ids = torch.zeros(1, 6, dtype=torch.int32), torch.zeros(1, dtype=torch.int32)
+        rows = {"inputs": torch.zeros(1, 6, dtype=torch.int32), "puzzle_identifiers": torch.zeros(1, dtype=torch.int32)}
         with torch.no_grad():
-            step = model.supervision_step(model.embed(inputs, ids))
+            step = model.supervision_step(model.embed(rows))
             after.append(step.sub_updates[0](moved).z_L)
     distance = (after[0] - after[1]).square().mean().sqrt()
     assert 1e-6 < distance < 1e-3

@@ -120,7 +120,10 @@ def _without_padding(batch: Batch) -> Batch:
 
 @dataclass
 class _Slots:
-    """Rows under way: what they are, their embeddings (n, P+S, D), state, and steps (n,) taken so far."""
+    """Rows under way: what they are, their embeddings (n, P+S, D), state, and steps (n,) taken so far.
+
+    What `model.begin` makes of rows that enter is in their embeddings, and moves with these.
+    """
 
     rows: Batch
     embeddings: Tensor
@@ -131,7 +134,7 @@ class _Slots:
     def enter(cls, model: RecursiveModel, batch: Batch) -> "_Slots":
         """Rows before their first step."""
         rows = to_device(batch, model.H_init.device)
-        embeddings = model.embed(rows["inputs"], rows["puzzle_identifiers"])
+        embeddings = model.embed(model.begun(rows))
         steps = torch.zeros_like(rows["puzzle_identifiers"], dtype=torch.int32)
         return cls(rows, embeddings, start_state(model, len(steps)), steps)
 

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 import torch
 
 from models.act import Batch
-from models.recursion import RecurrentState
+from models.recursion import RecurrentState, SupervisionStep
 from models.recursive_model import RecursiveModel
 from training.inference.base import Inference, Predictions
 
@@ -16,16 +16,16 @@ def start_state(model: RecursiveModel, size: int) -> RecurrentState:
     return RecurrentState(*(leaf.contiguous() for leaf in model.initial_state(size)))
 
 
-def unroll(
-    model: RecursiveModel, batch: Batch, num_steps: int, start: RecurrentState | None = None
-) -> Iterator[RecurrentState]:
-    """The states after supervision steps 1 to `num_steps`, as they come, from `start` or else from the initial state.
+def step_of(model: RecursiveModel, batch: Batch) -> SupervisionStep:
+    """The supervision step of these rows, whose input is embedded once."""
+    return model.supervision_step(model.embed(model.begun(batch)))
 
-    From there bit for bit those of `models.act.act_step` in evaluation, for any number of steps; the input is
-    embedded once.
+
+def unroll(step: SupervisionStep, state: RecurrentState, num_steps: int) -> Iterator[RecurrentState]:
+    """The states after supervision steps 1 to `num_steps` from `state`, as they come.
+
+    From `start_state` bit for bit those of `models.act.act_step` in evaluation, for any number of steps.
     """
-    state = start_state(model, batch["inputs"].shape[0]) if start is None else start
-    step = model.supervision_step(model.embed(batch["inputs"], batch["puzzle_identifiers"]))
     for _ in range(num_steps):
         state = step(state)
         yield state
@@ -50,7 +50,8 @@ class FixedInference(Inference):
     @torch.no_grad()
     def predict(self, model: RecursiveModel, batch: Batch) -> Predictions:
         num_steps = self.num_steps(model)
-        (state,) = deque(unroll(model, batch, num_steps), maxlen=1)
+        start = start_state(model, len(batch["inputs"]))
+        (state,) = deque(unroll(step_of(model, batch), start, num_steps), maxlen=1)
         logits, q_halt, _ = model.readout(state)
         steps = torch.full_like(batch["puzzle_identifiers"], num_steps)
         return Predictions(logits.argmax(dim=-1), q_halt, steps, logits, len(steps) * num_steps)

@@ -12,7 +12,7 @@ from torch import Tensor
 from models.act import Batch
 from models.recursive_model import RecursiveModel
 from training.inference.base import Predictions
-from training.inference.fixed import FixedInference, start_state, unroll
+from training.inference.fixed import FixedInference, start_state, step_of, unroll
 from training.noise import draw_state_noise, perturb
 
 # This is not a run's seed, so that all models and all evaluations are tried from the same perturbations.
@@ -51,7 +51,7 @@ class PerturbedInference(FixedInference):
 
     @torch.no_grad()
     def predict(self, model: RecursiveModel, batch: Batch) -> PerturbedPredictions:
-        num_steps = self.num_steps(model)
+        num_steps, step = self.num_steps(model), step_of(model, batch)
         clean = start_state(model, batch["inputs"].shape[0])
         rows = batch["row"].cpu().clamp_min(0)  # padding has no number, and what it starts from is all the same
         sigma = torch.full((len(rows),), self.sigma, dtype=torch.float64)
@@ -59,7 +59,7 @@ class PerturbedInference(FixedInference):
         for rollout in range(self.rollouts):
             noise = draw_state_noise(SEED, rollout, rows, tuple(clean.z_H.shape[1:]), self.site, "evaluation")
             start = perturb(clean, sigma, noise, self.site)
-            (state,) = deque(unroll(model, batch, num_steps, start), maxlen=1)
+            (state,) = deque(unroll(step, start, num_steps), maxlen=1)
             logits, q_halt, _ = model.readout(state)
             answers.append(logits.argmax(dim=-1))
             if rollout == 0:

@@ -8,7 +8,7 @@ from torch import Tensor
 from models.act import Batch
 from models.recursive_model import RecursiveModel
 from training.inference.base import Predictions
-from training.inference.fixed import FixedInference, unroll
+from training.inference.fixed import FixedInference, start_state, step_of, unroll
 
 
 @dataclass
@@ -29,7 +29,7 @@ class StepwiseInference(FixedInference):
     def predict(self, model: RecursiveModel, batch: Batch) -> StepwisePredictions:
         num_steps = self.num_steps(model)
         answers, q_halts, q_continues = [], [], []
-        for state in unroll(model, batch, num_steps):
+        for state in unroll(step_of(model, batch), start_state(model, len(batch["inputs"])), num_steps):
             logits, q_halt, q_continue = model.readout(state)
             answers.append(logits.argmax(dim=-1))
             q_halts.append(q_halt.float())

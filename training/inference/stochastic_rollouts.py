@@ -16,7 +16,7 @@ from models.act import Batch
 from models.recursion import RecurrentState, SupervisionStep
 from models.recursive_model import RecursiveModel
 from training.inference.base import Predictions
-from training.inference.fixed import FixedInference, start_state
+from training.inference.fixed import FixedInference, start_state, step_of
 from training.inference.stability import StabilityProbe
 from training.noise import draw_state_noise, perturb
 
@@ -81,7 +81,7 @@ class StochasticRollouts(FixedInference):
         num_steps, size = self.num_steps(model), len(batch["inputs"])
         judged = judged_steps(self.judged_steps, num_steps)
         rows = batch["row"].cpu().clamp_min(0)  # padding has no number, and its noise is all the same
-        step = model.supervision_step(model.embed(batch["inputs"], batch["puzzle_identifiers"]))
+        step = step_of(model, batch)
         readings: list[_Reading] = []
         for rollout in range(self.rollouts):
             state = start_state(model, size)

@@ -4,7 +4,7 @@ from collections.abc import Iterator
 
 import torch
 
-from models.act import DATA_KEYS, Batch, Carry, act_step, draw_min_halt_steps, initial_carry
+from models.act import Batch, Carry, act_step, carry_names, draw_min_halt_steps, initial_carry
 from models.recursive_model import RecursiveModel
 from training.objectives.base import Output, PuzzleObjective, UpdateContext, equal_slices
 from training.seeding import generator
@@ -18,7 +18,9 @@ class ACTStreaming(PuzzleObjective):
     """
 
     name = "act_streaming"
-    carry_names: tuple[str, ...] = ("z_H", "z_L", "steps", "halted", *DATA_KEYS)
+
+    def carry_names(self, model: RecursiveModel) -> tuple[str, ...]:
+        return carry_names(model)
 
     def outputs(self, model: RecursiveModel, batch: Batch, context: UpdateContext) -> Iterator[Output]:
         if self.carry is None:

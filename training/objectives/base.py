@@ -75,10 +75,13 @@ class Objective(Protocol):
 
     name: str
     carry: Carry | None
-    carry_names: tuple[str, ...]  # leaves of every carry; a saved state whose carry lacks one is refused
     terms: Sequence[WeightedTerm]  # losses beside its own; none may be given where `takes_terms` is false
     takes_terms: bool
     updates_per_batch: int  # how often a batch ends an update, as planned
+
+    def carry_names(self, model: RecursiveModel) -> tuple[str, ...]:
+        """Leaves of every carry with this model: a saved state whose carry lacks one is refused."""
+        ...
 
     def outputs(self, model: RecursiveModel, batch: Batch, context: UpdateContext) -> Iterator[Output]:
         """Yield the supervision steps of one batch (this process's rows); the last must end an update."""
@@ -96,10 +99,12 @@ class Stateless:
 
     name: str
     carry: Carry | None = None
-    carry_names: tuple[str, ...] = ()
     terms: Sequence[WeightedTerm] = ()
     takes_terms = False
     updates_per_batch = 1
+
+    def carry_names(self, model: RecursiveModel) -> tuple[str, ...]:
+        return ()
 
     def state_dict(self) -> dict[str, object]:
         return {}

@@ -31,9 +31,11 @@ class Flossing:
         self.inner = inner
         self.settings = settings
         self.name = inner.name
-        self.carry_names = inner.carry_names
         self.takes_terms = inner.takes_terms
         self.updates_per_batch = inner.updates_per_batch
+
+    def carry_names(self, model: RecursiveModel) -> tuple[str, ...]:
+        return self.inner.carry_names(model)
 
     @property
     def carry(self) -> Carry | None:

@@ -43,7 +43,9 @@ def rollout(
 
     As in `models.act.act_step`: the gradient of a step passes through its sub-updates from `grad_start` on, and none
     passes from step to step. A step's graph may be freed before the next step is asked for; then memory does not
-    grow with their number. A trajectory that has halted is computed on with the others, and never started anew.
+    grow with their number. What `model.begin` makes of the rows, once for all steps, therefore has gradients from the
+    first step only, as in `act_step`. A trajectory that has halted is computed on with the others, and never started
+    anew.
 
     Differs from `act_step` in cost: the target of q_continue is read off the following step, which is computed anyway;
     only after the last step is one computed for it alone. While one is trained, two graphs exist at a time.
@@ -58,12 +60,15 @@ def rollout(
     copies = state.z_H.shape[0] // batch["inputs"].shape[0]
     # One leaf serves all steps, so that the table's record does not depend on when trajectories halt.
     puzzle_rows = model.puzzle_rows(batch["puzzle_identifiers"])
+    rows = model.begun(batch)
     noise = None
     if input_noise is not None:
         noise = input_noise.to(state.z_H.device, torch.promote_types(config.dtype, torch.float32))
 
     def advance(start: RecurrentState) -> tuple[RecurrentState, RecurrentState, tuple[Tensor, Tensor, Tensor]]:
-        embeddings = model.embed(batch["inputs"], batch["puzzle_identifiers"], puzzle_rows)
+        nonlocal rows
+        embeddings = model.embed(rows, puzzle_rows)
+        rows = {**rows, **{key: rows[key].detach() for key in model.begin_keys}}
         embeddings = embeddings.repeat(copies, 1, 1) if copies > 1 else embeddings
         if noise is not None:
             embeddings = embeddings.to(noise.dtype) + noise

@@ -140,7 +140,7 @@ def row_by_row(model: RecursiveModel, batch: Batch, max_steps: int) -> list[tupl
     with torch.no_grad():
         for row in range(len(batch["inputs"])):
             one = {key: leaf[row : row + 1] for key, leaf in batch.items()}
-            sub_updates = model.supervision_step(model.embed(one["inputs"], one["puzzle_identifiers"])).sub_updates
+            sub_updates = model.supervision_step(model.embed(one)).sub_updates
             state: RecurrentState = model.initial_state(1)
             steps, halts = 0, False
             while steps < max_steps and not halts:
@@ -248,9 +248,9 @@ def test_adaptive_slots_are_refilled_and_then_shrink(monkeypatch: pytest.MonkeyP
         found.append(len(state.z_H))
         return readout(state)
 
-    def counted_embed(inputs: Tensor, identifiers: Tensor) -> Tensor:
-        embedded.append(len(inputs))
-        return embed(inputs, identifiers)
+    def counted_embed(rows: Batch) -> Tensor:
+        embedded.append(len(rows["inputs"]))
+        return embed(rows)
 
     monkeypatch.setattr(model, "readout", counted)
     monkeypatch.setattr(model, "embed", counted_embed)

@@ -58,7 +58,7 @@ def row_by_row(
                         state = state + sigma * noise.double()
                     starts[name] = state.to(model.config.carry_dtype)
                 state = model.initial_state(1)._replace(**starts)
-                sub_updates = model.supervision_step(model.embed(one["inputs"], one["puzzle_identifiers"])).sub_updates
+                sub_updates = model.supervision_step(model.embed(one)).sub_updates
                 for _ in range(num_steps):
                     for sub_update in sub_updates:
                         state = sub_update(state)

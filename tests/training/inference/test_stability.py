@@ -56,7 +56,7 @@ def test_directions_depend_on_row_rollout_and_step_alone() -> None:
 
     def growth(order: list[int], rollout: int = 0, moment: int = 5, probe: StabilityProbe = probe) -> torch.Tensor:
         chosen = torch.tensor(order)
-        step = model.supervision_step(model.embed(batch["inputs"][chosen], batch["puzzle_identifiers"][chosen]))
+        step = model.supervision_step(model.embed({key: leaf[chosen] for key, leaf in batch.items()}))
         return probe.growth(step, model.initial_state(len(order)), ROWS[chosen], rollout, moment)
 
     whole = growth([0, 1, 2])

@@ -43,7 +43,7 @@ def row_by_row(
     with torch.no_grad():
         for row in range(len(batch["inputs"])):
             one = {key: leaf[row : row + 1] for key, leaf in batch.items()}
-            sub_updates = model.supervision_step(model.embed(one["inputs"], one["puzzle_identifiers"])).sub_updates
+            sub_updates = model.supervision_step(model.embed(one)).sub_updates
             found.append([])
             for rollout in range(rollouts):
                 state, steps = model.initial_state(1), []
