@@ -14,7 +14,8 @@ from dataset.puzzle_metadata import PuzzleMetadata
 from errors import UserError
 from models.recursive_model import RecursiveModel
 from training.settings.schema import TrainConfig
-from training.setup import build_network, load_initial_weights
+from training.setup import build_network, read_initial_weights
+from training.storage.weights import adopt_weights
 
 
 @dataclass(frozen=True)
@@ -37,13 +38,15 @@ def weights_digest(model: torch.nn.Module) -> str:
 def remake(
     initial: InitialWeights, config: TrainConfig, metadata: PuzzleMetadata, device: torch.device
 ) -> RecursiveModel:
-    """The network as it was before the first update. No collective.
+    """The network as it was before the first update, with one puzzle table in memory. No collective.
 
     Errors: `UserError` when its weights file is gone or unusable, or when what comes out is not what was there.
     """
     model = build_network(config, metadata, device)
     if initial.init_from is not None:
-        load_initial_weights(model, os.path.expanduser(initial.init_from))
+        path = os.path.expanduser(initial.init_from)
+        model.to("meta")
+        adopt_weights(model, read_initial_weights(model, path, str(device)), source=path)
     if weights_digest(model) != initial.sha256:
         source = f"init_from={initial.init_from}" if initial.init_from else f"seed={config.seed}"
         raise UserError(f"{source} no longer gives the weights that the run started from")

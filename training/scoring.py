@@ -33,7 +33,7 @@ from training.run import Run
 from training.run_log import RunLog
 from training.setup import EvalRows
 from training.storage.atomic_file import warning_when_refused, write_atomically
-from training.storage.weights import load_weights
+from training.storage.weights import adopt_weights, load_weights
 
 HEADLINE = "exact_accuracy"
 ChosenRows = Sequence[tuple[EvalRows, np.ndarray]]
@@ -190,13 +190,14 @@ class Scoring:
         initial = self._initial_model()
         if initial is not None:
             test("initial", initial, 0)
+        del initial  # a puzzle table may have gigabytes: beside the run's own there is one at a time
         test("final", run.evaluated_model, run.step)
         best = run.validation.best
         if best is not None and best.step == run.step:
             results["test"]["best"], outcomes["best"] = results["test"]["final"], outcomes["final"]
         elif best is not None and run.folder.best.exists():
-            model = build_model(run.model.config).to(run.device)
-            model.load_state_dict(load_weights(run.folder.best))
+            model = build_model(run.model.config).to("meta")
+            adopt_weights(model, load_weights(run.folder.best, str(run.device)), source=run.folder.best)
             test("best", model, best.step)
         if self.run_log is not None:
             with warning_when_refused(run.folder.test_rows):

@@ -111,20 +111,25 @@ def build_network(config: TrainConfig, metadata: PuzzleMetadata, device: torch.d
         ) from error
 
 
-def load_initial_weights(model: RecursiveModel, path: str) -> None:
-    """Weights from another run or an official checkpoint.
+def read_initial_weights(model: RecursiveModel, path: str, device: str = "cpu") -> dict[str, torch.Tensor]:
+    """Weights from another run or an official checkpoint, with as many rows of the puzzle table as the model has.
 
-    A puzzle table of another number of rows is refilled with its row mean, as officially; every other key
-    must fit. Errors: `UserError` listing what does not.
+    A table of another number of rows is refilled with its row mean, as officially.
     """
-    weights = load_weights(path)
+    weights = load_weights(path, device)
     needed = model.state_dict()
     table = "puzzle_emb.weights"
     if table in weights and table in needed and weights[table].shape[1:] == needed[table].shape[1:]:
         if weights[table].shape != needed[table].shape:
             mean = weights[table].float().mean(dim=0, keepdim=True)
             weights[table] = mean.expand(needed[table].shape).contiguous()
-    check_weights(needed, weights, source=path)
+    return weights
+
+
+def load_initial_weights(model: RecursiveModel, path: str) -> None:
+    """Put `read_initial_weights` into a model. Errors: `UserError` listing what does not fit."""
+    weights = read_initial_weights(model, path)
+    check_weights(model.state_dict(), weights, source=path)
     model.load_state_dict(weights)
 
 

@@ -8,6 +8,7 @@ from pathlib import Path
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
+from torch import nn
 
 from errors import UserError
 from training.storage.archive import (
@@ -135,6 +136,18 @@ def check_weights(
         )
 
 
+def adopt_weights(model: nn.Module, weights: Mapping[str, torch.Tensor], *, source: Path | str) -> None:
+    """Make these tensors the model's own, in its dtypes, where `load_state_dict` copies them into those it has.
+
+    A model that was put on the device `meta` before, which frees its tensors, then costs their memory once.
+    Errors: as `check_weights`.
+    """
+    needed = model.state_dict()
+    check_weights(needed, weights, source=source)
+    own = {key: weights[key].to(tensor.dtype).contiguous() for key, tensor in needed.items()}
+    model.load_state_dict(own, assign=True)
+
+
 def _read(path: Path, map_location: str) -> object:
     if path.suffix == ".safetensors":
         try:
@@ -184,9 +197,10 @@ def _unusable(tensor: torch.Tensor) -> str | None:
         return f"is {kind}, expected dense floating-point numbers"
     if tensor.untyped_storage().nbytes() < tensor.numel() * tensor.element_size():
         return f"claims the shape {_written(tuple(tensor.shape))} and holds fewer numbers"
-    # float8 has no isfinite of its own.
+    # float8 has no extremes of its own. They are NaN where any number is, and unlike `isfinite` need no second table.
     numbers = tensor.float() if tensor.element_size() == 1 else tensor
-    return None if bool(numbers.isfinite().all()) else "holds NaN or infinity"
+    finite = not numbers.numel() or bool(torch.stack(numbers.aminmax()).isfinite().all())
+    return None if finite else "holds NaN or infinity"
 
 
 def _kind(value: object) -> str:
