@@ -33,7 +33,7 @@ require_packages()
 import numpy as np
 import torch
 
-from dataset.puzzle_folder import fingerprint
+from dataset.puzzle_folder import fingerprint, recognised_tasks
 from models.config import ModelConfig
 from models.registry import count_parameters
 from options import REQUIRED, anything, at_least, one_of, option, section, text
@@ -97,6 +97,9 @@ def evaluate_checkpoint(options: Options, world: World) -> dict[str, Any]:
     if options.validation_size is not None:
         config.validation_size = options.validation_size
     selections = select_rows(config, options.split, options.max_test_rows)
+    if world.is_main:
+        for line in recognised_tasks([selection.puzzle_set for selection in selections]):
+            print(line)
     device = resolve_device(config.device, world.local_rank)
     metadata = selections[0].puzzle_set.metadata
     for selection in selections:

@@ -1,17 +1,16 @@
-r"""Solve one Sudoku with a trained model, and show its answer after each supervision step.
+r"""Solve one puzzle with a trained model, and show its answer after each supervision step.
 
     python predict.py checkpoint=RUN/best.pt \
         puzzle=53..7....6..195....98....6.8...6...34..8.3..17...2...6.6....28....419..5....8..79
     python predict.py checkpoint=RUN/best.pt puzzle_file=FILE          a puzzle a line, or one puzzle as a grid
     python predict.py checkpoint=RUN/best.pt row=7                     a test puzzle of the run's data
 
-Blanks are '.' or '0'; spaces and the characters | + - are passed over. A solver judges the answer: whether the
-puzzle has one solution, whether the model found it, and where it is wrong. On a terminal a cell is green when it
-is right, red when wrong, and underlined when it is new since the step before.
+Of a Sudoku blanks are '.' or '0'; spaces and the characters | + - are passed over. A solver judges the answer:
+whether the puzzle has one solution, whether the model found it, and where it is wrong. On a terminal a cell is green
+when it is right, red when wrong, and underlined when it is new since the step before.
 """
 
 import os
-import re
 import shutil
 import sys
 from collections.abc import Sequence
@@ -26,21 +25,10 @@ import numpy as np
 import torch
 
 from dataset.eval_batches import as_batch, test_rows
+from dataset.find_task import official_shapes
 from dataset.puzzle_folder import open_puzzle_set
-from dataset.puzzle_metadata import PuzzleMetadata, data_folder
-from dataset.sudoku import (
-    BOXES,
-    Box,
-    boards_from_tokens,
-    box_of_shape,
-    has_conflict,
-    parse_board,
-    ruled_lines,
-    side,
-    tokens_from_boards,
-    units,
-)
-from dataset.sudoku_solver import Solved, solve
+from dataset.puzzle_metadata import PuzzleMetadata, data_folder, read_metadata
+from dataset.tasks.base import Known, PuzzleTask
 from models.recursive_model import RecursiveModel
 from options import REQUIRED, anything, at_least, one_of, option, text
 from training.devices import resolve_device
@@ -66,7 +54,7 @@ class Options:
     """Options of predict.py."""
 
     checkpoint: str = option(REQUIRED, "weights file in a run folder, such as RUN/best.pt", text)
-    puzzle: str | None = option(None, "16, 36 or 81 cells, row by row; '.' or '0' = blank", anything)
+    puzzle: str | None = option(None, "its cells row by row, of a Sudoku 16, 36 or 81; '.' or '0' = blank", anything)
     puzzle_file: str | None = option(None, "a puzzle a line, or one as a grid", text)
     row: int | None = option(None, "N-th test puzzle (from 0) that chose no checkpoint", at_least(0))
     data_path: str | None = option(None, "dataset folder of row=N; default: the run's", text)
@@ -76,51 +64,45 @@ class Options:
     dtype: str | None = option(None, "of the layers; default: the run's", one_of(*DTYPES))
 
 
-def sudoku_box(checkpoint: Checkpoint) -> Box:
-    """The box shape of the Sudokus a model was trained on, from its data where present, else its vocabulary.
+def puzzle_metadata(checkpoint: Checkpoint, data_path: str | None) -> PuzzleMetadata:
+    """Shape and task of the puzzles that a model was trained on: of its data, else of `data_path`, else by its tokens.
 
-    Errors: `UserError` when it was trained on something else.
+    It has the checkpoint's puzzle table. Errors: `UserError` when no task, or more than one, has so many tokens.
     """
-    seq_len = (checkpoint.vocab_size - 2) ** 2
+    size = checkpoint.vocab_size
     try:
-        seq_len = test_metadata(checkpoint.config).seq_len
-    except UserError:
-        pass  # the data may lie on another machine
-    box = box_of_shape(checkpoint.vocab_size, seq_len)
-    if box is None:
+        metadata = test_metadata(checkpoint.config)
+    except UserError:  # the data may lie on another machine
+        if data_path is not None:
+            metadata = read_metadata(data_folder(data_path), "test")
+        else:
+            shapes = official_shapes(size)
+            if len(shapes) != 1:
+                known = ", ".join(f"{name} of {seq_len} cells" for name, seq_len in shapes) or "no task"
+                raise UserError(
+                    f"{checkpoint.path} knows {size} tokens, as do: {known}; its data is not here to say which "
+                    "puzzles it reads; give data_path=data/NAME"
+                ) from None
+            ((name, seq_len),) = shapes
+            shape = {"seq_len": seq_len, "vocab_size": size, "total_groups": 1, "total_puzzles": 1}
+            metadata = PuzzleMetadata(**shape, extra={"task": name})  # type: ignore[arg-type]
+    if metadata.vocab_size != size:
         raise UserError(
-            f"{checkpoint.path} knows {checkpoint.vocab_size} tokens on sequences of {seq_len}: that is no Sudoku "
-            f"of {', '.join(BOXES)}, the puzzles this script reads"
+            f"{checkpoint.path} knows {size} tokens, but the puzzles of its data have {metadata.vocab_size}"
         )
-    return box
+    return replace(metadata, num_puzzle_identifiers=checkpoint.num_puzzle_identifiers)
 
 
-def sudoku_metadata(checkpoint: Checkpoint, box: Box) -> PuzzleMetadata:
-    """The data shape of Sudokus of this box, as the builder writes it, with the checkpoint's puzzle table."""
-    return PuzzleMetadata(
-        seq_len=side(box) ** 2,
-        vocab_size=side(box) + 2,
-        num_puzzle_identifiers=checkpoint.num_puzzle_identifiers,
-        total_groups=1,
-        total_puzzles=1,
-    )
-
-
-def read_puzzle(text: str, box: Box, where: str) -> np.ndarray:
-    """(n*n,) digits of a puzzle. Errors: `UserError`: characters, length, or a digit given twice in a unit."""
-    cells = re.sub(r"[\s|+-]", "", text)
-    n = side(box)
+def read_puzzle(text: str, task: PuzzleTask, where: str) -> np.ndarray:
+    """(S,) tokens of a puzzle. Errors: `UserError` saying what is no puzzle of the task."""
     try:
-        board = parse_board(cells, box)
+        return task.parse(text)
     except ValueError as error:
-        raise UserError(f"{where}: {error} ({n}x{n} Sudoku, '.' or '0' for a blank)") from None
-    if has_conflict(board[None], box)[0]:
-        raise UserError(f"{where}: {conflict_text(board, box)}, so there is no solution; check the givens")
-    return board
+        raise UserError(f"{where}: {error}") from None
 
 
-def read_puzzle_file(path: Path, box: Box) -> np.ndarray:
-    """(N, n*n) puzzles of a file: one a line (text after '#' passed over), or one drawn as a grid."""
+def read_puzzle_file(path: Path, task: PuzzleTask) -> np.ndarray:
+    """(N, S) puzzles of a file: one a line (text after '#' passed over), or one drawn as a grid."""
     try:
         if path.stat().st_size > MAX_FILE_BYTES:
             raise UserError(f"puzzle_file={path}: larger than {MAX_FILE_BYTES} bytes; evaluate.py takes whole sets")
@@ -132,111 +114,90 @@ def read_puzzle_file(path: Path, box: Box) -> np.ndarray:
     numbered = [(number, line) for number, line in enumerate(lines, 1) if line]
     if not numbered:
         raise UserError(f"puzzle_file={path} holds no puzzle; expected a puzzle a line")
-    cells = side(box) ** 2
-    if len(re.sub(r"[\s|+-]", "", "".join(line for _, line in numbered))) == cells:
-        return read_puzzle("".join(line for _, line in numbered), box, str(path))[None]
+    whole = "\n".join(line for _, line in numbered)
+    if len(task.cells(whole)) == task.seq_len:
+        return read_puzzle(whole, task, str(path))[None]
     if len(numbered) > MAX_PUZZLES:
         raise UserError(f"puzzle_file={path}: {len(numbered)} puzzles, at most {MAX_PUZZLES}; evaluate.py takes sets")
-    return np.stack([read_puzzle(line, box, f"{path}, line {number}") for number, line in numbered])
+    return np.stack([read_puzzle(line, task, f"{path}, line {number}") for number, line in numbered])
 
 
-def test_puzzle(checkpoint: Checkpoint, box: Box, row: int, data_path: str | None) -> np.ndarray:
-    """The row-th test puzzle that chose no checkpoint, (n*n,). Errors: `UserError`."""
+def test_puzzle(checkpoint: Checkpoint, metadata: PuzzleMetadata, row: int, data_path: str | None) -> np.ndarray:
+    """The row-th test puzzle that chose no checkpoint, (S,). Errors: `UserError`."""
     config = checkpoint.config
     paths = [data_path] if data_path else config.data_paths_test or config.data_paths
     if not paths:
         raise UserError("row=N needs a dataset: give data_path=data/NAME")
     puzzle_set = open_puzzle_set(data_folder(paths[0]), "test")
-    if box_of_shape(puzzle_set.metadata.vocab_size, puzzle_set.metadata.seq_len) != box:
-        raise UserError(f"{paths[0]} holds other puzzles than the model's {side(box)}x{side(box)} Sudokus")
+    found = puzzle_set.metadata
+    if (found.seq_len, found.vocab_size) != (metadata.seq_len, metadata.vocab_size):
+        raise UserError(
+            f"{paths[0]} holds other puzzles than the model's: {found.seq_len} cells of {found.vocab_size} tokens "
+            f"({found.task}), expected {metadata.seq_len} of {metadata.vocab_size} ({metadata.task})"
+        )
     rows = test_rows(puzzle_set, config.validation_size)
     if not 0 <= row < len(rows):
         raise UserError(f"row={row}: {paths[0]} has {len(rows)} test puzzles, expected 0 to {len(rows) - 1}")
-    return boards_from_tokens(puzzle_set.read_rows(rows[row : row + 1])[0])[0]
+    return puzzle_set.read_rows(rows[row : row + 1])[0][0]
 
 
-def read_puzzles(options: Options, checkpoint: Checkpoint, box: Box) -> np.ndarray:
-    """(N, n*n) the puzzles asked for. Errors: `UserError`."""
+def read_puzzles(options: Options, checkpoint: Checkpoint, metadata: PuzzleMetadata) -> np.ndarray:
+    """(N, S) the puzzles asked for. Errors: `UserError`."""
     given = [name for name in ("puzzle", "puzzle_file", "row") if getattr(options, name) is not None]
     if len(given) != 1:
         options_given = f"{given[0]} and {given[1]}" if given else "none"
         raise UserError(f"found {options_given}: give one of puzzle=53..7..., puzzle_file=FILE, row=N")
     if options.puzzle is not None:
-        return read_puzzle(options.puzzle, box, "puzzle")[None]
+        return read_puzzle(options.puzzle, metadata.task, "puzzle")[None]
     if options.puzzle_file is not None:
-        return read_puzzle_file(Path(options.puzzle_file), box)
+        return read_puzzle_file(Path(options.puzzle_file), metadata.task)
     assert options.row is not None
-    return test_puzzle(checkpoint, box, options.row, options.data_path)[None]
+    return test_puzzle(checkpoint, metadata, options.row, options.data_path)[None]
 
 
 def answer_puzzles(model: RecursiveModel, puzzles: np.ndarray, metadata: PuzzleMetadata) -> StepwisePredictions:
-    """The model's answers to (N, n*n) boards, on the CPU."""
-    tokens = tokens_from_boards(puzzles)
-    batch = as_batch(tokens, tokens, np.zeros(len(puzzles), np.int32), metadata)
+    """The model's answers to puzzles (N, S), on the CPU."""
+    batch = as_batch(puzzles, puzzles, np.zeros(len(puzzles), np.int32), metadata)
     device = model.H_init.device
     predictions = StepwiseInference().predict(model, to_device(batch, device))
     tensors = {key: value.cpu() for key, value in vars(predictions).items() if isinstance(value, torch.Tensor)}
     return replace(predictions, **tensors)  # type: ignore[arg-type]
 
 
-def conflict_text(board: np.ndarray, box: Box) -> str:
-    """`5 stands twice in row 3`: the first conflict of a board; empty when there is none."""
-    n = side(box)
-    for index, unit in enumerate(units(box)):
-        digits = board[unit]
-        digits = digits[(digits >= 1) & (digits <= n)]
-        repeated = np.flatnonzero(np.bincount(digits, minlength=n + 1) > 1)
-        if len(repeated):
-            kind = ("row", "column", "box")[index // n]
-            return f"{int(repeated[0])} stands twice in {kind} {index % n + 1}"
-    return ""
-
-
-def verdict(puzzle: np.ndarray, answer: np.ndarray, solved: Solved, box: Box) -> str:
-    """One paragraph: what the puzzle is, and what the answer is worth. `answer` (n*n,), 0 = no digit."""
-    n = side(box)
-    if not solved.complete[0]:
-        about = "puzzle: the solver gave up before it knew how many solutions there are"
-    elif solved.num_solutions[0] == 0:
-        about = "puzzle: it has no solution"
-    elif solved.num_solutions[0] > 1:
-        about = "puzzle: it has more than one solution"
-    else:
-        about = f"puzzle: one solution, rating {int(solved.ratings[0])} (search nodes)"
-    givens = puzzle > 0
-    changed = int((givens & (answer != puzzle)).sum())
-    empty = int(((answer < 1) | (answer > n)).sum())
-    clash = conflict_text(answer, box)
-    if not changed and not empty and not clash:
-        return f"{about}\nanswer: SOLVED, every row, column and box is right"
-    faults = [f"{changed} givens changed"] if changed else []
-    faults += [f"{empty} cells without a digit"] if empty else []
-    faults += [clash] if clash else []
-    if solved.unique[0]:
-        wrong = np.flatnonzero((answer != solved.solutions[0]) & ~givens)
-        shown = ", ".join(f"r{cell // n + 1}c{cell % n + 1}" for cell in wrong[:6])
-        faults.insert(0, f"{len(wrong)} of {int((~givens).sum())} blanks wrong ({shown}{', ...' * (len(wrong) > 6)})")
-    return f"{about}\nanswer: NOT solved; {'; '.join(faults)}"
+def verdict(task: PuzzleTask, puzzle: np.ndarray, answer: np.ndarray, known: Known) -> str:
+    """One paragraph: what the puzzle is, and what the answer (S,) is worth."""
+    faults = task.faults(puzzle, answer)
+    if known.solution is not None:
+        givens = task.filled(puzzle) if task.blank is not None else np.zeros(len(puzzle), bool)
+        wrong = np.flatnonzero((answer != known.solution) & ~givens)
+        if len(wrong):
+            columns = task.grid[1]
+            shown = ", ".join(f"r{cell // columns + 1}c{cell % columns + 1}" for cell in wrong[:6])
+            what = "cells" if task.blank is None else "blanks"
+            total = f"{len(wrong)} of {int((~givens).sum())} {what} wrong"
+            faults.insert(0, f"{total} ({shown}{', ...' * (len(wrong) > 6)})")
+    if faults:
+        return f"{known.about}\nanswer: NOT solved; {'; '.join(faults)}"
+    if known.solution is None and task.rules is None:
+        return f"{known.about}\nanswer: nothing here can judge it"
+    return f"{known.about}\nanswer: SOLVED, {task.rules or 'every cell is right'}"
 
 
 def grid_lines(
-    board: np.ndarray, box: Box, *, givens: np.ndarray, right: np.ndarray | None, changed: np.ndarray, color: bool
+    task: PuzzleTask, tokens: np.ndarray, *, givens: np.ndarray, right: np.ndarray | None, changed: np.ndarray
 ) -> list[str]:
-    """A board as lines with ruled boxes. Styles: givens bold, right green, wrong red, changed underlined."""
-    n = side(box)
-    cells = []
-    for cell, digit in enumerate(board.tolist()):
-        text = str(digit) if 1 <= digit <= n else "."
-        if color:
-            style = BOLD if givens[cell] else ""
-            if right is not None and not givens[cell]:
-                style += GREEN if right[cell] else RED
-            elif right is not None and not right[cell]:
-                style += RED
-            style += UNDERLINE if changed[cell] else ""
-            text = f"{style}{text}{RESET}" if style else text
-        cells.append(text)
-    return ruled_lines(cells, box)
+    """A puzzle or an answer (S,) drawn in styles: givens bold, right green, wrong red, changed underlined."""
+
+    def style(cell: int, symbol: str) -> str:
+        codes = BOLD if givens[cell] else ""
+        if right is not None and not givens[cell]:
+            codes += GREEN if right[cell] else RED
+        elif right is not None and not right[cell]:
+            codes += RED
+        codes += UNDERLINE if changed[cell] else ""
+        return f"{codes}{symbol}{RESET}" if codes else symbol
+
+    return task.draw(tokens, style)
 
 
 def side_by_side(panels: Sequence[tuple[str, str, list[str]]], panel_width: int, line_width: int) -> list[str]:
@@ -256,27 +217,28 @@ def side_by_side(panels: Sequence[tuple[str, str, list[str]]], panel_width: int,
 
 
 def show(
-    puzzle: np.ndarray, predictions: StepwisePredictions, index: int, box: Box, *, color: bool, width: int
+    task: PuzzleTask, puzzle: np.ndarray, predictions: StepwisePredictions, index: int, *, color: bool, width: int
 ) -> list[str]:
     """The puzzle, the answer after each step, and the verdict."""
-    n = side(box)
-    solved = solve(puzzle[None], box)
-    solution = solved.solutions[0] if solved.unique[0] else None
-    givens, nothing = puzzle > 0, np.zeros(n * n, bool)
-    panels = [("puzzle", "", grid_lines(puzzle, box, givens=givens, right=None, changed=nothing, color=color))]
-    tokens = predictions.step_answers[index].numpy()
-    steps = np.where(tokens >= 2, tokens - 1, 0)
+    known = task.known(puzzle)
+    givens, nothing = task.filled(puzzle), np.zeros(len(puzzle), bool)
+
+    def panel(tokens: np.ndarray, right: np.ndarray | None, changed: np.ndarray) -> list[str]:
+        return grid_lines(task, tokens, givens=givens, right=right, changed=changed) if color else task.draw(tokens)
+
+    panels = [("puzzle", "", panel(puzzle, None, nothing))]
+    steps = predictions.step_answers[index].numpy()
     halting = predictions.step_q_halt[index].sigmoid().tolist()
-    before = puzzle
-    for step, (board, probability) in enumerate(zip(steps, halting, strict=True), 1):
-        changed = (board != before) & (before > 0 if step == 1 else True)
-        right = None if solution is None else board == solution
-        lines = grid_lines(board, box, givens=givens, right=right, changed=changed, color=color)
+    before = np.array(task.symbols(puzzle))
+    for step, (tokens, probability) in enumerate(zip(steps, halting, strict=True), 1):
+        symbols = np.array(task.symbols(tokens))
+        changed = (symbols != before) & (givens if step == 1 else True)
+        right = None if known.solution is None else tokens == known.solution
         count = f", {int(changed.sum())} new" if step > 1 else ""
-        panels.append((f"step {step}{count}", f"halt {probability:.3f}", lines))
-        before = board
-    panel_width = 2 * n - 1 + 2 * (n // box[1] - 1)
-    return [*side_by_side(panels, panel_width, width), verdict(puzzle, steps[-1], solved, box)]
+        panels.append((f"step {step}{count}", f"halt {probability:.3f}", panel(tokens, right, changed)))
+        before = symbols
+    panel_width = max(map(len, task.draw(puzzle)))
+    return [*side_by_side(panels, panel_width, width), verdict(task, puzzle, steps[-1], known)]
 
 
 @exit_on_user_error
@@ -285,9 +247,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     options = parse_key_values(words, Options, description=__doc__ or "")
     checkpoint = open_checkpoint(options.checkpoint, device=options.device, dtype=options.dtype)
     checkpoint = replace(checkpoint, config=with_supervision_steps(checkpoint.config, options.steps))
-    box = sudoku_box(checkpoint)
-    puzzles = read_puzzles(options, checkpoint, box)
-    metadata = sudoku_metadata(checkpoint, box)
+    metadata = puzzle_metadata(checkpoint, options.data_path)
+    puzzles = read_puzzles(options, checkpoint, metadata)
     model = restore_model(checkpoint, metadata, resolve_device(checkpoint.config.device))
     predictions = answer_puzzles(model, puzzles, metadata)
     color = options.color == "always" or (options.color == "auto" and sys.stdout.isatty())
@@ -296,7 +257,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         for index, puzzle in enumerate(puzzles):
             if len(puzzles) > 1:
                 print(f"== puzzle {index + 1} of {len(puzzles)}")
-            print("\n".join(show(puzzle, predictions, index, box, color=color, width=width)), flush=True)
+            print("\n".join(show(metadata.task, puzzle, predictions, index, color=color, width=width)), flush=True)
     except BrokenPipeError:  # `| head` has seen enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 

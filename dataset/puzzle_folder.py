@@ -10,18 +10,20 @@ read by the official code, which ignores the further keys of `dataset.json` and 
 `<set>__ratings.npy` (difficulty per example); files written by the official builders, HRM's without
 `total_puzzles` too, are read here.
 
-Further keys: "augmentation" (null, or {"kind": "sudoku", "box": [rows, cols]}: what may be drawn on the fly),
-"task", "sha256" ({file: hex} of the split's arrays), "build" (how it was made).
+Further keys: "task" (a name, see `dataset.tasks`), "augmentation" (null, or {"kind": the task's name, ...}: what it
+may draw on the fly, such as {"kind": "sudoku", "box": [rows, cols]}), "rating" (how ratings were made), "sha256"
+({file: hex} of the split's arrays), "build" (how it was made).
 """
 
 import hashlib
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 
+from dataset.find_task import PLAIN
 from dataset.puzzle_metadata import (
     PuzzleMetadata,
     brief,
@@ -205,6 +207,16 @@ def open_puzzle_set(root: str | Path, split: str, set_name: str = "all") -> Puzz
 def open_puzzle_sets(roots: Sequence[str | Path], split: str) -> list[PuzzleSet]:
     """All sets of a split of several folders, in their order. Errors: as `open_puzzle_set`."""
     return [open_puzzle_set(root, split, name) for root in roots for name in read_metadata(root, split).sets]
+
+
+def recognised_tasks(sets: Iterable[PuzzleSet]) -> list[str]:
+    """A line for each folder that does not name its task and is taken for one by the shape of its tokens."""
+    found = {str(one.root): one.metadata for one in sets if not one.metadata.names_task}
+    return [
+        f"{root} names no task: {metadata.seq_len} cells of {metadata.vocab_size} tokens are taken for {metadata.task}"
+        for root, metadata in found.items()
+        if metadata.task.name != PLAIN
+    ]
 
 
 def _check_counts(metadata: PuzzleMetadata, path: Path, num_groups: int, num_puzzles: int, mend: str) -> None:

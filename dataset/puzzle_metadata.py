@@ -4,13 +4,15 @@ import os
 import re
 import shlex
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
+from functools import cached_property
 from pathlib import Path
 from typing import Any, NoReturn
 
+from dataset.find_task import find_task
 from dataset.plain_data import JsonError, json_object_or_refuse, read_json
 from dataset.safe_files import ArrayHeader, read_array_header, refuse
-from dataset.sudoku import Box, box_of_shape
+from dataset.tasks.base import PuzzleTask, TaskError
 from errors import UserError
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -37,23 +39,15 @@ class PuzzleMetadata:
     sets: tuple[str, ...] = ("all",)
     extra: dict[str, Any] = field(default_factory=dict)
 
-    @property
-    def augmentation_box(self) -> tuple[int, int] | None:
-        """(rows, cols) of a Sudoku box when symmetries may be drawn on the fly, else None."""
-        augmentation = self.extra.get("augmentation")
-        return None if augmentation is None else (int(augmentation["box"][0]), int(augmentation["box"][1]))
+    @cached_property
+    def task(self) -> PuzzleTask:
+        """What must be known of the puzzles beside their tokens. Errors: `TaskError`, not in a folder that was read."""
+        return find_task(self.extra, self.seq_len, self.vocab_size, self.pad_id)
 
     @property
-    def sudoku_box(self) -> Box | None:
-        """(rows, cols) of a Sudoku box, by whose rules answers can be judged; None for other tasks.
-
-        Folders of the official builders do not say their task: boards are known by their cells and digits.
-        """
-        if self.augmentation_box is not None:
-            return self.augmentation_box
-        if self.extra.get("task", "sudoku") != "sudoku":
-            return None
-        return box_of_shape(self.vocab_size, self.seq_len)
+    def names_task(self) -> bool:
+        """Whether the folder says what its task is; the official ones do not, and are recognised by their shape."""
+        return self.extra.get("task") is not None or self.extra.get("augmentation") is not None
 
 
 def rebuild_hint(root: str | Path) -> str:
@@ -63,7 +57,8 @@ def rebuild_hint(root: str | Path) -> str:
 
 def metadata_as_json(metadata: PuzzleMetadata) -> dict[str, Any]:
     """What `dataset.json` holds, in this order."""
-    return {name: value for name, value in vars(metadata).items() if name != "extra"} | metadata.extra
+    names = [item.name for item in fields(metadata) if item.name != "extra"]
+    return {name: getattr(metadata, name) for name in names} | metadata.extra
 
 
 def data_folder(path: str) -> str:
@@ -132,9 +127,14 @@ def read_metadata(root: str | Path, split: str) -> PuzzleMetadata:
         total_puzzles = integer("total_puzzles", 1, (1 << 48) - 1)
     else:
         total_puzzles = sum(offsets_header(folder, name, "puzzle_indices", mend).shape[0] - 1 for name in sets)
-    _check_extra(extra, known["seq_len"], known["vocab_size"], bad)
+    _check_sums(extra, bad)
     known |= {"ignore_label_id": ignore, "mean_puzzle_examples": float(mean), "total_puzzles": total_puzzles}
-    return PuzzleMetadata(**known, sets=tuple(sets), extra=extra)
+    metadata = PuzzleMetadata(**known, sets=tuple(sets), extra=extra)
+    try:
+        _ = metadata.task
+    except TaskError as error:
+        bad(error.key, error.expected)
+    return metadata
 
 
 def _split_folder(root: Path, split: str, mend: str) -> Path:
@@ -158,16 +158,7 @@ def _split_folder(root: Path, split: str, mend: str) -> Path:
     return folder
 
 
-def _check_extra(extra: Mapping[str, Any], seq_len: int, vocab_size: int, bad: Any) -> None:
-    augmentation = extra.get("augmentation")
-    if augmentation is not None:
-        box = augmentation.get("box") if isinstance(augmentation, dict) else None
-        is_box = isinstance(box, list) and len(box) == 2 and all(type(n) is int and 1 <= n <= 64 for n in box)
-        if not is_box or augmentation.get("kind") != "sudoku":
-            bad("augmentation", 'null or {"kind": "sudoku", "box": [rows, cols]}')
-        side = augmentation["box"][0] * augmentation["box"][1]
-        if seq_len != side * side or vocab_size != side + 2:
-            bad("augmentation", f"a box that fits seq_len {seq_len} and vocab_size {vocab_size}")
+def _check_sums(extra: Mapping[str, Any], bad: Any) -> None:
     checksums = extra.get("sha256", {})
     if not isinstance(checksums, dict) or not all(
         _FILE_NAME.fullmatch(name) and isinstance(value, str) and re.fullmatch("[0-9a-f]{64}", value)

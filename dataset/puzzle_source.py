@@ -14,11 +14,11 @@ from typing import Any
 
 import numpy as np
 
-from dataset.augment import augment_sudoku
 from dataset.eval_batches import Batch, as_batch
 from dataset.puzzle_folder import PuzzleSet, fingerprint
 from dataset.puzzle_metadata import PuzzleMetadata
 from dataset.source import START, Position
+from dataset.tasks.base import PuzzleTask
 from errors import UserError
 
 AUGMENT_CHOICES = ("auto", "stored", "on_the_fly", "none")
@@ -50,8 +50,8 @@ class _Draw:
 class PuzzleSource:
     """Global training batches from one or several sets, whose groups are concatenated.
 
-    augment: "stored" takes the puzzles of a group as they are; "on_the_fly" also draws a symmetry per row,
-    from the box named in `dataset.json`; "auto" does so for exactly the sets that name one; "none" takes
+    augment: "stored" takes the puzzles of a group as they are; "on_the_fly" also lets their task draw a
+    symmetry per row, as `dataset.json` allows; "auto" does so for exactly the sets that allow it; "none" takes
     the first puzzle of each group, the original, only. `exclude` is a mask over the concatenated examples
     never to be drawn.
 
@@ -79,7 +79,7 @@ class PuzzleSource:
         self.metadata = merge_metadata(self.sets)
         self.seed, self.global_batch_size = seed, global_batch_size
         self.epochs_per_iteration, self.augment = epochs_per_iteration, augment
-        self._boxes = [self._box(puzzle_set, augment) for puzzle_set in self.sets]
+        self._drawing = [self._drawing_task(puzzle_set, augment) for puzzle_set in self.sets]
         self._row_starts = np.cumsum([0] + [puzzle_set.num_examples for puzzle_set in self.sets])
         self._index_puzzles(exclude)
         self._orders: OrderedDict[tuple[int, int], np.ndarray] = OrderedDict()
@@ -88,13 +88,15 @@ class PuzzleSource:
         self._check_capacity()
 
     @staticmethod
-    def _box(puzzle_set: PuzzleSet, augment: str) -> tuple[int, int] | None:
-        box = puzzle_set.metadata.augmentation_box if augment in ("auto", "on_the_fly") else None
-        if augment == "on_the_fly" and box is None:
+    def _drawing_task(puzzle_set: PuzzleSet, augment: str) -> PuzzleTask | None:
+        """The task that draws symmetries for the rows of a set; None where none are drawn."""
+        task = puzzle_set.metadata.task
+        allowed = task.augmentation is not None
+        if augment == "on_the_fly" and not allowed:
             raise UserError(
                 f"{puzzle_set.root}: its dataset.json names no augmentation to draw on the fly; use augment=stored"
             )
-        return box
+        return task if allowed and augment in ("auto", "on_the_fly") else None
 
     def _index_puzzles(self, exclude: np.ndarray | None) -> None:
         """Offsets of examples and puzzles over all sets, without excluded rows and what they leave empty."""
@@ -243,12 +245,12 @@ class PuzzleSource:
         owners = np.searchsorted(self._row_starts, draw.rows, side="right") - 1
         inputs = np.empty((draw.rows.size, self.metadata.seq_len), dtype=np.int32)
         labels = np.empty_like(inputs)
-        for index, (puzzle_set, box) in enumerate(zip(self.sets, self._boxes, strict=True)):
+        for index, (puzzle_set, task) in enumerate(zip(self.sets, self._drawing, strict=True)):
             mine = np.flatnonzero(owners == index)
             if mine.size == 0:
                 continue
             tokens = puzzle_set.read_rows(draw.rows[mine] - self._row_starts[index])
-            inputs[mine], labels[mine] = tokens if box is None else augment_sudoku(*tokens, box, rng)
+            inputs[mine], labels[mine] = tokens if task is None else task.augment(*tokens, rng)
         return as_batch(inputs, labels, self._puzzle_identifiers[draw.puzzles], self.metadata)
 
     def state_dict(self) -> dict[str, Any]:
@@ -270,7 +272,7 @@ class PuzzleSource:
             "seed": self.seed,
             "global_batch_size": self.global_batch_size,
             "epochs_per_iteration": self.epochs_per_iteration,
-            "augment": [list(box) if box else self.augment == "none" for box in self._boxes],
+            "augment": [task.augmentation_identity if task else self.augment == "none" for task in self._drawing],
         }
 
 

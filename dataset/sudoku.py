@@ -5,7 +5,6 @@ of one box, n = rows * columns: 4x4 has 2x2 boxes, 6x6 boxes of 2 rows and 3 col
 are digit + 1 (blank 1; 0 is padding), so the vocabulary holds n + 2.
 """
 
-from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from itertools import permutations
@@ -13,6 +12,7 @@ from itertools import permutations
 import numpy as np
 
 Box = tuple[int, int]
+BLANK_TOKEN = 1
 BOXES: dict[str, Box] = {"4x4": (2, 2), "6x6": (2, 3), "9x9": (3, 3)}
 
 
@@ -59,24 +59,6 @@ def parse_board(text: str, box: Box = (3, 3)) -> np.ndarray:
 def board_text(board: np.ndarray, blank: str = ".") -> str:
     """One line of n*n characters; `parse_board` reads it back."""
     return "".join(str(digit) if digit else blank for digit in np.asarray(board).ravel().tolist())
-
-
-def format_board(board: np.ndarray, box: Box) -> str:
-    """The board as text lines with ruled boxes, for people."""
-    return "\n".join(ruled_lines(board_text(board), box))
-
-
-def ruled_lines(cells: Sequence[str], box: Box) -> list[str]:
-    """Lines of a grid whose n*n cells are given as printed, one place wide each, with rules between boxes."""
-    rows, columns = box
-    n = side(box)
-    lines = []
-    for row in range(n):
-        line = cells[row * n : (row + 1) * n]
-        lines.append(" | ".join(" ".join(line[c : c + columns]) for c in range(0, n, columns)))
-        if (row + 1) % rows == 0 and row + 1 < n:
-            lines.append("-+-".join(["-" * (2 * columns - 1)] * (n // columns)))
-    return lines
 
 
 @lru_cache

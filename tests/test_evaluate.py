@@ -18,6 +18,7 @@ from hypothesis import strategies as st
 import evaluate
 from dataset.eval_batches import EvalBatches, test_rows, validation_rows
 from dataset.puzzle_folder import open_puzzle_set
+from tests.dataset.folders import edit_metadata
 from tests.helpers import ROOT, assert_same_state, train_here
 from training.evaluation.answering import AccuracyEvaluator
 from training.evaluation.evaluators import (
@@ -400,11 +401,13 @@ def test_modes_go_together_and_overwrite_nothing(run: Path) -> None:
 
 
 def test_a_vote_over_data_without_symmetries(
-    run: Path, sudoku6_stored_folder: Path, capsys: pytest.CaptureFixture[str]
+    run: Path, sudoku6_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     before = sorted(run.iterdir())
-    options = [f"checkpoint={run}/best.pt", f"data_paths_test=[{sudoku6_stored_folder}]", "eval.vote=2"]
-    assert "names no Sudoku box" in refused(capsys, *options)
+    data = shutil.copytree(sudoku6_folder, tmp_path / "data")
+    edit_metadata(data / "test", task="plain", augmentation=None)
+    options = [f"checkpoint={run}/best.pt", f"data_paths_test=[{data}]", "eval.vote=2"]
+    assert "puzzles of the task plain, which have 1 view; use eval.vote=1" in refused(capsys, *options)
     assert sorted(run.iterdir()) == before
 
 

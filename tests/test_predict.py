@@ -13,12 +13,14 @@ import yaml
 import evaluate
 import predict
 from dataset.puzzle_folder import open_puzzle_set
-from dataset.sudoku import board_text, boards_from_tokens, format_board, parse_board
-from dataset.sudoku_solver import solve
+from dataset.sudoku import board_text, boards_from_tokens, parse_board, tokens_from_boards
+from dataset.tasks.sudoku import conflict_text
+from tests.dataset.folders import sudoku_task
 from tests.helpers import train_here
 from training.inference.stepwise import StepwisePredictions
 
 BOX = (2, 3)
+TASK = sudoku_task(BOX)
 SOLUTION = "123456456123214365365214531642642531"
 PUZZLE = ".2345645612321436536521453164264253."
 
@@ -45,8 +47,8 @@ def refused(capsys: pytest.CaptureFixture[str], *options: str) -> str:
 
 
 def judged(puzzle: str, answer: str) -> str:
-    board = parse_board(puzzle, BOX)
-    return predict.verdict(board, parse_board(answer, BOX), solve(board[None], BOX), BOX)
+    tokens = tokens_from_boards(parse_board(puzzle, BOX))  # not the task's own reading, which refuses conflicts
+    return predict.verdict(TASK, tokens, tokens_from_boards(parse_board(answer, BOX)), TASK.known(tokens))
 
 
 def test_verdicts() -> None:
@@ -64,19 +66,17 @@ def test_verdicts() -> None:
 
 
 def test_conflicts_are_named() -> None:
-    assert predict.conflict_text(parse_board(SOLUTION, BOX), BOX) == ""
-    assert predict.conflict_text(parse_board("11" + "." * 34, BOX), BOX) == "1 stands twice in row 1"
-    assert predict.conflict_text(parse_board("1....." * 2 + "." * 24, BOX), BOX) == "1 stands twice in column 1"
-    assert predict.conflict_text(parse_board("1......1" + "." * 28, BOX), BOX) == "1 stands twice in box 1"
+    assert conflict_text(parse_board(SOLUTION, BOX), BOX) == ""
+    assert conflict_text(parse_board("11" + "." * 34, BOX), BOX) == "1 stands twice in row 1"
+    assert conflict_text(parse_board("1....." * 2 + "." * 24, BOX), BOX) == "1 stands twice in column 1"
+    assert conflict_text(parse_board("1......1" + "." * 28, BOX), BOX) == "1 stands twice in box 1"
 
 
 def test_grid_is_the_ruled_board_and_colours_change_no_cell() -> None:
-    board = parse_board(PUZZLE, BOX)
-    nothing = np.zeros(36, bool)
-    plain = predict.grid_lines(board, BOX, givens=board > 0, right=None, changed=nothing, color=False)
-    assert "\n".join(plain) == format_board(board, BOX)
+    tokens = TASK.parse(PUZZLE)
+    plain = TASK.draw(tokens)
     right = np.arange(36) % 2 == 0
-    styled = predict.grid_lines(board, BOX, givens=board > 0, right=right, changed=right, color=True)
+    styled = predict.grid_lines(TASK, tokens, givens=TASK.filled(tokens), right=right, changed=right)
     assert [re.sub(r"\033\[\d+m", "", line) for line in styled] == plain
     assert predict.RED in styled[0] and predict.GREEN in styled[0] and predict.UNDERLINE in styled[0]
 
@@ -90,13 +90,15 @@ def test_panels_fit_the_line(width: int) -> None:
 
 
 def test_puzzles_in_files(tmp_path: Path) -> None:
-    board = parse_board(PUZZLE, BOX)
+    tokens = TASK.parse(PUZZLE)
+    drawn = "\n".join(TASK.draw(tokens))
     file = tmp_path / "puzzles.txt"
-    for text in (PUZZLE, f"# a grid\n\n{format_board(board, BOX)}\n", PUZZLE.replace(".", "0") + " # one"):
+    for text in (PUZZLE, f"# a grid\n\n{drawn}\n", PUZZLE.replace(".", "0") + " # one"):
         file.write_text(text)
-        assert np.array_equal(predict.read_puzzle_file(file, BOX), board[None])
+        assert np.array_equal(predict.read_puzzle_file(file, TASK), tokens[None])
     file.write_text(f"{PUZZLE}\n\n{SOLUTION} # solved already\n")
-    assert [board_text(found) for found in predict.read_puzzle_file(file, BOX)] == [PUZZLE, SOLUTION]
+    read = predict.read_puzzle_file(file, TASK)
+    assert ["".join(TASK.symbols(found)) for found in read] == [PUZZLE, SOLUTION]
 
 
 def test_output_has_a_grid_per_step_and_a_verdict(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -125,8 +127,7 @@ def test_row_is_the_row_that_evaluate_reports(
     assert by_row == printed(capsys, f"checkpoint={run}", f"puzzle={board_text(puzzle)}")
     shown = [line.split("   ") for line in by_row.splitlines() if "|" in line]
     for step, tokens in enumerate(arrays["test/step_preds"][3], 1):
-        board = np.where(tokens >= 2, tokens - 1, 0)
-        lines = [line for line in format_board(board, BOX).splitlines() if "|" in line]
+        lines = [line for line in TASK.draw(tokens) if "|" in line]
         assert [panels[step].strip() for panels in shown] == lines
 
 
@@ -184,11 +185,11 @@ def test_two_puzzles_at_once_are_refused(run: Path, capsys: pytest.CaptureFixtur
 def test_answers_do_not_depend_on_company(run: Path) -> None:
     """One puzzle among others is answered as it is alone."""
     checkpoint = predict.open_checkpoint(run, device="cpu")
-    metadata = predict.sudoku_metadata(checkpoint, BOX)
+    metadata = predict.puzzle_metadata(checkpoint, None)
     model = predict.restore_model(checkpoint, metadata, torch.device("cpu"))
-    boards = np.stack([parse_board(text, BOX) for text in (PUZZLE, SOLUTION, "." * 36)])
-    together = predict.answer_puzzles(model, boards, metadata)
-    alone = predict.answer_puzzles(model, boards[:1], metadata)
+    puzzles = np.stack([TASK.parse(text) for text in (PUZZLE, SOLUTION, "." * 36)])
+    together = predict.answer_puzzles(model, puzzles, metadata)
+    alone = predict.answer_puzzles(model, puzzles[:1], metadata)
     assert isinstance(together, StepwisePredictions)
     assert torch.allclose(together.step_q_halt[:1], alone.step_q_halt, atol=1e-5)
     assert json.dumps(together.step_answers[0].tolist()) == json.dumps(alone.step_answers[0].tolist())

@@ -14,7 +14,6 @@ from models.recursive_model import RecursiveModel
 from models.registry import build_model
 from training.evaluation.answering import AccuracyEvaluator, describe_rate, evaluate
 from training.evaluation.baselines import (
-    blank_token,
     collapse_guards,
     label_counts,
     scored_rows,
@@ -144,8 +143,8 @@ class Scoring:
         of_sets = [scored_rows(rows.puzzle_set, rows.validation) for rows in run.evaluation_rows]
         inputs, labels = (np.concatenate(tokens) for tokens in zip(*of_sets, strict=True))
         counts = np.sum([label_counts(puzzle_set) for puzzle_set in run.source.sets], axis=0)
-        blank = blank_token(run.evaluation_rows[-1].puzzle_set)
-        self.baselines = trivial_baselines(inputs, labels, counts, blank)
+        task = run.evaluation_rows[-1].puzzle_set.metadata.task
+        self.baselines = trivial_baselines(inputs, labels, counts, task)
         if self.run_log is not None:
             listed = ", ".join(
                 f"{name} {value['accuracy']:.4f} (exact {value['exact_accuracy']:.4f})"

@@ -11,6 +11,7 @@ from typing import Any
 import torch
 
 from dataset.plain_data import JsonError, read_json_object
+from dataset.puzzle_folder import recognised_tasks
 from errors import UserError
 from training.averages import EMA, Average
 from training.devices import keep_freed_memory, resolve_device
@@ -91,6 +92,9 @@ def build_run(config: TrainConfig, world: World, objective: Objective | None = N
     seed_everything(config.seed)
     source = open_training_data(config, verify=world.is_main)
     evaluation_rows = open_evaluation_rows(config)
+    if world.is_main:
+        for line in recognised_tasks([*source.sets, *(rows.puzzle_set for rows in evaluation_rows)]):
+            print(line)
     model = build_network(config, source.metadata, device)
     model.train()
     objective = objective or build_objective(config)

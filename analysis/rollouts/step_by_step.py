@@ -31,23 +31,23 @@ from analysis.figures.figure_files import GREEN, RED, STYLE, make_folder, save_p
 from dataset.eval_batches import EvalBatches, test_rows
 from dataset.puzzle_folder import PuzzleSet, open_puzzle_set
 from dataset.puzzle_metadata import data_folder
-from dataset.sudoku import BOXES, Box, board_text, boards_from_tokens, box_of_shape, side
+from dataset.tasks.base import PuzzleTask
 from models.recursive_model import RecursiveModel
 from training.devices import resolve_device
 from training.inference.stepwise import StepwiseInference
 from training.trained_model import open_checkpoint, restore_model
 
 MAX_COLUMNS = 8
-BLANK_TOKEN = 1
 LIGHT_GREEN, LIGHT_RED = "#D5EFE5", "#F8DCCB"
 
 
 @dataclass(frozen=True)
 class Trace:
-    """One puzzle (n*n,) and the answers of T steps (T, n*n), digits, 0 = none; halting probabilities (T,)."""
+    """One puzzle (S,) and the answers of T steps (T, S), as tokens; halting probabilities (T,)."""
 
     row: int
     rating: int | None
+    difficulty: int
     puzzle: np.ndarray
     solution: np.ndarray
     answers: np.ndarray
@@ -64,30 +64,24 @@ class Trace:
         return int(different[-1]) + 2 if len(different) else 1
 
 
-def sudoku_box(puzzle_set: PuzzleSet) -> Box:
-    """The box of a Sudoku set. Errors: `UserError` for another task."""
-    box = box_of_shape(puzzle_set.metadata.vocab_size, puzzle_set.metadata.seq_len)
-    if box is None:
-        raise UserError(f"{puzzle_set.root} holds no Sudokus of {', '.join(BOXES)}, the puzzles this script draws")
-    return box
-
-
 def trace_rows(model: RecursiveModel, puzzle_set: PuzzleSet, rows: np.ndarray, batch_size: int) -> list[Trace]:
     """The model's way through some rows of a set, in order."""
     traces = []
-    device = model.H_init.device
+    device, task = model.H_init.device, puzzle_set.metadata.task
     for batch in EvalBatches(puzzle_set, rows, min(batch_size, len(rows))):
         predictions = StepwiseInference().predict(model, {key: leaf.to(device) for key, leaf in batch.items()})
-        tokens = predictions.step_answers.cpu().numpy()
-        answers = np.where(tokens > BLANK_TOKEN, tokens - 1, 0)
+        answers = predictions.step_answers.cpu().numpy()
+        if task.blank is not None:  # an answer of padding leaves the cell empty, as one of blank does
+            answers = np.where(task.filled(answers), answers, task.blank)
         halting = torch.sigmoid(predictions.step_q_halt).cpu().numpy()
         for i, row in enumerate(batch["row"].tolist()):
             if row < 0:
                 continue
             inputs, labels = puzzle_set.read_rows(np.array([row]))
             rating = None if puzzle_set.ratings is None else int(puzzle_set.ratings[row])
-            puzzle, solution = boards_from_tokens(inputs)[0], boards_from_tokens(labels)[0]
-            traces.append(Trace(row, rating, puzzle, solution, answers[i], halting[i]))
+            hard = task.difficulty(inputs)
+            difficulty = 0 if hard is None else int(hard[0])
+            traces.append(Trace(row, rating, difficulty, inputs[0], labels[0], answers[i], halting[i]))
     return traces
 
 
@@ -95,8 +89,7 @@ def choose(traces: Sequence[Trace]) -> list[Trace]:
     """An easy and a hard puzzle among the solved, and a failed one; others of these kinds where one is missing."""
 
     def difficulty(trace: Trace) -> tuple[int, int, int]:
-        blanks = int((trace.puzzle == 0).sum())
-        return trace.rating or 0, trace.settled, blanks
+        return trace.rating or 0, trace.settled, trace.difficulty
 
     solved = sorted((trace for trace in traces if trace.solved), key=difficulty)
     failed = sorted(
@@ -118,33 +111,36 @@ def shown_steps(num_steps: int) -> list[int]:
     return sorted({round(step) for step in np.geomspace(1, num_steps, MAX_COLUMNS)})
 
 
-def draw_board(axes: Any, digits: np.ndarray, box: Box, *, givens: np.ndarray, right: np.ndarray | None) -> None:
+def draw_board(
+    axes: Any, tokens: np.ndarray, task: PuzzleTask, *, givens: np.ndarray, right: np.ndarray | None
+) -> None:
     """One board: givens black, right cells green, wrong cells red."""
-    rows, columns = box
-    n = side(box)
-    axes.set_xlim(-0.06, n + 0.06)
-    axes.set_ylim(n + 0.06, -0.06)
+    (rows, columns), (high, wide) = task.grid, task.block
+    axes.set_xlim(-0.06, columns + 0.06)
+    axes.set_ylim(rows + 0.06, -0.06)
     axes.set_aspect("equal")
     axes.axis("off")
-    for cell, digit in enumerate(digits.tolist()):
-        row, column = divmod(cell, n)
+    for cell, (symbol, filled) in enumerate(zip(task.symbols(tokens), task.filled(tokens).tolist(), strict=True)):
+        row, column = divmod(cell, columns)
         given = bool(givens[cell])
         fine = right is None or bool(right[cell])
         if right is not None and not (given and fine):
             axes.add_patch(Rectangle((column, row), 1, 1, color=LIGHT_GREEN if fine else LIGHT_RED, linewidth=0))
         color = "black" if given and fine else GREEN if fine else RED
-        text = str(digit) if digit else ("" if right is None else "·")
-        font: dict[str, Any] = {"size": 11 if n <= 6 else 8, "weight": "bold" if given else "normal"}
+        text = symbol if filled else ("" if right is None else "·")
+        font: dict[str, Any] = {"size": 11 if columns <= 6 else 8, "weight": "bold" if given else "normal"}
         axes.text(column + 0.5, row + 0.53, text, ha="center", va="center", color=color, fontdict=font)
-    for line in range(n + 1):
-        axes.plot([0, n], [line, line], color="black", linewidth=1.6 if line % rows == 0 else 0.4)
-        axes.plot([line, line], [0, n], color="black", linewidth=1.6 if line % columns == 0 else 0.4)
+    for line in range(max(rows, columns) + 1):
+        if line <= rows:
+            axes.plot([0, columns], [line, line], color="black", linewidth=1.6 if line % high == 0 else 0.4)
+        if line <= columns:
+            axes.plot([line, line], [0, rows], color="black", linewidth=1.6 if line % wide == 0 else 0.4)
 
 
-def draw(traces: Sequence[Trace], box: Box) -> Figure:
+def draw(traces: Sequence[Trace], task: PuzzleTask) -> Figure:
     """A row per puzzle: the puzzle, then the answer after each step with the probability of halting."""
     steps = shown_steps(len(traces[0].answers))
-    cell = 1.55 if side(box) <= 6 else 1.85
+    cell = 1.55 if task.grid[1] <= 6 else 1.85
     with matplotlib.rc_context({**STYLE, "axes.grid": False}):
         figure, grid = plt.subplots(
             len(traces),
@@ -154,30 +150,33 @@ def draw(traces: Sequence[Trace], box: Box) -> Figure:
             constrained_layout=True,
         )
         for axes_row, trace in zip(grid, traces, strict=True):
-            givens = trace.puzzle > 0
+            givens = task.filled(trace.puzzle)
             state = "solved" if trace.solved else "not solved"
             rating = "" if trace.rating is None else f"rating {trace.rating}, "
             axes_row[0].set_title(f"test row {trace.row}\n{rating}{state}", fontsize=9)
-            draw_board(axes_row[0], trace.puzzle, box, givens=givens, right=None)
+            draw_board(axes_row[0], trace.puzzle, task, givens=givens, right=None)
             for axes, step in zip(axes_row[1:], steps, strict=True):
                 answer = trace.answers[step - 1]
                 wrong = int((answer != trace.solution).sum())
                 count = "all right" if not wrong else f"{wrong} wrong"
                 axes.set_title(f"step {step}: {count}\nhalt {trace.halting[step - 1]:.0%}", fontsize=9)
-                draw_board(axes, answer, box, givens=givens, right=answer == trace.solution)
+                draw_board(axes, answer, task, givens=givens, right=answer == trace.solution)
     return figure
 
 
-def as_record(trace: Trace) -> dict[str, Any]:
+def as_record(trace: Trace, task: PuzzleTask) -> dict[str, Any]:
     """A trace as plain values."""
+    puzzle, solution, *answers = (
+        "".join(task.symbols(tokens)) for tokens in (trace.puzzle, trace.solution, *trace.answers)
+    )
     return {
         "row": trace.row,
         "rating": trace.rating,
         "solved": trace.solved,
         "settled_at_step": trace.settled,
-        "puzzle": board_text(trace.puzzle),
-        "solution": board_text(trace.solution),
-        "answers": [board_text(answer) for answer in trace.answers],
+        "puzzle": puzzle,
+        "solution": solution,
+        "answers": answers,
         "halting_probability": [float(value) for value in trace.halting],
     }
 
@@ -198,7 +197,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     if not paths:
         raise UserError("the run's settings name no data: give --data-path data/NAME")
     puzzle_set = open_puzzle_set(data_folder(paths[0]), "test")
-    box = sudoku_box(puzzle_set)
+    task = puzzle_set.metadata.task
     check_at_least(options, max_rows=1)
     rows = test_rows(puzzle_set, config.validation_size)[: options.max_rows]
     if options.rows:
@@ -212,14 +211,15 @@ def main(argv: Sequence[str] | None = None) -> None:
     folder = make_folder(options.output_dir or checkpoint.path.parent / "figures")
     stem = folder / "step_by_step"
     solved = sum(trace.solved for trace in traces)
+    rating = f" Rating: {task.rating_meaning}." if task.rating_meaning else ""
     words = (
         f"Answers of {checkpoint.path} after its supervision steps. Black: given; green: right; red: wrong. halt: the "
-        "model's own probability that its answer is right (it stops there when asked to). Rating: guesses a search "
-        f"needs. The puzzles are chosen to show an easy, a hard and a failed one; of the {len(traces)} looked at, "
-        f"{solved} are solved.\nFigure: python analysis/rollouts/step_by_step.py {options.checkpoint}"
+        f"model's own probability that its answer is right (it stops there when asked to).{rating} The puzzles are "
+        f"chosen to show an easy, a hard and a failed one; of the {len(traces)} looked at, {solved} are solved.\n"
+        f"Figure: python analysis/rollouts/step_by_step.py {options.checkpoint}"
     )
-    numbers = {"checkpoint": checkpoint.path.name, "traces": [as_record(trace) for trace in chosen]}
-    files = save_picture(draw(chosen, box), stem, caption=words, numbers=numbers, formats=("png",))
+    numbers = {"checkpoint": checkpoint.path.name, "traces": [as_record(trace, task) for trace in chosen]}
+    files = save_picture(draw(chosen, task), stem, caption=words, numbers=numbers, formats=("png",))
     print(f"written: {files}")
 
 

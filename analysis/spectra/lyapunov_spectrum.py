@@ -40,7 +40,6 @@ from dataset.eval_batches import EvalBatches, test_rows
 from dataset.puzzle_folder import PuzzleSet, fingerprint, open_puzzle_set
 from dataset.puzzle_metadata import data_folder
 from dataset.safe_files import file_sha256
-from dataset.sudoku import boards_from_tokens, box_of_shape, missing_digits
 from models.act import Batch
 from models.losses import IGNORE_LABEL_ID
 from models.recursion_maps import RecursionMaps
@@ -49,7 +48,6 @@ from training.devices import resolve_device
 from training.records.provenance import result_origin
 from training.trained_model import Checkpoint, open_checkpoint, restore_model
 
-BLANK_TOKEN = 1
 CPU = torch.device("cpu")
 
 
@@ -74,10 +72,8 @@ def jobs_of(paths: Sequence[Path], out: Path, *, device: str, dtype: str) -> lis
 
 def violations_of(puzzle_set: PuzzleSet) -> CountViolations | None:
     """Counts broken rules of answers; None for a task whose rules are not known."""
-    box = box_of_shape(puzzle_set.metadata.vocab_size, puzzle_set.metadata.seq_len)
-    if box is None:
-        return None
-    return lambda answers: missing_digits(boards_from_tokens(answers), box)
+    task = puzzle_set.metadata.task
+    return None if task.rules is None else task.violations
 
 
 def one_batch(puzzle_set: PuzzleSet, rows: np.ndarray, device: torch.device = CPU) -> Batch:
@@ -143,7 +139,7 @@ def difficulty(puzzle_set: PuzzleSet, rows: np.ndarray, inputs: np.ndarray) -> A
     """Cells given and the data set's own rating; -1 where it has none."""
     ratings = puzzle_set.ratings
     return {
-        "givens": (inputs > BLANK_TOKEN).sum(axis=1),
+        "givens": puzzle_set.metadata.task.filled(inputs).sum(axis=1),
         "rating": np.full(len(rows), -1, np.int64) if ratings is None else np.asarray(ratings[rows], np.int64),
     }
 

@@ -82,7 +82,7 @@ def measure_point(
     """One training step at a point: what was run, median seconds and quartiles, floor, ratio, FLOPs."""
     sizes = {option: str(getattr(point, name)) for name, option in _OPTIONS.items()}
     config = compose_preset(preset, {**overrides, **sizes, "augment": "stored"})
-    with synthetic_run(config, replace(shape, seq_len=point.seq_len, box=None)) as run:
+    with synthetic_run(config, replace(shape, seq_len=point.seq_len, augmentation=None)) as run:
         training_step(run, warm_up=WARM_UP_STEPS)
         training = measure_training(run, repeats)
         seconds = training["seconds"]

@@ -6,10 +6,12 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 
+from dataset.find_task import PLAIN
 from dataset.puzzle_folder import write_identifiers, write_puzzle_folder
 from dataset.puzzle_metadata import PuzzleMetadata, read_metadata
 from errors import UserError
@@ -29,19 +31,19 @@ _BLANK, _FIRST_SYMBOL = 1, 2
 
 @dataclass(frozen=True)
 class DataShape:
-    """S, V, rows of the puzzle table, and (rows, columns) of a Sudoku box where symmetries are drawn on the fly."""
+    """S, V, rows of the puzzle table, and "augmentation" of `dataset.json` where symmetries are drawn on the fly."""
 
     seq_len: int
     vocab_size: int
     num_puzzle_identifiers: int = 1
-    box: tuple[int, int] | None = None
+    augmentation: Mapping[str, Any] | None = None
 
 
 # The real puzzle table of ARC has hundreds of thousands of rows; a step touches those of its batch only.
 SHAPES = {
-    "sudoku9x9": DataShape(81, 11, box=(3, 3)),
-    "sudoku6x6": DataShape(36, 8, box=(2, 3)),
-    "sudoku4x4": DataShape(16, 6, box=(2, 2)),
+    "sudoku9x9": DataShape(81, 11, augmentation={"kind": "sudoku", "box": [3, 3]}),
+    "sudoku6x6": DataShape(36, 8, augmentation={"kind": "sudoku", "box": [2, 3]}),
+    "sudoku4x4": DataShape(16, 6, augmentation={"kind": "sudoku", "box": [2, 2]}),
     "maze30x30": DataShape(900, 6),
     "arc": DataShape(900, 12, num_puzzle_identifiers=1000),
 }
@@ -76,7 +78,7 @@ def data_shape(config: TrainConfig, preset: str, name: str | None = None) -> Dat
                     metadata.seq_len,
                     metadata.vocab_size,
                     metadata.num_puzzle_identifiers,
-                    metadata.augmentation_box if config.augment in ("auto", "on_the_fly") else None,
+                    metadata.task.augmentation if config.augment in ("auto", "on_the_fly") else None,
                 )
         name = next(filter(None, map(_kind, [*config.data_paths, preset])), None)
         if name is None:
@@ -85,7 +87,7 @@ def data_shape(config: TrainConfig, preset: str, name: str | None = None) -> Dat
                 f"of {', '.join(SHAPES)}"
             )
     shape = SHAPES[name]
-    return shape if config.augment == "on_the_fly" else replace(shape, box=None)
+    return shape if config.augment == "on_the_fly" else replace(shape, augmentation=None)
 
 
 def _kind(name: str) -> str | None:
@@ -112,7 +114,10 @@ def write_synthetic_data(root: Path, shape: DataShape, num_puzzles: int) -> None
             num_puzzle_identifiers=shape.num_puzzle_identifiers,
             total_groups=num_puzzles,
             total_puzzles=num_puzzles,
-            extra={"augmentation": {"kind": "sudoku", "box": list(shape.box)} if shape.box else None},
+            extra={
+                "task": shape.augmentation["kind"] if shape.augmentation else PLAIN,
+                "augmentation": shape.augmentation,
+            },
         )
         arrays = {
             "inputs": np.where(blank, _BLANK, labels),

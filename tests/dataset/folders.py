@@ -7,6 +7,13 @@ import numpy as np
 
 from dataset.puzzle_folder import PuzzleSet, open_puzzle_set, write_identifiers, write_puzzle_folder
 from dataset.puzzle_metadata import PuzzleMetadata
+from dataset.tasks import sudoku
+
+
+def sudoku_task(box: tuple[int, int]) -> sudoku.Task:
+    """Sudokus with boxes of (rows, columns), symmetries drawn on the fly."""
+    n = box[0] * box[1]
+    return sudoku.Task(n * n, n + 2, augmentation={"kind": "sudoku", "box": list(box)})
 
 
 def solved_board(box: tuple[int, int]) -> np.ndarray:

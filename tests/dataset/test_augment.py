@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from dataset.augment import augment_sudoku
+from dataset.tasks.sudoku import augment_sudoku
 from tests.dataset.folders import solved_board
 
 BOXES = [(2, 2), (2, 3), (3, 2), (3, 3)]

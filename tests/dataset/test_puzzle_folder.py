@@ -16,7 +16,7 @@ from dataset.puzzle_folder import (
 )
 from dataset.puzzle_metadata import PuzzleMetadata, read_identifiers, read_metadata
 from errors import UserError
-from tests.dataset.folders import edit_metadata, make_folder
+from tests.dataset.folders import edit_metadata, make_folder, sudoku_task
 
 OFFICIAL_TRM_FIELDS = {
     "pad_id",
@@ -75,7 +75,7 @@ def test_round_trip(tmp_path: Path) -> None:
     for name, array in arrays.items():
         assert np.array_equal(getattr(opened, name), array), name
     assert opened.inputs.dtype == np.uint8 and opened.ratings is not None and opened.ratings.dtype == np.int32
-    assert opened.metadata.augmentation_box == (2, 2) and opened.metadata.extra["task"] == "sudoku"
+    assert opened.metadata.task == sudoku_task((2, 2)) and opened.metadata.extra["task"] == "sudoku"
     assert replace(opened.metadata, extra={}) == replace(metadata, extra={})
     assert verify_checksums(tmp_path, "test") == 6
 

@@ -12,7 +12,6 @@ from dataset.sudoku import (
     board_text,
     boards_from_tokens,
     canonical_form,
-    format_board,
     has_conflict,
     is_solution,
     num_geometric_symmetries,
@@ -68,17 +67,6 @@ def test_text_and_tokens_round_trip(box: tuple[int, int]) -> None:
         tokens = tokens_from_boards(board)
         assert tokens.min() >= 1 and tokens.max() <= side(box) + 1 and tokens.dtype == np.uint8
         assert np.array_equal(boards_from_tokens(tokens), board)
-
-
-def test_format_board_rules_the_boxes() -> None:
-    text = format_board(parse_board("1234....2.......................3456", (2, 3)), (2, 3))
-    assert text.splitlines()[:4] == [
-        "1 2 3 | 4 . .",
-        ". . 2 | . . .",
-        "------+------"[:5] + "-+-" + "-----",
-        ". . . | . . .",
-    ]
-    assert len(text.splitlines()) == 8
 
 
 @pytest.mark.parametrize("text", ["1" * 80, "1" * 82, "x" + "." * 80, "٣" + "." * 80])

@@ -25,6 +25,7 @@ from dataset.sudoku import (
     parse_board,
 )
 from dataset.sudoku_solver import solve
+from tests.dataset.folders import sudoku_task
 from tests.dataset.sudoku_reference import RAW_LIST
 
 SCRIPT = Path(builder.__file__)
@@ -233,7 +234,7 @@ def test_a_single_csv_is_split(build: Build, tmp_path: Path, csv_rows: list[str]
     train, test = check_split(root, "train", (3, 3)), check_split(root, "test", (3, 3))
     assert (len(train), len(test)) == (40, 10)
     assert len(np.unique(np.concatenate([train, test]), axis=0)) == 50
-    assert open_puzzle_set(root, "train").metadata.augmentation_box == (3, 3)
+    assert open_puzzle_set(root, "train").metadata.task.augmentation == sudoku_task((3, 3)).augmentation
 
 
 def test_a_published_puzzle_with_several_solutions_is_refused_when_searched(
@@ -307,4 +308,4 @@ def test_runs_as_file_and_as_module_from_elsewhere(tmp_path: Path, how: list[str
     assert done.returncode == 0 and done.stderr == "", done.stderr
     assert "next: python pretrain.py" in done.stdout
     assert len(boards_of(out, "train")[0]) == 20
-    assert BOXES["9x9"] == open_puzzle_set(out, "train").metadata.augmentation_box
+    assert open_puzzle_set(out, "train").metadata.task.augmentation == sudoku_task(BOXES["9x9"]).augmentation

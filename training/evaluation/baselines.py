@@ -4,13 +4,12 @@ import numpy as np
 import torch
 
 from dataset.puzzle_folder import PuzzleSet
+from dataset.tasks.base import Baseline, PuzzleTask
 from models.act import Batch
 from models.losses import IGNORE_LABEL_ID
 from models.recursive_model import RecursiveModel
 from training.evaluation.answering import evaluating
 from training.inference.base import Inference
-
-SUDOKU_BLANK = 1
 
 
 def label_counts(puzzle_set: PuzzleSet, max_rows: int = 100_000) -> np.ndarray:
@@ -33,22 +32,16 @@ def scored_rows(puzzle_set: PuzzleSet, rows: np.ndarray) -> tuple[np.ndarray, np
     return inputs.astype(np.int64), labels
 
 
-def blank_token(puzzle_set: PuzzleSet) -> int | None:
-    """The token of an empty cell, for tasks that have one."""
-    return SUDOKU_BLANK if puzzle_set.metadata.extra.get("task") == "sudoku" else None
-
-
 def trivial_baselines(
-    inputs: np.ndarray, labels: np.ndarray, train_counts: np.ndarray, blank_token: int | None = None
+    inputs: np.ndarray, labels: np.ndarray, train_counts: np.ndarray, task: PuzzleTask
 ) -> dict[str, dict[str, float]]:
     """Token and exact accuracy of predictors that read no rule.
 
     Args:
         inputs: (N, S). labels: (N, S), -100 = not scored. train_counts: label counts of the training set.
-        blank_token: token that stands for an empty cell, when the task has one.
     Returns:
         `copy_input`, `most_frequent_token` (of the training labels), `constant` (the best single token in
-        hindsight on these labels: an upper bound of all constants) and, with a blank token, `copy_givens`
+        hindsight on these labels: an upper bound of all constants) and those of the task, as `copy_givens`
         (givens copied, blanks filled with the most frequent token). Where a predictor has a natural
         distribution (training frequencies; certainty on givens) `lm_loss` is its mean token loss in nats.
     """
@@ -56,28 +49,24 @@ def trivial_baselines(
     frequent = int(train_counts.argmax())
     hindsight = int(np.bincount(labels[valid].astype(np.int64), minlength=1).argmax()) if valid.any() else 0
     predictors = {
-        "copy_input": inputs,
-        "most_frequent_token": np.full_like(inputs, frequent),
-        "constant": np.full_like(inputs, hindsight),
-    }
-    if blank_token is not None:
-        predictors["copy_givens"] = np.where(inputs == blank_token, frequent, inputs)
+        "copy_input": Baseline(inputs),
+        "most_frequent_token": Baseline(np.full_like(inputs, frequent), np.ones(inputs.shape, bool)),
+        "constant": Baseline(np.full_like(inputs, hindsight)),
+    } | task.baselines(inputs, frequent)
     result = {}
     scored = valid.sum(axis=1)
     rows = scored > 0
     frequencies = np.maximum(train_counts, 1) / np.maximum(train_counts, 1).sum()
     surprise = np.where(valid, -np.log(frequencies[np.where(valid, labels, 0)]), 0.0)
-    losses = {"most_frequent_token": surprise}
-    if blank_token is not None:
-        losses["copy_givens"] = np.where(inputs == blank_token, surprise, 0.0)
-    for name, answer in predictors.items():
-        correct = ((answer == labels) & valid).sum(axis=1)
+    for name, predictor in predictors.items():
+        correct = ((predictor.answers == labels) & valid).sum(axis=1)
         result[name] = {
             "accuracy": float((correct[rows] / scored[rows]).mean()) if rows.any() else 0.0,
             "exact_accuracy": float((correct[rows] == scored[rows]).mean()) if rows.any() else 0.0,
         }
-        if name in losses and rows.any():
-            result[name]["lm_loss"] = float((losses[name].sum(axis=1)[rows] / scored[rows]).mean())
+        if predictor.guessed is not None and rows.any():
+            losses = np.where(predictor.guessed, surprise, 0.0).sum(axis=1)
+            result[name]["lm_loss"] = float((losses[rows] / scored[rows]).mean())
     return result
 
 

@@ -16,7 +16,7 @@ from models.flops import step_flops
 from models.recursive_model import RecursiveModel
 from training.distributed import World
 from training.evaluation.answering import AccuracyEvaluator, Evaluator, describe_rate, evaluate
-from training.evaluation.baselines import blank_token, label_counts, scored_rows, trivial_baselines
+from training.evaluation.baselines import label_counts, scored_rows, trivial_baselines
 from training.evaluation.calibration import CalibrationEvaluator
 from training.evaluation.evaluators import (
     DifficultyEvaluator,
@@ -33,6 +33,8 @@ from training.inference.choose import build_inference, keeps_steps
 from training.records.result_numbers import wilson_interval
 from training.settings.schema import EvalConfig, TrainConfig
 
+# What tasks name as their `judges`; each reports under its name.
+JUDGES = {"sudoku": SudokuEvaluator}
 BASELINE_ROWS = 20_000  # trivial predictors vary little from row to row; ARC has hundreds of thousands
 
 
@@ -102,16 +104,17 @@ def measure(
     `rollouts` keeps the latter, and must be given for them.
     """
     max_steps = settings.max_steps or model.config.halt_max_steps
-    ratings, box = selection.puzzle_set.ratings, selection.puzzle_set.metadata.sudoku_box
+    ratings = selection.puzzle_set.ratings
     groups = [] if ratings is None else difficulty_groups(ratings[selection.rows])
     calibration = CalibrationEvaluator()
     steps = StepAccuracyEvaluator(max_steps, partial(wants_to_halt, model.config)) if keeps_steps(settings) else None
     counts = StepCountEvaluator(max_steps) if settings.adaptive_halt else None
     difficulty = None if ratings is None else DifficultyEvaluator(ratings, groups)
-    rules = None if box is None else SudokuEvaluator(box, ratings, groups)
+    names = selection.puzzle_set.metadata.task.judges()
+    judges = {name: JUDGES[name].for_set(selection.puzzle_set, groups) for name in names}
     recorder = OutputRecorder(save_outputs) if save_outputs else None
     evaluators: list[Evaluator] = [AccuracyEvaluator(loss_type), calibration]
-    optional = (steps, counts, difficulty, rules, recorder, rollouts)
+    optional = (steps, counts, difficulty, *judges.values(), recorder, rollouts)
     evaluators += [evaluator for evaluator in optional if evaluator is not None]
     batches = EvalBatches(selection.puzzle_set, selection.rows, min(batch_size, len(selection.rows)))
     inference = build_inference(settings, [selection.puzzle_set], seed, stepwise=True)
@@ -150,7 +153,7 @@ def measure(
             {"low": group["low"], "high": group["high"], **rate(group["exact_count"], group["count"])}
             for group in difficulty.per_group()
         ],
-        "sudoku": None if rules is None else {**rules.counts(), "difficulty": rules.per_group()},
+        **{name: judge.report() for name, judge in judges.items()},
         "calibration": calibration.report(),
         "robustness": robustness or None,
         **({} if rollouts is None else {"rollouts": rollout_record(settings, rollouts.table(), model.config)}),
@@ -189,8 +192,8 @@ def baselines(selection: Selection, train_counts: np.ndarray | None) -> dict[str
     counts = train_counts
     if counts is None or len(counts) != vocab_size:
         counts = np.bincount(labels[labels >= 0], minlength=vocab_size)
-    blank = blank_token(selection.puzzle_set)
-    predictors: dict[str, Any] = dict(trivial_baselines(inputs, labels, counts, blank))
+    task = selection.puzzle_set.metadata.task
+    predictors: dict[str, Any] = dict(trivial_baselines(inputs, labels, counts, task))
     return {"num_rows": len(rows), "counts_from": "train" if counts is train_counts else "these rows", **predictors}
 
 
@@ -210,7 +213,8 @@ def report_lines(record: dict[str, Any]) -> list[str]:
     listed = ", ".join(f"{name} {value['accuracy']:.4f}" for name, value in trivial.items())
     best = max(value["exact_accuracy"] for value in trivial.values())
     lines.append(f"  trivial predictors, token accuracy: {listed} (exact accuracy at most {best:.4f})")
-    lines += _sudoku_lines(record) + _calibration_lines(record) + _compute_lines(record)
+    lines += [line for name, judge in JUDGES.items() if name in record for line in judge.lines(record[name])]
+    lines += _calibration_lines(record) + _compute_lines(record)
     lines += robustness_lines(record.get("robustness")) + rollout_lines(record.get("rollouts")) + _step_lines(record)
     if record["difficulty"]:
         lines.append("  by difficulty rating (quarters of the rows; equal ratings stay together)")
@@ -219,20 +223,6 @@ def report_lines(record: dict[str, Any]) -> list[str]:
             counts = {"exact_count": group["numerator"], "count": group["denominator"]}
             lines.append(f"    rating {span}: {describe_rate(counts)}")
     return lines
-
-
-def _sudoku_lines(record: dict[str, Any]) -> list[str]:
-    rules = record["sudoku"]
-    if rules is None or not rules["count"]:
-        return []
-    shares = [
-        f"{name} {rules[key]}/{rules['count']}"
-        for name, key in (("valid by the rules", "valid_count"), ("givens kept", "givens_kept_count"))
-    ]
-    line = f"  {', '.join(shares)}, blank cells right {rules['blanks_right_count']}/{rules['blanks_count']}"
-    if rules["solved_otherwise_count"]:
-        line += f"; {rules['solved_otherwise_count']} other solutions than the recorded one: these puzzles have several"
-    return [line]
 
 
 def _calibration_lines(record: dict[str, Any]) -> list[str]:

@@ -1,11 +1,14 @@
 """Sudoku answers judged by the rules themselves, and not only by comparison with the recorded solution."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 import torch
 
-from dataset.sudoku import Box, is_solution, side
+from dataset.puzzle_folder import PuzzleSet
+from dataset.sudoku import BLANK_TOKEN, Box, is_solution, side
+from dataset.tasks.sudoku import Task
 from errors import UserError
 from models.act import Batch
 from models.losses import IGNORE_LABEL_ID
@@ -13,7 +16,6 @@ from training.evaluation.answering import Evaluator
 from training.evaluation.evaluators import DifficultyGroup
 from training.inference.base import Predictions
 
-BLANK_TOKEN = 1
 COUNTS = (
     "count",
     "exact_count",
@@ -48,6 +50,13 @@ class SudokuEvaluator(Evaluator):
             raise ValueError("groups are made of ratings: give both or none")
         self.box, self.groups = box, list(groups)
         self.ratings = None if ratings is None else np.asarray(ratings).astype(np.int64)
+
+    @classmethod
+    def for_set(cls, puzzle_set: PuzzleSet, groups: Sequence[DifficultyGroup]) -> "SudokuEvaluator":
+        """The judge of a set of Sudokus."""
+        task = puzzle_set.metadata.task
+        assert isinstance(task, Task)  # no other names this judge
+        return cls(task.box, puzzle_set.ratings, groups)
 
     def begin(self) -> None:
         scopes = ["", *(f"_{g}" for g in range(len(self.groups)))]
@@ -116,3 +125,21 @@ class SudokuEvaluator(Evaluator):
             {"low": group.low, "high": group.high} | {name: int(self.sums[f"{name}_{g}"]) for name in COUNTS}
             for g, group in enumerate(self.groups)
         ]
+
+    def report(self) -> dict[str, Any]:
+        """Every count, over all rows and by difficulty."""
+        return {**self.counts(), "difficulty": self.per_group()}
+
+    @staticmethod
+    def lines(report: Mapping[str, Any]) -> list[str]:
+        """A report for people; nothing where no row was scored."""
+        if not report["count"]:
+            return []
+        shares = [
+            f"{name} {report[key]}/{report['count']}"
+            for name, key in (("valid by the rules", "valid_count"), ("givens kept", "givens_kept_count"))
+        ]
+        line = f"  {', '.join(shares)}, blank cells right {report['blanks_right_count']}/{report['blanks_count']}"
+        if others := report["solved_otherwise_count"]:
+            line += f"; {others} other solutions than the recorded one: these puzzles have several"
+        return [line]

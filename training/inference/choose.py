@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 
 from dataset.puzzle_folder import PuzzleSet
+from dataset.tasks.base import PuzzleTask
 from errors import UserError
 from training.inference.adaptive import AdaptiveInference
 from training.inference.base import Inference
@@ -22,7 +23,7 @@ def build_inference(
 
     Args:
         seed: of the symmetries of a vote. stepwise: keep the answer after every step, where `keeps_steps`.
-    Errors: `UserError` when a vote is asked for and a set names no Sudoku box, or the sets different ones; and as
+    Errors: `UserError` when a vote is asked for and a set has not so many views, or the sets different ones; and as
     `check_perturbed` and `check_rollouts`.
     """
     if stochastic(settings):
@@ -35,8 +36,8 @@ def build_inference(
         )  # fmt: skip
     check_perturbed(settings)
     if settings.vote > 1:
-        box = _sudoku_box(puzzle_sets, settings.vote)
-        return VoteInference(_one_view(settings, stepwise=False), settings.vote, box, seed)
+        task = _voting_task(puzzle_sets, settings.vote)
+        return VoteInference(_one_view(settings, stepwise=False), settings.vote, task, seed)
     return _one_view(settings, stepwise=stepwise)
 
 
@@ -91,17 +92,18 @@ def check_perturbed(settings: EvalConfig) -> None:
             )
 
 
-def _sudoku_box(puzzle_sets: Sequence[PuzzleSet], vote: int) -> tuple[int, int]:
-    boxes: dict[tuple[int, int], str] = {}
+def _voting_task(puzzle_sets: Sequence[PuzzleSet], vote: int) -> PuzzleTask:
+    """The task of all sets, which has that many views."""
+    tasks: dict[str, PuzzleSet] = {}
     for puzzle_set in puzzle_sets:
-        box = puzzle_set.metadata.augmentation_box
-        if box is None:
+        task = puzzle_set.metadata.task
+        if task.num_views is not None and task.num_views < vote:
             raise UserError(
-                f"eval.vote={vote}: {puzzle_set.root} names no Sudoku box, whose symmetries are the views of a "
-                "puzzle; build it with `--augmentation on-the-fly`, or use eval.vote=1"
+                f"eval.vote={vote}: {puzzle_set.root} holds puzzles of the task {task}, which have {task.num_views} "
+                f"view{'s' * (task.num_views > 1)}; use eval.vote={task.num_views}"
             )
-        boxes[box] = str(puzzle_set.root)
-    if len(boxes) != 1:
-        named = ", ".join(f"{rows}x{columns} in {root}" for (rows, columns), root in boxes.items()) or "no set"
-        raise UserError(f"eval.vote={vote}: found {named}, expected boxes of one shape; use eval.vote=1")
-    return next(iter(boxes))
+        tasks.setdefault(str(task), puzzle_set)
+    if len(tasks) != 1:
+        named = ", ".join(f"{task} in {puzzle_set.root}" for task, puzzle_set in tasks.items()) or "no set"
+        raise UserError(f"eval.vote={vote}: found {named}, expected puzzles of one kind; use eval.vote=1")
+    return next(iter(tasks.values())).metadata.task

@@ -1,7 +1,7 @@
 """One puzzle answered from several of its symmetric views, and the views vote for whole grids.
 
-The rules of Sudoku do not tell a puzzle from its images under the symmetries of `dataset.sudoku`, the network does:
-the answers to the images are so many opinions on the same puzzle.
+The rules of a task do not tell a puzzle from its images under the symmetries of the task, the network does: the
+answers to the images are so many opinions on the same puzzle.
 """
 
 from dataclasses import dataclass
@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from dataset.puzzle_source import stream
-from dataset.sudoku import Box, Symmetries, random_symmetries, side
+from dataset.tasks.base import PuzzleTask, Views
 from errors import UserError
 from models.act import Batch
 from models.losses import IGNORE_LABEL_ID
@@ -28,17 +28,14 @@ class VotedPredictions(Predictions):
     votes: Tensor
 
 
-def view_symmetries(rows: np.ndarray, view: int, box: Box, seed: int) -> Symmetries:
-    """The symmetries of one view, one for each row number in `rows` (B,): a function of (seed, row, view) alone.
+def row_views(task: PuzzleTask, rows: np.ndarray, view: int, seed: int) -> Views:
+    """One view of each row number in `rows` (B,): a function of (seed, row, view) alone.
 
-    Drawn as `random_symmetries` does. View 0 is the puzzle itself and has none: ValueError.
+    View 0 is the puzzle itself: ValueError.
     """
     if view < 1:
         raise ValueError(f"view {view} is not transformed, the others are numbered from 1")
-    drawn = [random_symmetries(0, box, stream(seed, _VIEW, view, 0))]  # no rows: a process may have none
-    drawn += [random_symmetries(1, box, stream(seed, _VIEW, view, row)) for row in rows.tolist()]
-    names = ("transpose", "rows", "columns", "digits")
-    return Symmetries(**{name: np.concatenate([getattr(symmetries, name) for symmetries in drawn]) for name in names})
+    return task.views(view, [stream(seed, _VIEW, view, row) for row in rows.tolist()])
 
 
 @dataclass(frozen=True)
@@ -70,9 +67,9 @@ def tally(first: np.ndarray, q_halt: np.ndarray) -> Tally:
 
 
 class VoteInference(Inference):
-    """The most frequent whole grid among the answers of `inner` to `num_views` views of each Sudoku.
+    """The most frequent whole grid among the answers of `inner` to `num_views` views of each puzzle.
 
-    View 0 is the puzzle as it is; view v >= 1 of a row is its image under a random symmetry, which depends on
+    View 0 is the puzzle as it is; view v >= 1 of a row is its image under a symmetry of the task, which depends on
     (seed, `batch["row"]`, v) only: not on the batch, its order or the number of processes. Answers are mapped back by
     the inverse symmetry before they are compared. Ties go to the higher mean q_halt, then to the lower view. With one
     view it is `inner`, to the bit. Views are answered one after the other: the model sees batches of the same
@@ -80,22 +77,24 @@ class VoteInference(Inference):
 
     Args:
         inner: answers each view. It sees the labels in view 0 only; in the others they are ignored labels.
-        num_views: at least 1. box: (rows, columns) of a box. seed: of the symmetries.
-    Errors: `UserError` when num_views is smaller, and from `predict` when rows or vocabulary are not those of `box`.
+        num_views: at least 1, and no more than the task has. seed: of the symmetries.
+    Errors: `UserError` for another number, and from `predict` when rows or vocabulary are not those of the task.
     """
 
     name = "vote"
 
-    def __init__(self, inner: Inference, num_views: int, box: Box, seed: int) -> None:
+    def __init__(self, inner: Inference, num_views: int, task: PuzzleTask, seed: int) -> None:
         if num_views < 1:
             raise UserError(f"a vote of {num_views} views: expected at least 1")
-        self.inner, self.num_views, self.box, self.seed = inner, num_views, box, seed
+        if task.num_views is not None and num_views > task.num_views:
+            raise UserError(f"a vote of {num_views} views: {task} has {task.num_views}, the puzzle itself included")
+        self.inner, self.num_views, self.task, self.seed = inner, num_views, task, seed
 
     @torch.no_grad()
     def predict(self, model: RecursiveModel, batch: Batch) -> VotedPredictions:
         """answers: the elected grids. q_halt: mean over the views that gave them. steps and logits: of the lowest of
-        these views, logits in the order of the original cells and digits. forward_passes: of all views together."""
-        self._check(batch["inputs"].shape[1], side(self.box) ** 2, "tokens per row")
+        these views, logits in the order of the original cells and tokens. forward_passes: of all views together."""
+        self._check(batch["inputs"].shape[1], self.task.seq_len, "tokens per row")
         answers: list[Tensor] = []
         q_halt: list[Tensor] = []
         steps: list[Tensor] = []
@@ -134,19 +133,19 @@ class VoteInference(Inference):
         """What `inner` says to one view, as if it had been asked the puzzle itself."""
         if view == 0:
             predictions = self.inner.predict(model, batch)
-            self._check(predictions.logits.shape[-1], side(self.box) + 2, "tokens in the vocabulary")
+            self._check(predictions.logits.shape[-1], self.task.vocab_size, "tokens in the vocabulary")
             return predictions
         rows = batch["row"].cpu().numpy()
-        symmetries = view_symmetries(rows, view, self.box, self.seed).on_tokens()
-        inputs = _on_tensor(symmetries, batch["inputs"])
+        views = row_views(self.task, rows, view, self.seed)
+        inputs = _on_tensor(views, batch["inputs"])
         seen = batch | {"inputs": inputs, "labels": torch.full_like(batch["labels"], IGNORE_LABEL_ID)}
         predictions = self.inner.predict(model, seen)
-        back = symmetries.inverse()
-        # The view shows digit d of the puzzle as digits[d], so that d's logit is found there.
-        cells = torch.from_numpy(back.sources()).to(predictions.logits.device)
-        digits = torch.from_numpy(symmetries.digits.astype(np.int64)).to(predictions.logits.device)
+        back = views.inverse()
+        # The view shows token t of the puzzle as tokens[t], so that t's logit is found there.
+        cells = torch.from_numpy(back.cells).to(predictions.logits.device)
+        tokens = torch.from_numpy(views.tokens.astype(np.int64)).to(predictions.logits.device)
         logits = predictions.logits.gather(1, cells[:, :, None].expand_as(predictions.logits))
-        logits = logits.gather(2, digits[:, None, :].expand_as(logits))
+        logits = logits.gather(2, tokens[:, None, :].expand_as(logits))
         return Predictions(
             answers=_on_tensor(back, predictions.answers),
             q_halt=predictions.q_halt,
@@ -157,12 +156,9 @@ class VoteInference(Inference):
 
     def _check(self, found: int, expected: int, what: str) -> None:
         if found != expected:
-            rows, columns = self.box
-            raise UserError(
-                f"a vote needs Sudokus with boxes of {rows}x{columns}, which have {expected} {what}; found {found}"
-            )
+            raise UserError(f"a vote over views of {self.task} needs {expected} {what}; found {found}")
 
 
-def _on_tensor(symmetries: Symmetries, tokens: Tensor) -> Tensor:
-    """Tokens (B, S) under the symmetries, of the same dtype and on the same device."""
-    return torch.from_numpy(symmetries.apply(tokens.cpu().numpy())).to(tokens.device, tokens.dtype)
+def _on_tensor(views: Views, tokens: Tensor) -> Tensor:
+    """The views of tokens (B, S), of the same dtype and on the same device."""
+    return torch.from_numpy(views.apply(tokens.cpu().numpy())).to(tokens.device, tokens.dtype)

@@ -104,7 +104,7 @@ class EvalConfig:
         None, "supervision steps, more or fewer than in training; null = arch.halt_max_steps", at_least(1)
     )
     adaptive_halt: bool = option(False, "a row stops where q_halt says so, at the latest after max_steps", anything)
-    vote: int = option(1, "symmetric views of each Sudoku whose answers vote; 1 = the puzzle alone", at_least(1))
+    vote: int = option(1, "symmetric views of each puzzle whose answers vote; 1 = the puzzle alone", at_least(1))
     sigma: list[float] = option(
         [], "noise scales: also report accuracy from perturbed starts; a run does at its end", at_least(0)
     )

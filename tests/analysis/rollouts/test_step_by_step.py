@@ -12,21 +12,21 @@ from analysis.rollouts import step_by_step
 from analysis.rollouts.step_by_step import Trace, choose, draw, shown_steps
 from dataset.eval_batches import test_rows
 from dataset.puzzle_folder import open_puzzle_set
-from dataset.sudoku import parse_board
+from tests.dataset.folders import sudoku_task
 from tests.helpers import train_here
 
-BOX = (2, 3)
-SOLUTION = parse_board("123456456123214365365214531642642531", BOX)
+TASK = sudoku_task((2, 3))
+SOLUTION = TASK.parse("123456456123214365365214531642642531")
 
 
 def trace(row: int, rating: int, wrong_per_step: list[int]) -> Trace:
     """An answer whose first cells are wrong (one digit too high), so many after each step."""
     answers = np.stack([SOLUTION] * len(wrong_per_step))
     for answer, wrong in zip(answers, wrong_per_step, strict=True):
-        answer[:wrong] = answer[:wrong] % 6 + 1
+        answer[:wrong] = (answer[:wrong] - 1) % 6 + 2
     puzzle = SOLUTION.copy()
-    puzzle[:12] = 0
-    return Trace(row, rating, puzzle, SOLUTION, answers, np.full(len(answers), 0.25))
+    puzzle[:12] = 1
+    return Trace(row, rating, 12, puzzle, SOLUTION, answers, np.full(len(answers), 0.25))
 
 
 def test_choice() -> None:
@@ -47,13 +47,13 @@ def test_columns(count: int) -> None:
 
 
 def test_cells_have_the_colours_of_their_truth() -> None:
-    figure = draw([trace(7, 3, [5, 2])], BOX)
+    figure = draw([trace(7, 3, [5, 2])], TASK)
     puzzle, first, second = figure.axes
     assert puzzle.get_title() == "test row 7\nrating 3, not solved"
     assert second.get_title() == "step 2: 2 wrong\nhalt 25%"
     colours = [to_hex(text.get_color()).upper() for text in second.texts]
     assert colours == [RED.upper()] * 2 + [GREEN.upper()] * 10 + ["#000000"] * 24
-    assert [text.get_text() for text in second.texts] == [str(digit) for digit in [2, 3, *SOLUTION[2:]]]
+    assert [text.get_text() for text in second.texts] == [str(digit) for digit in [2, 3, *(SOLUTION[2:] - 1)]]
     assert [text.get_text() for text in puzzle.texts][:13] == [""] * 12 + ["2"]
     assert len(first.texts) == 36
 

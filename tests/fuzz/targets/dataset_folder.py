@@ -177,7 +177,7 @@ def _wrong_train(opened: Opened) -> str | None:
             return "a train batch holds no label"
         if ids.min() < 0 or ids.max() >= metadata.num_puzzle_identifiers:
             return "a train batch holds no identifier"
-        if any(puzzle_set.metadata.augmentation_box for puzzle_set in opened.sets["train"]):
+        if any(puzzle_set.metadata.task.augmentation for puzzle_set in opened.sets["train"]):
             continue
         back = labels.clone()
         if metadata.ignore_label_id is not None:

@@ -333,7 +333,7 @@ def test_names_tell_the_shape_of_the_data(preset: str, shape: str) -> None:
     found = data_shape(config, preset)
     assert (found.seq_len, found.vocab_size) == (SHAPES[shape].seq_len, SHAPES[shape].vocab_size)
     # Symmetries are drawn where the preset asks for them; stored copies are what the published presets train on.
-    assert found.box == (SHAPES[shape].box if config.augment == "on_the_fly" else None)
+    assert found.augmentation == (SHAPES[shape].augmentation if config.augment == "on_the_fly" else None)
     assert data_shape(config, preset, "arc").seq_len == 900
 
 
@@ -342,7 +342,8 @@ def test_a_data_folder_that_exists_tells_its_own_shape(tmp_path: Path) -> None:
     make_folder(folder, puzzles_per_group=[1], examples_per_puzzle=[1], on_the_fly=True, num_identifiers=5)
     config = compose_preset("smoke", {"data_paths": f"[{folder}]", "device": "cpu"})
     shape = data_shape(config, "smoke")
-    assert (shape.seq_len, shape.vocab_size, shape.num_puzzle_identifiers, shape.box) == (16, 6, 5, (2, 2))
+    assert (shape.seq_len, shape.vocab_size, shape.num_puzzle_identifiers) == (16, 6, 5)
+    assert shape.augmentation == {"kind": "sudoku", "box": [2, 2]}
 
 
 def test_a_name_that_tells_nothing_needs_a_shape() -> None:

@@ -8,7 +8,9 @@ import pytest
 import torch
 
 from dataset.puzzle_folder import open_puzzle_set
+from dataset.tasks import plain
 from models.recursive_model import RecursiveModel
+from tests.dataset.folders import sudoku_task
 from tests.helpers import tiny_config
 from tests.models.small import ARCHITECTURES, small_batch, small_model
 from training.distributed import World
@@ -17,12 +19,14 @@ from training.inference.fixed import OfficialInference
 from training.start import act_objective, build_run
 from training.update import train_on_batch
 
+PLAIN = plain.Task(3, 4)
+
 
 def test_predictors_by_hand() -> None:
     """Blank is 1. Training labels are mostly 4; in hindsight 2 is the best constant here."""
     inputs = np.array([[2, 1, 1, 3], [1, 1, 2, 2]])
     labels = np.array([[2, 4, 4, 3], [2, 2, 2, 2]])
-    result = trivial_baselines(inputs, labels, np.array([0, 0, 5, 1, 9]), blank_token=1)
+    result = trivial_baselines(inputs, labels, np.array([0, 0, 5, 1, 9]), sudoku_task((2, 2)))
     accuracies = {name: (value["accuracy"], value["exact_accuracy"]) for name, value in result.items()}
     assert accuracies == {
         "copy_input": (0.5, 0.0),
@@ -42,7 +46,7 @@ def test_predictors_by_hand() -> None:
 def test_ignored_labels_and_empty_rows_do_not_count() -> None:
     inputs = np.array([[3, 3, 3], [3, 3, 3], [2, 2, 2]])
     labels = np.array([[3, -100, 2], [-100, 3, -100], [-100, -100, -100]])
-    result = trivial_baselines(inputs, labels, np.array([0, 0, 1, 0]))
+    result = trivial_baselines(inputs, labels, np.array([0, 0, 1, 0]), PLAIN)
     assert result["copy_input"] == {"accuracy": 0.75, "exact_accuracy": 0.5}
     frequent = result["most_frequent_token"]
     assert (frequent["accuracy"], frequent["exact_accuracy"]) == (0.25, 0.0)
@@ -52,7 +56,7 @@ def test_ignored_labels_and_empty_rows_do_not_count() -> None:
 
 def test_no_scored_row_at_all() -> None:
     nothing = np.full((2, 3), -100)
-    result = trivial_baselines(np.ones((2, 3), int), nothing, np.array([0, 1]))
+    result = trivial_baselines(np.ones((2, 3), int), nothing, np.array([0, 1]), PLAIN)
     assert all(value == {"accuracy": 0.0, "exact_accuracy": 0.0} for value in result.values())
 
 
@@ -120,7 +124,7 @@ def test_guards_are_silent_on_a_model_that_has_learned(sudoku4_folder: Path, tmp
     run = build_run(config, World(), act_objective(config))
     batch, _ = run.source.next(run.progress.position)
     inputs, labels = (batch[key].numpy().astype(np.int64) for key in ("inputs", "labels"))
-    baselines = trivial_baselines(inputs, labels, label_counts(run.source.sets[0]), blank_token=1)
+    baselines = trivial_baselines(inputs, labels, label_counts(run.source.sets[0]), run.source.metadata.task)
     best = max(value["accuracy"] for value in baselines.values())
 
     def guards() -> dict[str, float]:

@@ -1,5 +1,6 @@
 """Inference: any fixed number of steps, and rows that leave when they want to, against the plain routes."""
 
+import shutil
 import weakref
 from collections import Counter
 from collections.abc import Iterable, Iterator
@@ -15,6 +16,7 @@ from errors import UserError
 from models.act import Batch, act_step, initial_carry
 from models.recursion import RecurrentState
 from models.recursive_model import RecursiveModel
+from tests.dataset.folders import edit_metadata
 from tests.models.small import ARCHITECTURES, small_batch, small_model
 from training.distributed import World
 from training.evaluation.answering import AccuracyEvaluator, evaluate
@@ -376,18 +378,23 @@ def test_settings_choose_the_inference(sudoku6_folder: Path) -> None:
     everything = EvalConfig(max_steps=64, adaptive_halt=True, vote=8)
     vote = build_inference(everything, sets, 5, stepwise=True)
     assert isinstance(vote, VoteInference) and isinstance(vote.inner, AdaptiveInference)
-    assert (vote.inner.max_steps, vote.num_views, vote.box, vote.seed) == (64, 8, (2, 3), 5)
+    assert (vote.inner.max_steps, vote.num_views, vote.seed) == (64, 8, 5) and vote.task == sets[0].metadata.task
     assert mode_parts(everything) == ["steps64", "adaptive", "vote8"] and not keeps_steps(everything)
     assert not keeps_steps(EvalConfig(vote=2)) and not keeps_steps(EvalConfig(adaptive_halt=True))
 
 
-def test_a_vote_needs_one_sudoku_box(sudoku4_folder: Path, sudoku6_folder: Path, sudoku6_stored_folder: Path) -> None:
+def test_a_vote_needs_views_of_one_kind(
+    sudoku4_folder: Path, sudoku6_folder: Path, sudoku6_stored_folder: Path, tmp_path: Path
+) -> None:
     settings = EvalConfig(vote=2)
-    four, six, stored = (
-        open_puzzle_set(path, "test") for path in (sudoku4_folder, sudoku6_folder, sudoku6_stored_folder)
-    )
-    with pytest.raises(UserError, match="eval.vote=2: .*sudoku-6x6-stored names no Sudoku box"):
-        build_inference(settings, [six, stored], 0)
-    with pytest.raises(UserError, match="found 2x2 in .*, 2x3 in .*, expected boxes of one shape"):
+    shutil.copytree(sudoku6_folder, tmp_path / "plain")
+    edit_metadata(tmp_path / "plain" / "test", task="plain", augmentation=None)
+    folders = (sudoku4_folder, sudoku6_folder, sudoku6_stored_folder, tmp_path / "plain")
+    four, six, stored, plain = (open_puzzle_set(path, "test") for path in folders)
+    with pytest.raises(UserError, match="eval.vote=2: .*plain holds puzzles of the task plain, which have 1 view; use"):
+        build_inference(settings, [six, plain], 0)
+    with pytest.raises(UserError, match="found sudoku with boxes of 2x2 in .*, .*2x3 in .*, expected puzzles of one"):
         build_inference(settings, [four, six], 0)
-    assert isinstance(build_inference(EvalConfig(), [stored, four], 0), OfficialInference)
+    # Symmetries are the task's, whether or not training draws them.
+    assert isinstance(build_inference(settings, [six, stored], 0), VoteInference)
+    assert isinstance(build_inference(EvalConfig(), [stored, plain], 0), OfficialInference)

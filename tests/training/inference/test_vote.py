@@ -14,12 +14,13 @@ from dataset.sudoku_solver import solve
 from errors import UserError
 from models.act import Batch
 from models.recursive_model import RecursiveModel
+from tests.dataset.folders import sudoku_task
 from tests.dataset.sudoku_reference import shuffled_board
 from tests.models.small import small_model
 from training.inference.adaptive import AdaptiveInference
 from training.inference.base import Inference, Predictions
 from training.inference.fixed import FixedInference, OfficialInference
-from training.inference.vote import VotedPredictions, VoteInference, tally, view_symmetries
+from training.inference.vote import VotedPredictions, VoteInference, row_views, tally
 
 SIZES = sorted(BOXES.values())
 FIELDS = ("answers", "q_halt", "steps", "logits")
@@ -78,7 +79,7 @@ class Equivariant(Inference):
 def test_an_equivariant_answer_is_unanimous(box: Box) -> None:
     batch = sudoku_batch(box, [0, 5, 2])
     alone = Equivariant(box).predict(MODEL, batch)
-    voted = VoteInference(Equivariant(box), 6, box, seed=3).predict(MODEL, batch)
+    voted = VoteInference(Equivariant(box), 6, sudoku_task(box), seed=3).predict(MODEL, batch)
     for name in FIELDS:
         assert torch.equal(getattr(voted, name), getattr(alone, name)), name
         assert getattr(voted, name).dtype == getattr(alone, name).dtype
@@ -127,7 +128,7 @@ def test_majority_and_ties() -> None:
     rng = np.random.default_rng(0)
     script, q_halt = rng.integers(0, Scripted.RULES, (300, 5)), rng.integers(-1, 2, (300, 5)) / 4
     batch = sudoku_batch((2, 2), list(range(300)))
-    voted = VoteInference(Scripted(script, q_halt), 5, (2, 2), seed=1).predict(MODEL, batch)
+    voted = VoteInference(Scripted(script, q_halt), 5, sudoku_task((2, 2)), seed=1).predict(MODEL, batch)
     plain = Scripted(np.tile(np.arange(Scripted.RULES), (300, 1)), q_halt)
     grids = [plain.predict(MODEL, batch).answers for _ in range(Scripted.RULES)]
     distinct = torch.stack([(a != b).any(dim=1) for i, a in enumerate(grids) for b in grids[:i]]).all(dim=0)
@@ -184,7 +185,7 @@ class Positional(Inference):
 
 
 def test_a_row_is_answered_alike_in_every_company() -> None:
-    inference = VoteInference(Positional(), 7, (2, 2), seed=11)
+    inference = VoteInference(Positional(), 7, sudoku_task((2, 2)), seed=11)
     whole = inference.predict(MODEL, sudoku_batch((2, 2), list(range(12))))
     assert len(set(whole.votes.tolist())) > 2
     for rows in ([3], [11, 0, 7, 5], [9, -1, 2, -1], [8] * 3):
@@ -193,26 +194,26 @@ def test_a_row_is_answered_alike_in_every_company() -> None:
             for name in (*FIELDS, "votes"):
                 if row >= 0:
                     assert torch.equal(getattr(part, name)[place], getattr(whole, name)[row]), (rows, row, name)
-    other = VoteInference(Positional(), 7, (2, 2), seed=12).predict(MODEL, sudoku_batch((2, 2), list(range(12))))
+    others = VoteInference(Positional(), 7, sudoku_task((2, 2)), seed=12)
+    other = others.predict(MODEL, sudoku_batch((2, 2), list(range(12))))
     assert not torch.equal(other.q_halt, whole.q_halt)
 
 
 def test_symmetries_are_those_of_seed_row_and_view() -> None:
-    rows = np.array([4, 4, 9, -1])
-    one = view_symmetries(rows, 2, (3, 3), 5)
-    alone = view_symmetries(rows[2:3], 2, (3, 3), 5)
-    for name in ("transpose", "rows", "columns", "digits"):
+    rows, nine = np.array([4, 4, 9, -1]), sudoku_task((3, 3))
+    one = row_views(nine, rows, 2, 5)
+    alone = row_views(nine, rows[2:3], 2, 5)
+    for name in ("cells", "tokens"):
         value = getattr(one, name)
         assert np.array_equal(value[0], value[1]) and np.array_equal(value[2:3], getattr(alone, name))
-    others = [view_symmetries(rows, *rest) for rest in ((3, (3, 3), 5), (2, (3, 3), 6))]
-    for found in (one.digits[2], *(other.digits[0] for other in others)):
-        assert not np.array_equal(one.digits[0], found)
-    # One draw per stream: over rows every factor takes all its values.
-    many = view_symmetries(np.arange(600), 1, (2, 2), 0)
-    assert len(np.unique(many.digits, axis=0)) == 24 and 200 < many.transpose.sum() < 400
-    assert len(np.unique(many.rows, axis=0)) == len(np.unique(many.columns, axis=0)) == 8
+    others = [row_views(nine, rows, *rest) for rest in ((3, 5), (2, 6))]
+    for found in (one.tokens[2], *(other.tokens[0] for other in others)):
+        assert not np.array_equal(one.tokens[0], found)
+    # One draw per stream: over rows every symmetry of the grid and every relabelling is met.
+    many = row_views(sudoku_task((2, 2)), np.arange(3000), 1, 0)
+    assert len(np.unique(many.tokens, axis=0)) == 24 and len(np.unique(many.cells, axis=0)) == 128
     with pytest.raises(ValueError, match="view 0"):
-        view_symmetries(rows, 0, (3, 3), 5)
+        row_views(nine, rows, 0, 5)
 
 
 def test_padding_sees_padding() -> None:
@@ -223,7 +224,7 @@ def test_padding_sees_padding() -> None:
             seen.append(batch["inputs"][1])
             return super().predict(model, batch)
 
-    voted = VoteInference(Watched(), 3, (2, 2), seed=0).predict(MODEL, sudoku_batch((2, 2), [6, -1, 1]))
+    voted = VoteInference(Watched(), 3, sudoku_task((2, 2)), seed=0).predict(MODEL, sudoku_batch((2, 2), [6, -1, 1]))
     assert len(seen) == 3 and all((tokens == 0).all() for tokens in seen)
     assert voted.answers.shape == (3, 16)
 
@@ -233,7 +234,7 @@ def test_padding_sees_padding() -> None:
 def test_one_view_is_the_inner_answer(inner: Inference, rows: list[int]) -> None:
     batch = {key: leaf[: len(rows)] for key, leaf in sudoku_batch((2, 2), rows or [0]).items()}
     alone = inner.predict(MODEL, batch)
-    voted = VoteInference(inner, 1, (2, 2), seed=0).predict(MODEL, batch)
+    voted = VoteInference(inner, 1, sudoku_task((2, 2)), seed=0).predict(MODEL, batch)
     assert isinstance(voted, VotedPredictions)
     for name in FIELDS:
         assert torch.equal(getattr(voted, name), getattr(alone, name)), name
@@ -251,17 +252,18 @@ def test_a_network_sees_the_views_and_no_labels() -> None:
             seen.append(batch)
             return super().predict(model, batch)
 
-    voted = VoteInference(Watched(), 4, (2, 2), seed=2).predict(MODEL, batch)
+    voted = VoteInference(Watched(), 4, sudoku_task((2, 2)), seed=2).predict(MODEL, batch)
     assert torch.equal(seen[0]["inputs"], batch["inputs"]) and torch.equal(seen[0]["labels"], batch["labels"])
     assert all((view["labels"] == -100).all() for view in seen[1:])
     assert all(view["inputs"].dtype == torch.int32 for view in seen)
     found = 0
     for v, view in enumerate(seen[1:], start=1):
         logits = OfficialInference().predict(MODEL, view).logits
-        symmetries = view_symmetries(batch["row"].numpy(), v, (2, 2), 2)
+        symmetries = row_views(sudoku_task((2, 2)), batch["row"].numpy(), v, 2)
         for row in range(4):
-            names = [0, 1, *(int(digit) + 1 for digit in symmetries.digits[row, 1:])]
-            image = {int(old): new for new, old in enumerate(symmetries.sources()[row])}
+            names = symmetries.tokens[row].tolist()
+            image = {int(old): new for new, old in enumerate(symmetries.cells[row])}
+            assert names[:2] == [0, 1] and sorted(names) == list(range(6)) and sorted(image) == list(range(16))
             for cell in range(16):
                 shown = int(view["inputs"][row, image[cell]])
                 assert shown == names[int(batch["inputs"][row, cell])]
@@ -277,16 +279,16 @@ def test_a_network_sees_the_views_and_no_labels() -> None:
 
 def test_no_rows_for_this_process() -> None:
     batch = {key: leaf[:0] for key, leaf in sudoku_batch((2, 2), [0]).items()}
-    voted = VoteInference(OfficialInference(), 3, (2, 2), seed=0).predict(MODEL, batch)
+    voted = VoteInference(OfficialInference(), 3, sudoku_task((2, 2)), seed=0).predict(MODEL, batch)
     assert voted.answers.shape == (0, 16) and voted.logits.shape == (0, 16, 6) and voted.votes.shape == (0,)
 
 
 def test_what_cannot_vote_is_refused() -> None:
     with pytest.raises(UserError, match="a vote of 0 views: expected at least 1"):
-        VoteInference(OfficialInference(), 0, (2, 2), seed=0)
+        VoteInference(OfficialInference(), 0, sudoku_task((2, 2)), seed=0)
     batch = sudoku_batch((2, 2), [0])
-    with pytest.raises(UserError, match="boxes of 2x3, which have 36 tokens per row; found 16"):
-        VoteInference(OfficialInference(), 2, (2, 3), seed=0).predict(MODEL, batch)
+    with pytest.raises(UserError, match="sudoku with boxes of 2x3 needs 36 tokens per row; found 16"):
+        VoteInference(OfficialInference(), 2, sudoku_task((2, 3)), seed=0).predict(MODEL, batch)
     wide = small_model("trm-mlp", seq_len=16, vocab_size=9).eval()
     with pytest.raises(UserError, match="6 tokens in the vocabulary; found 9"):
-        VoteInference(OfficialInference(), 2, (2, 2), seed=0).predict(wide, batch)
+        VoteInference(OfficialInference(), 2, sudoku_task((2, 2)), seed=0).predict(wide, batch)

@@ -1,0 +1,229 @@
+"""The task seam: all that must be known of a kind of puzzle. Whoever needs more than tokens asks the task.
+
+A task is one file of this folder with one class `Task`, a `PuzzleTask`; its name is the file's. A folder names its task
+in `dataset.json`; what a task does not say of itself is as for a plain one. Arrays hold tokens as they are stored.
+"""
+
+import re
+import string
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from math import isqrt
+from typing import Any, ClassVar
+
+import numpy as np
+
+Grid = tuple[int, int]
+Style = Callable[[int, str], str]
+
+
+class TaskError(ValueError):
+    """`dataset.json` says of `key` what its task cannot be; `expected` says what it could be."""
+
+    def __init__(self, key: str, expected: str) -> None:
+        super().__init__(f"{key!r}: expected {expected}")
+        self.key, self.expected = key, expected
+
+
+@dataclass(frozen=True)
+class Views:
+    """One image of each of N rows: image[i] = tokens[row[cells[i]]].
+
+    cells (N, S) int64: for each cell of an image the cell of the row that it is read from. tokens (N, V): what each
+    token is shown as. Both are permutations, and padding is shown as padding.
+    """
+
+    cells: np.ndarray
+    tokens: np.ndarray
+
+    def apply(self, rows: np.ndarray) -> np.ndarray:
+        """The images of rows (N, S), of the same dtype."""
+        moved = np.take_along_axis(rows, self.cells, axis=1)
+        return np.take_along_axis(self.tokens, moved.astype(np.intp), axis=1).astype(rows.dtype)
+
+    def inverse(self) -> "Views":
+        """The views that undo these, one each."""
+        return Views(self.cells.argsort(axis=1), self.tokens.argsort(axis=1))
+
+
+@dataclass(frozen=True)
+class Baseline:
+    """A trivial predictor: its answers (N, S), and the cells (N, S) bool that it guesses by the frequency of tokens.
+
+    Of the others it is certain. `guessed` is None for a predictor without a distribution, which has no loss.
+    """
+
+    answers: np.ndarray
+    guessed: np.ndarray | None = None
+
+
+@dataclass(frozen=True)
+class Known:
+    """What is known of a puzzle without a network: one line, and its only solution (S,), None where not known."""
+
+    about: str
+    solution: np.ndarray | None = None
+
+
+@dataclass(frozen=True)
+class PuzzleTask:
+    """Puzzles of one shape, as `dataset.json` describes them: S = seq_len cells, V = vocab_size tokens.
+
+    Args:
+        augmentation: what may be drawn while training, None = nothing. rating: how stored ratings were made.
+    Errors: `TaskError` where the shape or the augmentation is none of this task.
+    """
+
+    seq_len: int
+    vocab_size: int
+    pad_id: int = 0
+    augmentation: Any = None
+    rating: Any = None
+
+    # (seq_len, vocab_size) of the folders that official builders write, which do not name their task.
+    official_shapes: ClassVar[Sequence[tuple[int, int]]] = ()
+    # The token of an empty cell.
+    blank: ClassVar[int | None] = None
+    # Whether `augment` draws anything; "augmentation" may then be {"kind": the task's name}.
+    augments: ClassVar[bool] = False
+    # What an answer without faults has in order; None where answers cannot be judged by rules.
+    rules: ClassVar[str | None] = None
+
+    def __post_init__(self) -> None:
+        if not self.augments and self.augmentation is not None:
+            raise TaskError("augmentation", f"null, since the task {self.name} draws nothing while training")
+        self.check()
+
+    def check(self) -> None:
+        """Raises `TaskError` where this is no augmentation, or no shape, of the task."""
+        if self.augmentation not in (None, {"kind": self.name}):
+            raise TaskError("augmentation", f'null or {{"kind": "{self.name}"}}')
+
+    @property
+    def name(self) -> str:
+        """As in `dataset.json`: the name of the task's file."""
+        return type(self).__module__.rpartition(".")[2]
+
+    def __str__(self) -> str:
+        """The name, and what tells puzzles of equal shape apart: those of equal text have the same views."""
+        return self.name
+
+    # -- symmetries
+
+    @property
+    def augmentation_identity(self) -> Any:
+        """What run states hold of the augmentation: data drawn otherwise does not continue a run."""
+        return self.augmentation
+
+    def augment(
+        self, inputs: np.ndarray, labels: np.ndarray, rng: np.random.Generator
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Puzzles (B, S) and their solutions under one random symmetry per row, drawn from `rng`, same dtypes."""
+        return inputs, labels
+
+    @property
+    def num_views(self) -> int | None:
+        """How many views of a puzzle can vote, itself included; None = as many as are asked for."""
+        return 1
+
+    def views(self, view: int, draws: Sequence[np.random.Generator]) -> Views:
+        """View number `view` (from 1; 0 is the puzzle itself) of one row for each generator: a function of both alone.
+
+        A finite group takes its element of that number and leaves the generators alone.
+        """
+        raise ValueError(f"{self} has no view {view}")
+
+    # -- judging
+
+    def judges(self) -> tuple[str, ...]:
+        """Names of the evaluators that judge answers by more than the recorded solution."""
+        return ()
+
+    def violations(self, answers: np.ndarray) -> np.ndarray:
+        """(N,) int64: how far answers (N, S) are from the rules; 0 = none is broken. Of a task with `rules` only."""
+        raise ValueError(f"the rules of {self} are not known")
+
+    def faults(self, puzzle: np.ndarray, answer: np.ndarray) -> list[str]:
+        """What is wrong with an answer (S,) without knowing the solution, in words."""
+        changed = int((self.filled(puzzle) & (answer != puzzle)).sum()) if self.blank is not None else 0
+        return [f"{changed} givens changed"] if changed else []
+
+    def known(self, puzzle: np.ndarray) -> Known:
+        """What is known of a puzzle (S,) without a network."""
+        return Known("puzzle: its solution is not known here")
+
+    def baselines(self, inputs: np.ndarray, frequent: int) -> dict[str, Baseline]:
+        """Trivial predictors for inputs (N, S), beside those that any tokens have; `frequent`: the commonest label."""
+        if self.blank is None:
+            return {}
+        empty = inputs == self.blank
+        return {"copy_givens": Baseline(np.where(empty, frequent, inputs), empty)}
+
+    def filled(self, tokens: np.ndarray) -> np.ndarray:
+        """Bool of the same shape: cells that hold something. Of an input, its givens."""
+        return (tokens != self.pad_id) & (tokens != self.blank)
+
+    def difficulty(self, inputs: np.ndarray) -> np.ndarray | None:
+        """(N,) int64, higher = harder, where no rating is stored: the cells left open. None where that says nothing."""
+        return None if self.blank is None else (~self.filled(inputs)).sum(axis=1)
+
+    @property
+    def rating_meaning(self) -> str | None:
+        """What a stored rating counts, in words; None where it is not known."""
+        return None
+
+    # -- text and pictures
+
+    @property
+    def grid(self) -> Grid:
+        """(rows, columns) in which a puzzle is drawn: a square where the cells make one, else one line."""
+        side = isqrt(self.seq_len)
+        return (side, side) if side * side == self.seq_len else (1, self.seq_len)
+
+    @property
+    def block(self) -> Grid:
+        """(rows, columns) of the parts that lines divide the grid into."""
+        return self.grid
+
+    @property
+    def alphabet(self) -> str:
+        """The character of each token; shorter than the vocabulary where there are too few."""
+        return (string.digits + string.ascii_letters)[: self.vocab_size]
+
+    def symbols(self, tokens: np.ndarray) -> list[str]:
+        """What is printed for each of the tokens."""
+        alphabet = self.alphabet
+        return [alphabet[t] if t < len(alphabet) else str(t) for t in np.asarray(tokens).ravel().tolist()]
+
+    def draw(self, tokens: np.ndarray, style: Style | None = None) -> list[str]:
+        """Lines of text that show a puzzle or an answer (S,). `style` (cell, symbol) may dress the symbols up."""
+        symbols = self.symbols(tokens)
+        width = max(map(len, symbols))
+        cells = [symbol.rjust(width) for symbol in symbols]
+        if style is not None:
+            cells = [style(cell, symbol) for cell, symbol in enumerate(cells)]
+        (rows, columns), (high, wide) = self.grid, self.block
+        rule = "-+-".join(["-" * ((width + 1) * wide - 1)] * (columns // wide))
+        lines = []
+        for row in range(rows):
+            line = cells[row * columns : (row + 1) * columns]
+            lines.append(" | ".join(" ".join(line[start : start + wide]) for start in range(0, columns, wide)))
+            if (row + 1) % high == 0 and row + 1 < rows:
+                lines.append(rule)
+        return lines
+
+    def cells(self, text: str) -> str:
+        """The characters of a text that are cells, without what is drawn around them."""
+        return re.sub(r"[\s|+-]", "", text)
+
+    def parse(self, text: str) -> np.ndarray:
+        """Tokens (S,) uint8 of a puzzle as text, a character a cell. Errors: `ValueError` saying what is wrong."""
+        characters = self.cells(text)
+        if len(self.alphabet) < self.vocab_size:
+            raise ValueError(f"the {self.vocab_size} tokens of {self} have no characters; give a row of its data")
+        if len(characters) != self.seq_len:
+            raise ValueError(f"{len(characters)} characters, expected {self.seq_len}")
+        unknown = next((place for place, character in enumerate(characters) if character not in self.alphabet), None)
+        if unknown is not None:
+            raise ValueError(f"character {characters[unknown]!r} at position {unknown + 1}, expected {self.alphabet}")
+        return np.array([self.alphabet.index(character) for character in characters], np.uint8)
