@@ -21,7 +21,7 @@ from models.trm import TinyRecursiveModel
 from tests.helpers import differences, tiny_config
 from tests.models.small import small_batch, small_config, small_model
 from training.distributed import World
-from training.hooks.base import Hook
+from training.hooks.base import Hook, TrainState
 from training.inference.adaptive import AdaptiveInference
 from training.inference.base import Inference
 from training.inference.fixed import FixedInference, OfficialInference
@@ -310,7 +310,7 @@ class Contexts(Hook):
 
     name = "contexts"
 
-    def before_batch(self, model: Any, batch: Batch, step: int) -> Batch:
+    def before_batch(self, state: TrainState, batch: Batch) -> Batch:
         return batch | {"context": batch["inputs"][:, :CONTEXT] - batch["inputs"][:, -CONTEXT:]}
 
 
