@@ -10,14 +10,18 @@ without those before it, all ranks agree on all of it, and nothing has to be sav
 from collections import OrderedDict
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import numpy as np
+import torch
 
 from dataset.eval_batches import Batch, as_batch
 from dataset.puzzle_folder import PuzzleSet, fingerprint
 from dataset.puzzle_metadata import PuzzleMetadata
-from dataset.source import START, Position
+from dataset.source import START, Position, RowLosses
+from dataset.steps.base import Moment, Step
+from dataset.stream import stream
 from dataset.tasks.base import PuzzleTask
 from errors import UserError
 
@@ -26,24 +30,15 @@ AUGMENT_CHOICES = ("auto", "stored", "on_the_fly", "none")
 BLOCK_GROUPS = 1 << 18
 BLOCKS_KEPT = 3
 MAX_EMPTY_ITERATIONS = 1000
+READ_ROWS = 1 << 16
 _ORDER, _DRAW, _AUGMENT = 1, 2, 3  # independent streams of one seed
-
-
-def stream(seed: int, kind: int, iteration: int, index: int) -> np.random.Generator:
-    """Generator addressed by its arguments alone: Philox, keyed by (seed, kind), its counter by the rest."""
-    mask = (1 << 64) - 1
-    # The lowest counter word is left to the draws themselves: 2**64 of them before streams could meet.
-    counter = np.array([0, index & mask, iteration & mask, 0], dtype=np.uint64)
-    key = np.array([seed & mask, kind], dtype=np.uint64)
-    return np.random.Generator(np.random.Philox(key=key, counter=counter))
 
 
 @dataclass(frozen=True)
 class _Draw:
-    """One global batch before any token is read: rows and puzzles of the concatenated sets."""
+    """One global batch before any token is read: the numbers of its examples."""
 
-    rows: np.ndarray
-    puzzles: np.ndarray
+    examples: np.ndarray
     cursor: int
 
 
@@ -53,7 +48,7 @@ class PuzzleSource:
     augment: "stored" takes the puzzles of a group as they are; "on_the_fly" also lets their task draw a
     symmetry per row, as `dataset.json` allows; "auto" does so for exactly the sets that allow it; "none" takes
     the first puzzle of each group, the original, only. `exclude` is a mask over the concatenated examples
-    never to be drawn.
+    never to be drawn. steps: see `dataset.steps.base`. The examples that may be drawn are numbered from 0.
 
     Errors: `UserError` when sets do not fit together, or cannot fill a single batch per iteration.
     """
@@ -67,6 +62,7 @@ class PuzzleSource:
         epochs_per_iteration: int,
         augment: str = "auto",
         exclude: np.ndarray | None = None,
+        steps: Sequence[Step] = (),
     ) -> None:
         if augment not in AUGMENT_CHOICES:
             raise UserError(f"augment={augment!r} is unknown, expected one of {', '.join(AUGMENT_CHOICES)}")
@@ -86,6 +82,10 @@ class PuzzleSource:
         self._block_epochs = max(1, BLOCK_GROUPS // self.total_groups)
         self._next_draw: tuple[Position, _Draw] | None = None
         self._check_capacity()
+        self.steps = tuple(steps)
+        self.wants_losses = any(step.wants_losses for step in self.steps)
+        for step in self.steps:
+            step.prepare(self)
 
     @staticmethod
     def _drawing_task(puzzle_set: PuzzleSet, augment: str) -> PuzzleTask | None:
@@ -152,14 +152,33 @@ class PuzzleSource:
         rows = self.total_groups * self.epochs_per_iteration * self.mean_examples
         return int(rows / self.global_batch_size + 1e-9)
 
-    def next(self, position: Position, feedback: Any = None) -> tuple[Batch, Position]:
+    @property
+    def num_examples(self) -> int:
+        """Examples that can be drawn."""
+        return int(self._rows.size)
+
+    @cached_property
+    def difficulties(self) -> np.ndarray | None:
+        """(num_examples,) int64, as the task of each set says; None where one does not."""
+        parts: list[np.ndarray] = []
+        for puzzle_set in self.sets:
+            for start in range(0, puzzle_set.num_examples, READ_ROWS):
+                rows = np.arange(start, min(start + READ_ROWS, puzzle_set.num_examples))
+                difficulty = puzzle_set.metadata.task.difficulty(puzzle_set.read_rows(rows)[0])
+                if difficulty is None:
+                    return None
+                parts.append(difficulty)
+        return np.concatenate(parts)[self._rows]
+
+    def next(self, position: Position) -> tuple[Batch, Position]:
         """The global batch at `position`, and the position after it.
 
         Returns inputs (B, S), labels (B, S) with -100 where nothing is asked, puzzle_identifiers (B,), all
-        int32. `feedback` is ignored: what is drawn depends on (seed, position) only.
+        int32, and where a step wants their losses `example` (B,) int64. What is drawn depends on (seed, position) and
+        on the state of the steps only.
         """
         position, draw = self._find(position)
-        batch = self._read(draw, stream(self.seed, _AUGMENT, position["iteration"], position["batch"]))
+        batch = self._read(draw.examples, position)
         following = position | {"batch": position["batch"] + 1, "cursor": draw.cursor}
         upcoming = self._draw(following)
         if upcoming is None:
@@ -203,7 +222,7 @@ class PuzzleSource:
         rng = stream(self.seed, _DRAW, position["iteration"], position["batch"])
         puzzles = rng.integers(self._group_offsets[groups], self._group_offsets[groups + 1])
         if self._single:
-            return _Draw(self._rows[self._puzzle_offsets[puzzles]], puzzles, cursor + size)
+            return _Draw(self._puzzle_offsets[puzzles], cursor + size)
         sizes = self._puzzle_offsets[puzzles + 1] - self._puzzle_offsets[puzzles]
         ends = np.cumsum(sizes)
         if ends.size == 0 or ends[-1] < size:
@@ -215,7 +234,7 @@ class PuzzleSource:
         # The order inside each puzzle is random, so that what overflows is a random part of the last puzzle.
         chosen = np.lexsort((rng.random(order.size), order))[:size]
         owners = puzzles[order[chosen]]
-        return _Draw(self._rows[self._puzzle_offsets[owners] + inside[chosen]], owners, cursor + used)
+        return _Draw(self._puzzle_offsets[owners] + inside[chosen], cursor + used)
 
     def _order(self, iteration: int, start: int, count: int) -> np.ndarray:
         """Groups `start` .. `start + count` of the concatenated epochs of an iteration (fewer at its end)."""
@@ -241,26 +260,51 @@ class PuzzleSource:
         self._orders.move_to_end(key)
         return self._orders[key]
 
-    def _read(self, draw: _Draw, rng: np.random.Generator) -> Batch:
-        owners = np.searchsorted(self._row_starts, draw.rows, side="right") - 1
-        inputs = np.empty((draw.rows.size, self.metadata.seq_len), dtype=np.int32)
+    def _read(self, examples: np.ndarray, position: Position) -> Batch:
+        iteration, number = position["iteration"], position["batch"]
+        epochs = iteration * self.epochs_per_iteration + position["cursor"] / self.total_groups
+        moment = Moment(self.seed, iteration, number, epochs)
+        for step in self.steps:
+            examples = step.choose(examples, moment)
+        rng = stream(self.seed, _AUGMENT, iteration, number)
+        drawn = self._rows[examples]
+        owners = np.searchsorted(self._row_starts, drawn, side="right") - 1
+        inputs = np.empty((drawn.size, self.metadata.seq_len), dtype=np.int32)
         labels = np.empty_like(inputs)
         for index, (puzzle_set, task) in enumerate(zip(self.sets, self._drawing, strict=True)):
             mine = np.flatnonzero(owners == index)
             if mine.size == 0:
                 continue
-            tokens = puzzle_set.read_rows(draw.rows[mine] - self._row_starts[index])
+            tokens = puzzle_set.read_rows(drawn[mine] - self._row_starts[index])
             inputs[mine], labels[mine] = tokens if task is None else task.augment(*tokens, rng)
-        return as_batch(inputs, labels, self._puzzle_identifiers[draw.puzzles], self.metadata)
+        for step in self.steps:
+            inputs, labels = step.transform(inputs, labels, moment)
+        puzzles = np.searchsorted(self._puzzle_offsets, examples, side="right") - 1
+        batch = as_batch(inputs, labels, self._puzzle_identifiers[puzzles], self.metadata)
+        return batch | {"example": torch.from_numpy(examples)} if self.wants_losses else batch
+
+    def learn(self, losses: RowLosses) -> None:
+        """Tell the steps what became of rows of the last update."""
+        for step in self.steps:
+            step.learn(losses)
+
+    def numbers(self) -> dict[str, float]:
+        """What the steps have to say for the log."""
+        return {f"data/{step.name}/{name}": value for step in self.steps for name, value in step.numbers().items()}
 
     def state_dict(self) -> dict[str, Any]:
-        """Empty: the position is all there is."""
-        return {}
+        """That of the steps which have one; beside it the position is all there is."""
+        states = {step.name: step.state_dict() for step in self.steps}
+        return {name: state for name, state in states.items() if state}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Accepts what `state_dict` gives."""
-        if state:
-            raise UserError(f"the run's state holds source state {sorted(state)}, but this source keeps none")
+        if state.keys() != self.state_dict().keys():
+            raise UserError(
+                f"the run's state holds source state {sorted(state)}, but this source keeps {sorted(self.state_dict())}"
+            )
+        for step in self.steps:
+            step.load_state_dict(state.get(step.name, {}))
 
     def fingerprint(self) -> dict[str, Any]:
         """What must be equal for a saved position to mean the same batches."""

@@ -1,11 +1,24 @@
 """The source seam: where the loop's batches come from."""
 
+from dataclasses import dataclass
 from typing import Any, Protocol
 
+import numpy as np
 from torch import Tensor
 
 Position = dict[str, int]
 START: Position = {"iteration": 0, "batch": 0, "cursor": 0}
+
+
+@dataclass(frozen=True)
+class RowLosses:
+    """Rows that were answered in an update, over all processes, in an order that does not depend on their number.
+
+    examples (N,) int64: as the source numbers them. losses (N,) float64: token loss after the last supervision step.
+    """
+
+    examples: np.ndarray
+    losses: np.ndarray
 
 
 class Source(Protocol):
@@ -17,6 +30,7 @@ class Source(Protocol):
     """
 
     epochs_per_iteration: int
+    wants_losses: bool  # whether `learn` is to be called after each update; batches then have a leaf `example`
 
     @property
     def total_groups(self) -> int: ...
@@ -26,6 +40,14 @@ class Source(Protocol):
 
     def next(self, position: Position) -> tuple[dict[str, Tensor], Position]:
         """The batch at `position`, its leaves' first axis the slot, and the position of the one after it."""
+        ...
+
+    def learn(self, losses: RowLosses) -> None:
+        """What the network made of rows of the last update."""
+        ...
+
+    def numbers(self) -> dict[str, float]:
+        """What is to be logged, by its full name; since the last call."""
         ...
 
     def state_dict(self) -> dict[str, Any]:

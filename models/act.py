@@ -16,9 +16,18 @@ Batch = dict[str, Tensor]
 Carry = dict[str, Tensor]
 
 
+# What a batch may say beside what the model reads: the number of each row's example, for who asks for rows' losses.
+EXAMPLE = "example"
+
+
 def carry_names(model: RecursiveModel) -> tuple[str, ...]:
     """The leaves of every carry that `act_step` returns."""
     return ("z_H", "z_L", "steps", "halted", *model.row_keys, *model.begin_keys)
+
+
+def _row_keys(model: RecursiveModel, batch: Batch) -> tuple[str, ...]:
+    """What of a batch stays with a slot."""
+    return (*model.row_keys, EXAMPLE) if EXAMPLE in batch else tuple(model.row_keys)
 
 
 def initial_carry(model: RecursiveModel, batch: Batch) -> Carry:
@@ -40,7 +49,7 @@ def initial_carry(model: RecursiveModel, batch: Batch) -> Carry:
     carry = {"z_H": torch.zeros_like(state.z_H).contiguous(), "z_L": torch.zeros_like(state.z_L).contiguous()}
     carry["steps"] = torch.zeros(size, dtype=torch.int32, device=device)
     carry["halted"] = torch.ones(size, dtype=torch.bool, device=device)
-    return carry | {key: torch.zeros_like(batch[key], device=device) for key in model.row_keys}
+    return carry | {key: torch.zeros_like(batch[key], device=device) for key in _row_keys(model, batch)}
 
 
 def _by_slot(mask: Tensor, like: Tensor) -> Tensor:
@@ -55,7 +64,7 @@ def start_halted_slots(model: RecursiveModel, carry: Carry, batch: Batch) -> Car
     halted = carry["halted"]
     start = model.initial_state(halted.shape[0])
     fresh = {"z_H": start.z_H, "z_L": start.z_L, "steps": torch.zeros_like(carry["steps"])}
-    fresh |= {key: batch[key] for key in model.row_keys}
+    fresh |= {key: batch[key] for key in _row_keys(model, batch)}
     current = {key: torch.where(_by_slot(halted, new), new, carry[key]) for key, new in fresh.items()}
     return current | _begun_leaves(model, carry, batch) if model.begin_keys else current
 
@@ -158,5 +167,5 @@ def act_step(
                 _, next_halt, next_continue = model.readout(step(state))
                 outputs["target_q_continue"] = continue_target(last, next_halt, next_continue)
     new_carry = {"z_H": state.z_H.detach(), "z_L": state.z_L.detach(), "steps": steps, "halted": halted}
-    new_carry |= {key: current[key] for key in model.row_keys}
+    new_carry |= {key: current[key] for key in _row_keys(model, batch)}
     return new_carry | {key: current[key].detach() for key in model.begin_keys}, outputs

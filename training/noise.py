@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from dataset.puzzle_source import stream as counter_stream
+from dataset.stream import stream as counter_stream
 from models.recursion import RecurrentState
 from training.seeding import derived_seed
 from training.settings.schema import ObjectiveConfig

@@ -80,7 +80,8 @@ class RunLog:
                 "train/lr": result.lr,
                 "train/grad_norm": result.grad_norm,
             }
-            self.metrics.append(record | run.compute_spent | mean_metrics(run.progress.metric_sums))
+            record |= run.compute_spent | mean_metrics(run.progress.metric_sums) | run.source.numbers()
+            self.metrics.append(record)
             run.progress.metric_sums = {}
         self.status.update(**self._status_fields(run), lr=result.lr, grad_norm=result.grad_norm)
 

@@ -59,6 +59,7 @@ def open_training_data(config: TrainConfig, *, verify: bool) -> PuzzleSource:
         global_batch_size=config.global_batch_size,
         epochs_per_iteration=config.eval_interval or config.epochs,
         augment=config.augment,
+        steps=[getattr(config.step, name).build() for name in config.source.steps],
     )
 
 

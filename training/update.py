@@ -6,9 +6,11 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
+from dataset.source import RowLosses
 from models.act import Batch
 from training.apart_gradients import PER_UPDATE, SUMS, ApartGradients, nonzero
 from training.devices import DeviceNumbers, on_device
@@ -56,7 +58,8 @@ def reads_late(run: Run) -> bool:
     On CUDA the host runs ahead of the device; reading at once would stop it at every update. A value that is not finite
     is then noticed one update late: nothing of it has been saved by then either, since boundaries settle first.
     """
-    return run.device.type == "cuda" and not any(hook.reads_losses for hook in run.hooks)
+    waits = run.source.wants_losses or any(hook.reads_losses for hook in run.hooks)
+    return run.device.type == "cuda" and not waits
 
 
 def train_on_batch(run: Run, batch: Batch, *, stop_requested: bool) -> list[UpdateResult]:
@@ -160,10 +163,22 @@ def _update(run: Run, outputs: list[Output], apart: ApartGradients, stop_request
     run.progress.step = step
     for hook in run.hooks:
         reported |= hook.after_update(state)
+    if run.source.wants_losses:
+        run.source.learn(_answered(run, outputs))
     if reported:
         values = torch.stack([on_device(value.to(run.device), run.device) for value in reported.values()])
         result.of_hooks = DeviceNumbers(list(reported), values)
     return result
+
+
+def _answered(run: Run, outputs: list[Output]) -> RowLosses:
+    """The rows that are done with this update, of all processes, in the order of their numbers. Collective."""
+    mine = [output.answered for output in outputs if output.answered is not None]
+    if not mine:
+        mine = [torch.zeros(0, 3, dtype=torch.float64, device=run.device)]
+    rows = run.world.gather_ragged(torch.cat(mine)).cpu()
+    _, examples, losses = rows[rows[:, 0].argsort(stable=True)].numpy().T
+    return RowLosses(examples.astype(np.int64), losses)
 
 
 def _rate(run: Run, state: TrainState, initial: float) -> float:

@@ -12,8 +12,8 @@ from typing import Any
 import numpy as np
 from torch import Tensor
 
-from dataset.puzzle_source import stream
 from dataset.source import Position
+from dataset.stream import stream
 from errors import UserError
 from projects.collatz.decrease import further_states
 from projects.collatz.hard_pool import Entries, HardPool, active_seeds, draw

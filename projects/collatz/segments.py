@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 from numpy.lib.stride_tricks import sliding_window_view
 
-from dataset.puzzle_source import stream
 from dataset.source import Position
+from dataset.stream import stream
 from projects.collatz.kept_out import KeptOut
 from projects.collatz.limbs import LIMB_BITS, from_limbs, random_odd_numbers
 from projects.collatz.settings import CollatzConfig

@@ -7,6 +7,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from dataset.source import RowLosses
 from projects.collatz import limbs as collatz_limbs
 from projects.collatz.kept_out import KeptOut
 from projects.collatz.settings import CollatzConfig
@@ -46,11 +47,18 @@ class DrawnSource:
 
     epochs_per_iteration = 1
     mean_examples = 1.0
+    wants_losses = False
     data: str  # in the fingerprint
 
     def __init__(self, settings: CollatzConfig, batch_size: int, seed: int, kept_out: KeptOut) -> None:
         self.settings, self.total_groups, self.seed, self._kept_out = settings, batch_size, seed, kept_out
         self.overlap = self.drawn = 0
+
+    def learn(self, losses: RowLosses) -> None:
+        """Nothing here hears of single rows."""
+
+    def numbers(self) -> dict[str, float]:
+        return {}
 
     def fingerprint(self) -> dict[str, Any]:
         return {"data": self.data, "seed": self.seed, "test_states": len(self._kept_out.states)}

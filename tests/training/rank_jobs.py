@@ -174,6 +174,39 @@ def perturbed_updates(
     return records
 
 
+def idea_updates(
+    world: World, data: str, folder: str, combinations: Sequence[Sequence[str]], step: int
+) -> list[Record]:
+    """For each list of options: one update after `step` others, from fresh weights whose trajectories halt as they
+    like. `exact`: what does not depend on the order of sums."""
+    records = []
+    for options in combinations:
+        config = update_config("trm_att", data, folder, options)
+        run = build_run(config, world)
+        hook = RecordUpdate()
+        run.hooks, run.progress.step = [*run.hooks, hook], step
+        with torch.no_grad():
+            weight = run.model.q_head.weight
+            weight.copy_(torch.randn(weight.shape, generator=torch.Generator().manual_seed(1), dtype=weight.dtype))
+            run.model.q_head.bias.fill_(0.0)
+        (report,) = Loop(run, None)._train_batch(False)
+        following, _ = run.source.next(run.progress.position)
+        sums = run.progress.metric_sums
+        records.append({
+            "gradients": hook.gradients,
+            "weights": {name: p.detach().clone() for name, p in run.model.named_parameters()},
+            "average": {name: p.clone() for name, p in full_state(run).get("averages", {}).get("swa", {}).items()},
+            "exact": {
+                "source": {name: {**state, "losses": len(state["losses"])} for name, state in
+                           run.source.state_dict().items()},
+                "hooks": full_state(run)["hooks"],
+                "next": following["inputs"],
+                "counts": {name: value for name, value in sums.items() if name.endswith(("count", "rows", "samples"))},
+            },
+        })  # fmt: skip
+    return records
+
+
 def train_tiny(world: World, arch: str, data: str, folder: str, options: Sequence[str] = ()) -> str:
     """A whole run, as pretrain.py makes it."""
     return train_in(world, update_config(arch, data, folder, options))

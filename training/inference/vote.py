@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from dataset.puzzle_source import stream
+from dataset.stream import stream
 from dataset.tasks.base import PuzzleTask, Views
 from errors import UserError
 from models.act import Batch

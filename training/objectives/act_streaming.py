@@ -45,9 +45,11 @@ class ACTStreaming(PuzzleObjective):
             )
             carries.append(carry)
             loss, metrics = self.losses(step_outputs, carry, carry["halted"], carry["steps"])
+            slots = torch.arange(context.slots.start + rows.start, context.slots.start + rows.stop)
+            answered = self.answered(step_outputs, carry, carry["halted"], slots)
             last = rows.stop == num_rows
             if last:
                 self.carry = {key: torch.cat([sliced[key] for sliced in carries]) for key in carry}
             size = rows.stop - rows.start
             targets = 0 if config.no_ACT_continue else size
-            yield Output(loss, float(size), size, targets, metrics, ends_update=last)
+            yield Output(loss, float(size), size, targets, metrics, ends_update=last, answered=answered)

@@ -4,10 +4,11 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
+import torch
 from torch import Tensor
 
-from models.act import Batch, Carry
-from models.losses import act_loss
+from models.act import EXAMPLE, Batch, Carry
+from models.losses import IGNORE_LABEL_ID, TOKEN_LOSSES, act_loss
 from models.recursive_model import RecursiveModel
 from training.terms.base import View, WeightedTerm, add_terms
 
@@ -37,6 +38,7 @@ class Output:
         extra_passes: likewise those computed beside them without a gradient (targets, look-ahead).
         metric_sums: sums over rows (`count`, `accuracy`, `lm_loss`, ...), not differentiated.
         ends_update: the optimizer steps after this output.
+        answered: rows that are done with this output, where the batch says which examples they are.
         apart: how its gradient is kept apart; None: it is part of the update's own.
     """
 
@@ -47,6 +49,7 @@ class Output:
     metric_sums: dict[str, Tensor] = field(default_factory=dict)
     ends_update: bool = True
     apart: Apart | None = None
+    answered: Tensor | None = None
 
 
 def equal_slices(num_rows: int, number: int) -> list[slice]:
@@ -160,3 +163,18 @@ class PuzzleObjective(Stateless):
             rows=rows,
         )
         return add_terms(self.terms, view, loss, metrics)
+
+    @torch.no_grad()
+    def answered(self, outputs: dict[str, Tensor], rows: Batch, done: Tensor, numbers: Tensor) -> Tensor | None:
+        """What became of rows that are done (n,) bool; None where the batch does not say which examples they are.
+
+        (m, 3) float64: the row's number in the update, the same on any number of processes, as `numbers` (n,) gives it;
+        its example; its token loss.
+        """
+        if EXAMPLE not in rows:
+            return None
+        copies = len(done) // len(rows["labels"])
+        examples, labels = rows[EXAMPLE].repeat(copies)[done], rows["labels"].repeat(copies, 1)[done]
+        losses = TOKEN_LOSSES[self.loss_type](outputs["logits"][done], labels).sum(dim=-1)
+        scored = (labels != IGNORE_LABEL_ID).sum(dim=-1).clamp_min(1)
+        return torch.stack([numbers.to(done.device)[done].double(), examples.double(), losses.double() / scored], dim=1)

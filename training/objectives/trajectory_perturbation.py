@@ -97,7 +97,10 @@ class ParallelFixed(TrajectoryPerturbation):
         for step in rollout(model, group.batch, group.state, input_noise=group.input_noise):
             steps = torch.full_like(step.active, step.number, dtype=torch.int32)
             loss, metrics = self.losses(step.outputs, group.batch, step.halted, steps)
-            yield Output(loss, float(count), count, step.extra_passes, metrics, ends_update=step.last)
+            answered = self.answered(step.outputs, group.batch, step.halted, torch.tensor(group.chosen.numbers))
+            yield Output(
+                loss, float(count), count, step.extra_passes, metrics, ends_update=step.last, answered=answered
+            )
 
 
 class ACTMask(TrajectoryPerturbation):
@@ -130,7 +133,8 @@ class ACTMask(TrajectoryPerturbation):
             steps = torch.full_like(step.active, step.number, dtype=torch.int32)
             loss, metrics = self.losses(step.outputs, group.batch, step.halted, steps, weights)
             extra = step.extra_passes + (steps_for_lengths if step.number == 1 else 0)
-            yield Output(loss, normalizer, count, extra, metrics, ends_update=step.last)
+            answered = self.answered(step.outputs, group.batch, step.halted, torch.tensor(group.chosen.numbers))
+            yield Output(loss, normalizer, count, extra, metrics, ends_update=step.last, answered=answered)
 
     def _halting_rule(self, model: RecursiveModel, context: UpdateContext, chosen: Trajectories) -> HaltingRule:
         """By q, and not before a minimum that exploration draws."""

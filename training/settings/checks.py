@@ -80,22 +80,28 @@ def _check_objective(objective: ObjectiveConfig) -> None:
 
 
 def _check_ideas(cfg: TrainConfig) -> None:
-    """Weights that are evaluated must be there, and a project's runs take none of the puzzles' terms and hooks."""
+    """Averages and steps must be there that are named, and a project's runs have no term, hook or step of puzzles."""
     asked = cfg.evaluate_weights
     if asked == "ema" and not cfg.ema:
         _fail("evaluate_weights", asked, "raw, or ema=True beside it")
     if asked == "swa" and "swa" not in dict(HOOKS.in_use(cfg.hook)):
         _fail("evaluate_weights", asked, "raw or ema, or hook.swa.enabled=True beside it")
+    steps = cfg.source.steps
+    if len(set(steps)) < len(steps):
+        _fail("source.steps", steps, "each step once")
+    for setting in settings_of(type(cfg.step)):
+        name = setting.key.partition(".")[0]
+        value = None if setting.is_section else value_of(cfg.step, setting.key)
+        if not setting.is_section and name not in steps and value != setting.default:
+            _fail(f"step.{setting.key}", value, f"{setting.default!r}, or source.steps=[{','.join([*steps, name])}]")
     project = project_of(cfg)
-    for room in (TERMS, HOOKS):
-        for name, settings in room.in_use(getattr(cfg, room.key)):
-            if project is not None:
-                key = f"{room.key}.{name}.{settings.switch}"
-                _fail(
-                    key,
-                    getattr(settings, settings.switch),
-                    f"its default, as {project[0].capitalize()} runs take no {room.key}",
-                )
+    if project is not None:
+        named = {"source.steps": steps} if steps else {}
+        for room in (TERMS, HOOKS):
+            for name, settings in room.in_use(getattr(cfg, room.key)):
+                named[f"{room.key}.{name}.{settings.switch}"] = getattr(settings, settings.switch)
+        for key, value in named.items():
+            _fail(key, value, f"its default: {project[0].capitalize()} runs do not read it")
 
 
 def _check_floss(cfg: TrainConfig, floss: FlossConfig) -> None:

@@ -10,6 +10,7 @@ from typing import Any
 from models.registry import MODELS
 from options import CONTROL, JUDGING, Setting, settings_of
 from training.projects import project_of, settings_classes
+from training.rooms import STEPS
 from training.settings.checks import unread_of, value_of
 from training.settings.schema import TrainConfig
 
@@ -34,6 +35,7 @@ def _deciding(cfg: TrainConfig, *unless: str) -> Iterator[tuple[Setting, Any]]:
     """Settings with their values, but for those whose role is among `unless` and those that the run does not read."""
     settings = list(settings_of(type(cfg)))
     off = [s.key for s in settings if s.is_section and getattr(value_of(cfg, s.key), "in_use", True) is False]
+    off += [f"step.{name}" for name in STEPS.names() if name not in cfg.source.steps]
     project = project_of(cfg)
     if project is not None:
         off += project[1].unread

@@ -31,7 +31,7 @@ from options import (
     text,
 )
 from training.projects import settings_classes
-from training.rooms import HOOKS, TERMS
+from training.rooms import HOOKS, STEPS, TERMS
 
 DTYPES = ("auto", "float64", "float32", "bfloat16")
 OBJECTIVES = ("act_streaming", "baseline_ce", "single_perturbed_ce", "multi_perturbed_ce")
@@ -219,6 +219,22 @@ class HookConfig:
 
 
 @dataclass
+class SourceConfig:
+    """Where training batches come from."""
+
+    steps: list[str] = option(
+        [],
+        "what is done with drawn rows, in this order; found in `dataset/steps/`",
+        one_of(*STEPS.names()),
+    )
+
+
+@dataclass
+class StepConfig:
+    """Settings of the steps that `source.steps` names."""
+
+
+@dataclass
 class WandbConfig:
     """Weights & Biases. No key here on purpose: wandb reads it from its own environment."""
 
@@ -236,6 +252,8 @@ class _TrainConfig:
     floss: FlossConfig = section(FlossConfig, "gradient flossing")
     term: TermConfig = section(TermConfig, "losses beside the objective's")
     hook: HookConfig = section(HookConfig, "what happens around an update")
+    source: SourceConfig = section(SourceConfig, "where batches come from")
+    step: StepConfig = section(StepConfig, "what the steps of the source read")
 
     # -- data
     data_paths: list[str] = option([], "dataset folders", paths)
@@ -384,9 +402,8 @@ else:
     # What models, projects, terms and hooks bring, each from its own file or folder.
     ArchConfig = extended(_ArchConfig, __name__, _fields_of_single_models())
     _found = [("arch", ArchConfig, "the network")]
-    _found += [
-        (room.key, room.section(base), base.__doc__) for room, base in ((TERMS, TermConfig), (HOOKS, HookConfig))
-    ]
+    for room, base in ((TERMS, TermConfig), (HOOKS, HookConfig), (STEPS, StepConfig)):
+        _found.append((room.key, room.section(base), base.__doc__))
     _found += [(name, kind, kind.__doc__) for name, kind in settings_classes().items()]
     TrainConfig = extended(
         _TrainConfig,

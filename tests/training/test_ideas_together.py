@@ -1,0 +1,148 @@
+"""Every objective with every term, hook and step of the source: exact resume, and several processes as one.
+
+The combinations are those of the files in the rooms: an idea without an entry here is one that nobody tried.
+"""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from errors import UserError
+from tests.helpers import assert_same_state, differences, logged_training, read_state, tiny_config, train_here
+from tests.training import rank_jobs
+from tests.training.comparison import puzzle_folder, relative_difference
+from tests.training.ranks import run_ranks
+from training.distributed import World
+from training.rooms import HOOKS, STEPS, TERMS
+from training.start import build_run
+from training.storage.weights import load_weights
+
+OBJECTIVES = {
+    "act_streaming": [],
+    **{
+        rollout: [
+            "objective.name=multi_perturbed_ce", "objective.num_trajectories=2", "objective.sigma=0.3",
+            f"objective.rollout={rollout}",
+        ]
+        for rollout in ("parallel_fixed", "serial_act", "act_mask")
+    },
+}  # fmt: skip
+IDEAS = {
+    "term.halt_entropy": ["term.halt_entropy.weight=0.5", "term.halt_entropy.after_step=1"],
+    "hook.grad_noise": ["hook.grad_noise.enabled=True", "hook.grad_noise.begin=0.2", "hook.grad_noise.steps=20"],
+    "hook.swa": ["hook.swa.enabled=True", "hook.swa.start_update=2", "hook.swa.period=4", "evaluate_weights=swa"],
+    "step.replay": ["source.steps=[replay]", "step.replay.share=0.5", "step.replay.quantile=0.3"],
+    "step.size_filter": ["source.steps=[size_filter]", "step.size_filter.begin=BEGIN", "step.size_filter.epochs=2"],
+}
+ALL = [
+    *(option for name, options in IDEAS.items() if not name.startswith("step.") for option in options),
+    "source.steps=[size_filter,replay]", *IDEAS["step.replay"][1:], *IDEAS["step.size_filter"][1:],
+]  # fmt: skip
+COMBINATIONS = [
+    pytest.param(OBJECTIVES[objective], options, id=f"{objective}-{name}")
+    for objective in OBJECTIVES
+    for name, options in (*IDEAS.items(), ("all", ALL))
+]
+
+
+def with_begin(options: list[str], begin: int) -> list[str]:
+    """The limit of the size filter depends on the data."""
+    return [option.replace("BEGIN", str(begin)) for option in options]
+
+
+def test_every_idea_is_tried() -> None:
+    assert {f"{room.key}.{name}" for room in (TERMS, HOOKS, STEPS) for name in room.names()} == set(IDEAS)
+
+
+@pytest.mark.parametrize(("objective", "idea"), COMBINATIONS)
+def test_it_goes_on_bit_for_bit(objective: list[str], idea: list[str], sudoku6_folder: Path, tmp_path: Path) -> None:
+    """14 updates are 9 and, from the state, 5 more: all that is saved, all that is logged, all that is exported."""
+    options = [*objective, *with_begin(idea, 24), "init_from=null", "lr_warmup_steps=0"]
+    whole, parts = tmp_path / "whole", tmp_path / "parts"
+    for folder, step in ((whole, 14), (parts, 9), (parts, 14)):
+        train_here("trm_att", sudoku6_folder, folder, [*options, f"max_steps={step}"])
+    assert_same_state(whole, parts)
+    assert logged_training(whole) == logged_training(parts) != []
+    assert differences(load_weights(whole / "final.pt"), load_weights(parts / "final.pt")) == []
+
+
+@pytest.fixture(scope="module")
+def plain(sudoku6_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, dict[str, Any]]:
+    """The state of each objective after 9 updates without any idea."""
+    states = {}
+    for name, options in OBJECTIVES.items():
+        folder = tmp_path_factory.mktemp(name)
+        train_here("trm_att", sudoku6_folder, folder, [*options, "lr_warmup_steps=0", "max_steps=9"])
+        states[name] = read_state(folder)
+    return states
+
+
+@pytest.mark.parametrize("idea", IDEAS)
+@pytest.mark.parametrize("objective", OBJECTIVES)
+def test_it_takes_part_and_off_means_off(
+    objective: str, idea: str, plain: dict[str, dict[str, Any]], sudoku6_folder: Path, tmp_path: Path
+) -> None:
+    """On, the weights are others; with the switch off and all else left as it was, they are the same bits."""
+    switches = {"term": "weight=0", "hook": "enabled=False"}
+    room, _, name = idea.partition(".")
+    on = with_begin(IDEAS[idea], 24)
+    off = ["source.steps=[]"] if room == "step" else [*on[1:], f"{idea}.{switches[room]}"]
+    off = [option for option in off if not option.startswith("evaluate_weights")]
+    for which, options in (("on", on), ("off", off)):
+        shared = [*OBJECTIVES[objective], "lr_warmup_steps=0", "max_steps=9"]
+        train_here("trm_att", sudoku6_folder, tmp_path / which, [*shared, *options])
+    without, with_it = plain[objective], read_state(tmp_path / "on")
+    assert differences(without, read_state(tmp_path / "off"), ignore=("train_seconds",)) == []
+    changed = [key for key, value in with_it["model"].items() if not torch.equal(value, without["model"][key])]
+    assert "lm_head.weight" in changed, name
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> str:
+    return str(puzzle_folder(tmp_path_factory.mktemp("data") / "puzzles"))
+
+
+def test_two_ranks_make_the_update_of_one(data: str, tmp_path: Path) -> None:
+    """For each combination, from update 3: gradients to 1e-10; queue, next examples and counts equal."""
+    combinations = [with_begin([*p.values[0], *p.values[1]], 12) for p in COMBINATIONS]  # type: ignore[misc]
+    shared = {"data": data, "folder": str(tmp_path), "combinations": combinations, "step": 3}
+    one = rank_jobs.idea_updates(World(), **shared)
+    first, second = run_ranks("idea_updates", **shared)
+    assert differences(first, second) == [], "ranks differ"
+    for parameters, alone, together in zip(COMBINATIONS, one, first, strict=True):
+        assert differences(alone["exact"], together["exact"]) == [], parameters.id
+        for kind in ("gradients", "weights", "average"):
+            assert alone[kind].keys() == together[kind].keys()
+            for name, tensor in alone[kind].items():
+                far = relative_difference(tensor, together[kind][name])
+                assert far < 1e-9, (parameters.id, kind, name, far)
+    queues = [record["exact"]["source"]["replay"]["queue"] for record in one if "replay" in record["exact"]["source"]]
+    assert len(queues) == 2 * len(OBJECTIVES) and all(len(queue) for queue in queues)
+    assert any(record["average"] for record in one)
+
+
+@pytest.mark.parametrize(
+    ("options", "expected"),
+    [
+        (["source.steps=[replya]"], "option 'source.steps': found ['replya'], expected one of: replay, size_filter"),
+        (["source.steps=[replay,replay]"], "expected each step once"),
+        (["step.replay.share=0.5"], "option 'step.replay.share': found 0.5, expected 0.2, or source.steps=[replay]"),
+        (["term.halt_entropy.weight=-1"], "expected a number from 0"),
+        (["term.halt_entropy.weight=.nan"], "expected a finite number"),
+        (["source.steps=[size_filter]"], "option 'step.size_filter.begin': found 0, expected at least"),
+    ],
+)
+def test_what_cannot_be_is_refused_in_one_line(
+    options: list[str], expected: str, sudoku6_folder: Path, tmp_path: Path
+) -> None:
+    with pytest.raises(UserError) as caught:
+        build_run(tiny_config("trm_att", sudoku6_folder, tmp_path, options), World())
+    assert expected in str(caught.value) and "\n" not in str(caught.value)
+
+
+def test_another_weight_makes_another_run(sudoku6_folder: Path, tmp_path: Path) -> None:
+    train_here("trm_att", sudoku6_folder, tmp_path, ["term.halt_entropy.weight=0.01", "max_steps=2"])
+    with pytest.raises(UserError, match=r"another run: term\.halt_entropy\.weight: saved 0\.01, now 0\.5"):
+        train_here("trm_att", sudoku6_folder, tmp_path, ["term.halt_entropy.weight=0.5", "max_steps=4"])
