@@ -34,6 +34,7 @@ import numpy as np
 import torch
 
 from dataset.puzzle_folder import fingerprint, recognised_tasks
+from dataset.puzzle_metadata import PuzzleFolders
 from models.config import ModelConfig
 from models.registry import count_parameters
 from options import REQUIRED, anything, at_least, one_of, option, section, text
@@ -92,11 +93,12 @@ def evaluate_checkpoint(options: Options, world: World) -> dict[str, Any]:
     """Measure, print and write; returns the record. Every process must call it; the first one reports."""
     checkpoint = open_checkpoint(options.checkpoint, device=options.device, dtype=options.dtype)
     config = checkpoint.config
-    train_counts = training_label_counts(config)
+    folders = PuzzleFolders()
+    train_counts = training_label_counts(config, folders)
     config.data_paths_test = options.data_paths_test or config.data_paths_test
     if options.validation_size is not None:
         config.validation_size = options.validation_size
-    selections = select_rows(config, options.split, options.max_test_rows)
+    selections = select_rows(config, options.split, options.max_test_rows, folders)
     if world.is_main:
         for line in recognised_tasks([selection.puzzle_set for selection in selections]):
             print(line)
@@ -116,13 +118,13 @@ def evaluate_checkpoint(options: Options, world: World) -> dict[str, Any]:
     name = result_name(options, checkpoint)
     folder = checkpoint.path.parent
     session = collect_provenance({}, device=device)
-    tested = dict.fromkeys((selection.puzzle_set.root, selection.puzzle_set.split) for selection in selections)
+    tested = dict.fromkeys((selection.puzzle_set.folder, selection.puzzle_set.split) for selection in selections)
     record: dict[str, Any] = {
         "checkpoint": checkpoint.path.name,
         "command": ("python " + shlex.join(sys.argv)).replace(str(Path.home()), "~"),
         "git": {key: value for key, value in session["git"].items() if key in ("commit", "dirty")},
         "config_hash": config_hash(config),
-        "datasets": [fingerprint(root, split) for root, split in tested],
+        "datasets": [fingerprint(folder, split) for folder, split in tested],
         "seed": config.seed,
         "num_params": count_parameters(model),
         "device": device.type,

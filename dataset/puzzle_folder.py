@@ -25,12 +25,11 @@ import numpy as np
 
 from dataset.find_task import PLAIN
 from dataset.puzzle_metadata import (
+    PuzzleFolder,
     PuzzleMetadata,
     brief,
     metadata_as_json,
     offsets_header,
-    read_identifiers,
-    read_metadata,
     rebuild_hint,
 )
 from dataset.safe_files import (
@@ -57,7 +56,7 @@ class PuzzleSet:
     memory as int64. `ratings` is (N,) int32, or None where the folder has none.
     """
 
-    root: Path
+    folder: PuzzleFolder
     split: str
     set_name: str
     metadata: PuzzleMetadata
@@ -68,6 +67,10 @@ class PuzzleSet:
     group_indices: np.ndarray
     ratings: np.ndarray | None
     values_checked: bool
+
+    @property
+    def root(self) -> Path:
+        return self.folder.root
 
     @property
     def num_examples(self) -> int:
@@ -134,7 +137,11 @@ def write_identifiers(root: str | Path, identifiers: Sequence[str] = ("<blank>",
     (Path(root) / "identifiers.json").write_text(json.dumps(list(identifiers)), encoding="utf-8")
 
 
-def open_puzzle_set(root: str | Path, split: str, set_name: str = "all") -> PuzzleSet:
+def _opened(folder: str | Path | PuzzleFolder) -> PuzzleFolder:
+    return folder if isinstance(folder, PuzzleFolder) else PuzzleFolder(folder)
+
+
+def open_puzzle_set(folder: str | Path | PuzzleFolder, split: str, set_name: str = "all") -> PuzzleSet:
     """Open one set of a split; tokens stay on disk, memory-mapped.
 
     Headers are compared with `dataset.json` and the files' sizes before anything is mapped; offsets,
@@ -144,14 +151,14 @@ def open_puzzle_set(root: str | Path, split: str, set_name: str = "all") -> Puzz
     Errors: `UserError` naming the file, what was found, what was expected, and the command that builds a
     good one.
     """
-    root, mend = Path(root), rebuild_hint(root)
-    metadata = read_metadata(root, split)
-    folder = root / split
+    opened = _opened(folder)
+    metadata, mend = opened.metadata(split), rebuild_hint(opened.root)
+    path = opened.root / split
     if set_name not in metadata.sets:
-        refuse(folder / "dataset.json", f"lists the sets {brief(list(metadata.sets))}, not {set_name!r}", mend)
-    paths = {name: folder / f"{set_name}__{name}.npy" for name in ARRAYS}
-    puzzle_header = offsets_header(folder, set_name, "puzzle_indices", mend)
-    group_header = offsets_header(folder, set_name, "group_indices", mend)
+        refuse(path / "dataset.json", f"lists the sets {brief(list(metadata.sets))}, not {set_name!r}", mend)
+    paths = {name: path / f"{set_name}__{name}.npy" for name in ARRAYS}
+    puzzle_header = offsets_header(path, set_name, "puzzle_indices", mend)
+    group_header = offsets_header(path, set_name, "group_indices", mend)
     headers = {name: read_array_header(paths[name], mend) for name in ("inputs", "labels", "puzzle_identifiers")}
     num_puzzles, num_groups = puzzle_header.shape[0] - 1, group_header.shape[0] - 1
     num_examples = headers["inputs"].shape[0] if headers["inputs"].shape else 0
@@ -164,14 +171,14 @@ def open_puzzle_set(root: str | Path, split: str, set_name: str = "all") -> Puzz
             refuse(paths[name], f"has shape {headers[name].shape}, expected {shape}", mend)
     if num_examples == 0:
         refuse(paths["inputs"], "holds no example", mend)
-    _check_counts(metadata, folder / "dataset.json", num_groups, num_puzzles, mend)
+    _check_counts(metadata, path / "dataset.json", num_groups, num_puzzles, mend)
 
     group_indices = _read_offsets(group_header, num_puzzles, 1, mend)
     puzzle_indices = _read_offsets(puzzle_header, num_examples, 0, mend)
     largest = int(np.diff(puzzle_indices).max())
     if len(metadata.sets) == 1 and metadata.mean_puzzle_examples > largest * (1 + 1e-6):
         refuse(
-            folder / "dataset.json",
+            path / "dataset.json",
             f"'mean_puzzle_examples' is {metadata.mean_puzzle_examples}, but no puzzle exceeds {largest}",
             mend,
         )
@@ -183,14 +190,14 @@ def open_puzzle_set(root: str | Path, split: str, set_name: str = "all") -> Puzz
             f"{metadata.num_puzzle_identifiers - 1}",
             mend,
         )
-    _check_identifier_names(root, metadata, mend)
+    _check_identifier_names(opened, metadata, mend)
     inputs, labels = map_array(headers["inputs"], mend), map_array(headers["labels"], mend)
     checked = max(inputs.nbytes, labels.nbytes) <= FULL_CHECK_BYTES
     if checked:
         _check_tokens(paths["inputs"], inputs, metadata, mend)
         _check_tokens(paths["labels"], labels, metadata, mend)
     return PuzzleSet(
-        root=root,
+        folder=opened,
         split=split,
         set_name=set_name,
         metadata=metadata,
@@ -199,14 +206,15 @@ def open_puzzle_set(root: str | Path, split: str, set_name: str = "all") -> Puzz
         puzzle_identifiers=np.array(identifiers, dtype=np.int64),
         puzzle_indices=puzzle_indices,
         group_indices=group_indices,
-        ratings=_read_ratings(folder, set_name, num_examples, mend),
+        ratings=_read_ratings(path, set_name, num_examples, mend),
         values_checked=checked,
     )
 
 
-def open_puzzle_sets(roots: Sequence[str | Path], split: str) -> list[PuzzleSet]:
+def open_puzzle_sets(folders: Sequence[str | Path | PuzzleFolder], split: str) -> list[PuzzleSet]:
     """All sets of a split of several folders, in their order. Errors: as `open_puzzle_set`."""
-    return [open_puzzle_set(root, split, name) for root in roots for name in read_metadata(root, split).sets]
+    opened = map(_opened, folders)
+    return [open_puzzle_set(folder, split, name) for folder in opened for name in folder.metadata(split).sets]
 
 
 def recognised_tasks(sets: Iterable[PuzzleSet]) -> list[str]:
@@ -232,14 +240,12 @@ def _check_counts(metadata: PuzzleMetadata, path: Path, num_groups: int, num_puz
         )
 
 
-def _check_identifier_names(root: Path, metadata: PuzzleMetadata, mend: str) -> None:
+def _check_identifier_names(folder: PuzzleFolder, metadata: PuzzleMetadata, mend: str) -> None:
     """`identifiers.json` may be missing (training does not need it), but must not contradict the table."""
-    if not (root / "identifiers.json").exists():
-        return
-    count = len(read_identifiers(root))
-    if count != metadata.num_puzzle_identifiers:
+    count = folder.num_identifiers
+    if count is not None and count != metadata.num_puzzle_identifiers:
         refuse(
-            root / "identifiers.json",
+            folder.root / "identifiers.json",
             f"names {count} identifiers, but dataset.json says {metadata.num_puzzle_identifiers}",
             mend,
         )
@@ -294,36 +300,36 @@ def _check_tokens(path: Path, tokens: np.ndarray, metadata: PuzzleMetadata, mend
             refuse(path, f"holds token {value} in row {row}, expected 0 to {metadata.vocab_size - 1}", mend)
 
 
-def verify_checksums(root: str | Path, split: str) -> int:
+def verify_checksums(folder: str | Path | PuzzleFolder, split: str) -> int:
     """Compare the files of a split with the SHA-256 sums in its `dataset.json`; returns how many there are.
 
     Folders of the official builders carry no sums (0 is returned). Errors: `UserError` naming the differing
     file.
     """
-    root, mend = Path(root), rebuild_hint(root)
-    checksums = read_metadata(root, split).extra.get("sha256", {})
+    opened = _opened(folder)
+    checksums, mend = opened.metadata(split).extra.get("sha256", {}), rebuild_hint(opened.root)
     for name, expected in checksums.items():
-        path = root / split / name
+        path = opened.root / split / name
         file_size(path, mend)
         if file_sha256(path) != expected:
             refuse(path, "has other bytes than when it was built (SHA-256 differs)", mend)
     return len(checksums)
 
 
-def fingerprint(root: str | Path, split: str) -> str:
+def fingerprint(folder: str | Path | PuzzleFolder, split: str) -> str:
     """SHA-256 that identifies the content of a split, cheaply: run states store it to refuse other data.
 
     Covers `dataset.json` except its "build" key (the same data built by another command line is the same
     data), names and sizes of the arrays and, where no checksum of an array is stored, its first and last 64
     KiB.
     """
-    root, mend = Path(root), rebuild_hint(root)
-    metadata = read_metadata(root, split)
+    opened = _opened(folder)
+    metadata, mend = opened.metadata(split), rebuild_hint(opened.root)
     content = metadata_as_json(metadata)
     content.pop("build", None)
     digest = hashlib.sha256(json.dumps(content, sort_keys=True).encode())
     for name in sorted(f"{set_name}__{array}.npy" for set_name in metadata.sets for array in ARRAYS):
-        path = root / split / name
+        path = opened.root / split / name
         size = file_size(path, mend)
         digest.update(f"{name}:{size}".encode())
         if name not in metadata.extra.get("sha256", {}):

@@ -137,6 +137,38 @@ def read_metadata(root: str | Path, split: str) -> PuzzleMetadata:
     return metadata
 
 
+class PuzzleFolder:
+    """A data folder with what `dataset.json` and `identifiers.json` say, each read when first asked for, and only then.
+
+    It describes the folder as it was: whoever opens a folder anew makes another of these.
+    """
+
+    def __init__(self, root: str | Path) -> None:
+        self.root = Path(root)
+        self._metadata: dict[str, PuzzleMetadata] = {}
+
+    def metadata(self, split: str) -> PuzzleMetadata:
+        """As `read_metadata`."""
+        if split not in self._metadata:
+            self._metadata[split] = read_metadata(self.root, split)
+        return self._metadata[split]
+
+    @cached_property
+    def num_identifiers(self) -> int | None:
+        """Names in `identifiers.json`; None where there is no such file. Errors: as `read_identifiers`."""
+        return len(read_identifiers(self.root)) if (self.root / "identifiers.json").exists() else None
+
+
+class PuzzleFolders:
+    """Folders that are read for one purpose, as those of a run: for a path always the same `PuzzleFolder`."""
+
+    def __init__(self) -> None:
+        self._by_root: dict[Path, PuzzleFolder] = {}
+
+    def __getitem__(self, path: str) -> PuzzleFolder:
+        return self._by_root.setdefault(Path(path), PuzzleFolder(path))
+
+
 def _split_folder(root: Path, split: str, mend: str) -> Path:
     if not _SET_NAME.fullmatch(split):
         raise UserError(f"{split!r} is not the name of a split, expected train or test")

@@ -309,7 +309,7 @@ class PuzzleSource:
     def fingerprint(self) -> dict[str, Any]:
         """What must be equal for a saved position to mean the same batches."""
         return {
-            "data": [fingerprint(puzzle_set.root, puzzle_set.split) for puzzle_set in self.sets],
+            "data": [fingerprint(puzzle_set.folder, puzzle_set.split) for puzzle_set in self.sets],
             "sets": [puzzle_set.set_name for puzzle_set in self.sets],
             "rows": int(self._rows.size),
             "groups": self.total_groups,

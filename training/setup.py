@@ -10,7 +10,7 @@ from torch import nn
 
 from dataset.eval_batches import EvalBatches, test_rows, validation_rows
 from dataset.puzzle_folder import PuzzleSet, open_puzzle_sets, verify_checksums
-from dataset.puzzle_metadata import PuzzleMetadata
+from dataset.puzzle_metadata import PuzzleFolders, PuzzleMetadata
 from dataset.puzzle_source import PuzzleSource
 from errors import UserError
 from models.config import ModelConfig
@@ -38,7 +38,7 @@ class EvalRows:
         return EvalBatches(self.puzzle_set, rows, min(self.batch_size, max(1, len(rows))))
 
 
-def open_training_data(config: TrainConfig, *, verify: bool) -> PuzzleSource:
+def open_training_data(config: TrainConfig, *, verify: bool, folders: PuzzleFolders | None = None) -> PuzzleSource:
     """The official sampler over the train splits of `data_paths`.
 
     `verify` also compares every file of both splits with the checksums that the folder stores.
@@ -48,13 +48,14 @@ def open_training_data(config: TrainConfig, *, verify: bool) -> PuzzleSource:
             "no data: data_paths is empty; build a folder with `python dataset/build_sudoku_dataset.py "
             "--output-dir data/NAME ...` and pass data_paths=[data/NAME]"
         )
+    folders = folders or PuzzleFolders()
     if verify:
         for path in config.data_paths:
-            verify_checksums(path, "train")
+            verify_checksums(folders[path], "train")
         for path in config.data_paths_test or config.data_paths:
-            verify_checksums(path, "test")
+            verify_checksums(folders[path], "test")
     return PuzzleSource(
-        open_puzzle_sets(config.data_paths, "train"),
+        open_puzzle_sets([folders[path] for path in config.data_paths], "train"),
         seed=config.seed,
         global_batch_size=config.global_batch_size,
         epochs_per_iteration=config.eval_interval or config.epochs,
@@ -63,10 +64,12 @@ def open_training_data(config: TrainConfig, *, verify: bool) -> PuzzleSource:
     )
 
 
-def open_evaluation_rows(config: TrainConfig) -> list[EvalRows]:
+def open_evaluation_rows(config: TrainConfig, folders: PuzzleFolders | None = None) -> list[EvalRows]:
     """Validation and test rows of every test folder; they never overlap."""
+    folders = folders or PuzzleFolders()
+    opened = [folders[path] for path in config.data_paths_test or config.data_paths]
     result = []
-    for puzzle_set in open_puzzle_sets(config.data_paths_test or config.data_paths, "test"):
+    for puzzle_set in open_puzzle_sets(opened, "test"):
         chosen = validation_rows(puzzle_set, config.validation_size)
         fast = validation_rows(puzzle_set, min(config.fast_validation_size, max(1, len(chosen))))
         if not np.isin(fast, chosen).all():

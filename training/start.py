@@ -12,6 +12,7 @@ import torch
 
 from dataset.plain_data import JsonError, read_json_object
 from dataset.puzzle_folder import recognised_tasks
+from dataset.puzzle_metadata import PuzzleFolders
 from errors import UserError
 from training.averages import EMA, Average
 from training.devices import keep_freed_memory, resolve_device
@@ -90,8 +91,9 @@ def build_run(config: TrainConfig, world: World, objective: Objective | None = N
     if config.threads is not None:
         torch.set_num_threads(config.threads)
     seed_everything(config.seed)
-    source = open_training_data(config, verify=world.is_main)
-    evaluation_rows = open_evaluation_rows(config)
+    folders = PuzzleFolders()
+    source = open_training_data(config, verify=world.is_main, folders=folders)
+    evaluation_rows = open_evaluation_rows(config, folders)
     if world.is_main:
         for line in recognised_tasks([*source.sets, *(rows.puzzle_set for rows in evaluation_rows)]):
             print(line)

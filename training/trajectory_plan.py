@@ -4,6 +4,7 @@ from dataclasses import replace
 
 import torch
 
+from dataset.puzzle_metadata import PuzzleFolders
 from errors import UserError
 from models.flops import step_flops
 from models.registry import count_parameters
@@ -20,7 +21,8 @@ def plan_lines(config: TrainConfig) -> list[str]:
 
     Reads settings, data and weights as the run would, and writes nothing. Errors: `UserError`, as the run would raise.
     """
-    source = open_training_data(config, verify=False)
+    folders = PuzzleFolders()
+    source = open_training_data(config, verify=False, folders=folders)
     device = resolve_device(config.device)
     model = build_network(config, source.metadata, torch.device("cpu"))
     decision = decide_start(RunFolder(config.checkpoint_path or "."), config.resume, config.init_from)
@@ -43,7 +45,7 @@ def plan_lines(config: TrainConfig) -> list[str]:
     flops = trained * step_flops(replace(shape, no_ACT_continue=True), training=True)
     flops += extra * step_flops(shape, training=False)
 
-    of_sets = open_evaluation_rows(config)
+    of_sets = open_evaluation_rows(config, folders)
     validation, fast, test = (
         sum(len(getattr(rows, name)) for rows in of_sets) for name in ("validation", "fast", "test")
     )

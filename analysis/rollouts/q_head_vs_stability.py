@@ -135,7 +135,7 @@ def rolled_out(options: argparse.Namespace) -> tuple[RolloutTable, dict[str, Any
     model = restore_model(checkpoint, selection.puzzle_set.metadata, device)
     recipe = rollout_settings(settings) | {
         "checkpoint": str(options.checkpoint), "weights_sha256": weights_digest(model),
-        "dataset": fingerprint(selection.puzzle_set.root, selection.puzzle_set.split),
+        "dataset": fingerprint(selection.puzzle_set.folder, selection.puzzle_set.split),
         "steps": judged_steps(settings.judged_steps, options.max_steps), "puzzles": len(selection.rows),
         "batch_size": options.batch_size, "device": device.type,
         "dtype": str(resolve_dtype(config.dtype, device)).removeprefix("torch."),

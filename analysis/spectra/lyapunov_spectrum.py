@@ -113,7 +113,7 @@ def measure(job: Job, settings: SpectrumSettings, options: argparse.Namespace) -
     bound = model.contraction_bound().lambda_per_step if isinstance(model, StableRecursionModel) else None
     described: dict[str, Any] = {
         "weights_sha256": file_sha256(job.checkpoint.path),
-        "data_sha256": fingerprint(puzzle_set.root, "test"),
+        "data_sha256": fingerprint(puzzle_set.folder, "test"),
         "model": model_name(job.checkpoint),
         "sub_updates_per_step": sub_updates,
         "trained_steps": config.arch.halt_max_steps,

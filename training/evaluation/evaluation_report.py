@@ -8,7 +8,7 @@ import numpy as np
 
 from dataset.eval_batches import EvalBatches, test_rows, validation_rows
 from dataset.puzzle_folder import PuzzleSet, open_puzzle_sets
-from dataset.puzzle_metadata import data_folder
+from dataset.puzzle_metadata import PuzzleFolders, data_folder
 from errors import UserError
 from models.act import wants_to_halt
 from models.config import ModelConfig
@@ -51,7 +51,9 @@ class Selection:
         return f"{self.kind} rows of {self.puzzle_set.root} ({self.puzzle_set.set_name})"
 
 
-def select_rows(config: TrainConfig, split: str, max_test_rows: int | None) -> list[Selection]:
+def select_rows(
+    config: TrainConfig, split: str, max_test_rows: int | None, folders: PuzzleFolders | None = None
+) -> list[Selection]:
     """The selections of every test folder of a run, in order; empty ones are left out.
 
     `split`: test | validation | all (both, apart). Errors: `UserError` when nothing is left to evaluate.
@@ -59,7 +61,9 @@ def select_rows(config: TrainConfig, split: str, max_test_rows: int | None) -> l
     if split not in ("test", "validation", "all"):
         raise UserError(f"split={split} is none of test, validation, all")
     selections = []
-    for puzzle_set in open_puzzle_sets(list(map(data_folder, config.data_paths_test or config.data_paths)), "test"):
+    folders = folders or PuzzleFolders()
+    paths = map(data_folder, config.data_paths_test or config.data_paths)
+    for puzzle_set in open_puzzle_sets([folders[path] for path in paths], "test"):
         if split != "validation":
             rest = test_rows(puzzle_set, config.validation_size)[:max_test_rows]
             selections.append(Selection("test", puzzle_set, rest))
@@ -75,10 +79,10 @@ def select_rows(config: TrainConfig, split: str, max_test_rows: int | None) -> l
     return selections
 
 
-def training_label_counts(config: TrainConfig) -> np.ndarray | None:
+def training_label_counts(config: TrainConfig, folders: PuzzleFolders) -> np.ndarray | None:
     """Label counts of the training sets, for the trivial predictors; None when those folders are not there."""
     try:
-        sets = open_puzzle_sets(list(map(data_folder, config.data_paths)), "train")
+        sets = open_puzzle_sets([folders[data_folder(path)] for path in config.data_paths], "train")
     except UserError:
         return None
     return np.sum([label_counts(puzzle_set) for puzzle_set in sets], axis=0) if sets else None
