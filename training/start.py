@@ -18,12 +18,14 @@ from training.averages import EMA, Average
 from training.devices import keep_freed_memory, resolve_device
 from training.distributed import LostProcessError, World, start_world
 from training.evaluation.evaluators import check_outputs
+from training.hooks.base import refuse_conflicts
 from training.inference.choose import build_inference, keeps_steps
 from training.loop import run_training
 from training.objectives.act_streaming import ACTStreaming
 from training.objectives.base import Objective
-from training.objectives.choose import build_hooks, build_objective, give_terms
+from training.objectives.choose import build_objective, give_terms
 from training.projects import builder_of
+from training.rooms import HOOKS
 from training.run import Run, restore
 from training.scoring import Scoring
 from training.seeding import seed_everything
@@ -103,7 +105,8 @@ def build_run(config: TrainConfig, world: World, objective: Objective | None = N
     give_terms(objective, config, model)
     owned = owned_modules(objective.terms)
     averages: dict[str, Average[Any]] = {"ema": EMA(model, config.ema_rate, owned)} if config.ema else {}
-    hooks = build_hooks(config)
+    hooks = [settings.build() for _, settings in HOOKS.in_use(config.hook)]
+    refuse_conflicts(hooks)
     for hook in hooks:
         averages |= hook.averages(model, owned)
     dense, sparse = build_optimizers(config, model, owned)

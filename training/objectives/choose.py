@@ -1,13 +1,12 @@
-"""From the settings to an objective, its terms and the run's hooks: the one place, for every training script."""
+"""From the settings to an objective and its terms: the one place, for every training script."""
 
 from errors import UserError
 from models.recursive_model import RecursiveModel
-from training.hooks.base import Hook, refuse_conflicts
 from training.objectives.act_streaming import ACTStreaming
 from training.objectives.base import Objective
 from training.objectives.flossing import Flossing
 from training.objectives.trajectory_perturbation import KINDS_OF_ROLLOUT
-from training.rooms import HOOKS, TERMS
+from training.rooms import TERMS
 from training.seeding import generator
 from training.settings.schema import TrainConfig
 from training.terms.base import WeightedTerm
@@ -38,10 +37,3 @@ def give_terms(objective: Objective, config: TrainConfig, model: RecursiveModel)
     if terms and not objective.takes_terms:
         raise UserError(f"option 'term.{terms[0].name}.weight': objective {objective.name} takes no term, expected 0")
     objective.terms = terms
-
-
-def build_hooks(config: TrainConfig) -> list[Hook]:
-    """The hooks that are on. Errors: `UserError` for two that exclude each other."""
-    hooks = [settings.build() for _, settings in HOOKS.in_use(config.hook)]
-    refuse_conflicts(hooks)
-    return hooks
