@@ -2,9 +2,9 @@
 
     python evaluate.py checkpoint=RUN/best.pt
     python evaluate.py checkpoint=RUN/best.pt data_paths_test=[data/OTHER] max_test_rows=10000 device=cuda
-    python evaluate.py checkpoint=RUN/best.pt eval.max_steps=128 eval.adaptive_halt=true eval.vote=8
-    python evaluate.py checkpoint=RUN/best.pt eval.sigma=[1e-4,1e-3,1e-2] eval.rollouts=8
-    python evaluate.py checkpoint=RUN/best.pt eval.sigma=0.3 eval.rollouts=100 eval.site=z_L eval.max_steps=64
+    python evaluate.py checkpoint=RUN/best.pt eval.max_steps=128 eval.adaptive_halt=true eval.vote.views=8
+    python evaluate.py checkpoint=RUN/best.pt eval.perturbed_starts.sigma=[1e-4,1e-3,1e-2]
+    python evaluate.py checkpoint=RUN/best.pt eval.stochastic_rollouts.sigma=0.3 eval.stochastic_rollouts.rollouts=100
     torchrun --nproc-per-node 8 evaluate.py checkpoint=RUN/step_10000 save_outputs=[inputs,labels,preds,logits]
 
 The settings are read from all_config.yaml beside the checkpoint, ours or one of the official code; eval.* is not
@@ -12,11 +12,12 @@ among them, so that without it an evaluation is the official one. Printed and wr
 the checkpoint: exact accuracy on the test rows and, apart from them, on the validation rows, and what it cost;
 accuracy after each supervision step, by difficulty, from perturbed starts, and of trivial predictors.
 
-eval.sigma as a list asks for accuracy from perturbed starts, beside everything else. As a number it asks for
-stochastic rollouts, with noise at every supervision step (Probabilistic TRM): q_halt chooses one of them, whose answer
-is judged. evaluation_NAME_rollouts.json says what other choices would solve, against forward passes, and
-evaluation_NAME_rollouts.npz holds every rollout (training/evaluation/rollout_table.py). eval.inference says in words
-which it is.
+eval.perturbed_starts.sigma asks for accuracy from perturbed starts, beside everything else.
+eval.stochastic_rollouts.sigma asks for rollouts with noise at every supervision step (Probabilistic TRM): q_halt
+chooses one of them, whose answer is judged. evaluation_NAME_rollouts.json says what other choices would solve, against
+forward passes, and evaluation_NAME_rollouts.npz holds every rollout (training/evaluation/rollout_table.py). Choosing
+by stability is among them where probes are asked for, which cost passes of their own:
+eval.stochastic_rollouts.probes.sizes=[1e-3].
 """
 
 import shlex
@@ -43,8 +44,9 @@ from training.distributed import World, start_world
 from training.evaluation.evaluation_report import measure, report_lines, select_rows, training_label_counts
 from training.evaluation.evaluators import OUTPUTS, check_outputs
 from training.evaluation.rollout_table import RolloutRecorder
-from training.inference.choose import check_perturbed, keeps_steps, mode_parts
-from training.inference.rollout_choice import check_rollouts, stochastic, with_inference
+from training.inference.choose import check_inference, keeps_steps, mode_parts
+from training.inference.stability import ProbeSettings
+from training.inference.stochastic_rollouts import Settings as Rollouts
 from training.inference.stochastic_rollouts import judged_steps
 from training.records.provenance import collect_provenance
 from training.records.result_numbers import Number, dataset_hashes, machine_of, rate, record_entry
@@ -76,10 +78,7 @@ class Options:
 
 def check_options(options: Options) -> None:
     """Combinations and names. Errors: `UserError`."""
-    check_rollouts(options.eval)
-    check_perturbed(options.eval)
-    if options.eval.sigma_grid:
-        raise UserError("option 'eval.sigma_grid' is of a run in training; give evaluate.py eval.sigma")
+    check_inference(options.eval)
     check_outputs(options.save_outputs, "save_outputs", stepwise=keeps_steps(options.eval))
 
 
@@ -112,8 +111,9 @@ def evaluate_checkpoint(options: Options, world: World) -> dict[str, Any]:
                 f"{selections[0].puzzle_set.root} has {metadata.seq_len} and {metadata.vocab_size}: one model "
                 "reads one shape, evaluate them one at a time"
             )
-    if stochastic(options.eval):
-        prepare_rollouts(options.eval, config, device)
+    asked = Rollouts.of(options.eval)
+    if asked.in_use:
+        prepare_rollouts(asked, config, device)
     model = restore_model(checkpoint, metadata, device)
     name = result_name(options, checkpoint)
     folder = checkpoint.path.parent
@@ -136,7 +136,7 @@ def evaluate_checkpoint(options: Options, world: World) -> dict[str, Any]:
     outputs: dict[str, np.ndarray] = {}
     tables: dict[str, np.ndarray] = {}
     for number, selection in enumerate(selections):
-        rollouts = rollout_recorder(options.eval, model.config) if stochastic(options.eval) else None
+        rollouts = rollout_recorder(options.eval, model.config) if asked.in_use else None
         result, arrays = measure(
             model,
             selection,
@@ -198,13 +198,13 @@ def evaluation_entry(report: Mapping[str, Any]) -> dict[str, Any]:
     )
 
 
-def prepare_rollouts(settings: EvaluateConfig, config: TrainConfig, device: torch.device) -> None:
+def prepare_rollouts(settings: Rollouts, config: TrainConfig, device: torch.device) -> None:
     """States in float32 at least; no probes of stability where they would be lost, or cannot be measured."""
     dtype = resolve_dtype(config.dtype, device)
     if dtype != torch.float64 and config.state_dtype == "auto":
         config.state_dtype = "float32"
-    if settings.stability_sizes and (dtype == torch.bfloat16 or device.type == "mps"):
-        settings.stability_sizes = []
+    if settings.probes.in_use and (dtype == torch.bfloat16 or device.type == "mps"):
+        settings.probes = ProbeSettings()
         reason = "bfloat16 layers round the probes away; give dtype=float32 for it"
         if device.type == "mps":
             reason = "distances are measured in float64, which mps lacks; give device=cpu for it"
@@ -213,8 +213,9 @@ def prepare_rollouts(settings: EvaluateConfig, config: TrainConfig, device: torc
 
 def rollout_recorder(settings: EvaluateConfig, config: ModelConfig) -> RolloutRecorder:
     """Keeps the rollouts of one selection."""
-    steps = judged_steps(settings.judged_steps, settings.max_steps or config.halt_max_steps)
-    return RolloutRecorder(settings.rollouts, steps, settings.stability_sizes)
+    asked = Rollouts.of(settings)
+    steps = judged_steps(asked.judged_steps, settings.max_steps or config.halt_max_steps)
+    return RolloutRecorder(asked.rollouts, steps, asked.probes.sizes)
 
 
 def write_outputs(path: Path, arrays: dict[str, np.ndarray]) -> None:
@@ -234,7 +235,7 @@ def write_record(path: Path, record: dict[str, Any]) -> None:
 @exit_on_user_error
 def main(argv: Sequence[str] | None = None) -> None:
     words = sys.argv[1:] if argv is None else list(argv)
-    options = parse_key_values(with_inference(words), Options, description=__doc__ or "")
+    options = parse_key_values(words, Options, description=__doc__ or "")
     check_options(options)
     world = start_world(resolve_device(options.device).type, 600.0)
     try:

@@ -177,7 +177,7 @@ def test_stepwise_is_the_official_inference(trained: Path, sudoku6_folder: Path)
         (["checkpoint={run}/best.pt", "chekpoint=1"], "nearest valid key is 'checkpoint'"),
         (["checkpoint={run}/best.pt", "save_outputs=[everything]"], "'everything' is none of inputs"),
         (["checkpoint={run}/best.pt", "eval.max_steps=0"], "option 'eval.max_steps': found 0, expected at least 1"),
-        (["checkpoint={run}/best.pt", "eval.vote=-1"], "option 'eval.vote': found -1, expected at least 1"),
+        (["checkpoint={run}/best.pt", "eval.vote.views=-1"], "option 'eval.vote.views': found -1, expected at least 1"),
         (["checkpoint={run}/best.pt", "eval.max_step=2"], "nearest valid key is 'eval.max_steps'"),
         (["checkpoint={run}/best.pt", "eval=3"], "cannot read 'eval=3': expected keys such as 'eval.max_steps'"),
         (["checkpoint={run}/best.pt", "eval.adaptive_halt=maybe"], "adaptive_halt': found 'maybe', expected bool"),
@@ -185,7 +185,10 @@ def test_stepwise_is_the_official_inference(trained: Path, sudoku6_folder: Path)
             ["checkpoint={run}/best.pt", "eval.adaptive_halt=true", "save_outputs=[preds,step_preds]"],
             "save_outputs: 'step_preds' needs the answers after every step",
         ),
-        (["checkpoint={run}/best.pt", "eval.vote=2", "save_outputs=[q_continue_logits]"], "'q_continue_logits' needs"),
+        (
+            ["checkpoint={run}/best.pt", "eval.vote.views=2", "save_outputs=[q_continue_logits]"],
+            "'q_continue_logits' needs",
+        ),
         (["checkpoint={run}/best.pt", "max_test_rows=0"], "option 'max_test_rows': found 0, expected at least 1"),
         (["checkpoint={run}/best.pt", "data_paths_test=[nowhere]"], "nowhere"),
         (["checkpoint={run}/best.pt", "dtype=int8"], "option 'dtype': found 'int8', expected one of: auto"),
@@ -391,7 +394,7 @@ def test_modes_go_together_and_overwrite_nothing(run: Path) -> None:
     halting_run(run)
     evaluated(run)
     before = (run / "evaluation_best.json").read_bytes()
-    options = ["eval.max_steps=6", "eval.adaptive_halt=true", "eval.vote=3", "batch_size=6", "max_test_rows=8"]
+    options = ["eval.max_steps=6", "eval.adaptive_halt=true", "eval.vote.views=3", "batch_size=6", "max_test_rows=8"]
     test, validation = evaluated(run, *options, name="best_steps6_adaptive_vote3")["results"]
     assert test["mode"] == {"max_steps": 6, "adaptive_halt": True, "vote": 3}
     assert (test["compute"]["rows"], test["exact_accuracy"]["denominator"]) == (8, 8)
@@ -406,8 +409,8 @@ def test_a_vote_over_data_without_symmetries(
     before = sorted(run.iterdir())
     data = shutil.copytree(sudoku6_folder, tmp_path / "data")
     edit_metadata(data / "test", task="plain", augmentation=None)
-    options = [f"checkpoint={run}/best.pt", f"data_paths_test=[{data}]", "eval.vote=2"]
-    assert "puzzles of the task plain, which have 1 view; use eval.vote=1" in refused(capsys, *options)
+    options = [f"checkpoint={run}/best.pt", f"data_paths_test=[{data}]", "eval.vote.views=2"]
+    assert "puzzles of the task plain, which have 1 view; use eval.vote.views=1" in refused(capsys, *options)
     assert sorted(run.iterdir()) == before
 
 
@@ -415,7 +418,7 @@ def test_training_judges_as_evaluate_does(
     sudoku6_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """The same settings give a run and evaluate.py the same number; another evaluation leaves the weights alone."""
-    options = ["max_steps=4", "fast_eval_interval=2", "eval.max_steps=7", "eval.vote=2"]
+    options = ["max_steps=4", "fast_eval_interval=2", "eval.max_steps=7", "eval.vote.views=2"]
     plain, voted = tmp_path / "plain", tmp_path / "voted"
     assert train_here("trm_mlp", sudoku6_folder, plain, options[:2]) == "done"
     assert train_here("trm_mlp", sudoku6_folder, voted, options) == "done"
@@ -435,7 +438,7 @@ def test_training_judges_as_evaluate_does(
     assert "since update" not in capsys.readouterr().err
     train_here("trm_mlp", sudoku6_folder, voted, ["max_steps=8", "fast_eval_interval=2"])
     warning = capsys.readouterr().err
-    assert "warning: eval.max_steps 7 -> None, eval.vote 2 -> 1 since update 6: " in warning
+    assert "warning: eval.max_steps 7 -> None, eval.vote.views 2 -> 1 since update 6: " in warning
 
 
 @pytest.mark.slow

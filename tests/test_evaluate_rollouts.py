@@ -12,9 +12,10 @@ import evaluate
 from tests.helpers import train_here
 from training.evaluation.rollout_report import SELECTORS
 from training.evaluation.rollout_table import read_rollouts
-from training.inference.rollout_choice import with_inference
 
-COMMAND = ["eval.rollouts=6", "eval.sigma=0.3", "eval.site=z_L", "eval.max_steps=8"]
+ROLLOUTS = "eval.stochastic_rollouts"
+COMMAND = [*(f"{ROLLOUTS}.{word}" for word in ("rollouts=6", "sigma=0.3", "site=z_L")), "eval.max_steps=8"]
+PROBED = f"{ROLLOUTS}.probes.sizes=[1e-3]"
 SOLVES = ["lr=2e-2", "weight_decay=0", "arch.hidden_size=64", "arch.halt_max_steps=2", "epochs=80", "eval_interval=80"]
 
 
@@ -38,7 +39,9 @@ def evaluated(run: Path, name: str, *options: str) -> dict[str, Any]:
 
 
 def test_noise_at_every_step_and_what_is_written(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    record = evaluated(run, "best_steps8_rollouts", *COMMAND, "save_outputs=[preds,q_halt_logits]", "batch_size=4")
+    record = evaluated(
+        run, "best_steps8_rollouts", *COMMAND, PROBED, "save_outputs=[preds,q_halt_logits]", "batch_size=4"
+    )
     printed = capsys.readouterr().out
     assert "stochastic rollouts: noise of 0.3 on z_L at each of 8 supervision steps, 6 rollouts of each row" in printed
     assert [result["rows"] for result in record["results"]] == ["test", "validation"]
@@ -67,7 +70,7 @@ def test_noise_at_every_step_and_what_is_written(run: Path, capsys: pytest.Captu
 def test_batch_size_changes_no_answer(run: Path) -> None:
     made = []
     for size in (3, 10):
-        options = [*COMMAND, "eval.sigma=4", "dtype=float64", f"batch_size={size}", "split=test"]
+        options = [*COMMAND, f"{ROLLOUTS}.sigma=4", "dtype=float64", f"batch_size={size}", "split=test"]
         evaluated(run, "best_steps8_rollouts", *options)
         made.append(read_rollouts(run / "evaluation_best_steps8_rollouts.npz", "test/", mend="")[0])
     for name in ("row", "exact", "answer"):
@@ -82,7 +85,7 @@ def test_without_noise_one_rollout_is_the_official_evaluation(run: Path, options
     outputs = "save_outputs=[preds,logits,q_halt_logits,steps]"
     name = "best" if not options else "best_steps5"
     official = evaluated(run, name, *options, outputs)
-    alone = [*options, "eval.sigma=0", "eval.rollouts=1", "eval.stability_sizes=[]"]
+    alone = [*options, f"{ROLLOUTS}.sigma=0", f"{ROLLOUTS}.rollouts=1"]
     stochastic = evaluated(run, f"{name}_rollouts", *alone, outputs)
     first, second = (np.load(run / f"predictions_{each}.npz") for each in (name, f"{name}_rollouts"))
     assert set(first.files) == set(second.files)
@@ -95,60 +98,85 @@ def test_without_noise_one_rollout_is_the_official_evaluation(run: Path, options
         assert {each["selector"] for each in other["rollouts"]["accuracy"]} == set(SELECTORS) - {"stability"}
 
 
-def test_a_list_still_means_perturbed_starts(run: Path) -> None:
-    (test, _) = evaluated(run, "best_perturbed", "eval.sigma=[0.3]", "eval.site=z_L", "eval.rollouts=2")["results"]
+def test_without_probes_every_pass_is_a_step_of_a_rollout(run: Path) -> None:
+    """Unasked there are none, and asking for them changes no answer."""
+    words = [*COMMAND, "split=test", "batch_size=5"]  # 10 rows, so that none is padding
+    plain = evaluated(run, "best_steps8_rollouts", *words)["results"][0]
+    probed = evaluated(run, "best_steps8_rollouts", *words, PROBED)["results"][0]
+    rows = plain["exact_accuracy"]["denominator"]
+    assert plain["compute"]["forward_passes"] == rows * 6 * 8
+    assert probed["compute"]["forward_passes"] == rows * 6 * (8 + 3 * 4 * (1 + 2))
+    assert plain["rollouts"]["stability"] is None
+    assert probed["rollouts"]["stability"] == {"sizes": [1e-3], "steps": 4, "directions": 2}
+    kept = [each for each in probed["rollouts"]["accuracy"] if each["selector"] != "stability"]
+    assert plain["rollouts"]["accuracy"] == kept != probed["rollouts"]["accuracy"]
+    for key in ("exact_accuracy", "accuracy", "lm_loss", "calibration"):
+        assert plain[key] == probed[key]
+
+
+def test_the_older_spelling_makes_the_same_tables(run: Path) -> None:
+    older = ["eval.rollouts=6", "eval.sigma=0.3", "eval.site=z_L", "eval.max_steps=8", "eval.stability_sizes=[1e-3]"]
+    path, files = run / "evaluation_best_steps8_rollouts.npz", []
+    for words in ([*COMMAND, PROBED], older):
+        evaluated(run, "best_steps8_rollouts", *words)
+        files.append(path.read_bytes())
+    assert files[0] == files[1]
+
+
+def test_perturbed_starts_beside(run: Path) -> None:
+    words = ["eval.perturbed_starts.sigma=[0.3]", "eval.perturbed_starts.site=z_L", "eval.perturbed_starts.starts=2"]
+    (test, _) = evaluated(run, "best_perturbed", *words)["results"]
     assert test["robustness"][0]["rollouts"] == 2 and "rollouts" not in test and "rollouts" not in test["mode"]
-    named = evaluated(run, "best_rollouts", "eval.sigma=[0.3]", "eval.inference=stochastic_rollouts", "eval.rollouts=2")
-    assert named["results"][0]["rollouts"]["rollouts"] == 2 and named["results"][0]["robustness"] is None
-
-
-def test_what_decides() -> None:
-    implied = ["eval.sigma=[0.3]", "eval.inference=stochastic_rollouts"]
-    assert with_inference(["eval.sigma=0.3"]) == ["eval.sigma=0.3", *implied]
-    assert with_inference(["+eval.sigma=1e-3"])[1:] == ["eval.sigma=[1e-3]", implied[1]]
-    assert with_inference(["eval.sigma=[1]", "eval.sigma=0.3", "eval.inference=null"])[3:] == implied
-    named = ["eval.inference=perturbed_starts", "eval.sigma=0.3"]
-    assert with_inference(named) == [*named, "eval.sigma=[0.3]"]
-    for left in (["eval.sigma=[0.3]"], ["eval.sigma=small"], ["eval.sigma=0.3", "eval.sigma=[1]"], ["eval.sigma"], []):
-        assert with_inference(left) == left
 
 
 BAD = {
-    "eval.sigma=-0.1": "option 'eval.sigma': found [-0.1], expected 0 or more",
-    "eval.sigma=nan": "option 'eval.sigma': found [nan], expected a finite number",
-    "eval.sigma=0.3 eval.site=z": "option 'eval.site': found 'z', expected one of: z_H, z_L, both",
-    "eval.sigma=0.3 eval.rollouts=0": "option 'eval.rollouts': found 0, expected at least 1",
-    "eval.sigma=0.3 eval.vote=2": "leave out eval.adaptive_halt and eval.vote",
-    "eval.sigma=0.3 eval.adaptive_halt=true": "stochastic rollouts take a fixed number of steps",
-    "eval.inference=stochastic_rollouts": "found none, expected one noise scale for stochastic rollouts",
+    "sigma=-0.1": "option '{}.sigma': found -0.1, expected 0 or more",
+    "sigma=nan": "option '{}.sigma': found nan, expected a finite number",
+    "sigma=[0.3]": "option '{}.sigma': found [0.3], expected float or null",
+    "sigma=0.3 site=z": "option '{}.site': found 'z', expected one of: z_H, z_L, both",
+    "sigma=0.3 rollouts=0": "option '{}.rollouts': found 0, expected at least 1",
+    "sigma=0.3 eval.vote.views=2": "choose among themselves; leave out eval.vote",
+    "sigma=0.3 eval.adaptive_halt=true": "'{}': they take a fixed number of steps and choose among themselves",
+    "sigma=0.3 eval.perturbed_starts.sigma=[1]": "leave out eval.perturbed_starts",
+    "clean_first=true": "option '{}.clean_first' is read with {}.sigma=0.3 only: give that too",
+    "probes.sizes=[0.1] eval.perturbed_starts.sigma=[1]": "option '{}.probes.sizes' is read with {}.sigma=0.3 only",
+    "sigma=0.3 probes.steps=2": "option '{}.probes.steps' is read with {}.probes.sizes=[1e-3] only: give that too",
+    "sigma=0.3 probes.steps=0": "option '{}.probes.steps': found 0, expected at least 1",
+    "sigma=0.3 probes.sizes=[1e-9]": "found [1e-09], expected a number from 1e-06 to 1",
+    "sigma=0.3 probes.sizes=[0.1,1e-1]": "option '{}.probes.sizes': expected each size once",
+    "sigma=0.3 noise_seed=-1": "option '{}.noise_seed': found -1, expected 0 or more",
+    "sigma=0.3 judged_steps=[5] eval.max_steps=4": "'{}.judged_steps': found 5, expected steps from 1 to 4",
+    "sigma=0.3 judged_steps=[3]": "'{}.judged_steps': found 3, expected steps from 1 to 2",
+    "sigma=0.3 save_outputs=[step_preds]": "save_outputs: 'step_preds' needs the answers after every step",
+    "sigam=0.3": "unknown option '{}.sigam' in '{}.sigam=0.3': the nearest valid key is '{}.sigma'",
+    "sigma=0.3 probes.size=[1e-3]": "the nearest valid key is '{}.probes.sizes'",
+    "eval.inference=stochastic_rollouts": "stochastic_rollouts needs a noise scale: {}.sigma=0.3",
     "eval.inference=stochastic_rollouts eval.sigma=[1,2]": "found 1, 2, expected one noise scale",
-    "eval.inference=perturbed_starts": "perturbed_starts needs noise scales",
+    "eval.inference=perturbed_starts": "perturbed_starts needs noise scales: eval.perturbed_starts.sigma",
     "eval.inference=ptrm": "option 'eval.inference': found 'ptrm', expected one of: stochastic_rollouts",
-    "eval.clean_first=true": "'eval.clean_first' is of stochastic rollouts: give a noise scale too",
-    "eval.sigma=[0.1] eval.stability_steps=2": "'eval.stability_steps' is of stochastic rollouts",
-    "eval.sigma=0.3 eval.stability_steps=0": "option 'eval.stability_steps': found 0, expected at least 1",
-    "eval.sigma=0.3 eval.stability_sizes=[1e-9]": "found [1e-09], expected a number from 1e-06 to 1",
-    "eval.sigma=0.3 eval.stability_sizes=[0.1,1e-1]": "option 'eval.stability_sizes': expected each size once",
-    "eval.sigma=0.3 eval.noise_seed=-1": "option 'eval.noise_seed': found -1, expected 0 or more",
-    "eval.sigma=0.3 eval.max_steps=4 eval.judged_steps=[5]": "'eval.judged_steps': found 5, expected steps from 1 to 4",
-    "eval.sigma=0.3 eval.judged_steps=[3]": "'eval.judged_steps': found 3, expected steps from 1 to 2",
-    "eval.sigma=0.3 save_outputs=[step_preds]": "save_outputs: 'step_preds' needs the answers after every step",
+    "sigma=0.3 eval.noise_seed=2 noise_seed=1": "eval.noise_seed=2 and {}.noise_seed=1 say different things: give",
 }
 
 
 @pytest.mark.parametrize(("options", "says"), BAD.items())
 def test_bad_options(run: Path, options: str, says: str, capsys: pytest.CaptureFixture[str]) -> None:
     before = sorted(run.iterdir())
+    own = ("eval.", "save_outputs")
+    words = [word if word.startswith(own) else f"{ROLLOUTS}.{word}" for word in options.split()]
     with pytest.raises(SystemExit) as caught:
-        evaluate.main([f"checkpoint={run}/best.pt", "device=cpu", *options.split()])
+        evaluate.main([f"checkpoint={run}/best.pt", "device=cpu", *words])
     captured = capsys.readouterr()
-    assert caught.value.code == 2 and says in captured.err and captured.err.count("\n") == 1
+    assert caught.value.code == 2 and says.replace("{}", ROLLOUTS) in captured.err and captured.err.count("\n") == 1
     assert sorted(run.iterdir()) == before
 
 
 def test_bfloat16_layers_answer_without_probes(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    record = evaluated(run, "best_rollouts", "eval.sigma=0.3", "eval.rollouts=2", "dtype=bfloat16", "split=test")
+    words = [f"{ROLLOUTS}.sigma=0.3", f"{ROLLOUTS}.rollouts=2", "dtype=bfloat16", "split=test"]
+    record = evaluated(run, "best_rollouts", *words, PROBED)
     assert "warning: no stability of rollouts: bfloat16 layers" in capsys.readouterr().err
     (result,) = record["results"]
     assert result["rollouts"]["stability"] is None
     assert {each["selector"] for each in result["rollouts"]["accuracy"]} == set(SELECTORS) - {"stability"}
+    again = evaluated(run, "best_rollouts", *words)
+    assert "warning" not in capsys.readouterr().err, "nobody asked for probes"
+    assert again["results"][0]["rollouts"] == result["rollouts"]

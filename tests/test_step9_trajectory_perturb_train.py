@@ -69,7 +69,8 @@ def test_flags_become_the_settings_of_a_training_run(root: Path, sudoku6_folder:
     assert cfg.init_from == str(root / "step_8") and cfg.resume == "auto" and cfg.checkpoint_path == "o"
     assert cfg.state_dtype == "float32" and cfg.dtype == "float32"
     assert (cfg.fast_eval_interval, cfg.force_full_eval_every, cfg.validation_size) == (4, 1, 8)
-    assert cfg.eval.max_steps is None and cfg.eval.sigma_grid == [1e-2, 0.3] and cfg.eval.rollouts == 2
+    assert cfg.eval.max_steps is None and cfg.eval.during.sigma_grid == [1e-2, 0.3]
+    assert cfg.eval.perturbed_starts.starts == 2
     assert cfg.checkpoint_every_fast_eval and cfg.checkpoint_interval == 1000
 
 
@@ -79,8 +80,8 @@ def test_defaults(root: Path) -> None:
     assert (cfg.objective.rollout, cfg.objective.noise_sampling) == ("parallel_fixed", "fixed")
     assert cfg.objective.sigma == 1e-3
     assert config_of(root, "--objective", "baseline_ce").objective.num_trajectories == 1
-    assert cfg.eval.sigma_grid == [1e-5, 3e-5, 1e-4, 3e-4, 1e-3, 3e-3, 1e-2]
-    assert config_of(root, "--sigma-grid", "none").eval.sigma_grid == []
+    assert cfg.eval.during.sigma_grid == [1e-5, 3e-5, 1e-4, 3e-4, 1e-3, 3e-3, 1e-2]
+    assert config_of(root, "--sigma-grid", "none").eval.during.sigma_grid == []
     assert (cfg.max_steps, cfg.fast_eval_interval, cfg.validation_size) == (50000, 2500, 1024)
     assert not cfg.checkpoint_every_fast_eval and cfg.checkpoint_interval is None
     assert cfg.global_batch_size == load_config_file(root / "all_config.yaml").global_batch_size

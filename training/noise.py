@@ -6,6 +6,7 @@ Source: trajectory augmentation of HRM and TRM (x and y unchanged, z0 -> z0 + ep
 import math
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -14,7 +15,9 @@ from torch import Tensor
 from dataset.stream import stream as counter_stream
 from models.recursion import RecurrentState
 from training.seeding import derived_seed
-from training.settings.schema import ObjectiveConfig
+
+if TYPE_CHECKING:  # the schema names the sites
+    from training.settings.schema import ObjectiveConfig
 
 # The states that each site perturbs.
 SITES: dict[str, tuple[str, ...]] = {"z_H": ("z_H",), "z_L": ("z_L",), "both": ("z_H", "z_L")}
@@ -77,7 +80,7 @@ def _moved(leaf: Tensor, sigma: Tensor, noise: Tensor) -> Tensor:
     return torch.where(scale == 0, leaf, moved)
 
 
-def ramp(settings: ObjectiveConfig, step: int) -> float:
+def ramp(settings: "ObjectiveConfig", step: int) -> float:
     """The factor of all sigmas at the update after `step` updates, from 0 to 1.
 
     0 for the first `clean_warmup_steps` updates; then from 0 linearly to 1 over `sigma_ramp_steps` more.
@@ -88,7 +91,7 @@ def ramp(settings: ObjectiveConfig, step: int) -> float:
     return min(1.0, past / settings.sigma_ramp_steps) if settings.sigma_ramp_steps else 1.0
 
 
-def draw_sigma(settings: ObjectiveConfig, seed: int, step: int, trajectories: Sequence[int] | Tensor) -> Tensor:
+def draw_sigma(settings: "ObjectiveConfig", seed: int, step: int, trajectories: Sequence[int] | Tensor) -> Tensor:
     """The standard deviation of each trajectory's perturbation at one update: (len(trajectories),) float32.
 
     `fixed`: sigma. `loguniform`: ln sigma uniform between those of sigma_min and sigma_max. `mixture`: 0 with

@@ -2,6 +2,7 @@
 
     training/terms/halt_entropy.py     term.halt_entropy.weight     a loss beside the objective's
     training/hooks/swa.py              hook.swa.enabled             something around an update
+    training/inference/vote.py         eval.vote.views              how rows are answered
     dataset/steps/replay.py            step.replay.fraction         which rows make a batch, and how
 
 The file's name is the idea's, the dataclass holds its settings, and nothing else needs an edit: checks, `--help`, hash
@@ -10,7 +11,7 @@ and identity follow from the fields. A room may hold other modules beside these.
 
 import importlib
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -44,10 +45,12 @@ class Room:
             raise TypeError(f"{self.package}.{name}.Settings has no docstring, which is its help")
         return settings
 
-    def section(self, base: type) -> type:
-        """The dataclass `base` with the settings of every idea under the idea's name."""
+    def section(self, base: type, wanted: Callable[[type], bool] = lambda kind: True) -> type:
+        """The dataclass `base` with the settings of every idea, or of the wanted ones, under the idea's name."""
         kinds = {name: self.settings_class(name) for name in self.names()}
-        additions = [(name, kind, section(kind, _first_sentence(kind))) for name, kind in kinds.items()]
+        additions = [
+            (name, kind, section(kind, _first_sentence(kind))) for name, kind in kinds.items() if wanted(kind)
+        ]
         return extended(base, base.__module__, additions)
 
     def in_use(self, ideas: Any) -> Iterator[tuple[str, Any]]:
@@ -71,4 +74,5 @@ def _first_sentence(kind: type) -> str:
 
 TERMS = Room("training.terms", "term")
 HOOKS = Room("training.hooks", "hook")
+INFERENCES = Room("training.inference", "eval")
 STEPS = Room("dataset.steps", "step")

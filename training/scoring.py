@@ -24,6 +24,7 @@ from training.evaluation.evaluators import OutputRecorder
 from training.evaluation.robustness import RATES, measure_robustness, robustness_lines
 from training.evaluation.row_outcomes import RowOutcomes, save_test_rows
 from training.evaluation.summary_table import aligned, compute_point, summary_table
+from training.inference import perturbed_starts
 from training.inference.choose import build_inference
 from training.initial_weights import InitialWeights, remake, weights_digest
 from training.records.metrics_log import read_metrics
@@ -108,13 +109,18 @@ class Scoring:
         return improved
 
     def _robustness(self, model: RecursiveModel) -> dict[str, float]:
-        """What `eval.sigma_grid` asks for: the fast rows from perturbed starts."""
+        """What `eval.during.sigma_grid` asks for: the fast rows from perturbed starts."""
         run = self.run
         row_sets = [rows.batches(rows.fast) for rows in run.evaluation_rows]
         return {
             f"eval/robust/{measured['sigma']:g}/{key}": measured[key]
             for measured in measure_robustness(
-                model, row_sets, run.config.eval.sigma_grid, run.config.eval, run.world, show_progress=run.world.is_main
+                model,
+                row_sets,
+                run.config.eval.during.sigma_grid,
+                run.config.eval,
+                run.world,
+                show_progress=run.world.is_main,
             )
             for key in RATES
             if key in measured
@@ -249,8 +255,8 @@ class Scoring:
         exact, count = int(values["exact_count"]), int(values["count"])
         settings = self.run.config.eval
         robustness = measure_robustness(
-            model, [rows.batches(chosen) for rows, chosen in rows_of], settings.sigma, settings, self.run.world,
-            show_progress=self.run.world.is_main,
+            model, [rows.batches(chosen) for rows, chosen in rows_of], perturbed_starts.Settings.of(settings).sigma,
+            settings, self.run.world, show_progress=self.run.world.is_main,
         )  # fmt: skip
         return {
             "metric": f"test/{HEADLINE}",

@@ -19,7 +19,7 @@ from training.devices import keep_freed_memory, resolve_device
 from training.distributed import LostProcessError, World, start_world
 from training.evaluation.evaluators import check_outputs
 from training.hooks.base import refuse_conflicts
-from training.inference.choose import build_inference, keeps_steps
+from training.inference.choose import build_inference, deciding, keeps_steps
 from training.loop import run_training
 from training.objectives.act_streaming import ACTStreaming
 from training.objectives.base import Objective
@@ -167,10 +167,6 @@ def place(run: Run) -> None:
             average.restart()
 
 
-# These options of `eval.*` choose the best checkpoint; the others only add to the report.
-DECIDES_THE_BEST = ("max_steps", "adaptive_halt", "vote")
-
-
 def warn_about_evaluation(run: Run) -> None:
     """Say when the best checkpoint so far was chosen by another evaluation than the one that goes on."""
     if run.state_file is None or run.validation.best is None or not run.world.is_main:
@@ -179,15 +175,14 @@ def warn_about_evaluation(run: Run) -> None:
     if not before.is_file():
         return
     try:
-        chosen_by = load_config_file(before).eval
+        chosen_by = deciding(load_config_file(before).eval)
     except UserError as error:
         print(f"warning: how the best checkpoint was chosen is not known: {error}", file=sys.stderr)
         return
-    now = run.config.eval
     changed = [
-        f"eval.{name} {getattr(chosen_by, name)} -> {getattr(now, name)}"
-        for name in DECIDES_THE_BEST
-        if getattr(chosen_by, name) != getattr(now, name)
+        f"eval.{name} {chosen_by[name]} -> {value}"
+        for name, value in deciding(run.config.eval).items()
+        if chosen_by[name] != value
     ]
     if changed:
         print(

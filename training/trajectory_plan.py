@@ -9,6 +9,7 @@ from errors import UserError
 from models.flops import step_flops
 from models.registry import count_parameters
 from training.devices import resolve_device, resolve_dtype
+from training.inference import perturbed_starts
 from training.noise import SITES
 from training.settings.schema import TrainConfig
 from training.setup import build_network, load_initial_weights, open_evaluation_rows, open_training_data
@@ -50,7 +51,8 @@ def plan_lines(config: TrainConfig) -> list[str]:
         sum(len(getattr(rows, name)) for rows in of_sets) for name in ("validation", "fast", "test")
     )
     evaluations = updates // config.fast_eval_interval if config.fast_eval_interval else 0
-    answered = validation + fast * (1 + len(config.eval.sigma_grid) * config.eval.rollouts)
+    scales, starts = len(config.eval.during.sigma_grid), perturbed_starts.Settings.of(config.eval).starts
+    answered = validation + fast * (1 + scales * starts)
     passes = (evaluations * answered + 3 * test + validation + fast) * steps
 
     lines = [
@@ -66,8 +68,7 @@ def plan_lines(config: TrainConfig) -> list[str]:
         f"updates      {updates:,} (of {config.max_steps:,}); lr {config.lr:g}, warm-up {config.lr_warmup_steps}, "
         f"{config.optimizer}, weight decay {config.weight_decay:g}, ema {config.ema}, seed {config.seed}",
         f"evaluation   every {config.fast_eval_interval} updates on {validation} rows"
-        + (f", from perturbed starts on {fast} rows at {len(config.eval.sigma_grid)} noise scales x "
-           f"{config.eval.rollouts} rollouts" if config.eval.sigma_grid else "")
+        + (f", from perturbed starts on {fast} rows at {scales} noise scales x {starts} rollouts" if scales else "")
         + f"; at the end initial, best and final on {test:,} test rows",
         f"cost         training {most}{updates * (trained + extra):,} forward passes, of which {most}"
         f"{updates * trained:,} trained, {most}{updates * flops:.3g} FLOPs",

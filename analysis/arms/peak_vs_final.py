@@ -6,15 +6,16 @@ Runs that differ in nothing but the seed are one arm. In every network (equal ar
 baseline: name its runs first. Validation puzzles chose the best weights of a run; every accuracy of the table is on
 test puzzles, which chose nothing. An arm is compared with its baseline on the seeds that both have: the difference
 for each seed, their mean with its 95 % t interval, and for each seed McNemar's exact test of the puzzles that only
-one of the two solves. Runs with the same eval.sigma, eval.site and eval.rollouts are also compared in the share of
-rollouts from perturbed starts that end in a solution. Then arms at equal updates, passes and seconds, read off the
+one of the two solves. Runs with the same eval.perturbed_starts are also compared in the share of rollouts from
+perturbed starts that end in a solution. Then arms at equal updates, passes and seconds, read off the
 validation curves, and the signs by which training on perturbed trajectories would be seen to work.
 
 Reads each RUN's summary.json, metrics.jsonl, provenance.json and, for McNemar's test, test_rows.json; accuracy from
 perturbed starts also from evaluation_final_perturbed.json and evaluation_best_perturbed.json, as
-`evaluate.py checkpoint=RUN/final.pt "eval.sigma=[0.1,1]"` writes them. Writes to DIR the table as peak_vs_final.txt,
-.csv (a line per run) and .json, and the figure Fig3_trajectory_perturbation_improves_peak_accuracy.png and .svg with
-its numbers as .csv and .json and its caption as .txt.
+`evaluate.py checkpoint=RUN/final.pt "eval.perturbed_starts.sigma=[0.1,1]"` writes them. Writes to DIR the table as
+peak_vs_final.txt, .csv (a line per run) and .json, and the figure
+Fig3_trajectory_perturbation_improves_peak_accuracy.png and .svg with its numbers as .csv and .json and its caption as
+.txt.
 """
 
 import shlex

@@ -1,5 +1,6 @@
 """Runs as figures read them: their logged evaluations, what they share, how they are named."""
 
+import copy
 import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -12,6 +13,7 @@ from training.records.metrics_log import read_metrics
 from training.records.provenance import settings_sha256
 from training.records.result_numbers import commit_of, machine_of, wilson_interval
 from training.settings.identity import RUN_CONTROL
+from training.settings.older_names import move_older_names
 from training.settings.schema import TrainConfig
 from training.storage.run_folder import RunFolder
 
@@ -106,7 +108,9 @@ def shared_settings(config: Mapping[str, Any]) -> dict[str, Any]:
     A setting that a run does not have, because it came later, is at its default. Whether a run began with given
     weights counts, but not which: each seed may go on from its own.
     """
-    complete = dict(_flattened(asdict(TrainConfig()))) | dict(_flattened(config))
+    today = copy.deepcopy(dict(config))
+    move_older_names(today, TrainConfig)
+    complete = dict(_flattened(asdict(TrainConfig()))) | dict(_flattened(today))
     kept = {key: value for key, value in complete.items() if key.partition(".")[0] not in (*RUN_CONTROL, "seed")}
     return kept | {"init_from": "given" if config.get("init_from") else None}
 

@@ -96,7 +96,7 @@ def _read_report(path: Path, name: str) -> list[StepCurve]:
     if not chosen:
         raise UserError(
             f"{path} holds no accuracy after each step (per_step): evaluate again without "
-            "eval.adaptive_halt=True and eval.vote=N, which keep the last answers only"
+            "eval.adaptive_halt=True and eval.vote.views=N, which keep the last answers only"
         )
     curves = []
     for result in chosen:

@@ -64,8 +64,8 @@ def summarise(table: RolloutTable, settings: Mapping[str, Any], draws: int) -> d
     probe, flops = settings.get("stability"), settings.get("step_flops")
     if not len(table.sizes) or not isinstance(probe, Mapping) or not isinstance(flops, int | float):
         raise UserError(
-            "the rollouts were made without probes of their stability: make them with eval.stability_sizes "
-            "of at least one size"
+            "the rollouts were made without probes of their stability: make them with "
+            "eval.stochastic_rollouts.probes.sizes=[1e-3]"
         )
     exact = table.exact[..., -1]
     q, margin = (np.nan_to_num(values[..., -1], nan=-np.inf) for values in (table.q, table.margin))

@@ -50,8 +50,9 @@ from training.distributed import World
 from training.evaluation.answering import evaluate
 from training.evaluation.evaluation_report import Selection, select_rows
 from training.evaluation.rollout_table import RolloutRecorder, RolloutTable, joined, npz_bytes, read_rollouts
-from training.inference.choose import build_inference, check_perturbed
-from training.inference.rollout_choice import STOCHASTIC, check_rollouts, rollout_settings
+from training.inference.choose import build_inference, check_inference
+from training.inference.stability import ProbeSettings
+from training.inference.stochastic_rollouts import Settings as Rollouts
 from training.inference.stochastic_rollouts import StochasticRollouts, judged_steps
 from training.initial_weights import weights_digest
 from training.records.provenance import result_origin
@@ -105,15 +106,15 @@ def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
 
 def evaluation_settings(options: argparse.Namespace) -> EvaluateConfig:
     """The options of evaluate.py that these flags stand for. Errors: `UserError`."""
-    settings = EvaluateConfig(
-        max_steps=options.max_steps, inference=STOCHASTIC, sigma=[options.sigma], site=options.site,
-        rollouts=options.rollouts, noise_seed=options.noise_seed, clean_first=options.clean_first,
-        judged_steps=options.judged_steps, stability_sizes=options.stability_sizes,
-        stability_steps=options.stability_steps, stability_directions=options.stability_directions,
+    rollouts = Rollouts(
+        sigma=options.sigma, site=options.site, rollouts=options.rollouts, noise_seed=options.noise_seed,
+        clean_first=options.clean_first, judged_steps=options.judged_steps,
+        probes=ProbeSettings(options.stability_sizes, options.stability_steps, options.stability_directions),
     )  # fmt: skip
+    asked: dict[str, Any] = {"max_steps": options.max_steps, "stochastic_rollouts": rollouts}
+    settings = EvaluateConfig(**asked)
     check_ranges(settings, "eval.")
-    check_rollouts(settings)
-    check_perturbed(settings)
+    check_inference(settings)
     return settings
 
 
@@ -133,10 +134,11 @@ def rolled_out(options: argparse.Namespace) -> tuple[RolloutTable, dict[str, Any
     if device.type == "mps":
         raise UserError("--device mps has no float64, in which distances are measured: use --device cpu")
     model = restore_model(checkpoint, selection.puzzle_set.metadata, device)
-    recipe = rollout_settings(settings) | {
+    rollouts = Rollouts.of(settings)
+    recipe = rollouts.recipe() | {
         "checkpoint": str(options.checkpoint), "weights_sha256": weights_digest(model),
         "dataset": fingerprint(selection.puzzle_set.folder, selection.puzzle_set.split),
-        "steps": judged_steps(settings.judged_steps, options.max_steps), "puzzles": len(selection.rows),
+        "steps": judged_steps(rollouts.judged_steps, options.max_steps), "puzzles": len(selection.rows),
         "batch_size": options.batch_size, "device": device.type,
         "dtype": str(resolve_dtype(config.dtype, device)).removeprefix("torch."),
         "step_flops": step_flops(model.config, training=False),
@@ -163,7 +165,7 @@ def _roll_out(
     paths = [folder / f"{number:05d}.npz" for number in range(len(starts))]
     tables = {path: _same(path, recipe) for path in paths if path.exists()}
     # Without a terminal there is no bar, and nobody who waits for it.
-    with tqdm(total=len(paths) * settings.rollouts, initial=len(tables) * settings.rollouts, unit="rollout",
+    with tqdm(total=len(paths) * inference.rollouts, initial=len(tables) * inference.rollouts, unit="rollout",
               desc=f"{len(selection.rows)} puzzles", disable=None) as progress:  # fmt: skip
         inference.on_rollout = progress.update
         for path, start in zip(paths, starts, strict=True):
@@ -172,7 +174,7 @@ def _roll_out(
             # The last batch is filled up: a puzzle's bits may depend on the size of its batch.
             size = min(options.batch_size, len(selection.rows))
             batches = EvalBatches(selection.puzzle_set, selection.rows[start : start + options.batch_size], size)
-            recorder = RolloutRecorder(settings.rollouts, recipe["steps"], settings.stability_sizes)
+            recorder = RolloutRecorder(inference.rollouts, recipe["steps"], Rollouts.of(settings).probes.sizes)
             evaluate(model, batches, inference, [recorder], World())
             tables[path] = recorder.table()
             _write(path, npz_bytes(tables[path].arrays(recipe)))
@@ -192,7 +194,7 @@ def _same(path: Path, recipe: dict[str, Any]) -> RolloutTable:
 
 def read_table(path: Path) -> tuple[RolloutTable, dict[str, Any]]:
     """The test rows of evaluate.py's rollouts, or the table of a rollouts.npz. Errors: `UserError`."""
-    mend = "make it with: python evaluate.py checkpoint=RUN/best.pt eval.sigma=0.3"
+    mend = "make it with: python evaluate.py checkpoint=RUN/best.pt eval.stochastic_rollouts.sigma=0.3"
     return read_rollouts(path, "test/", "", mend=mend)
 
 

@@ -25,6 +25,7 @@ from training.evaluation.robustness import measure_robustness
 from training.evaluation.rollout_table import RolloutRecorder
 from training.evaluation.row_outcomes import RowOutcomes
 from training.hooks.base import Hook, TrainState
+from training.inference import perturbed_starts
 from training.inference.adaptive import AdaptiveInference
 from training.inference.fixed import FixedInference
 from training.inference.stability import StabilityProbe
@@ -339,7 +340,7 @@ def robustness(world: World, count: int, size: int = 5) -> list[Record]:
     model, batch = small_model("trm-att"), small_batch(count) | {"row": torch.arange(count)}
     batch["labels"] = FixedInference(3).predict(model.eval(), batch).answers.int()
     batches = [{key: leaf[i : i + size] for key, leaf in batch.items()} for i in range(0, count, size)]
-    settings = EvalConfig(max_steps=3, rollouts=3)
+    settings = EvalConfig(max_steps=3, perturbed_starts=perturbed_starts.Settings(starts=3))
     measured = measure_robustness(model, [batches], [0.0, 0.5], settings, world)
     return [{key: value for key, value in record.items() if key != "seconds"} for record in measured]
 

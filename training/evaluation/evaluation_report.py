@@ -29,9 +29,11 @@ from training.evaluation.robustness import measure_robustness, robustness_lines
 from training.evaluation.rollout_report import rollout_lines, rollout_record
 from training.evaluation.rollout_table import RolloutRecorder
 from training.evaluation.sudoku_rules import SudokuEvaluator
-from training.inference.choose import build_inference, keeps_steps
+from training.inference import perturbed_starts
+from training.inference.choose import build_inference, keeps_steps, mode
+from training.inference.stochastic_rollouts import Settings as Rollouts
 from training.records.result_numbers import wilson_interval
-from training.settings.schema import EvalConfig, TrainConfig
+from training.settings.schema import AnswerConfig, TrainConfig
 
 # What tasks name as their `judges`; each reports under its name.
 JUDGES = {"sudoku": SudokuEvaluator}
@@ -93,7 +95,7 @@ def measure(
     selection: Selection,
     world: World,
     *,
-    settings: EvalConfig,
+    settings: AnswerConfig,
     seed: int,
     loss_type: str,
     batch_size: int,
@@ -131,18 +133,13 @@ def measure(
         description=selection.kind,
         show_progress=world.is_main,
     )
-    starts = [] if rollouts is not None else settings.sigma
-    robustness = measure_robustness(model, [batches], starts, settings, world, show_progress=world.is_main)
+    scales = perturbed_starts.Settings.of(settings).sigma
+    robustness = measure_robustness(model, [batches], scales, settings, world, show_progress=world.is_main)
     record: dict[str, Any] = {
         "rows": selection.kind,
         "data": str(selection.puzzle_set.root),
         "set": selection.puzzle_set.set_name,
-        "mode": {
-            "max_steps": max_steps,
-            "adaptive_halt": settings.adaptive_halt,
-            "vote": settings.vote,
-            **({"rollouts": settings.rollouts} if rollouts is not None else {}),
-        },
+        "mode": mode(settings, model.config.halt_max_steps),
         "exact_accuracy": rate(result["exact_count"], result["count"]),
         "compute": compute(result, model.config),
         **{key: result.get(key) for key in ("accuracy", "lm_loss", "q_halt_accuracy")},
@@ -160,7 +157,11 @@ def measure(
         **{name: judge.report() for name, judge in judges.items()},
         "calibration": calibration.report(),
         "robustness": robustness or None,
-        **({} if rollouts is None else {"rollouts": rollout_record(settings, rollouts.table(), model.config)}),
+        **(
+            {}
+            if rollouts is None
+            else {"rollouts": rollout_record(Rollouts.of(settings), rollouts.table(), model.config)}
+        ),
         "baselines": baselines(selection, train_counts),
     }
     return record, recorder.arrays() if recorder is not None else {}

@@ -185,8 +185,8 @@ def check_outputs(names: Sequence[str], option: str, *, stepwise: bool) -> None:
             raise UserError(f"{option}: {name!r} is none of {', '.join(OUTPUTS)}")
         if name in STEPWISE_OUTPUTS and not stepwise:
             raise UserError(
-                f"{option}: {name!r} needs the answers after every step, which eval.adaptive_halt=true and "
-                "eval.vote above 1 do not keep; leave one of them out"
+                f"{option}: {name!r} needs the answers after every step, which eval.adaptive_halt=true, "
+                "votes (eval.vote.views above 1) and rollouts do not keep; leave one of them out"
             )
 
 

@@ -12,8 +12,8 @@ from models.recursive_model import RecursiveModel
 from training.distributed import World
 from training.evaluation.answering import Evaluator, effective_wilson, evaluate
 from training.inference.base import Predictions
-from training.inference.perturbed import PerturbedInference, PerturbedPredictions
-from training.settings.schema import EvalConfig
+from training.inference.perturbed_starts import PerturbedInference, PerturbedPredictions, Settings
+from training.settings.schema import AnswerConfig
 
 RATES = (
     "exact_accuracy", "exact_low", "exact_high", "exact_count", "count", "solved_always", "solved_partly",
@@ -91,23 +91,26 @@ def measure_robustness(
     model: RecursiveModel,
     row_sets: Sequence[Iterable[Batch]],
     sigmas: Sequence[float],
-    settings: EvalConfig,
+    settings: AnswerConfig,
     world: World,
     *,
     show_progress: bool = False,
 ) -> list[dict[str, Any]]:
-    """Evaluate the rows of all `parts` together from starts perturbed by each of `sigmas`. Collective.
+    """Evaluate the rows of all `row_sets` together from starts perturbed by each of `sigmas`. Collective.
+
+    `settings` say at which site, from how many starts and for how many steps.
 
     One record for each sigma: `sigma`, `site`, `rollouts`, the `result` of `RobustnessEvaluator`, `histogram`,
     `forward_passes` and `seconds`.
     """
     records = []
+    asked = Settings.of(settings)
     for sigma in sigmas:
-        inference = PerturbedInference(sigma, settings.site, settings.rollouts, settings.max_steps)
-        total = RobustnessEvaluator(settings.rollouts)
+        inference = PerturbedInference(sigma, asked.site, asked.starts, settings.max_steps)
+        total = RobustnessEvaluator(asked.starts)
         spent = {"forward_passes": 0.0, "seconds": 0.0}
         for batches in row_sets:
-            evaluator = RobustnessEvaluator(settings.rollouts)
+            evaluator = RobustnessEvaluator(asked.starts)
             result = evaluate(
                 model, batches, inference, [evaluator], world, description=f"sigma {sigma:g}",
                 show_progress=show_progress,
@@ -115,7 +118,7 @@ def measure_robustness(
             total.sums = {name: value + evaluator.sums[name] for name, value in total.sums.items()}
             spent = {name: value + result[name] for name, value in spent.items()}
         records.append({
-            "sigma": sigma, "site": settings.site, "rollouts": settings.rollouts, **total.result(),
+            "sigma": sigma, "site": asked.site, "rollouts": asked.starts, **total.result(),
             "histogram": total.histogram(), "forward_passes": int(spent["forward_passes"]), "seconds": spent["seconds"],
         })  # fmt: skip
     return records

@@ -10,10 +10,8 @@ from models.flops import step_flops
 from training.evaluation.answering import effective_wilson
 from training.evaluation.rollout_selection import first_best, first_majority, groups_majority, subset_any, subset_best
 from training.evaluation.rollout_table import RolloutTable
-from training.inference.choose import stability_probe
-from training.inference.rollout_choice import rollout_settings, stochastic
+from training.inference.stochastic_rollouts import Settings
 from training.records.result_numbers import wilson_interval
-from training.settings.schema import EvalConfig
 
 SELECTORS = ("q", "stability", "majority", "random", "oracle")
 
@@ -70,14 +68,13 @@ def accuracies(table: RolloutTable, *, probe_passes: int, flops_per_step: float)
     return entries
 
 
-def rollout_record(settings: EvalConfig, table: RolloutTable, config: ModelConfig) -> dict[str, Any]:
+def rollout_record(settings: Settings, table: RolloutTable, config: ModelConfig) -> dict[str, Any]:
     """How the stochastic rollouts of a table were made, and what each way to choose among them solves."""
-    assert stochastic(settings)
-    probe, flops = stability_probe(settings), step_flops(config, training=False)
+    probe, flops = settings.probes.build(settings.noise_seed), step_flops(config, training=False)
     passes = 0 if probe is None else probe.passes(1)
     counts = {"steps": table.steps.tolist(), "puzzles": len(table.row), "step_flops": flops}
     measured = accuracies(table, probe_passes=passes, flops_per_step=flops) if len(table.row) else []
-    return rollout_settings(settings) | counts | {"accuracy": measured}
+    return settings.recipe() | counts | {"accuracy": measured}
 
 
 def _counted(shares: np.ndarray, per_puzzle: int) -> dict[str, Any]:

@@ -1,47 +1,41 @@
-"""From the settings `eval` to an inference: the one place, for training runs and for evaluate.py."""
+"""From the settings `eval` to an inference: the one place, for training runs and for evaluate.py.
+
+Which inferences there are is not known here: their sections are found in the settings.
+"""
 
 from collections.abc import Sequence
+from dataclasses import asdict
+from typing import TYPE_CHECKING, Any
 
 from dataset.puzzle_folder import PuzzleSet
-from dataset.tasks.base import PuzzleTask
 from errors import UserError
 from training.inference.adaptive import AdaptiveInference
-from training.inference.base import Inference
+from training.inference.base import Inference, InferenceSettings
 from training.inference.fixed import FixedInference, OfficialInference
-from training.inference.rollout_choice import check_rollouts, stochastic
-from training.inference.stability import StabilityProbe
 from training.inference.stepwise import StepwiseInference
-from training.inference.stochastic_rollouts import StochasticRollouts
-from training.inference.vote import VoteInference
-from training.settings.schema import EvalConfig, EvaluateConfig
+
+if TYPE_CHECKING:  # the schema is made of what this folder holds
+    from training.settings.schema import AnswerConfig
 
 
 def build_inference(
-    settings: EvalConfig, puzzle_sets: Sequence[PuzzleSet], seed: int, *, stepwise: bool = False
+    settings: "AnswerConfig", puzzle_sets: Sequence[PuzzleSet], seed: int, *, stepwise: bool = False
 ) -> Inference:
     """The inference that `settings` describe, for rows of `puzzle_sets`.
 
     Args:
-        seed: of the symmetries of a vote. stepwise: keep the answer after every step, where `keeps_steps`.
-    Errors: `UserError` when a vote is asked for and a set has not so many views, or the sets different ones; and as
-    `check_perturbed` and `check_rollouts`.
+        seed: of a run. stepwise: keep the answer after every step, where `keeps_steps`.
+    Errors: `UserError` as `check_inference`, and when a section cannot be made for these sets.
     """
-    if stochastic(settings):
-        check_rollouts(settings)
-        check_perturbed(settings)
-        return StochasticRollouts(
-            settings.sigma[0], settings.site, settings.rollouts, settings.max_steps,
-            judged_steps=settings.judged_steps, seed=settings.noise_seed, clean_first=settings.clean_first,
-            probe=stability_probe(settings),
-        )  # fmt: skip
-    check_perturbed(settings)
-    if settings.vote > 1:
-        task = _voting_task(puzzle_sets, settings.vote)
-        return VoteInference(_one_view(settings, stepwise=False), settings.vote, task, seed)
-    return _one_view(settings, stepwise=stepwise)
+    check_inference(settings)
+    inference = _plain(settings, stepwise=stepwise and keeps_steps(settings))
+    for section in sections(settings).values():
+        if section.in_use:
+            inference = section.build(inference, settings, puzzle_sets, seed)
+    return inference
 
 
-def _one_view(settings: EvalConfig, *, stepwise: bool) -> Inference:
+def _plain(settings: "AnswerConfig", *, stepwise: bool) -> Inference:
     if settings.adaptive_halt:
         return AdaptiveInference(settings.max_steps)
     if stepwise:
@@ -49,61 +43,51 @@ def _one_view(settings: EvalConfig, *, stepwise: bool) -> Inference:
     return OfficialInference() if settings.max_steps is None else FixedInference(settings.max_steps)
 
 
-def stability_probe(settings: EvaluateConfig) -> StabilityProbe | None:
-    """What measures the stability of stochastic rollouts; None where no size is asked for."""
-    if not settings.stability_sizes:
-        return None
-    sizes, seed = tuple(settings.stability_sizes), settings.noise_seed
-    return StabilityProbe(sizes, settings.stability_steps, settings.stability_directions, seed)
+def sections(settings: "AnswerConfig") -> dict[str, InferenceSettings]:
+    """The sections of inferences by name."""
+    return {name: value for name, value in vars(settings).items() if isinstance(value, InferenceSettings)}
 
 
-def keeps_steps(settings: EvalConfig) -> bool:
-    """Whether answers after every step exist: a row that left has none, and votes and rollouts choose whole answers."""
-    return not settings.adaptive_halt and settings.vote == 1 and not stochastic(settings)
+def keeps_steps(settings: "AnswerConfig") -> bool:
+    """Whether answers after every step exist: a row that left has none, and other inferences choose whole answers."""
+    return not settings.adaptive_halt and not any(
+        section.in_use and section.answers for section in sections(settings).values()
+    )
 
 
-def mode_parts(settings: EvalConfig) -> list[str]:
+def mode_parts(settings: "AnswerConfig") -> list[str]:
     """What differs from the official evaluation, as parts of a file's name; nothing for the official one."""
-    words = []
-    if settings.max_steps is not None:
-        words.append(f"steps{settings.max_steps}")
-    if settings.adaptive_halt:
-        words.append("adaptive")
-    if settings.vote > 1:
-        words.append(f"vote{settings.vote}")
-    if stochastic(settings):
-        words.append("rollouts")
-    elif settings.sigma:
-        words.append("perturbed")
-    return words
+    parts = [] if settings.max_steps is None else [f"steps{settings.max_steps}"]
+    parts += ["adaptive"] if settings.adaptive_halt else []
+    return parts + [part for section in sections(settings).values() if section.in_use for part in section.name_parts()]
 
 
-def check_perturbed(settings: EvalConfig) -> None:
-    """Refuse perturbed starts that cannot be tried (ranges are checked before). Errors: `UserError`."""
-    for name in ("sigma", "sigma_grid"):
-        sigmas = getattr(settings, name)
-        names = [f"{sigma:g}" for sigma in sigmas]
-        if len(set(names)) < len(names):
-            raise UserError(f"option 'eval.{name}': found {', '.join(names)}, expected each noise scale once")
-        if sigmas and (settings.adaptive_halt or settings.vote > 1):
-            raise UserError(
-                f"option 'eval.{name}': perturbed starts are answered after a fixed number of steps; leave out "
-                "eval.adaptive_halt and eval.vote"
-            )
+def mode(settings: "AnswerConfig", trained_steps: int) -> dict[str, Any]:
+    """What a report says of how rows were answered."""
+    said: dict[str, Any] = {
+        "max_steps": settings.max_steps or trained_steps,
+        "adaptive_halt": settings.adaptive_halt,
+    }
+    for section in sections(settings).values():
+        said |= section.mode()
+    return said
 
 
-def _voting_task(puzzle_sets: Sequence[PuzzleSet], vote: int) -> PuzzleTask:
-    """The task of all sets, which has that many views."""
-    tasks: dict[str, PuzzleSet] = {}
-    for puzzle_set in puzzle_sets:
-        task = puzzle_set.metadata.task
-        if task.num_views is not None and task.num_views < vote:
-            raise UserError(
-                f"eval.vote={vote}: {puzzle_set.root} holds puzzles of the task {task}, which have {task.num_views} "
-                f"view{'s' * (task.num_views > 1)}; use eval.vote={task.num_views}"
-            )
-        tasks.setdefault(str(task), puzzle_set)
-    if len(tasks) != 1:
-        named = ", ".join(f"{task} in {puzzle_set.root}" for task, puzzle_set in tasks.items()) or "no set"
-        raise UserError(f"eval.vote={vote}: found {named}, expected puzzles of one kind; use eval.vote=1")
-    return next(iter(tasks.values())).metadata.task
+def deciding(settings: "AnswerConfig") -> dict[str, Any]:
+    """The settings that decide which answers are judged, and so which checkpoint is the best; others add to reports."""
+    found: dict[str, Any] = {"max_steps": settings.max_steps, "adaptive_halt": settings.adaptive_halt}
+    for name, section in sections(settings).items():
+        if section.answers:
+            values: Any = section  # a dataclass
+            found |= {f"{name}.{key}": value for key, value in asdict(values).items()}
+    return found
+
+
+def check_inference(settings: "AnswerConfig") -> None:
+    """Refuse what cannot be made (ranges are checked before), and what nothing would read. Errors: `UserError`."""
+    for name, section in sections(settings).items():
+        if section.in_use:
+            section.refuse_excluded(settings, f"eval.{name}")
+        for key, switch in section.unread().items():
+            raise UserError(f"option 'eval.{name}.{key}' is read with {switch} only: give that too")
+        section.check(settings)

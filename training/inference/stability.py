@@ -6,8 +6,37 @@ import torch
 from torch import Tensor
 
 from dynamics.finite_size import finite_size_growth
+from errors import UserError
 from models.recursion import RecurrentState, SupervisionStep
+from options import at_least, option
 from training.noise import draw_state_noise
+
+
+@dataclass
+class ProbeSettings:
+    """Probes of the stability of stochastic rollouts. They cost passes of their own: `StabilityProbe.passes`."""
+
+    sizes: list[float] = option(
+        [],
+        "d0 / |z| of the probes of each rollout, such as [1e-3]; the first one selects; [] = no probes",
+        # Below, a float32 state keeps too few digits of a probe; above, it is another state.
+        at_least(1e-6, 1),
+    )
+    steps: int = option(4, "supervision steps that a probe is followed for", at_least(1))
+    directions: int = option(2, "probes of each rollout and size", at_least(1))
+
+    @property
+    def in_use(self) -> bool:
+        return bool(self.sizes)
+
+    def check(self) -> None:
+        """Errors: `UserError`."""
+        if len({f"{size:g}" for size in self.sizes}) < len(self.sizes):
+            raise UserError("option 'eval.stochastic_rollouts.probes.sizes': expected each size once")
+
+    def build(self, seed: int) -> "StabilityProbe | None":
+        """What measures the stability of rollouts; None where no size is asked for."""
+        return StabilityProbe(tuple(self.sizes), self.steps, self.directions, seed) if self.in_use else None
 
 
 @dataclass(frozen=True)

@@ -6,19 +6,84 @@ Differs: which state has the noise is an option, because public accounts of it d
 """
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
 from torch import Tensor
 
+from dataset.puzzle_folder import PuzzleSet
 from errors import UserError
 from models.act import Batch
 from models.recursion import RecurrentState, SupervisionStep
 from models.recursive_model import RecursiveModel
-from training.inference.base import Predictions
+from options import anything, at_least, one_of, option, section
+from training.inference.base import Inference, InferenceSettings, Predictions, changed_settings
 from training.inference.fixed import FixedInference, start_state, step_of
-from training.inference.stability import StabilityProbe
-from training.noise import draw_state_noise, perturb
+from training.inference.stability import ProbeSettings, StabilityProbe
+from training.noise import SITES, draw_state_noise, perturb
+
+if TYPE_CHECKING:
+    from training.settings.schema import AnswerConfig
+
+
+@dataclass
+class Settings(InferenceSettings):
+    """Noise at every supervision step, many rollouts of each row, of which the highest q_halt counts."""
+
+    sigma: float | None = option(None, "noise scale; null = no stochastic rollouts", at_least(0))
+    rollouts: int = option(4, "rollouts of each row", at_least(1))
+    site: str = option("both", "which states have noise", one_of(*SITES))
+    noise_seed: int = option(0, "seed of the noise", at_least(0))
+    clean_first: bool = option(False, "the first rollout has no noise", anything)
+    judged_steps: list[int] = option(
+        [], "steps after which rollouts are judged; default: max_steps, its half and quarter", at_least(1)
+    )
+    probes: ProbeSettings = section(ProbeSettings, "how stable each rollout is where it is judged; off by default")
+
+    in_runs: ClassVar[bool] = False
+    excludes: ClassVar[tuple[str, ...]] = ("adaptive_halt", "vote", "perturbed_starts")
+    excludes_because: ClassVar[str] = "they take a fixed number of steps and choose among themselves"
+    switched_on_by: ClassVar[str] = "eval.stochastic_rollouts.sigma=0.3"
+
+    @property
+    def in_use(self) -> bool:
+        return self.sigma is not None
+
+    def unread(self) -> dict[str, str]:
+        if not self.in_use or self.probes.in_use:
+            return super().unread()
+        switch = "eval.stochastic_rollouts.probes.sizes=[1e-3]"
+        return {f"probes.{key}": switch for key in changed_settings(self.probes)}
+
+    def check(self, settings: "AnswerConfig") -> None:
+        self.probes.check()
+        if settings.max_steps is not None:
+            judged_steps(self.judged_steps, settings.max_steps)
+
+    def name_parts(self) -> list[str]:
+        return ["rollouts"]
+
+    def mode(self) -> dict[str, Any]:
+        return {"rollouts": self.rollouts} if self.in_use else {}
+
+    def build(
+        self, inner: Inference, settings: "AnswerConfig", puzzle_sets: Sequence[PuzzleSet], seed: int
+    ) -> Inference:
+        """Rollouts of their own in place of `inner`; their noise has a seed of its own too."""
+        assert self.sigma is not None
+        return StochasticRollouts(
+            self.sigma, self.site, self.rollouts, settings.max_steps, judged_steps=self.judged_steps,
+            seed=self.noise_seed, clean_first=self.clean_first, probe=self.probes.build(self.noise_seed),
+        )  # fmt: skip
+
+    def recipe(self) -> dict[str, Any]:
+        """How the rollouts are made, as reports and tables say it."""
+        return {
+            "sigma": self.sigma, "site": self.site, "rollouts": self.rollouts,
+            "noise_seed": self.noise_seed, "clean_first": self.clean_first,
+            "stability": asdict(self.probes) if self.probes.in_use else None,
+        }  # fmt: skip
 
 
 @dataclass(kw_only=True)
@@ -150,7 +215,9 @@ def judged_steps(asked: Sequence[int], num_steps: int) -> list[int]:
     chosen = asked or [step for step in (num_steps // 4, num_steps // 2) if step]
     for step in chosen:
         if not 1 <= step <= num_steps:
-            raise UserError(f"option 'eval.judged_steps': found {step}, expected steps from 1 to {num_steps}")
+            raise UserError(
+                f"option 'eval.stochastic_rollouts.judged_steps': found {step}, expected steps from 1 to {num_steps}"
+            )
     return sorted({*chosen, num_steps})
 
 

@@ -4,21 +4,69 @@ The rules of a task do not tell a puzzle from its images under the symmetries of
 answers to the images are so many opinions on the same puzzle.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from dataset.puzzle_folder import PuzzleSet
 from dataset.stream import stream
 from dataset.tasks.base import PuzzleTask, Views
 from errors import UserError
 from models.act import Batch
 from models.losses import IGNORE_LABEL_ID
 from models.recursive_model import RecursiveModel
-from training.inference.base import Inference, Predictions
+from options import at_least, option
+from training.inference.base import Inference, InferenceSettings, Predictions
+
+if TYPE_CHECKING:
+    from training.settings.schema import AnswerConfig
 
 _VIEW = 4  # 1 to 3 are the streams of training batches
+
+
+@dataclass
+class Settings(InferenceSettings):
+    """Symmetric views of each puzzle vote."""
+
+    views: int = option(1, "symmetric views of each puzzle whose answers vote; 1 = the puzzle alone", at_least(1))
+
+    switched_on_by: ClassVar[str] = "eval.vote.views=8"
+
+    @property
+    def in_use(self) -> bool:
+        return self.views > 1
+
+    def name_parts(self) -> list[str]:
+        return [f"vote{self.views}"]
+
+    def mode(self) -> dict[str, Any]:
+        return {"vote": self.views}
+
+    def build(
+        self, inner: Inference, settings: "AnswerConfig", puzzle_sets: Sequence[PuzzleSet], seed: int
+    ) -> Inference:
+        """A vote on top of `inner`. Errors: `UserError` when a set has not so many views, or the sets different ones."""
+        return VoteInference(inner, self.views, self._task(puzzle_sets), seed)
+
+    def _task(self, puzzle_sets: Sequence[PuzzleSet]) -> PuzzleTask:
+        """The task of all sets, which has that many views."""
+        asked, tasks = f"eval.vote.views={self.views}", dict[str, PuzzleSet]()
+        for puzzle_set in puzzle_sets:
+            task = puzzle_set.metadata.task
+            if task.num_views is not None and task.num_views < self.views:
+                raise UserError(
+                    f"{asked}: {puzzle_set.root} holds puzzles of the task {task}, which have {task.num_views} "
+                    f"view{'s' * (task.num_views > 1)}; use eval.vote.views={task.num_views}"
+                )
+            tasks.setdefault(str(task), puzzle_set)
+        if len(tasks) != 1:
+            named = ", ".join(f"{task} in {puzzle_set.root}" for task, puzzle_set in tasks.items()) or "no set"
+            raise UserError(f"{asked}: found {named}, expected puzzles of one kind; use eval.vote.views=1")
+        return next(iter(tasks.values())).metadata.task
 
 
 @dataclass(kw_only=True)

@@ -28,6 +28,7 @@ from errors import UserError, exit_on_user_error
 from options import settings_of
 from training.settings.key_values import setting_lines
 from training.settings.merging import nearest_key
+from training.settings.older_names import refuse_difference, todays_name
 from training.settings.resolving import resolve
 from training.settings.schema import TrainConfig, schema_keys
 
@@ -158,6 +159,11 @@ def _rewrite(texts: Sequence[str], groups: _Groups, *, multirun: bool) -> tuple[
             raise UserError(f"'{text}': no option takes a package ('@'); {HELP}")
         elif key in groups.choices:
             rewritten.append(_group_override(override, groups))
+        elif (name := todays_name(key, valid)) is not None and override.type != OverrideType.DEL:
+            _refuse_another(override, [other for other in parsed if other.key_or_group == name])
+            rewritten.append(f"++{name}={override.get_value_string()}")
+            if key not in valid:  # an experiment's file may have the older name, and is overridden too
+                rewritten.append(f"++{key}=${{{name}}}")
         elif key not in valid:
             nearest = nearest_key(key, [*groups.choices, *valid])
             raise UserError(f"unknown option '{key}' in '{text}': the nearest valid key is '{nearest}'; {HELP}")
@@ -182,6 +188,13 @@ def _rewrite(texts: Sequence[str], groups: _Groups, *, multirun: bool) -> tuple[
             rewritten.append("arch=hrm_v1")
             notes.append("data_path without an architecture: arch=hrm_v1, as in the HRM code (TRM: add arch=trm)")
     return rewritten, notes
+
+
+def _refuse_another(older: Override, today: Sequence[Override]) -> None:
+    """Refuse an override of an older name beside one of today's with another value."""
+    for other in today:
+        if older.get_value_string() != other.get_value_string() and other.type != OverrideType.DEL:
+            refuse_difference(older.key_or_group, older.value(), other.key_or_group, other.value())
 
 
 def _parse(text: str) -> Override:

@@ -12,6 +12,7 @@ from options import CONTROL, JUDGING, Setting, settings_of
 from training.projects import project_of, settings_classes
 from training.rooms import STEPS
 from training.settings.checks import unread_of, value_of
+from training.settings.older_names import first_name
 from training.settings.schema import TrainConfig
 
 
@@ -57,9 +58,10 @@ RUN_CONTROL = tuple(s.key for s in settings_of(TrainConfig) if s.role == CONTROL
 def config_hash(cfg: TrainConfig) -> str:
     """sha256 (hex) of the settings that decide what is computed and how it is judged, where they are not the defaults.
 
-    So a new setting, or a section that is off, leaves the hashes of other runs alone. Run control is left out.
+    So a new setting, a section that is off, or a new name leaves the hashes of other runs alone. Run control is left
+    out.
     """
-    kept = {setting.key: value for setting, value in _deciding(cfg, CONTROL) if value != setting.default}
+    kept = {first_name(setting.key): value for setting, value in _deciding(cfg, CONTROL) if value != setting.default}
     canonical = json.dumps(kept, sort_keys=True, separators=(",", ":"), allow_nan=False, default=str)
     return hashlib.sha256(canonical.encode()).hexdigest()
 

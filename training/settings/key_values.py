@@ -12,6 +12,7 @@ from errors import UserError
 from options import settings_of
 from training.settings.checks import check_ranges
 from training.settings.merging import merge_into_schema, nearest_key
+from training.settings.older_names import move_older_names, todays_name
 from training.settings.schema import schema_keys
 
 
@@ -29,10 +30,14 @@ def parse_key_values(argv: Sequence[str], schema: type, *, description: str = ""
         print("\n".join([title, "", "options (key=value):", *setting_lines(schema)]))
         sys.exit(0)
     raw: dict[str, Any] = {}
+    older: dict[str, Any] = {}
     for text in argv:
         key, equals, value = text.lstrip("+").partition("=")
         if not equals or not key:
             raise UserError(f"cannot read '{text}': expected key=value with keys {', '.join(valid)}")
+        if (name := todays_name(key, valid)) is not None:
+            older[key] = _read_value(key, value, valid.get(name, str | None))
+            continue
         if key not in valid:
             raise UserError(f"unknown option '{key}' in '{text}': the nearest valid key is '{nearest_key(key, valid)}'")
         if is_dataclass(valid[key]):
@@ -43,6 +48,7 @@ def parse_key_values(argv: Sequence[str], schema: type, *, description: str = ""
         for parent in parents:
             node = node.setdefault(parent, {})
         node[leaf] = _read_value(key, value, valid[key])
+    move_older_names(raw, schema, older)
     options = merge_into_schema(raw, schema)
     check_ranges(options)
     return options

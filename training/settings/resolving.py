@@ -20,6 +20,7 @@ from training.projects import project_of, settings_classes
 from training.settings.checks import check_ranges, check_resolved, shown, value_of
 from training.settings.identity import default_run_name
 from training.settings.merging import merge_into_schema
+from training.settings.older_names import move_older_names
 from training.settings.schema import ArchConfig, TrainConfig, schema_keys
 
 # Official class strings and group names -> ours. A foreign file's string is looked up here, never imported.
@@ -47,12 +48,13 @@ def _mapped(table: Mapping[str, str], key: str, value: Any) -> str:
 def resolve(raw: Mapping[str, Any], *, require_data: bool = True) -> TrainConfig:
     """Merge, check and complete one run's settings.
 
-    `raw` is a plain container (interpolations resolved). Aliases are moved to the one name the code reads
-    (`data_path`, `load_checkpoint`, `arch.forward_dtype` end as None); official class strings become ours.
+    `raw` is a plain container (interpolations resolved). Older names and aliases are moved to the one name the code
+    reads (`data_path`, `load_checkpoint`, `arch.forward_dtype` end as None); official class strings become ours.
     `require_data=False` lets a config without data folders pass (to print it, or to build a model only).
     Errors: `UserError`, one line naming the key, what was found and what was expected.
     """
     plain = copy.deepcopy(dict(raw))
+    move_older_names(plain, TrainConfig)
     arch = plain.get("arch", {})
     if isinstance(arch, dict):
         name = _mapped(ARCH_NAMES, "arch.name", arch.get("name", "trm"))
@@ -133,6 +135,7 @@ def load_config_file(path: str | os.PathLike[str]) -> TrainConfig:
         raise UserError(f"{path}: found {type(raw).__name__}, expected option names with values")
     ignored: list[str] = []
     try:
+        move_older_names(raw, TrainConfig)
         known = _drop_unknown(raw, "", schema_keys(TrainConfig), ignored)
         cfg = resolve(known, require_data=False)
     except UserError as error:

@@ -30,12 +30,12 @@ from options import (
     settings_of,
     text,
 )
+from training.noise import SITES
 from training.projects import settings_classes
-from training.rooms import HOOKS, STEPS, TERMS
+from training.rooms import HOOKS, INFERENCES, STEPS, TERMS
 
 DTYPES = ("auto", "float64", "float32", "bfloat16")
 OBJECTIVES = ("act_streaming", "baseline_ce", "single_perturbed_ce", "multi_perturbed_ce")
-SITES = ("z_H", "z_L", "both")
 EVALUATORS = ("arc@ARC",)
 MAX_RATE = 1e30  # larger ones overflow float32 inside the optimizers
 rate = at_least(0, MAX_RATE)
@@ -97,55 +97,44 @@ class GuardConfig:
 
 
 @dataclass
-class EvalConfig:
-    """How evaluation answers rows, in training and in evaluate.py. The defaults are the official evaluation."""
+class DuringConfig:
+    """What a run measures while it trains, at every full validation."""
+
+    sigma_grid: list[float] = option(
+        [],
+        "noise scales: accuracy from perturbed starts on the fast rows, by starts and site of eval.perturbed_starts",
+        at_least(0),
+    )
+
+
+@dataclass
+class AnswerConfig:
+    """How rows are answered, in training and in evaluate.py. The defaults are the official evaluation."""
 
     max_steps: int | None = option(
         None, "supervision steps, more or fewer than in training; null = arch.halt_max_steps", at_least(1)
     )
     adaptive_halt: bool = option(False, "a row stops where q_halt says so, at the latest after max_steps", anything)
-    vote: int = option(1, "symmetric views of each puzzle whose answers vote; 1 = the puzzle alone", at_least(1))
-    sigma: list[float] = option(
-        [], "noise scales: also report accuracy from perturbed starts; a run does at its end", at_least(0)
-    )
-    sigma_grid: list[float] = option([], "in a run, the same at every full validation, on the fast rows", at_least(0))
-    site: str = option("both", "what is perturbed", one_of(*SITES))
-    rollouts: int = option(4, "perturbed starts of each row and noise scale", at_least(1))
 
 
 @dataclass
-class EvaluateConfig(EvalConfig):
-    """`eval.*` of evaluate.py: those of a run, and stochastic rollouts, which have no part in a run."""
+class _EvalConfig(AnswerConfig):
+    """`eval.*` of a run."""
 
-    sigma: list[float] = option(
-        [],
-        "a number: stochastic rollouts, noise of this scale at every supervision step; a list: also report accuracy "
-        "from perturbed starts of these scales",
-        at_least(0),
-    )
-    rollouts: int = option(
-        4, "stochastic rollouts of each row, or perturbed starts of each row and noise scale", at_least(1)
-    )
-    inference: str | None = option(
-        None,
-        "null = by eval.sigma, a number or a list",
-        one_of("stochastic_rollouts", "perturbed_starts"),
-    )
-    noise_seed: int = option(0, "seed of the noise of stochastic rollouts", at_least(0))
-    clean_first: bool = option(False, "the first stochastic rollout has no noise", anything)
-    judged_steps: list[int] = option(
-        [],
-        "steps after which stochastic rollouts are judged; default: max_steps, its half and quarter",
-        at_least(1),
-    )
-    stability_sizes: list[float] = option(
-        [1e-3],
-        "sizes d0 / |z| of the probes of a rollout's stability; the first one selects; [] = none",
-        # Below, a float32 state keeps too few digits of a probe; above, it is another state.
-        at_least(1e-6, 1),
-    )
-    stability_steps: int = option(4, "supervision steps that a probe is followed for", at_least(1))
-    stability_directions: int = option(2, "probes of each rollout and size", at_least(1))
+    during: DuringConfig = section(DuringConfig, "what a run measures at every full validation")
+
+
+@dataclass
+class _EvaluateConfig(AnswerConfig):
+    """`eval.*` of evaluate.py."""
+
+
+if TYPE_CHECKING:
+    EvalConfig = _EvalConfig
+    EvaluateConfig = _EvaluateConfig
+else:
+    EvalConfig = INFERENCES.section(_EvalConfig, lambda kind: kind.in_runs)
+    EvaluateConfig = INFERENCES.section(_EvaluateConfig)
 
 
 @dataclass

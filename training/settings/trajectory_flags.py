@@ -14,15 +14,16 @@ from dataset.puzzle_folder import open_puzzle_sets
 from dataset.puzzle_metadata import data_folder
 from dataset.puzzle_source import PuzzleSource
 from errors import UserError
+from options import settings_of
+from training.noise import SITES
 from training.settings.flags import FlagParser, add_setting_flags, destination
 from training.settings.flags import in_flags as named_in_flags
 from training.settings.identity import config_to_dict
 from training.settings.merging import nearest_key
+from training.settings.older_names import todays_name
 from training.settings.resolving import load_config_file, resolve
 from training.settings.schema import (
     OBJECTIVES,
-    SITES,
-    EvalConfig,
     ObjectiveConfig,
     TrainConfig,
     WandbConfig,
@@ -111,8 +112,8 @@ FLAGS = {
     "evaluation": {
         "--eval-every": "fast_eval_interval",
         "--eval-n": "validation_size",
-        "--sigma-grid": "eval.sigma_grid",
-        "--eval-rollouts": "eval.rollouts",
+        "--sigma-grid": "eval.during.sigma_grid",
+        "--eval-rollouts": "eval.perturbed_starts.starts",
         "--max-test-rows": "max_test_rows",
     },
     "run": {
@@ -131,7 +132,7 @@ _DEFAULTS: dict[str, Any] = {
     "--eval-every": 2500,
     "--eval-n": 1024,
     "--sigma-grid": ",".join(f"{sigma:g}" for sigma in SIGMA_GRID),
-    "--eval-rollouts": EvalConfig.rollouts,
+    "--eval-rollouts": next(s.default for s in settings_of(TrainConfig) if s.key == "eval.perturbed_starts.starts"),
     "--device": "auto",
     "--state-dtype": "auto",
     **{
@@ -218,7 +219,8 @@ def _to_config(flags: argparse.Namespace) -> TrainConfig:
     start = _start(flags)
     settings |= {
         "objective": {"num_trajectories": 4 if flags.objective == "multi_perturbed_ce" else 1},
-        "eval": {"site": flags.perturb if flags.perturb in SITES else "both"},  # evaluation perturbs starts only
+        # Evaluation perturbs starts only.
+        "eval": {"perturbed_starts": {"site": flags.perturb if flags.perturb in SITES else "both"}},
         # How the original run was stopped, placed and reported is not what this one is to do.
         **{name: None for name in ("run_name", "max_hours", "load_checkpoint", "compile", "threads", "keep_last")},
         **{name: None for name in ("early_stop_patience", "eval_batch_size", "data_path")},
@@ -308,6 +310,7 @@ def _grid(text: str) -> list[float]:
 def _set(settings: dict[str, Any], text: str) -> None:
     key, equals, value = text.partition("=")
     valid = schema_keys(TrainConfig)
+    key = todays_name(key, valid) or key
     if not equals or key not in valid:
         raise UserError(f"--set {text}: expected KEY=VALUE; the nearest valid key is '{nearest_key(key, valid)}'")
     if key in ("epochs", "eval_interval", "min_eval_interval"):

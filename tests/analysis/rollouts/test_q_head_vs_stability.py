@@ -186,8 +186,11 @@ def test_the_files_alone_draw_the_same_picture(whole: Path, tmp_path: Path) -> N
 
 def test_evaluate_makes_the_same_rollouts(run: Path, whole: Path, tmp_path: Path) -> None:
     copy = shutil.copytree(run, tmp_path / "run")
-    words = "eval.rollouts=5 eval.sigma=3 eval.max_steps=4 eval.stability_sizes=[1e-3,1e-4,1e-2] max_test_rows=8"
-    evaluate.main([f"checkpoint={copy}/best.pt", "device=cpu", "batch_size=3", *words.split()])
+    rollouts = [
+        f"eval.stochastic_rollouts.{word}" for word in ("sigma=3", "rollouts=5", "probes.sizes=[1e-3,1e-4,1e-2]")
+    ]
+    words = ["eval.max_steps=4", "max_test_rows=8", "batch_size=3", *rollouts]
+    evaluate.main([f"checkpoint={copy}/best.pt", "device=cpu", *words])
     path = copy / "evaluation_best_steps4_rollouts.npz"
     first, _ = q_head_vs_stability.read_table(path)
     second, _ = read_rollouts(whole / "rollouts.npz", mend="")
@@ -203,13 +206,13 @@ def refused(words: Sequence[str], says: str, capsys: pytest.CaptureFixture[str])
 
 
 BAD = {
-    "--sigma -1": "option 'eval.sigma': found [-1.0]",
-    "--site z": "option 'eval.site': found 'z'",
-    "--rollouts 0": "option 'eval.rollouts': found 0",
+    "--sigma -1": "option 'eval.stochastic_rollouts.sigma': found -1.0",
+    "--site z": "option 'eval.stochastic_rollouts.site': found 'z'",
+    "--rollouts 0": "option 'eval.stochastic_rollouts.rollouts': found 0",
     "--max-steps 0": "option 'eval.max_steps': found 0",
-    "--judged-steps 9": "'eval.judged_steps': found 9, expected steps from 1 to 4",
+    "--judged-steps 9": "'eval.stochastic_rollouts.judged_steps': found 9, expected steps from 1 to 4",
     "--num-puzzles 0": "--num-puzzles 0: expected at least 1",
-    "--stability-sizes 2": "option 'eval.stability_sizes': found [2.0]",
+    "--stability-sizes 2": "option 'eval.stochastic_rollouts.probes.sizes': found [2.0]",
     "--data-path nowhere": "nowhere",
     "--read x.npz": "not allowed with argument",
     "--rolouts 3": "unrecognized arguments: --rolouts",

@@ -16,9 +16,10 @@ from tests.training import rank_jobs
 from tests.training.ranks import run_ranks
 from training.distributed import World
 from training.evaluation.robustness import RATES, RobustnessEvaluator, clustered_interval
+from training.inference import vote
 from training.inference.base import Predictions
-from training.inference.choose import check_perturbed, mode_parts
-from training.inference.perturbed import PerturbedPredictions
+from training.inference.choose import check_inference, mode_parts
+from training.inference.perturbed_starts import PerturbedPredictions, Settings
 from training.records.result_numbers import wilson_interval
 from training.settings.resolving import resolve
 from training.settings.schema import EvalConfig
@@ -154,14 +155,15 @@ def test_two_processes_measure_what_one_does(count: int) -> None:
 # -- in a run and in evaluate.py
 
 SOLVES = ["lr=2e-2", "weight_decay=0", "arch.hidden_size=64", "arch.halt_max_steps=2", "epochs=80", "eval_interval=20"]
-SIGMAS = "eval.sigma=[0,0.1]"
+STARTS = "eval.perturbed_starts"
+SIGMAS = "eval.perturbed_starts.sigma=[0,0.1]"
 
 
 @pytest.fixture(scope="module")
 def runs(sudoku4_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     """A run that solves some puzzles, and the same one evaluated from perturbed starts too."""
     folder = tmp_path_factory.mktemp("runs")
-    asked = [SIGMAS, "eval.sigma_grid=[0.0,1e-3,0.5]", "eval.rollouts=3"]
+    asked = [SIGMAS, "eval.during.sigma_grid=[0.0,1e-3,0.5]", "eval.perturbed_starts.starts=3"]
     for name, options in {"plain": [], "robust": asked}.items():
         options = [*SOLVES, "max_test_rows=9", "validation_size=2", "fast_validation_size=2", *options]
         assert train_here("trm_mlp", sudoku4_folder, folder / name, options) == "done"
@@ -214,7 +216,7 @@ def test_evaluate_measures_as_the_run_did(runs: dict[str, Path], capsys: pytest.
     run = runs["robust"]
     plain = evaluated(run, "best")
     assert plain["robustness"] is None and "perturbed" not in capsys.readouterr().out
-    result = evaluated(run, "best_perturbed", SIGMAS, "eval.rollouts=3", "batch_size=4")
+    result = evaluated(run, "best_perturbed", SIGMAS, "eval.perturbed_starts.starts=3", "batch_size=4")
     printed = capsys.readouterr().out
     known = summary(run)["best"]["robustness"]
     for found, expected in zip(untimed(result["robustness"]), untimed(known), strict=True):
@@ -228,23 +230,31 @@ def test_evaluate_measures_as_the_run_did(runs: dict[str, Path], capsys: pytest.
 
 
 def test_longer_rollouts(runs: dict[str, Path]) -> None:
-    result = evaluated(runs["robust"], "best_steps5_perturbed", SIGMAS, "eval.max_steps=5", "eval.site=z_L")
+    result = evaluated(runs["robust"], "best_steps5_perturbed", SIGMAS, "eval.max_steps=5", f"{STARTS}.site=z_L")
     assert [(each["steps"], each["site"], each["rollouts"]) for each in result["robustness"]] == [(5, "z_L", 4)] * 2
     assert result["robustness"][0]["exact_accuracy"] == result["exact_accuracy"]["value"]
 
 
 BAD = {
-    "eval.site=z_Q": "option 'eval.site': found 'z_Q', expected one of: z_H, z_L, both",
-    "eval.rollouts=0": "option 'eval.rollouts': found 0, expected at least 1",
-    "eval.sigma=[-1e-3]": "option 'eval.sigma': found [-0.001], expected 0 or more",
-    "eval.sigma=[.inf]": "option 'eval.sigma': found [inf], expected a finite number",
-    "eval.sigma=[0.001,1e-3]": "option 'eval.sigma': found 0.001, 0.001, expected each noise scale once",
-    "eval.sigma=1e-3 eval.inference=perturbed_starts eval.noise_seed=1": "'eval.noise_seed' is of stochastic rollouts",
-    "eval.sigma=small": "option 'eval.sigma': found 'small', expected list[float]",
-    "eval.sigma=[small]": "option 'eval.sigma'",
-    "eval.sigma=[0.1] eval.vote=2": "'eval.sigma': perturbed starts are answered after a fixed number of steps",
-    "eval.sigma=[0.1] eval.adaptive_halt=true": "leave out eval.adaptive_halt and eval.vote",
-    "eval.sigma_grid=[0.1]": "option 'eval.sigma_grid' is of a run in training; give evaluate.py eval.sigma",
+    f"{STARTS}.site=z_Q": f"option '{STARTS}.site': found 'z_Q', expected one of: z_H, z_L, both",
+    f"{STARTS}.starts=0": f"option '{STARTS}.starts': found 0, expected at least 1",
+    f"{STARTS}.sigma=[-1e-3]": f"option '{STARTS}.sigma': found [-0.001], expected 0 or more",
+    f"{STARTS}.sigma=[.inf]": f"option '{STARTS}.sigma': found [inf], expected a finite number",
+    f"{STARTS}.sigma=[0.001,1e-3]": f"option '{STARTS}.sigma': found 0.001, 0.001, expected each noise scale once",
+    "eval.sigma=1e-3 eval.inference=perturbed_starts eval.noise_seed=1": (
+        "option 'eval.stochastic_rollouts.noise_seed' is read with eval.stochastic_rollouts.sigma=0.3 only"
+    ),
+    f"{STARTS}.sigma=small": f"option '{STARTS}.sigma': found 'small', expected list[float]",
+    f"{STARTS}.sigma=0.1": f"option '{STARTS}.sigma': found 0.1, expected list[float]",
+    f"{STARTS}.sigma=[small]": f"option '{STARTS}.sigma'",
+    f"{STARTS}.sigma=[0.1] eval.vote.views=2": (
+        f"'{STARTS}': perturbed starts are answered after a fixed number of steps; leave out eval.vote"
+    ),
+    f"{STARTS}.sigma=[0.1] eval.vote.views=2 eval.adaptive_halt=true": "leave out eval.adaptive_halt and eval.vote",
+    "eval.sigma=[0.1] eval.adaptive_halt=true": "leave out eval.adaptive_halt",
+    "eval.sigma_grid=[0.1]": "unknown option 'eval.sigma_grid' in 'eval.sigma_grid=[0.1]': the nearest valid key",
+    "eval.during.sigma_grid=[0.1]": f"the nearest valid key is '{STARTS}.sigma'",
+    f"{STARTS}.sigmas=[0.1]": f"the nearest valid key is '{STARTS}.sigma'",
 }
 
 
@@ -265,13 +275,22 @@ def test_a_number_is_one_scale_where_perturbed_starts_are_named(runs: dict[str, 
 
 
 def test_a_run_refuses_them_too(sudoku4_folder: Path, tmp_path: Path) -> None:
-    for options in (["eval.sigma_grid=[0.1]", "eval.adaptive_halt=True"], ["eval.sigma_grid=[0.1]", "eval.site=x"]):
-        with pytest.raises(UserError, match=r"option 'eval\."):
-            train_here("trm_mlp", sudoku4_folder, tmp_path / "run", options)
+    grid = "eval.during.sigma_grid=[0.1]"
+    for options, says in {
+        (grid, "eval.adaptive_halt=True"): "eval.during.sigma_grid': .* leave out eval.adaptive_halt",
+        (grid, "eval.vote.views=2"): "eval.during.sigma_grid': .* leave out eval.vote",
+        ("eval.during.sigma_grid=[0.1,1e-1]",): "eval.during.sigma_grid': .* each noise scale once",
+        (grid, f"{STARTS}.site=x"): f"option '{STARTS}.site'",
+        (f"{STARTS}.sigma=0.3",): f"option '{STARTS}.sigma': found 0.3, expected list",
+    }.items():
+        with pytest.raises(UserError, match=says):
+            train_here("trm_mlp", sudoku4_folder, tmp_path / "run", list(options))
         assert not (tmp_path / "run").exists()
 
 
 def test_settings() -> None:
-    assert resolve({"data_paths": ["d"], "eval": {"sigma": ["1e-3", 0]}}).eval == EvalConfig(sigma=[0.001, 0.0])
-    assert mode_parts(EvalConfig(max_steps=9, sigma=[0.1])) == ["steps9", "perturbed"]
-    check_perturbed(EvalConfig(adaptive_halt=True, vote=2))
+    assert resolve({"data_paths": ["d"], "eval": {"perturbed_starts": {"sigma": ["1e-3", 0]}}}).eval == EvalConfig(
+        perturbed_starts=Settings(sigma=[0.001, 0.0])
+    )
+    assert mode_parts(EvalConfig(max_steps=9, perturbed_starts=Settings(sigma=[0.1]))) == ["steps9", "perturbed"]
+    check_inference(EvalConfig(adaptive_halt=True, vote=vote.Settings(views=2)))

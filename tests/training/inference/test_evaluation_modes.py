@@ -12,7 +12,7 @@ from training.records.metrics_log import read_metrics
 MODES = {
     "longer": ["eval.max_steps=6"],
     "adaptive": ["eval.adaptive_halt=True", "eval.max_steps=6"],
-    "vote": ["eval.vote=2"],
+    "vote": ["eval.vote.views=2"],
 }
 
 

@@ -26,7 +26,7 @@ from training.inference.base import Inference, Predictions, real_rows
 from training.inference.choose import build_inference, keeps_steps, mode_parts
 from training.inference.fixed import FixedInference, OfficialInference
 from training.inference.stepwise import StepwiseInference
-from training.inference.vote import VoteInference
+from training.inference.vote import Settings, VoteInference
 from training.settings.schema import EvalConfig
 
 DTYPES = {
@@ -375,23 +375,23 @@ def test_settings_choose_the_inference(sudoku6_folder: Path) -> None:
     assert type(found) is FixedInference and found.max_steps == 64 and mode_parts(longer) == ["steps64"]
     stepwise = build_inference(longer, sets, 0, stepwise=True)
     assert type(stepwise) is StepwiseInference and stepwise.max_steps == 64
-    everything = EvalConfig(max_steps=64, adaptive_halt=True, vote=8)
+    everything = EvalConfig(max_steps=64, adaptive_halt=True, vote=Settings(views=8))
     vote = build_inference(everything, sets, 5, stepwise=True)
     assert isinstance(vote, VoteInference) and isinstance(vote.inner, AdaptiveInference)
     assert (vote.inner.max_steps, vote.num_views, vote.seed) == (64, 8, 5) and vote.task == sets[0].metadata.task
     assert mode_parts(everything) == ["steps64", "adaptive", "vote8"] and not keeps_steps(everything)
-    assert not keeps_steps(EvalConfig(vote=2)) and not keeps_steps(EvalConfig(adaptive_halt=True))
+    assert not keeps_steps(EvalConfig(vote=Settings(views=2))) and not keeps_steps(EvalConfig(adaptive_halt=True))
 
 
 def test_a_vote_needs_views_of_one_kind(
     sudoku4_folder: Path, sudoku6_folder: Path, sudoku6_stored_folder: Path, tmp_path: Path
 ) -> None:
-    settings = EvalConfig(vote=2)
+    settings = EvalConfig(vote=Settings(views=2))
     shutil.copytree(sudoku6_folder, tmp_path / "plain")
     edit_metadata(tmp_path / "plain" / "test", task="plain", augmentation=None)
     folders = (sudoku4_folder, sudoku6_folder, sudoku6_stored_folder, tmp_path / "plain")
     four, six, stored, plain = (open_puzzle_set(path, "test") for path in folders)
-    with pytest.raises(UserError, match="eval.vote=2: .*plain holds puzzles of the task plain, which have 1 view; use"):
+    with pytest.raises(UserError, match="eval.vote.views=2: .*plain holds puzzles of the task plain, which have 1 view"):
         build_inference(settings, [six, plain], 0)
     with pytest.raises(UserError, match="found sudoku with boxes of 2x2 in .*, .*2x3 in .*, expected puzzles of one"):
         build_inference(settings, [four, six], 0)

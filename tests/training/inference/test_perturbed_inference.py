@@ -8,7 +8,7 @@ from models.act import Batch
 from models.recursive_model import RecursiveModel
 from tests.models.small import ARCHITECTURES, small_batch, small_model
 from training.inference.fixed import FixedInference, OfficialInference
-from training.inference.perturbed import SEED, PerturbedInference
+from training.inference.perturbed_starts import SEED, PerturbedInference
 from training.noise import SITES, draw_noise
 
 DTYPES = {

@@ -9,7 +9,7 @@ from tests.helpers import ROOT, train_here
 from training.records.metrics_log import read_metrics
 
 BOOKKEEPING = {"step", "event", "time"}
-GRID = "eval.sigma_grid=[0,0.01]"
+GRID = "eval.during.sigma_grid=[0,0.01]"
 FLOSS = ["floss.mode=inter", "floss.k=2", "floss.rows=2"]
 SECTIONS = {
     "`train/": [""],

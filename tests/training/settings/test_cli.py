@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 
 from errors import UserError
 from options import REQUIRED, anything, at_least, option, section
+from training.inference import vote
 from training.settings.cli import CONFIG_DIR, check_command_line, compose_config, hydra_entry
 from training.settings.identity import config_to_dict
 from training.settings.key_values import parse_key_values
@@ -487,10 +488,10 @@ def test_as_a_program(tmp_path: Path) -> None:
 
 
 def test_evaluation_is_set_on_the_command_line() -> None:
-    words = ["data_paths=[data/x]", "eval.max_steps=64", "+eval.vote=8", "eval.adaptive_halt=true"]
-    assert compose_config(words).eval == EvalConfig(max_steps=64, adaptive_halt=True, vote=8)
+    words = ["data_paths=[data/x]", "eval.max_steps=64", "+eval.vote.views=8", "eval.adaptive_halt=true"]
+    assert compose_config(words).eval == EvalConfig(max_steps=64, adaptive_halt=True, vote=vote.Settings(views=8))
     assert compose_config(words[:1]).eval == EvalConfig()
-    with pytest.raises(UserError, match="option 'eval.vote': found 0, expected at least 1"):
-        compose_config([*words[:1], "eval.vote=0"])
+    with pytest.raises(UserError, match="option 'eval.vote.views': found 0, expected at least 1"):
+        compose_config([*words[:1], "eval.vote.views=0"])
     with pytest.raises(UserError, match="nearest valid key is 'eval.max_steps'"):
         check_command_line([*words[:1], "eval.maxsteps=3"])

@@ -154,8 +154,9 @@ checkpoint_interval checkpoint_every_eval checkpoint_every_fast_eval keep_last a
 threads accumulation_slices collective_timeout_seconds eval_batch_size eval_save_outputs log_interval
 status_interval_seconds wandb.mode wandb.project wandb.entity""".split()
 JUDGES = """data_paths_test evaluators min_eval_interval fast_validation_size validation_size max_test_rows
-fast_eval_interval fast_eval_delta force_full_eval_every early_stop_patience eval.max_steps eval.adaptive_halt eval.vote
-eval.sigma eval.sigma_grid eval.site eval.rollouts guards.mode guards.after_updates collatz.eval_csv
+fast_eval_interval fast_eval_delta force_full_eval_every early_stop_patience eval.max_steps eval.adaptive_halt
+eval.vote.views eval.during.sigma_grid eval.perturbed_starts.sigma eval.perturbed_starts.site
+eval.perturbed_starts.starts guards.mode guards.after_updates collatz.eval_csv
 collatz.eval_interval collatz.quick_eval_interval evaluate_weights""".split()
 
 

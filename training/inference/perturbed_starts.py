@@ -5,18 +5,63 @@ Source: trajectory perturbation of HRM and TRM: x and the number of steps unchan
 
 from collections import deque
 from dataclasses import dataclass
+from typing import TYPE_CHECKING, ClassVar
 
 import torch
 from torch import Tensor
 
+from errors import UserError
 from models.act import Batch
 from models.recursive_model import RecursiveModel
-from training.inference.base import Predictions
+from options import at_least, one_of, option
+from training.inference.base import InferenceSettings, Predictions
 from training.inference.fixed import FixedInference, start_state, step_of, unroll
-from training.noise import draw_state_noise, perturb
+from training.noise import SITES, draw_state_noise, perturb
+
+if TYPE_CHECKING:
+    from training.settings.schema import AnswerConfig
 
 # This is not a run's seed, so that all models and all evaluations are tried from the same perturbations.
 SEED = 0
+
+
+@dataclass
+class Settings(InferenceSettings):
+    """Accuracy from perturbed starts z0 + sigma epsilon, beside everything else."""
+
+    sigma: list[float] = option([], "noise scales, each measured; in a run once, at its end", at_least(0))
+    starts: int = option(4, "perturbed starts of each row and noise scale", at_least(1))
+    site: str = option("both", "what is perturbed", one_of(*SITES))
+
+    answers: ClassVar[bool] = False
+    excludes: ClassVar[tuple[str, ...]] = ("adaptive_halt", "vote")
+    excludes_because: ClassVar[str] = "perturbed starts are answered after a fixed number of steps"
+    switched_on_by: ClassVar[str] = "eval.perturbed_starts.sigma=[0.1]"
+
+    @property
+    def in_use(self) -> bool:
+        return bool(self.sigma)
+
+    def unread(self) -> dict[str, str]:
+        """None: `eval.during.sigma_grid` reads them too."""
+        return {}
+
+    def check(self, settings: "AnswerConfig") -> None:
+        """Noise scales twice, and those of `eval.during` beside what perturbed starts exclude."""
+        _refuse_equal(self.sigma, "eval.perturbed_starts.sigma")
+        during = getattr(settings, "during", None)  # evaluate.py has none
+        if during is not None and during.sigma_grid:
+            _refuse_equal(during.sigma_grid, "eval.during.sigma_grid")
+            self.refuse_excluded(settings, "eval.during.sigma_grid")
+
+    def name_parts(self) -> list[str]:
+        return ["perturbed"]
+
+
+def _refuse_equal(sigmas: list[float], option: str) -> None:
+    names = [f"{sigma:g}" for sigma in sigmas]
+    if len(set(names)) < len(names):
+        raise UserError(f"option '{option}': found {', '.join(names)}, expected each noise scale once")
 
 
 @dataclass(kw_only=True)
