@@ -16,6 +16,7 @@ from tests.fuzz.targets.configs import means, wrong_types
 from training.settings.cli import check_command_line, compose_config
 from training.settings.identity import config_to_dict
 from training.settings.key_values import parse_key_values
+from training.settings.older_names import INFERENCE, OLDER_NAMES
 from training.settings.resolving import resolve
 from training.settings.schema import TrainConfig, schema_keys
 
@@ -56,7 +57,7 @@ MOVED = {
     "arch.name",
     "arch.loss.name",
 }
-MOVED |= {"arch.forward_dtype", "dtype", "arch.puzzle_emb_len", "arch.puzzle_emb_ndim"}
+MOVED |= {"arch.forward_dtype", "dtype", "arch.puzzle_emb_len", "arch.puzzle_emb_ndim", *OLDER_NAMES}
 VALUES = [
     "",
     "1",
@@ -189,7 +190,7 @@ class HydraCommands:
     share = 2.0  # a composition takes tens of milliseconds
 
     def prepare(self) -> None:
-        self.keys = list(schema_keys(TrainConfig))
+        self.keys = [*schema_keys(TrainConfig), *OLDER_NAMES, INFERENCE]
 
     def case(self, rng: Random, folder: Path) -> Case:
         sound = rng.random() < 0.05
@@ -265,6 +266,7 @@ class KeyValues:
         script = rng.choice(sorted(self.SCRIPTS))
         schema = self.SCRIPTS[script]
         names = [item.name for item in fields(schema)]
+        names += [*OLDER_NAMES, INFERENCE] if script == "evaluate" else []
         words = ["checkpoint=runs/a/best.pt"] if rng.random() < 0.9 else []
         for _ in range(rng.choice([0, 1, 1, 2, 3])):
             name = rng.choice(names)
@@ -296,6 +298,8 @@ def _wrong_words(options: Any, words: list[str]) -> str | None:
         key, _, text = word.lstrip("+").partition("=")
         given[key] = text  # of two the last counts, as on any command line
     for key, text in given.items():
+        if key in OLDER_NAMES or key == INFERENCE:
+            continue
         found = getattr(options, key)
         if isinstance(found, list):
             continue
