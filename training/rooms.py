@@ -48,9 +48,7 @@ class Room:
     def section(self, base: type, wanted: Callable[[type], bool] = lambda kind: True) -> type:
         """The dataclass `base` with the settings of every idea, or of the wanted ones, under the idea's name."""
         kinds = {name: self.settings_class(name) for name in self.names()}
-        additions = [
-            (name, kind, section(kind, _first_sentence(kind))) for name, kind in kinds.items() if wanted(kind)
-        ]
+        additions = [(name, kind, section(kind, _first_sentence(kind))) for name, kind in kinds.items() if wanted(kind)]
         return extended(base, base.__module__, additions)
 
     def in_use(self, ideas: Any) -> Iterator[tuple[str, Any]]:

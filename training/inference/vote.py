@@ -49,7 +49,7 @@ class Settings(InferenceSettings):
     def build(
         self, inner: Inference, settings: "AnswerConfig", puzzle_sets: Sequence[PuzzleSet], seed: int
     ) -> Inference:
-        """A vote on top of `inner`. Errors: `UserError` when a set has not so many views, or the sets different ones."""
+        """A vote on top of `inner`. Errors: `UserError` when a set has fewer views, or the sets differ in kind."""
         return VoteInference(inner, self.views, self._task(puzzle_sets), seed)
 
     def _task(self, puzzle_sets: Sequence[PuzzleSet]) -> PuzzleTask:

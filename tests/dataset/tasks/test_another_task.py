@@ -18,6 +18,7 @@ from dataset.puzzle_source import PuzzleSource
 from errors import UserError
 from tests.dataset.tasks import opposites
 from tests.helpers import read_state, train_here
+from training.inference import vote
 from training.inference.choose import build_inference
 from training.settings.schema import EvalConfig
 
@@ -31,7 +32,7 @@ def data(tmp_path: Path, other_task: Callable[..., None]) -> Path:
 @pytest.fixture
 def run(data: Path, tmp_path: Path) -> Path:
     folder = tmp_path / "run"
-    assert train_here("trm_att", data, folder, ["max_steps=2", "eval.vote=24"]) == "done"
+    assert train_here("trm_att", data, folder, ["max_steps=2", "eval.vote.views=24"]) == "done"
     return folder
 
 
@@ -60,12 +61,12 @@ def test_it_is_trained_resumed_and_scored(run: Path, data: Path) -> None:
     expected = 0.5 + (labels[inputs == 1] == 2).sum() / labels.size
     assert summary["baselines"]["copy_givens"]["accuracy"] == pytest.approx(expected)
     assert summary["test"]["final"]["denominator"] == 8
-    assert train_here("trm_att", data, run, ["max_steps=3", "eval.vote=24"]) == "done"
+    assert train_here("trm_att", data, run, ["max_steps=3", "eval.vote.views=24"]) == "done"
     assert read_state(run)["step"] == 3
 
 
 def test_it_is_evaluated_with_a_vote_of_all_its_views(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    evaluate.main([f"checkpoint={run}/best.pt", "split=test", "eval.vote=24", "device=cpu"])
+    evaluate.main([f"checkpoint={run}/best.pt", "split=test", "eval.vote.views=24", "device=cpu"])
     (result,) = json.loads(next(run.glob("evaluation_best*vote24.json")).read_text())["results"]
     assert result["mode"]["vote"] == 24 and result["exact_accuracy"]["denominator"] == 13
     assert result["compute"]["forward_passes"] == 24 * 4 * 16
@@ -75,8 +76,8 @@ def test_it_is_evaluated_with_a_vote_of_all_its_views(run: Path, capsys: pytest.
 
 def test_more_views_than_it_has_are_refused(data: Path) -> None:
     sets = [open_puzzle_set(data, "test")]
-    with pytest.raises(UserError, match="eval.vote=25: .*opposites, which have 24 views; use eval.vote=24"):
-        build_inference(EvalConfig(vote=25), sets, 0)
+    with pytest.raises(UserError, match="eval.vote.views=25: .*opposites, which have 24 views; use eval.vote.views=24"):
+        build_inference(EvalConfig(vote=vote.Settings(views=25)), sets, 0)
 
 
 def test_it_is_predicted_and_drawn(run: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -114,7 +114,14 @@ class Configs:
     def prepare(self) -> None:
         ours = config_to_dict(resolve({"data_paths": ["data/x"], "arch": {"name": "trm"}}))
         # As runs of before eval.* had sections wrote it.
-        flat = {"max_steps": None, "adaptive_halt": False, "vote": 1, "sigma": [], "site": "both", "rollouts": 4}
+        flat: dict[str, Any] = {
+            "max_steps": None,
+            "adaptive_halt": False,
+            "vote": 1,
+            "sigma": [],
+            "site": "both",
+            "rollouts": 4,
+        }
         self.bases = [ours, {**ours, "eval": {**flat, "sigma_grid": [0.1]}}, OFFICIAL_TRM, OFFICIAL_HRM]
 
     def case(self, rng: Random, folder: Path) -> Case:

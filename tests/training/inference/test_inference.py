@@ -391,7 +391,7 @@ def test_a_vote_needs_views_of_one_kind(
     edit_metadata(tmp_path / "plain" / "test", task="plain", augmentation=None)
     folders = (sudoku4_folder, sudoku6_folder, sudoku6_stored_folder, tmp_path / "plain")
     four, six, stored, plain = (open_puzzle_set(path, "test") for path in folders)
-    with pytest.raises(UserError, match="eval.vote.views=2: .*plain holds puzzles of the task plain, which have 1 view"):
+    with pytest.raises(UserError, match="eval.vote.views=2: .*plain holds puzzles of the task plain, which have 1"):
         build_inference(settings, [six, plain], 0)
     with pytest.raises(UserError, match="found sudoku with boxes of 2x2 in .*, .*2x3 in .*, expected puzzles of one"):
         build_inference(settings, [four, six], 0)
