@@ -168,6 +168,10 @@ def evaluate_checkpoint(options: Options, world: World) -> dict[str, Any]:
     return record
 
 
+# Parts of `mode` that have words of their own; another inference's are told as they are.
+_WORDED = ("max_steps", "adaptive_halt", "vote", "rollouts")
+
+
 def evaluation_entry(report: Mapping[str, Any]) -> dict[str, Any]:
     """For the records of results: accuracy and cost of each selection of rows."""
     measured, kinds = [], [result["rows"] for result in report["results"]]
@@ -178,6 +182,7 @@ def evaluation_entry(report: Mapping[str, Any]) -> dict[str, Any]:
         what += f", {mode['max_steps']} steps" + (", adaptive" if mode["adaptive_halt"] else "")
         what += f", vote of {mode['vote']}" if mode["vote"] > 1 else ""
         what += f", highest q of {mode['rollouts']} stochastic rollouts" if "rollouts" in mode else ""
+        what += "".join(f", {name} {value}" for name, value in mode.items() if name not in _WORDED)
         if exact["denominator"]:
             measured.append(rate(f"{what}: exact_accuracy", exact["numerator"], exact["denominator"]))
         measured += [

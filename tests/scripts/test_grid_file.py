@@ -206,5 +206,7 @@ def test_the_sigma_sweep_differs_in_sigma_only(sudoku6_folder: Path, tmp_path: P
     first = found[0][1]
     assert all(described == first for _, described in found)
     assert first["objective"]["name"] == "multi_perturbed_ce" and first["objective"]["num_trajectories"] == 4
-    assert first["objective"]["noise_sampling"] == "fixed" and tuple(first["eval"]["sigma_grid"]) == SIGMA_GRID
+    assert (
+        first["objective"]["noise_sampling"] == "fixed" and tuple(first["eval"]["during"]["sigma_grid"]) == SIGMA_GRID
+    )
     assert first["init_from"] == str(tmp_path / "trm_pretrained" / "final.pt")

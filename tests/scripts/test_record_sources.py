@@ -137,6 +137,10 @@ def test_an_evaluation_in_other_modes() -> None:
     assert names[0] == f"{what}: exact_accuracy"
     assert "test rows of other (all), 16 steps, adaptive: mean steps" in names
     assert "test rows of other (all), 16 steps, adaptive: exact_accuracy" not in names, "no row with a label"
+    another = EVALUATION | {"results": [result | {"mode": mode | {"rewinds": 3}}]}
+    assert evaluate.evaluation_entry(another)["record"]["numbers"][0]["name"].startswith(
+        "test rows, 16 steps, vote of 8, highest q of 100 stochastic rollouts, rewinds 3: "
+    )
 
 
 def test_spectra_of_several_networks(tmp_path: Path) -> None:

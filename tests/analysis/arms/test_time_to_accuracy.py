@@ -120,6 +120,11 @@ def test_settings_that_count() -> None:
     whole = asdict(TrainConfig(lr=0.1, init_from="v"))
     whole["arch"]["loss"]["name"] = "a"
     assert shared_settings(whole) == settings
+    flat = {"max_steps": None, "adaptive_halt": False, "vote": 1, "sigma": [], "sigma_grid": [0.1], "site": "both"}
+    today = {"during": {"sigma_grid": [0.1]}, "perturbed_starts": {"starts": 2}}
+    older = {"eval": flat | {"rollouts": 2}}
+    assert shared_settings(older) == shared_settings({"eval": today}) != settings, "a run of before eval had sections"
+    assert older == {"eval": flat | {"rollouts": 2}}
 
 
 @pytest.mark.parametrize("missing", [0, 1, 2, 3, 4])
