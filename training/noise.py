@@ -16,7 +16,7 @@ from dataset.stream import stream as counter_stream
 from models.recursion import RecurrentState
 from training.seeding import derived_seed
 
-if TYPE_CHECKING:  # the schema names the sites
+if TYPE_CHECKING:  # the schema is made of objectives
     from training.settings.schema import ObjectiveConfig
 
 # The states that each site perturbs.

@@ -45,6 +45,11 @@ class Room:
             raise TypeError(f"{self.package}.{name}.Settings has no docstring, which is its help")
         return settings
 
+    def classes(self) -> dict[str, Any]:
+        """Every name to its dataclass. A file serves one name, its own, or those that its `Settings.names` are."""
+        kinds = ((name, self.settings_class(name)) for name in self.names())
+        return {word: kind for name, kind in kinds for word in (getattr(kind, "names", ()) or (name,))}
+
     def section(self, base: type, wanted: Callable[[type], bool] = lambda kind: True) -> type:
         """The dataclass `base` with the settings of every idea, or of the wanted ones, under the idea's name."""
         kinds = {name: self.settings_class(name) for name in self.names()}
@@ -70,6 +75,7 @@ def _first_sentence(kind: type) -> str:
     return " ".join((kind.__doc__ or "").split(". ")[0].split()).rstrip(".")
 
 
+OBJECTIVES = Room("training.objectives", "objective")
 TERMS = Room("training.terms", "term")
 HOOKS = Room("training.hooks", "hook")
 INFERENCES = Room("training.inference", "eval")

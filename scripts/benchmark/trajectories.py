@@ -46,15 +46,14 @@ _NEVER_HALT = -50.0
 
 def kinds(count: int) -> dict[str, ObjectiveConfig]:
     """The kinds of updates by name; the first is what the others are compared with."""
-    multi = ObjectiveConfig(
-        name="multi_perturbed_ce", num_trajectories=count, noise_sampling="loguniform", sigma_min=3e-5, sigma_max=3e-3
-    )
+    noise = {"noise_sampling": "loguniform", "sigma_min": 3e-5, "sigma_max": 3e-3}
+    multi = {"name": "multi_perturbed_ce", "num_trajectories": count, **noise}
     return {
         BASELINE: ObjectiveConfig(name="baseline_ce"),
-        "single_perturbed_ce": replace(multi, name="single_perturbed_ce", num_trajectories=1),
-        "parallel_fixed": multi,
-        "act_mask": replace(multi, rollout="act_mask", mask_normalize="valid_steps"),
-        "serial_act": replace(multi, rollout="serial_act", mask_normalize="valid_steps"),
+        "single_perturbed_ce": ObjectiveConfig(name="single_perturbed_ce", **noise),
+        "parallel_fixed": ObjectiveConfig(**multi),
+        "act_mask": ObjectiveConfig(**multi, rollout="act_mask", mask_normalize="valid_steps"),
+        "serial_act": ObjectiveConfig(**multi, rollout="serial_act", mask_normalize="valid_steps"),
     }
 
 

@@ -1,13 +1,27 @@
 """ACT streaming, the objective of HRM and TRM: one supervision step per batch, slots restart when they halt."""
 
 from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import torch
 
 from models.act import Batch, Carry, act_step, carry_names, draw_min_halt_steps, initial_carry
 from models.recursive_model import RecursiveModel
-from training.objectives.base import Output, PuzzleObjective, UpdateContext, equal_slices
+from training.objectives.base import Objective, ObjectiveSettings, Output, PuzzleObjective, UpdateContext, equal_slices
 from training.seeding import generator
+
+if TYPE_CHECKING:  # the schema is made of these settings
+    from training.settings.schema import TrainConfig
+
+
+@dataclass
+class Settings(ObjectiveSettings):
+    """Pretraining as officially: one supervision step per batch, slots restart when they halt."""
+
+    @classmethod
+    def build(cls, config: "TrainConfig") -> Objective:
+        return ACTStreaming(config.arch.loss.loss_type, config.accumulation_slices)
 
 
 class ACTStreaming(PuzzleObjective):

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import TYPE_CHECKING, ClassVar, Protocol
 
 import torch
 from torch import Tensor
@@ -11,6 +11,9 @@ from models.act import EXAMPLE, Batch, Carry
 from models.losses import IGNORE_LABEL_ID, TOKEN_LOSSES, act_loss
 from models.recursive_model import RecursiveModel
 from training.terms.base import View, WeightedTerm, add_terms
+
+if TYPE_CHECKING:  # the schema is made of objectives
+    from training.settings.schema import TrainConfig
 
 
 @dataclass(frozen=True)
@@ -95,6 +98,20 @@ class Objective(Protocol):
         ...
 
     def load_state_dict(self, state: dict[str, object]) -> None: ...
+
+
+class ObjectiveSettings:
+    """Base of what one objective reads of `objective.*`, the dataclass `Settings` of its file.
+
+    `objective.name` is the file's name, or one of `names` where it serves several. Two objectives may read a setting of
+    one name only if it is the same one.
+    """
+
+    names: ClassVar[tuple[str, ...]] = ()
+
+    @classmethod
+    def build(cls, config: "TrainConfig") -> Objective:
+        raise NotImplementedError
 
 
 class Stateless:

@@ -1,6 +1,7 @@
 """The trajectories of a batch: which there are, what they are called, where each one starts, and what it is shown."""
 
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
@@ -9,7 +10,9 @@ from models.recursion import RecurrentState
 from models.recursive_model import RecursiveModel
 from training.noise import SITES, draw_noise, draw_sigma, draw_state_noise, perturb
 from training.objectives.base import UpdateContext
-from training.settings.schema import ObjectiveConfig
+
+if TYPE_CHECKING:  # the schema is made of objectives
+    from training.settings.schema import ObjectiveConfig
 
 
 @dataclass(frozen=True)
@@ -25,7 +28,7 @@ class Trajectories:
     perturbed: list[bool]
 
 
-def trajectories(settings: ObjectiveConfig, context: UpdateContext, rows: slice, indices: range) -> Trajectories:
+def trajectories(settings: "ObjectiveConfig", context: UpdateContext, rows: slice, indices: range) -> Trajectories:
     """The trajectories `indices` (of 0 to K-1) of the slots that lie in `rows` of this process's batch.
 
     `baseline_ce` perturbs none, `single_perturbed_ce` all, `multi_perturbed_ce` all but trajectory 0.
@@ -40,7 +43,7 @@ def trajectories(settings: ObjectiveConfig, context: UpdateContext, rows: slice,
 
 
 def starting_state(
-    model: RecursiveModel, settings: ObjectiveConfig, context: UpdateContext, chosen: Trajectories
+    model: RecursiveModel, settings: "ObjectiveConfig", context: UpdateContext, chosen: Trajectories
 ) -> RecurrentState:
     """Where the trajectories start: z0, or z0 + sigma * epsilon at the sites `settings.perturb`; (n, P+S, D) each.
 
@@ -64,7 +67,7 @@ def starting_state(
 
 
 def input_noise(
-    model: RecursiveModel, settings: ObjectiveConfig, context: UpdateContext, chosen: Trajectories
+    model: RecursiveModel, settings: "ObjectiveConfig", context: UpdateContext, chosen: Trajectories
 ) -> Tensor | None:
     """What is added to the embedded input of each trajectory at all its steps: sigma * epsilon, (n, P+S, D) float32.
 
@@ -82,7 +85,7 @@ def input_noise(
     return noise
 
 
-def _moving(settings: ObjectiveConfig, context: UpdateContext, chosen: Trajectories) -> tuple[list[int], Tensor]:
+def _moving(settings: "ObjectiveConfig", context: UpdateContext, chosen: Trajectories) -> tuple[list[int], Tensor]:
     """Positions in `chosen` of the trajectories with a sigma above 0, and those sigmas."""
     candidates = [i for i, perturbed in enumerate(chosen.perturbed) if perturbed]
     sigma = draw_sigma(settings, context.seed, context.step, [chosen.numbers[i] for i in candidates])

@@ -2,18 +2,21 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import TYPE_CHECKING
 
 import torch
 
 from models.recursive_model import RecursiveModel
 from training.noise import draw_noise, draw_sigma
 from training.objectives.base import UpdateContext
-from training.settings.schema import ObjectiveConfig
+
+if TYPE_CHECKING:  # the schema is made of objectives
+    from training.settings.schema import ObjectiveConfig
 
 
 @contextmanager
 def perturbed_weights(
-    model: RecursiveModel, settings: ObjectiveConfig, context: UpdateContext, index: int, perturbed: bool
+    model: RecursiveModel, settings: "ObjectiveConfig", context: UpdateContext, index: int, perturbed: bool
 ) -> Iterator[bool]:
     """Within: the dense trained weights are w + sigma * epsilon, where `settings.perturb` asks for it.
 

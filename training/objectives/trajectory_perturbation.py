@@ -10,6 +10,7 @@ Source: trajectory augmentation of HRM and TRM, and the report that goes with it
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import TYPE_CHECKING, ClassVar
 
 import torch
 from torch import Tensor
@@ -17,12 +18,50 @@ from torch import Tensor
 from models.act import Batch, draw_min_halt_steps, halting
 from models.recursion import RecurrentState
 from models.recursive_model import RecursiveModel
-from training.objectives.base import Output, PuzzleObjective, UpdateContext, equal_slices
+from options import at_least, fraction, one_of, option
+from training.noise import SITES
+from training.objectives.base import Objective, ObjectiveSettings, Output, PuzzleObjective, UpdateContext, equal_slices
 from training.objectives.perturbed_starts import Trajectories, input_noise, starting_state, trajectories
 from training.objectives.perturbed_weights import perturbed_weights
 from training.objectives.rollout import HaltingRule, rollout
 from training.seeding import generator
-from training.settings.schema import ObjectiveConfig
+
+if TYPE_CHECKING:  # the schema is made of these settings
+    from training.settings.schema import ObjectiveConfig, TrainConfig
+
+
+@dataclass
+class Settings(ObjectiveSettings):
+    """K trajectories of each puzzle, clean and perturbed ones, whose losses are added to one update."""
+
+    rollout: str = option(
+        "parallel_fixed",
+        "how the K trajectories of a puzzle are followed",
+        one_of("parallel_fixed", "serial_act", "act_mask"),
+    )
+    num_trajectories: int = option(1, "K per puzzle, the clean one of multi_perturbed_ce included", at_least(1))
+    perturb: str = option(
+        "both", "which states; or, as a control, the input or the weights", one_of(*SITES, "input", "weights")
+    )
+    noise_sampling: str = option("fixed", "distribution of sigma", one_of("fixed", "loguniform", "mixture"))
+    sigma: float = option(1e-3, "standard deviation of epsilon; of fixed and mixture", at_least(0))
+    sigma_min: float = option(3e-5, "smallest sigma of loguniform", at_least(0))
+    sigma_max: float = option(3e-3, "largest sigma of loguniform", at_least(0))
+    p_clean: float = option(0.5, "of mixture: probability that a trajectory is not perturbed", fraction)
+    clean_warmup_steps: int = option(0, "updates without noise first", at_least(0))
+    sigma_ramp_steps: int = option(0, "further updates over which sigma grows from 0 to its value", at_least(0))
+    mask_normalize: str = option(
+        "trajectory",
+        "of the ACT rollouts: every trajectory weighs the same, or every step",
+        one_of("trajectory", "valid_steps"),
+    )
+
+    names: ClassVar = ("baseline_ce", "single_perturbed_ce", "multi_perturbed_ce")
+
+    @classmethod
+    def build(cls, config: "TrainConfig") -> Objective:
+        kind = KINDS_OF_ROLLOUT[config.objective.rollout]
+        return kind(config.objective, config.arch.loss.loss_type, config.accumulation_slices)
 
 
 @dataclass(frozen=True)
@@ -48,7 +87,7 @@ class TrajectoryPerturbation(PuzzleObjective, ABC):
         loss_type, accumulation_slices: as `PuzzleObjective` takes them.
     """
 
-    def __init__(self, settings: ObjectiveConfig, loss_type: str, accumulation_slices: int = 1) -> None:
+    def __init__(self, settings: "ObjectiveConfig", loss_type: str, accumulation_slices: int = 1) -> None:
         super().__init__(loss_type, accumulation_slices)
         self.name = settings.name
         self.settings = settings

@@ -30,12 +30,11 @@ from options import (
     settings_of,
     text,
 )
-from training.noise import SITES
 from training.projects import settings_classes
-from training.rooms import HOOKS, INFERENCES, STEPS, TERMS
+from training.rooms import HOOKS, INFERENCES, OBJECTIVES, STEPS, TERMS
 
 DTYPES = ("auto", "float64", "float32", "bfloat16")
-OBJECTIVES = ("act_streaming", "baseline_ce", "single_perturbed_ce", "multi_perturbed_ce")
+OBJECTIVE_NAMES = tuple(OBJECTIVES.classes())
 EVALUATORS = ("arc@ARC",)
 MAX_RATE = 1e30  # larger ones overflow float32 inside the optimizers
 rate = at_least(0, MAX_RATE)
@@ -138,34 +137,18 @@ else:
 
 
 @dataclass
-class ObjectiveConfig:
-    """How a batch becomes an update. All but the name are read by the objectives on perturbed trajectories only."""
+class _ObjectiveConfig:
+    """How a batch becomes an update. What an objective reads beside the name is declared in its own file."""
 
-    name: str = option("act_streaming", "pretraining, or one on perturbed trajectories", one_of(*OBJECTIVES))
-    rollout: str = option(
-        "parallel_fixed",
-        "how the K trajectories of a puzzle are followed",
-        one_of("parallel_fixed", "serial_act", "act_mask"),
-    )
-    num_trajectories: int = option(1, "K per puzzle, the clean one of multi_perturbed_ce included", at_least(1))
-    perturb: str = option(
-        "both", "which states; or, as a control, the input or the weights", one_of(*SITES, "input", "weights")
-    )
-    noise_sampling: str = option("fixed", "distribution of sigma", one_of("fixed", "loguniform", "mixture"))
-    sigma: float = option(1e-3, "standard deviation of epsilon; of fixed and mixture", at_least(0))
-    sigma_min: float = option(3e-5, "smallest sigma of loguniform", at_least(0))
-    sigma_max: float = option(3e-3, "largest sigma of loguniform", at_least(0))
-    p_clean: float = option(0.5, "of mixture: probability that a trajectory is not perturbed", fraction)
-    clean_warmup_steps: int = option(0, "updates without noise first", at_least(0))
-    sigma_ramp_steps: int = option(0, "further updates over which sigma grows from 0 to its value", at_least(0))
-    mask_normalize: str = option(
-        "trajectory",
-        "of the ACT rollouts: every trajectory weighs the same, or every step",
-        one_of("trajectory", "valid_steps"),
+    name: str = option(
+        "act_streaming",
+        "pretraining, or one on perturbed trajectories; found in `training/objectives/`",
+        one_of(*OBJECTIVE_NAMES),
     )
 
     @property
     def in_use(self) -> bool:
+        """Whether it is another objective than that of pretraining, which reads nothing here."""
         return self.name != "act_streaming"
 
 
@@ -237,7 +220,7 @@ class _TrainConfig:
     """One training run."""
 
     arch: _ArchConfig = section(_ArchConfig, "the network")
-    objective: ObjectiveConfig = section(ObjectiveConfig, "how a batch becomes an update")
+    objective: _ObjectiveConfig = section(_ObjectiveConfig, "how a batch becomes an update")
     floss: FlossConfig = section(FlossConfig, "gradient flossing")
     term: TermConfig = section(TermConfig, "losses beside the objective's")
     hook: HookConfig = section(HookConfig, "what happens around an update")
@@ -372,6 +355,16 @@ class _TrainConfig:
     wandb: WandbConfig = section(WandbConfig, "Weights & Biases", role=CONTROL)
 
 
+def _fields_of_objectives() -> list[tuple[str, Any, Any]]:
+    """What objectives read, each setting once."""
+    kinds = dict.fromkeys(OBJECTIVES.classes().values())
+    return [
+        (item.name, item.type, option(item.default, item.metadata["help"], item.metadata["range"]))
+        for kind in kinds
+        for item in fields(kind)
+    ]
+
+
 def _fields_of_single_models() -> list[tuple[str, Any, Any]]:
     """What only one model's `Config` has, such as srm's alpha."""
     shared = {item.name for item in fields(ModelConfig)}
@@ -386,11 +379,21 @@ def _fields_of_single_models() -> list[tuple[str, Any, Any]]:
 
 if TYPE_CHECKING:
     ArchConfig = _ArchConfig
-    TrainConfig = _TrainConfig
+
+    class ObjectiveConfig(_ObjectiveConfig):
+        """What objectives read is known at run time only."""
+
+        def __init__(self, name: str = "", **settings: Any) -> None: ...
+        def __getattr__(self, name: str) -> Any: ...
+
+    @dataclass
+    class TrainConfig(_TrainConfig):
+        objective: ObjectiveConfig = section(ObjectiveConfig, "")
 else:
     # What models, projects, terms and hooks bring, each from its own file or folder.
     ArchConfig = extended(_ArchConfig, __name__, _fields_of_single_models())
-    _found = [("arch", ArchConfig, "the network")]
+    ObjectiveConfig = extended(_ObjectiveConfig, __name__, _fields_of_objectives())
+    _found = [("arch", ArchConfig, "the network"), ("objective", ObjectiveConfig, "how a batch becomes an update")]
     for room, base in ((TERMS, TermConfig), (HOOKS, HookConfig), (STEPS, StepConfig)):
         _found.append((room.key, room.section(base), base.__doc__))
     _found += [(name, kind, kind.__doc__) for name, kind in settings_classes().items()]

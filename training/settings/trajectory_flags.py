@@ -23,7 +23,7 @@ from training.settings.merging import nearest_key
 from training.settings.older_names import todays_name
 from training.settings.resolving import load_config_file, resolve
 from training.settings.schema import (
-    OBJECTIVES,
+    OBJECTIVE_NAMES,
     ObjectiveConfig,
     TrainConfig,
     WandbConfig,
@@ -142,7 +142,7 @@ _DEFAULTS: dict[str, Any] = {
     },
 }
 _WORDS: dict[str, dict[str, Any]] = {
-    "--objective": {"choices": OBJECTIVES[1:], "help": "see below"},
+    "--objective": {"choices": OBJECTIVE_NAMES[1:], "help": "see below"},
     "--lr": {"help": "constant after its warm-up"},
     "--data-path": {"nargs": "+", "metavar": "DIR", "help": "dataset folders instead of the run's"},
     "--eval-every": {"help": "updates between evaluations"},
