@@ -1,20 +1,32 @@
-"""Names of architectures to classes. A table, so that no data file or config can name something to import."""
+"""Names of architectures to classes: a file of this folder that defines a `RecursiveModel` is one, named as the file.
 
+No data file or config can name something to import: what is asked for is looked up in this table.
+"""
+
+import importlib
+import re
+from pathlib import Path
 from typing import Any
 
 import torch
 
 from models.config import ModelConfig
-from models.hrm import HierarchicalReasoningModel
 from models.recursive_model import RecursiveModel
-from models.srm import StableRecursionModel
-from models.trm import TinyRecursiveModel
 
-MODELS: dict[str, type[RecursiveModel]] = {
-    "trm": TinyRecursiveModel,
-    "hrm": HierarchicalReasoningModel,
-    "srm": StableRecursionModel,
-}
+_MODEL = re.compile(r"^class (\w+)\(RecursiveModel\):", re.MULTILINE)
+
+
+def _models() -> dict[str, type[RecursiveModel]]:
+    """Every file's one model, in alphabetical order."""
+    classes = {
+        path.stem: _MODEL.findall(path.read_text("utf-8")) for path in sorted(Path(__file__).parent.glob("*.py"))
+    }
+    return {
+        name: getattr(importlib.import_module(f"models.{name}"), found[0]) for name, found in classes.items() if found
+    }
+
+
+MODELS = _models()
 
 
 def config_from_official(options: dict[str, Any], **overrides: Any) -> ModelConfig:

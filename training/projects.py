@@ -1,5 +1,5 @@
-"""Projects that train by the one loop, a line each: `projects/NAME/settings.py` holds its section of the settings,
-`projects/NAME/setup.py` the function `build_run`. A project whose folder is absent is not offered.
+"""Projects that train by the one loop, found by their folders: `projects/NAME/settings.py` holds its section of the
+settings, `projects/NAME/setup.py` the function `build_run`.
 """
 
 import importlib
@@ -12,7 +12,6 @@ if TYPE_CHECKING:
     from training.run import Run
     from training.settings.schema import TrainConfig
 
-PROJECTS = ("collatz",)
 FOLDER = Path(__file__).resolve().parents[1] / "projects"
 
 
@@ -45,7 +44,7 @@ class ProjectSettings:
 
 def offered() -> list[str]:
     """The projects that are here."""
-    return [name for name in PROJECTS if (FOLDER / name / "settings.py").is_file()]
+    return sorted(path.parent.name for path in FOLDER.glob("*/settings.py"))
 
 
 def settings_classes() -> dict[str, type[ProjectSettings]]:

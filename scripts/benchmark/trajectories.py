@@ -46,8 +46,8 @@ _NEVER_HALT = -50.0
 
 def kinds(count: int) -> dict[str, ObjectiveConfig]:
     """The kinds of updates by name; the first is what the others are compared with."""
-    noise = {"noise_sampling": "loguniform", "sigma_min": 3e-5, "sigma_max": 3e-3}
-    multi = {"name": "multi_perturbed_ce", "num_trajectories": count, **noise}
+    noise: dict[str, Any] = {"noise_sampling": "loguniform", "sigma_min": 3e-5, "sigma_max": 3e-3}
+    multi: dict[str, Any] = {"name": "multi_perturbed_ce", "num_trajectories": count, **noise}
     return {
         BASELINE: ObjectiveConfig(name="baseline_ce"),
         "single_perturbed_ce": ObjectiveConfig(name="single_perturbed_ce", **noise),
