@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor, nn
-from training.inference.perturbed import PerturbedInference
+from training.inference.perturbed_starts import PerturbedInference
 
 from errors import UserError
 from models.act import Batch, Carry, act_step, carry_names, initial_carry
