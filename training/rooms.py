@@ -26,10 +26,13 @@ _IDEA = re.compile(r"^class Settings\b", re.MULTILINE)
 
 @dataclass(frozen=True)
 class Room:
-    """A folder of ideas. package: its dotted name. key: of its section of the settings."""
+    """A folder of ideas. package: its dotted name. key: of its section of the settings. writes: what the names of its
+    metrics begin with.
+    """
 
     package: str
     key: str
+    writes: str = ""
 
     def names(self) -> list[str]:
         """The ideas of the room, in alphabetical order. Read off the text: no module is imported for it."""
@@ -38,9 +41,9 @@ class Room:
     def module(self, name: str) -> ModuleType:
         return importlib.import_module(f"{self.package}.{name}")
 
-    def settings_class(self, name: str) -> type:
+    def settings_class(self, name: str) -> Any:
         """The dataclass of one idea. Errors: `TypeError` where its file's first words do not say what it is."""
-        settings: type = self.module(name).Settings
+        settings = self.module(name).Settings
         if not settings.__doc__ or settings.__doc__.startswith("Settings("):  # what `dataclass` writes
             raise TypeError(f"{self.package}.{name}.Settings has no docstring, which is its help")
         return settings
@@ -55,6 +58,14 @@ class Room:
         kinds = {name: self.settings_class(name) for name in self.names()}
         additions = [(name, kind, section(kind, _first_sentence(kind))) for name, kind in kinds.items() if wanted(kind)]
         return extended(base, base.__module__, additions)
+
+    def metrics(self) -> dict[str, str]:
+        """What its ideas write while training, by full name, in words."""
+        return {
+            self.writes + name: words
+            for idea in self.names()
+            for name, words in self.settings_class(idea).metrics.items()
+        }
 
     def in_use(self, ideas: Any) -> Iterator[tuple[str, Any]]:
         """Names and settings of those that are on. ideas: the room's section of a config."""
@@ -76,7 +87,7 @@ def _first_sentence(kind: type) -> str:
 
 
 OBJECTIVES = Room("training.objectives", "objective")
-TERMS = Room("training.terms", "term")
-HOOKS = Room("training.hooks", "hook")
+TERMS = Room("training.terms", "term", "train/")
+HOOKS = Room("training.hooks", "hook", "train/")
 INFERENCES = Room("training.inference", "eval")
-STEPS = Room("dataset.steps", "step")
+STEPS = Room("dataset.steps", "step", "data/")

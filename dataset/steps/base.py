@@ -11,12 +11,15 @@ from zlib import crc32
 
 import numpy as np
 
+from dataset.puzzle_metadata import PuzzleMetadata
 from dataset.source import RowLosses
 from dataset.stream import stream
 
 
 class Examples(Protocol):
     """The examples that a source may draw, numbered from 0."""
+
+    metadata: PuzzleMetadata
 
     @property
     def num_examples(self) -> int: ...
@@ -80,9 +83,14 @@ class Step:
 
 @dataclass
 class StepSettings:
-    """Base of a step's settings; `metrics` says what it writes, name by name, as `docs/metrics.md` tells it."""
+    """Base of a step's settings.
+
+    metrics: what it writes under `data/`, name by name, as `docs/metrics.md` tells it.
+    tried_with: settings with which it does something in a tiny run of the tests, which try it with every objective.
+    """
 
     metrics: ClassVar[Mapping[str, str]] = {}
+    tried_with: ClassVar[Mapping[str, Any]]
 
     def build(self) -> Step:
         raise NotImplementedError

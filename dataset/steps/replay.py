@@ -29,9 +29,11 @@ class Settings(StepSettings):
     quantile: float = option(0.8, f"of the latest {LATEST_LOSSES} losses: where a hard row begins", fraction)
 
     metrics: ClassVar = {
-        "data/replay/share": "`replay` in `source.steps`: rows that came from the queue, as a share of all",
-        "data/replay/queue": "examples in the queue",
+        "replay/share": "`replay` in `source.steps`: rows that came from the queue, as a share of all",
+        "replay/queue": "examples in the queue",
     }
+
+    tried_with: ClassVar = {"share": 0.5, "quantile": 0.3}
 
     def build(self) -> Step:
         return Replay(self)

@@ -4,6 +4,7 @@ What size means is the task's: of a Sudoku, the cells that are left open.
 """
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 import numpy as np
 
@@ -18,6 +19,8 @@ class Settings(StepSettings):
 
     begin: int = option(0, "the largest size at the start: of a Sudoku, the cells that are left open", at_least(0))
     epochs: float = option(1000.0, "epochs after which every size is allowed; the limit grows linearly", above_zero)
+
+    tried_with: ClassVar = {"begin": 26, "epochs": 2}
 
     def build(self) -> Step:
         return SizeFilter(self)

@@ -9,7 +9,6 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor, nn
-from training.inference.perturbed_starts import PerturbedInference
 
 from errors import UserError
 from models.act import Batch, Carry, act_step, carry_names, initial_carry
@@ -26,6 +25,7 @@ from training.hooks.base import Hook, TrainState
 from training.inference.adaptive import AdaptiveInference
 from training.inference.base import Inference
 from training.inference.fixed import FixedInference, OfficialInference
+from training.inference.perturbed_starts import PerturbedInference
 from training.inference.stepwise import StepwiseInference
 from training.inference.stochastic_rollouts import StochasticRollouts
 from training.objectives.act_streaming import ACTStreaming

@@ -1,6 +1,6 @@
 """Every objective with every term, hook and step of the source: exact resume, and several processes as one.
 
-The combinations are those of the files in the rooms: an idea without an entry here is one that nobody tried.
+The ideas are those of the files in the rooms, with the settings that each says it is to be tried with.
 """
 
 from pathlib import Path
@@ -15,7 +15,7 @@ from tests.training import rank_jobs
 from tests.training.comparison import puzzle_folder, relative_difference
 from tests.training.ranks import run_ranks
 from training.distributed import World
-from training.rooms import HOOKS, STEPS, TERMS
+from training.rooms import HOOKS, STEPS, TERMS, Room
 from training.start import build_run
 from training.storage.weights import load_weights
 
@@ -29,61 +29,72 @@ OBJECTIVES = {
         for rollout in ("parallel_fixed", "serial_act", "act_mask")
     },
 }  # fmt: skip
-IDEAS = {
-    "term.halt_entropy": ["term.halt_entropy.weight=0.5", "term.halt_entropy.after_step=1"],
-    "hook.grad_noise": ["hook.grad_noise.enabled=True", "hook.grad_noise.begin=0.2", "hook.grad_noise.steps=20"],
-    "hook.swa": ["hook.swa.enabled=True", "hook.swa.start_update=2", "hook.swa.period=4", "evaluate_weights=swa"],
-    "step.replay": ["source.steps=[replay]", "step.replay.share=0.5", "step.replay.quantile=0.3"],
-    "step.size_filter": ["source.steps=[size_filter]", "step.size_filter.begin=BEGIN", "step.size_filter.epochs=2"],
-}
+SWITCHES = {"term": [], "hook": ["enabled=True"], "step": []}
+
+
+def tried(room: Room, name: str) -> list[str]:
+    """The options with which an idea says that it does something in a tiny run."""
+    values = [f"{key}={value}" for key, value in room.settings_class(name).tried_with.items()]
+    chosen = [f"source.steps=[{name}]"] if room is STEPS else []
+    return [*chosen, *(f"{room.key}.{name}.{option}" for option in (*SWITCHES[room.key], *values))]
+
+
+def declared(idea: str) -> set[str]:
+    """The metrics of one idea, or of all."""
+    rooms = {f"{room.key}.{name}": (room, room.settings_class(name)) for room in ROOMS for name in room.names()}
+    kinds = rooms.values() if idea == "all" else [rooms[idea]]
+    return {room.writes + name for room, kind in kinds for name in kind.metrics}
+
+
+ROOMS = (TERMS, HOOKS, STEPS)
+IDEAS = {f"{room.key}.{name}": tried(room, name) for room in ROOMS for name in room.names()}
 ALL = [
-    *(option for name, options in IDEAS.items() if not name.startswith("step.") for option in options),
-    "source.steps=[size_filter,replay]", *IDEAS["step.replay"][1:], *IDEAS["step.size_filter"][1:],
-]  # fmt: skip
+    *(option for options in IDEAS.values() for option in options if not option.startswith("source.steps")),
+    f"source.steps=[{','.join(reversed(STEPS.names()))}]",
+]
 COMBINATIONS = [
-    pytest.param(objective, options, id=f"{objective}-{name}")
+    pytest.param(objective, options, declared(name), id=f"{objective}-{name}")
     for objective in OBJECTIVES
     for name, options in (*IDEAS.items(), ("all", ALL))
 ]
-
-
-def with_begin(options: list[str], begin: int) -> list[str]:
-    """The limit of the size filter depends on the data."""
-    return [option.replace("BEGIN", str(begin)) for option in options]
-
-
-def test_every_idea_is_tried() -> None:
-    assert {f"{room.key}.{name}" for room in (TERMS, HOOKS, STEPS) for name in room.names()} == set(IDEAS)
-
-
 SHORT = ["lr_warmup_steps=0", "max_steps=14"]
 
 
 @pytest.fixture(scope="module")
 def plain(sudoku6_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, dict[str, Any]]:
-    """The state of each objective after 14 updates without any idea."""
+    """The state of each objective after 14 updates without any idea, and what it logged."""
     states = {}
     for name, options in OBJECTIVES.items():
         folder = tmp_path_factory.mktemp(name)
         train_here("trm_att", sudoku6_folder, folder, [*options, *SHORT])
-        states[name] = read_state(folder)
+        states[name] = {"state": read_state(folder), "logged": _keys(folder)}
     return states
 
 
-@pytest.mark.parametrize(("objective", "idea"), COMBINATIONS)
+def _keys(folder: Path) -> set[str]:
+    return {key for line in logged_training(folder) for key in line}
+
+
+@pytest.mark.parametrize(("objective", "idea", "metrics"), COMBINATIONS)
 def test_it_takes_part_and_goes_on_bit_for_bit(
-    objective: str, idea: list[str], plain: dict[str, dict[str, Any]], sudoku6_folder: Path, tmp_path: Path
+    objective: str,
+    idea: list[str],
+    metrics: set[str],
+    plain: dict[str, dict[str, Any]],
+    sudoku6_folder: Path,
+    tmp_path: Path,
 ) -> None:
     """14 updates are 9 and, from the state, 5 more: all that is saved, all that is logged, all that is exported."""
-    options = [*OBJECTIVES[objective], *with_begin(idea, 26), *SHORT[:-1]]
+    options = [*OBJECTIVES[objective], *idea, *SHORT[:-1]]
     whole, parts = tmp_path / "whole", tmp_path / "parts"
     for folder, step in ((whole, 14), (parts, 9), (parts, 14)):
         train_here("trm_att", sudoku6_folder, folder, [*options, f"max_steps={step}"])
     assert_same_state(whole, parts)
     assert logged_training(whole) == logged_training(parts) != []
     assert differences(load_weights(whole / "final.pt"), load_weights(parts / "final.pt")) == []
-    without, with_it = plain[objective]["model"], read_state(whole)["model"]
+    without, with_it = plain[objective]["state"]["model"], read_state(whole)["model"]
     assert not torch.equal(without["lm_head.weight"], with_it["lm_head.weight"])
+    assert _keys(whole) - plain[objective]["logged"] == metrics, "what is logged is what its owner declares"
 
 
 @pytest.mark.parametrize("idea", IDEAS)
@@ -91,10 +102,10 @@ def test_off_means_off(idea: str, plain: dict[str, dict[str, Any]], sudoku6_fold
     """With the switch off and all else left as it was, the run is the plain one to the bit, and of the same name."""
     room = idea.partition(".")[0]
     off = {"term": [f"{idea}.weight=0"], "hook": [f"{idea}.enabled=False"], "step": ["source.steps=[]"]}[room]
-    settings = [] if room == "step" else IDEAS[idea][1:]
-    options = [*(option for option in settings if not option.startswith("evaluate_weights")), *off]
+    switch = off[0].partition("=")[0]
+    options = [*(option for option in IDEAS[idea] if room != "step" and not option.startswith(switch)), *off]
     train_here("trm_att", sudoku6_folder, tmp_path, [*options, *SHORT])
-    assert differences(plain["act_streaming"], read_state(tmp_path), ignore=("train_seconds",)) == []
+    assert differences(plain["act_streaming"]["state"], read_state(tmp_path), ignore=("train_seconds",)) == []
     named = [tiny_config("trm_att", sudoku6_folder, tmp_path, more).run_name for more in ([], options)]
     assert named[0] == named[1]
 
@@ -106,7 +117,11 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> str:
 
 def test_two_ranks_make_the_update_of_one(data: str, tmp_path: Path) -> None:
     """For each combination, from update 3: gradients to 1e-10; queue, next examples and counts equal."""
-    combinations = [with_begin([*OBJECTIVES[p.values[0]], *p.values[1]], 3) for p in COMBINATIONS]  # type: ignore[misc]
+    smaller = {"step.size_filter.begin=26": "step.size_filter.begin=3"}  # these puzzles have 16 cells
+    combinations = [
+        [*OBJECTIVES[name], *(smaller.get(option, option) for option in options)]
+        for name, options, _ in (p.values for p in COMBINATIONS)
+    ]
     shared = {"data": data, "folder": str(tmp_path), "combinations": combinations, "step": 3}
     one = rank_jobs.idea_updates(World(), **shared)
     first, second = run_ranks("idea_updates", **shared)

@@ -76,12 +76,17 @@ class Hook:
 
 @dataclass
 class HookSettings:
-    """Base of a hook's settings; `metrics` says what it writes, name by name, as `docs/metrics.md` tells it."""
+    """Base of a hook's settings.
+
+    metrics: what it writes under `train/`, name by name, as `docs/metrics.md` tells it.
+    tried_with: settings with which it does something in a tiny run of the tests, which try it with every objective.
+    """
 
     enabled: bool = option(False, "whether the run has this hook", anything)
 
     switch: ClassVar[str] = "enabled"
     metrics: ClassVar[Mapping[str, str]] = {}
+    tried_with: ClassVar[Mapping[str, Any]]
 
     @property
     def in_use(self) -> bool:

@@ -31,6 +31,8 @@ class Settings(HookSettings):
 
     metrics: ClassVar = {"swa/samples": "`hook.swa`: weights added to the average since the last line"}
 
+    tried_with: ClassVar = {"start_update": 2, "period": 4}
+
     @property
     def epochs_shape_weights(self) -> bool:
         return self.enabled and self.start_update is None

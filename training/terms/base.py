@@ -3,7 +3,7 @@
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -43,12 +43,17 @@ class View:
 
 @dataclass
 class TermSettings:
-    """Base of a term's settings; `metrics` says what it writes, name by name, as `docs/metrics.md` tells it."""
+    """Base of a term's settings.
+
+    metrics: what it writes under `train/`, name by name, as `docs/metrics.md` tells it; the loss is `<name>_loss`.
+    tried_with: settings with which it does something in a tiny run of the tests, which try it with every objective.
+    """
 
     weight: float = option(0.0, "of this loss beside the objective's; 0 = off", Numbers(0, 1e30))
 
     switch: ClassVar[str] = "weight"
     metrics: ClassVar[Mapping[str, str]] = {}
+    tried_with: ClassVar[Mapping[str, Any]]
 
     @property
     def in_use(self) -> bool:
@@ -63,7 +68,7 @@ class Term(ABC):
     """A loss, summed over rows: the objective's normalizer divides it with the rest.
 
     A term may own a `module`. It is trained with the network by the run's optimizer, averaged where that is, saved with
-    the full state, and stays out of weight files. `state` of a term beside it does not exist.
+    the full state, and stays out of weight files.
     """
 
     module: nn.Module | None = None

@@ -29,6 +29,8 @@ class Settings(TermSettings):
         "halt_entropy/rows": "number of late rows since the last line: the denominator",
     }
 
+    tried_with: ClassVar = {"weight": 0.5, "after_step": 1}
+
     def build(self, config: ModelConfig, generator: torch.Generator) -> Term:
         return HaltEntropy(self.after_step)
 
