@@ -5,6 +5,8 @@ from pathlib import Path
 
 import pytest
 
+from errors import UserError
+from scripts.render_glossary import BEGIN, rendered
 from tests.helpers import ROOT, train_here
 from training.records.metrics_log import read_metrics
 
@@ -30,6 +32,17 @@ def documented() -> set[str]:
         keys += [prefix + name for prefix in prefixes for name in names]
     assert len(keys) == len(set(keys)), "a key is defined twice"
     return set(keys)
+
+
+def test_what_ideas_write_is_told_as_they_declare_it() -> None:
+    """That they write it, and nothing else, is a matter of `tests/training/test_ideas_together.py`."""
+    page = (ROOT / "docs" / "metrics.md").read_text()
+    assert rendered(page) == page, "python scripts/render_glossary.py writes it"
+    assert "| `train/halt_entropy_loss` | `term.halt_entropy`: entropy" in page
+    stale = page.replace("| `data/replay/queue` |", "| `data/replay/line` |")
+    assert stale != page and rendered(stale) == page
+    with pytest.raises(UserError, match="its marks"):
+        rendered(page.replace(BEGIN, ""))
 
 
 @pytest.mark.parametrize("arch", ["hrm", "trm_att"])
