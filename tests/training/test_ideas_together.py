@@ -57,12 +57,12 @@ COMBINATIONS = [
     for objective in OBJECTIVES
     for name, options in (*IDEAS.items(), ("all", ALL))
 ]
-SHORT = ["lr_warmup_steps=0", "max_steps=14"]
+SHORT = ["lr_warmup_steps=0", "max_steps=7"]
 
 
 @pytest.fixture(scope="module")
 def plain(sudoku6_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, dict[str, Any]]:
-    """The state of each objective after 14 updates without any idea, and what it logged."""
+    """The state of each objective after 7 updates without any idea, and what it logged."""
     states = {}
     for name, options in OBJECTIVES.items():
         folder = tmp_path_factory.mktemp(name)
@@ -84,10 +84,10 @@ def test_it_takes_part_and_goes_on_bit_for_bit(
     sudoku6_folder: Path,
     tmp_path: Path,
 ) -> None:
-    """14 updates are 9 and, from the state, 5 more: all that is saved, all that is logged, all that is exported."""
+    """7 updates are 4 and, from the state, 3 more: all that is saved, all that is logged, all that is exported."""
     options = [*OBJECTIVES[objective], *idea, *SHORT[:-1]]
     whole, parts = tmp_path / "whole", tmp_path / "parts"
-    for folder, step in ((whole, 14), (parts, 9), (parts, 14)):
+    for folder, step in ((whole, 7), (parts, 4), (parts, 7)):
         train_here("trm_att", sudoku6_folder, folder, [*options, f"max_steps={step}"])
     assert_same_state(whole, parts)
     assert logged_training(whole) == logged_training(parts) != []

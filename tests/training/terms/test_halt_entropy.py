@@ -10,6 +10,7 @@ from torch import Tensor
 from models.act import Batch, act_step, initial_carry
 from models.recursive_model import RecursiveModel
 from tests.models.small import ARCHITECTURES, small_batch, small_model
+from tests.training.terms.views import view_of
 from training.objectives.act_streaming import ACTStreaming
 from training.objectives.base import UpdateContext
 from training.terms.base import View, WeightedTerm
@@ -17,8 +18,7 @@ from training.terms.halt_entropy import HaltEntropy
 
 
 def view(q: Tensor, steps: Tensor, q_continue: Tensor | None = None, weights: Tensor | None = None) -> View:
-    nothing = torch.zeros(0)
-    return View(nothing, nothing, nothing, q, q_continue, nothing, steps, weights, {})
+    return view_of(q_halt=q, steps=steps, q_continue=q_continue, weights=weights)
 
 
 def entropy_of(q: Tensor, after_step: int = 0, steps: int = 5) -> Tensor:
