@@ -4,6 +4,8 @@ from collections.abc import Iterator
 
 import numpy as np
 import torch
+from scipy.sparse import coo_array
+from scipy.sparse.csgraph import connected_components
 
 from dataset.puzzle_folder import PuzzleSet
 from dataset.puzzle_metadata import PuzzleMetadata
@@ -64,13 +66,32 @@ class EvalBatches:
 
 
 def validation_rows(puzzle_set: PuzzleSet, size: int = 1024) -> np.ndarray:
-    """Examples that choose checkpoints, (min(size, N // 5),) int64, ascending.
+    """Examples that choose checkpoints, int64, ascending: at most `size` and a fifth of all.
 
-    They are those with the smallest hashes of their content, so the same puzzles are chosen however the
-    rows are ordered. `test_rows` is the rest.
+    They are those with the smallest hashes of their content, so the same puzzles are chosen however the rows are
+    ordered. Examples of equal content are all among them or all in the rest, and where the task says so those of a
+    group too: hence there are fewer where the next ones together would be too many. `test_rows` is the rest.
     """
-    count = min(size, puzzle_set.num_examples // 5)
-    return np.sort(np.argsort(row_hashes(puzzle_set), kind="stable")[:count])
+    unit = _units(puzzle_set)
+    fits = np.cumsum(np.bincount(unit)) <= min(size, puzzle_set.num_examples // 5)
+    return np.flatnonzero(fits[unit])
+
+
+def _units(puzzle_set: PuzzleSet) -> np.ndarray:
+    """(N,) int64: examples of one number stay together; numbers follow the smallest hash among their examples."""
+    content = np.unique(row_hashes(puzzle_set), return_inverse=True)[1]
+    if puzzle_set.metadata.task.validation_unit == "example":
+        return content
+    puzzles = puzzle_set.puzzle_of(np.arange(puzzle_set.num_examples))
+    group = np.searchsorted(puzzle_set.group_indices, puzzles, side="right") - 1
+    # Groups that share a content stay together too: each is linked to the contents that it has.
+    contents = content.max(initial=-1) + 1
+    nodes = contents + len(puzzle_set.group_indices)
+    links = coo_array((np.ones(len(group)), (content, contents + group)), (nodes, nodes))
+    joined = connected_components(links, directed=False)[1][content]
+    smallest = np.full(nodes, nodes)
+    np.minimum.at(smallest, joined, content)
+    return np.unique(smallest[joined], return_inverse=True)[1]
 
 
 def test_rows(puzzle_set: PuzzleSet, size: int = 1024) -> np.ndarray:

@@ -9,7 +9,7 @@ import string
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from math import isqrt
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 
@@ -88,6 +88,8 @@ class PuzzleTask:
     augments: ClassVar[bool] = False
     # What an answer without faults has in order; None where answers cannot be judged by rules.
     rules: ClassVar[str | None] = None
+    # What is chosen as one for validation: examples, or whole groups, as where answers to views of a puzzle vote.
+    validation_unit: ClassVar[Literal["example", "group"]] = "example"
 
     def __post_init__(self) -> None:
         if not self.augments and self.augmentation is not None:

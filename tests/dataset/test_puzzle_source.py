@@ -4,11 +4,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
-from dataset.eval_batches import Batch, EvalBatches, test_rows, validation_rows
+from dataset.eval_batches import Batch, EvalBatches, row_hashes, test_rows, validation_rows
 from dataset.puzzle_folder import open_puzzle_set
 from dataset.puzzle_source import PuzzleSource, merge_metadata
 from dataset.source import START, Position
+from dataset.tasks.base import PuzzleTask
 from errors import UserError
 from tests.dataset.folders import edit_metadata, make_folder, row_numbers
 from training.distributed import World
@@ -380,3 +383,56 @@ def test_validation_rows_follow_content_not_order_or_dtype(tmp_path: Path) -> No
     assert not np.array_equal(rows, validation_rows(puzzle_set, 40))
     # Spread over the whole set rather than over its beginning.
     assert rows.min() < 60 and rows.max() > 240
+
+
+@given(
+    st.lists(st.integers(0, 12), min_size=1, max_size=60),
+    st.lists(st.integers(1, 6), min_size=60, max_size=60),
+    st.sampled_from(["example", "group"]),
+    st.integers(0, 30),
+)
+@settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
+def test_equal_rows_are_never_on_both_sides(
+    tmp_path_factory: pytest.TempPathFactory,
+    monkeypatch: pytest.MonkeyPatch,
+    contents: list[int],
+    sizes: list[int],
+    unit: str,
+    size: int,
+) -> None:
+    """Rows with few contents, in groups of 1 to 6 rows of which each is a puzzle: whole units, the smallest hashes."""
+    monkeypatch.setattr(PuzzleTask, "validation_unit", unit)
+    count = len(contents)
+    groups = np.split(np.arange(count), np.cumsum(sizes)[np.cumsum(sizes) < count])
+    root = tmp_path_factory.mktemp("data")
+    make_folder(root, split="test", puzzles_per_group=list(map(len, groups)), examples_per_puzzle=[1] * count)
+    for name in ("inputs", "labels"):
+        path = root / "test" / f"all__{name}.npy"
+        np.save(path, np.load(path, allow_pickle=False)[[content % count for content in contents]])
+    puzzle_set = open_puzzle_set(root, "test")
+    chosen, rest = validation_rows(puzzle_set, size), test_rows(puzzle_set, size)
+    assert np.array_equal(np.sort(np.concatenate([chosen, rest])), np.arange(count))
+    assert len(chosen) <= min(size, count // 5)
+    hashes = row_hashes(puzzle_set)
+    assert not set(hashes[chosen]) & set(hashes[rest])
+    if unit == "group":
+        assert all(np.isin(rows, chosen).all() or np.isin(rows, rest).all() for rows in groups)
+        assert set(chosen) <= set(validation_rows(puzzle_set, size + 1))
+    else:
+        # As many of the smallest hashes as fit, and no fewer.
+        distinct, rows_of = np.unique(hashes, return_counts=True)
+        fitting = int((np.cumsum(rows_of) <= min(size, count // 5)).sum())
+        assert set(hashes[chosen]) == set(distinct[:fitting])
+
+
+def test_groups_that_share_a_row_stay_together(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """40 groups of 5 rows; groups 2k and 2k + 1 have one row in common: 20 pairs of which 4 make a fifth."""
+    monkeypatch.setattr(PuzzleTask, "validation_unit", "group")
+    make_folder(tmp_path, split="test", puzzles_per_group=[5] * 40, examples_per_puzzle=[1] * 200)
+    copied = np.arange(200)
+    copied[7::10] = copied[1::10]
+    for name in ("inputs", "labels"):
+        path = tmp_path / "test" / f"all__{name}.npy"
+        np.save(path, np.load(path, allow_pickle=False)[copied])
+    chosen = validation_rows(open_puzzle_set(tmp_path, "test"))
+    assert len(chosen) == 40 and len(set(chosen // 10)) == 4
