@@ -31,29 +31,29 @@ from errors import UserError, exit_on_user_error, require_packages, writing
 
 require_packages()
 
-import numpy as np
 import torch
 
 from dataset.puzzle_folder import fingerprint, recognised_tasks
 from dataset.puzzle_metadata import PuzzleFolders
-from models.config import ModelConfig
 from models.registry import count_parameters
 from options import REQUIRED, anything, at_least, one_of, option, section, text
 from training.devices import resolve_device, resolve_dtype
 from training.distributed import World, start_world
-from training.evaluation.evaluation_report import measure, report_lines, select_rows, training_label_counts
-from training.evaluation.evaluators import OUTPUTS, check_outputs
-from training.evaluation.rollout_table import RolloutRecorder
+from training.evaluation.answering import Evaluator
+from training.evaluation.evaluation_report import measure, select_rows, training_label_counts
+from training.evaluation.evaluators import OUTPUTS, OutputRecorder, check_outputs
+from training.evaluation.rollout_report import RolloutEvaluator
 from training.inference.choose import check_inference, keeps_steps, mode_parts
 from training.inference.stability import ProbeSettings
 from training.inference.stochastic_rollouts import Settings as Rollouts
-from training.inference.stochastic_rollouts import judged_steps
+from training.judges.judging import Judging
 from training.records.provenance import collect_provenance
 from training.records.result_numbers import Number, dataset_hashes, machine_of, rate, record_entry
+from training.settings.evaluator_list import listed, name_parts, refuse_awaited
 from training.settings.identity import config_hash
 from training.settings.key_values import parse_key_values
 from training.settings.schema import DTYPES, Device, EvaluateConfig, TrainConfig, paths
-from training.storage.atomic_file import write_atomically, write_json_atomically
+from training.storage.atomic_file import write_json_atomically
 from training.trained_model import Checkpoint, open_checkpoint, restore_model
 
 
@@ -69,6 +69,12 @@ class Options:
         None, "rows held out as validation; default: the run's; 0 reports all rows", at_least(0)
     )
     batch_size: int | None = option(None, "default: the run's", at_least(1))
+    evaluators: list[Any] | None = option(
+        None,
+        "what is judged beside accuracy, as in a run: names, or {name: NAME} with options; null = what the task of "
+        "the rows names, [] = nothing",
+        anything,
+    )
     save_outputs: list[str] = option([], f"arrays for predictions_NAME.npz: {', '.join(OUTPUTS)}", anything)
     eval: EvaluateConfig = section(EvaluateConfig, "how rows are answered")
     output: str | None = option(None, "the JSON file, instead of evaluation_NAME.json", text)
@@ -80,12 +86,14 @@ def check_options(options: Options) -> None:
     """Combinations and names. Errors: `UserError`."""
     check_inference(options.eval)
     check_outputs(options.save_outputs, "save_outputs", stepwise=keeps_steps(options.eval))
+    options.evaluators = listed(options.evaluators)
+    refuse_awaited(options.evaluators)
 
 
 def result_name(options: Options, checkpoint: Checkpoint) -> str:
     """Results on other data than the run's, and by another evaluation than the official, get a name of their own."""
     data = [Path(path).resolve().name for path in options.data_paths_test]
-    return "_".join([checkpoint.name, *data, *mode_parts(options.eval)])
+    return "_".join([checkpoint.name, *data, *mode_parts(options.eval), *name_parts(options.evaluators)])
 
 
 def evaluate_checkpoint(options: Options, world: World) -> dict[str, Any]:
@@ -115,7 +123,7 @@ def evaluate_checkpoint(options: Options, world: World) -> dict[str, Any]:
     if asked.in_use:
         prepare_rollouts(asked, config, device)
     model = restore_model(checkpoint, metadata, device)
-    name = result_name(options, checkpoint)
+    result = result_name(options, checkpoint)
     folder = checkpoint.path.parent
     session = collect_provenance({}, device=device)
     tested = dict.fromkeys((selection.puzzle_set.folder, selection.puzzle_set.split) for selection in selections)
@@ -133,11 +141,19 @@ def evaluate_checkpoint(options: Options, world: World) -> dict[str, Any]:
         **{name: session[name] for name in ("cpu", "gpu", "num_threads")},
         "results": [],
     }
-    outputs: dict[str, np.ndarray] = {}
-    tables: dict[str, np.ndarray] = {}
+    judging = Judging(options.evaluators)
+    keepers: list[Evaluator] = []  # of outputs and rollouts, of all selections together
     for number, selection in enumerate(selections):
-        rollouts = rollout_recorder(options.eval, model.config) if asked.in_use else None
-        result, arrays = measure(
+        prefix = f"{selection.kind}/" if len(selections) <= 2 else f"{number}_{selection.kind}/"
+        rank = f".{world.rank}" if world.size > 1 else ""
+        outputs = rollouts = None
+        if options.save_outputs:
+            outputs = OutputRecorder(options.save_outputs, f"predictions_{result}{rank}.npz", prefix)
+        if asked.in_use:
+            steps = options.eval.max_steps or model.config.halt_max_steps
+            rollouts = RolloutEvaluator(asked, steps, model.config, f"evaluation_{result}.npz", prefix)
+        judges = judging.build(selection.puzzle_set, selection.rows)
+        found, lines = measure(
             model,
             selection,
             world,
@@ -146,24 +162,26 @@ def evaluate_checkpoint(options: Options, world: World) -> dict[str, Any]:
             loss_type=config.arch.loss.loss_type,
             batch_size=options.batch_size or config.eval_batch_size or config.global_batch_size,
             train_counts=train_counts,
-            save_outputs=options.save_outputs,
+            judges={label: judge.evaluator for label, judge in judges.items()},
+            outputs=outputs,
             rollouts=rollouts,
         )
-        record["results"].append(result)
-        prefix = f"{selection.kind}/" if len(selections) <= 2 else f"{number}_{selection.kind}/"
-        outputs |= {prefix + key: array for key, array in arrays.items()}
-        if rollouts is not None:
-            how = {key: value for key, value in result["rollouts"].items() if key != "accuracy"}
-            tables |= {prefix + key: array for key, array in rollouts.table().arrays(how).items()}
+        record["results"].append(found)
+        judging.add(judges)
+        own: list[Evaluator] = [keeper for keeper in (outputs, rollouts) if keeper is not None]
+        for kept, keeper in zip(keepers, own, strict=False):
+            kept.add(keeper)
+        keepers = keepers or own
         if world.is_main:
-            print("\n".join(report_lines(result)), flush=True)
-    if outputs:
-        rank = f".{world.rank}" if world.size > 1 else ""
-        write_outputs(folder / f"predictions_{name}{rank}.npz", outputs)
+            print("\n".join(lines), flush=True)
+    with writing(folder, "free some space"):
+        writing_here = [keeper for keeper in keepers if world.is_main or keeper.keeps_shares]
+        written = [path for keeper in writing_here for path in keeper.files(folder)]
+        written += judging.files(lambda label: folder / f"evaluation_{result}" / label, world)
+    for path in written:
+        print(f"written: {path}")
     if world.is_main:
-        if tables:
-            write_outputs(folder / f"evaluation_{name}.npz", tables)
-        path = Path(options.output) if options.output else folder / f"evaluation_{name}.json"
+        path = Path(options.output) if options.output else folder / f"evaluation_{result}.json"
         write_record(path, record | evaluation_entry(record))
     return record
 
@@ -214,20 +232,6 @@ def prepare_rollouts(settings: Rollouts, config: TrainConfig, device: torch.devi
         if device.type == "mps":
             reason = "distances are measured in float64, which mps lacks; give device=cpu for it"
         print(f"warning: no stability of rollouts: {reason}", file=sys.stderr)
-
-
-def rollout_recorder(settings: EvaluateConfig, config: ModelConfig) -> RolloutRecorder:
-    """Keeps the rollouts of one selection."""
-    asked = Rollouts.of(settings)
-    steps = judged_steps(asked.judged_steps, settings.max_steps or config.halt_max_steps)
-    return RolloutRecorder(asked.rollouts, steps, asked.probes.sizes)
-
-
-def write_outputs(path: Path, arrays: dict[str, np.ndarray]) -> None:
-    """Arrays as .npz, readable with allow_pickle=False. Errors: `UserError` when the disk refuses."""
-    with writing(path, "free some space"):
-        write_atomically(path, lambda file: np.savez(file, **arrays))  # type: ignore[arg-type]
-    print(f"written: {path}")
 
 
 def write_record(path: Path, record: dict[str, Any]) -> None:

@@ -44,6 +44,7 @@ FOLDERS: tuple[tuple[str, ...], ...] = (
 )
 # Likewise inside training/. The modules at its own level are the story of a run: they use every room.
 ROOMS: tuple[tuple[str, ...], ...] = (
+    ("judges",),
     ("evaluation", "objectives", "hooks"),
     ("inference", "terms", "records"),
     ("settings",),
@@ -178,7 +179,8 @@ def edge_towards(box: Bbox, other: Bbox, shift: float) -> tuple[float, float]:
     """Where a straight arrow between the two touches `box`; `shift` moves it along the edge."""
     if box.y0 < other.y1 and other.y0 < box.y1:  # side by side
         return box.x1 if box.x0 < other.x0 else box.x0, (box.y0 + box.y1) / 2 + shift
-    narrow = box if box.width < other.width else other
+    above = box.x0 < other.x1 and other.x0 < box.x1
+    narrow = box if not above or box.width < other.width else other
     return (narrow.x0 + narrow.x1) / 2 + shift, box.y1 if box.y0 < other.y0 else box.y0
 
 
@@ -201,9 +203,10 @@ def draw(imports: Sequence[Import]) -> Figure:
     boxes = {name: Bbox.from_bounds(1 + 31 * index, 59, 26, 13) for index, name in enumerate(upper)}
     boxes["training"] = Bbox.from_bounds(1, 17, 119, 36)
     boxes |= {name: Bbox.from_bounds(7 + 39 * index, 1, 29, 10) for index, name in enumerate(lower)}
-    rooms = {room: Bbox.from_bounds(43 + 26 * column, 41, 20, 5) for column, room in enumerate(ROOMS[0])}
-    rooms |= {room: Bbox.from_bounds(43 + 26 * column, 33, 20, 5) for column, room in enumerate(ROOMS[1])}
-    rooms |= {"settings": Bbox.from_bounds(43, 25, 46, 5), "storage": Bbox.from_bounds(43, 18.5, 72, 4)}
+    rooms = {"judges": Bbox.from_bounds(43, 45.5, 46, 4)}
+    for level, bottom in ((ROOMS[1], 38.5), (ROOMS[2], 31.5)):
+        rooms |= {room: Bbox.from_bounds(43 + 26 * column, bottom, 20, 4) for column, room in enumerate(level)}
+    rooms |= {"settings": Bbox.from_bounds(43, 25, 46, 4), "storage": Bbox.from_bounds(43, 18.5, 72, 4)}
     modules = suite_modules()
     with matplotlib.rc_context(STYLE | {"axes.grid": False}):
         figure, axes = plt.subplots(figsize=(12, 7.3))

@@ -267,12 +267,14 @@ def test_difficulty_and_outputs_by_hand() -> None:
     evaluator = DifficultyEvaluator(ratings, difficulty_groups(ratings[[4, 0, 2]]))
     evaluator.begin()
     evaluator.update(*made_by_hand())
-    assert [(group["low"], group["high"], group["exact_count"], group["count"]) for group in evaluator.per_group()] == [
+    assert [
+        (group["low"], group["high"], group["numerator"], group["denominator"]) for group in evaluator.report()
+    ] == [
         (0, 0, 0, 1),
         (1, 1, 1, 1),
         (5, 5, 1, 1),
     ]
-    recorder = OutputRecorder(["preds", "row", "step_preds"])
+    recorder = OutputRecorder(["preds", "row", "step_preds"], "outputs.npz")
     recorder.begin()
     assert all(array.shape == (0,) for array in recorder.arrays().values())
     recorder.update(*made_by_hand())
@@ -282,7 +284,7 @@ def test_difficulty_and_outputs_by_hand() -> None:
     counts = StepCountEvaluator(3)
     counts.begin()
     counts.update(*made_by_hand())
-    assert counts.histogram() == [{"step": 1, "count": 1}, {"step": 2, "count": 2}]
+    assert counts.report() == [{"step": 1, "count": 1}, {"step": 2, "count": 2}]
 
 
 def group_of(batch: dict[str, torch.Tensor], made: StepwisePredictions, rows: list[int]) -> Any:
@@ -303,7 +305,7 @@ def test_evaluators_take_groups_of_any_size_in_any_order() -> None:
             StepCountEvaluator(2),
             DifficultyEvaluator(ratings, difficulty_groups(ratings)),
         ]
-        recorder = OutputRecorder([name for name in OUTPUTS if name != "puzzle_identifiers"])
+        recorder = OutputRecorder([name for name in OUTPUTS if name != "puzzle_identifiers"], "outputs.npz")
         for evaluator in (*evaluators, recorder):
             evaluator.begin()
             for rows in groups:

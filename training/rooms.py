@@ -3,6 +3,7 @@
     training/terms/halt_entropy.py     term.halt_entropy.weight     a loss beside the objective's
     training/hooks/swa.py              hook.swa.enabled             something around an update
     training/inference/vote.py         eval.vote.views              how rows are answered
+    training/judges/sudoku.py          evaluators=[sudoku]          what is judged beside accuracy
     dataset/steps/replay.py            step.replay.fraction         which rows make a batch, and how
 
 The file's name is the idea's, the dataclass holds its settings, and nothing else needs an edit: checks, `--help`, hash
@@ -90,4 +91,5 @@ OBJECTIVES = Room("training.objectives", "objective")
 TERMS = Room("training.terms", "term", "train/")
 HOOKS = Room("training.hooks", "hook", "train/")
 INFERENCES = Room("training.inference", "eval")
+JUDGES = Room("training.judges", "evaluators")
 STEPS = Room("dataset.steps", "step", "data/")

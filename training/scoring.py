@@ -27,12 +27,13 @@ from training.evaluation.summary_table import aligned, compute_point, summary_ta
 from training.inference import perturbed_starts
 from training.inference.choose import build_inference
 from training.initial_weights import InitialWeights, remake, weights_digest
+from training.judges.judging import Judging
 from training.records.metrics_log import read_metrics
 from training.records.result_numbers import wilson_interval
 from training.run import Run
 from training.run_log import RunLog
 from training.setup import EvalRows
-from training.storage.atomic_file import warning_when_refused, write_atomically
+from training.storage.atomic_file import warning_when_refused
 from training.storage.weights import adopt_weights, load_weights
 
 HEADLINE = "exact_accuracy"
@@ -50,26 +51,43 @@ class Scoring:
             run.initial = InitialWeights(run.config.init_from, weights_digest(run.model))
 
     def _score(
-        self, rows_of: ChosenRows, model: Any, name: str, outcomes: Sequence[RowOutcomes] | None = None
+        self,
+        rows_of: ChosenRows,
+        model: Any,
+        name: str,
+        judging: Judging | None = None,
+        outcomes: Sequence[RowOutcomes] | None = None,
     ) -> dict[str, float]:
-        """Metrics over the chosen rows of all sets together. `outcomes`: one for each set, to be filled."""
+        """Metrics over the chosen rows of all sets together.
+
+        judging, outcomes: to be filled; of the latter there is one for each set.
+        """
         run = self.run
-        evaluator = AccuracyEvaluator(run.config.arch.loss.loss_type)
-        totals: dict[str, float] = {}
+        total = AccuracyEvaluator(run.config.arch.loss.loss_type)
+        total.begin()
         for index, (rows, chosen) in enumerate(rows_of):
+            accuracy = AccuracyEvaluator(run.config.arch.loss.loss_type)
+            judges = {} if judging is None else judging.build(rows.puzzle_set, chosen)
+            beside = [] if outcomes is None else [outcomes[index]]
             evaluate(
                 model,
                 rows.batches(chosen),
                 run.inference,
-                [evaluator, *([] if outcomes is None else [outcomes[index]])],
+                [accuracy, *beside, *(judge.evaluator for judge in judges.values())],
                 run.world,
                 description=name,
                 show_progress=run.world.is_main,
             )
-            for key, value in evaluator.sums.items():
-                totals[key] = totals.get(key, 0.0) + value
-        evaluator.sums = totals
-        return evaluator.result()
+            total.add(accuracy)
+            if judging is not None:
+                judging.add(judges)
+        return total.report()
+
+    def _write_files(self, judging: Judging, when: str) -> None:
+        """The files of evaluators: a folder for each and every time, named as officially."""
+        folder = self.run.folder
+        with warning_when_refused(folder.path):
+            judging.files(lambda label: folder.judged(label, when), self.run.world)
 
     def validate(self, *, last: bool) -> bool:
         """Fast validation, then the full one if the gate opens; True when this step is the new best."""
@@ -79,20 +97,25 @@ class Scoring:
         if self.run_log is not None:
             self.run_log.event(run, "eval")
         model = run.evaluated_model
-        fast = self._score([(rows, rows.fast) for rows in run.evaluation_rows], model, "fast validation")
+        fast_is_all = all(len(rows.fast) == len(rows.validation) for rows in run.evaluation_rows)
+        full_ones = len(run.validation.history)
+        judging = Judging(run.config.evaluators, lambda settings: full_ones % settings.interval == 0)
+        fast_rows = [(rows, rows.fast) for rows in run.evaluation_rows]
+        fast = self._score(fast_rows, model, "fast validation", judging if fast_is_all else None)
         if not self.baselines:
             self._show_baselines()
         record: dict[str, Any] = {"step": run.step} | run.compute_spent
         record |= {f"eval/fast/{key}": value for key, value in fast.items()}
         improved = False
         shown, kind = fast, "fast validation"
-        fast_is_all = all(len(rows.fast) == len(rows.validation) for rows in run.evaluation_rows)
         if run.validation.wants_full(fast[HEADLINE], run.step, last=last) or fast_is_all:
             full = fast
             if not fast_is_all:
-                full = self._score([(r, r.validation) for r in run.evaluation_rows], model, "validation")
-            record |= {f"eval/validation/{key}": value for key, value in full.items()}
-            record |= {f"eval/{key}": value for key, value in full.items()}
+                all_rows = [(rows, rows.validation) for rows in run.evaluation_rows]
+                full = self._score(all_rows, model, "validation", judging)
+            for prefix in ("eval/validation/", "eval/"):
+                record |= {prefix + key: value for key, value in (full | judging.metrics()).items()}
+            self._write_files(judging, f"step_{run.step}")
             counts = int(full["exact_count"]), int(full["count"])
             improved = run.validation.note_full(full[HEADLINE], *counts, run.step)
             shown, kind = full, "validation"
@@ -105,6 +128,8 @@ class Scoring:
             tqdm.write(
                 f"update {run.step}: {kind} {describe_rate(shown)}, token accuracy {shown['accuracy']:.4f}{star}"
             )
+            for line in judging.lines():
+                tqdm.write(line)
             self.run_log.event(run, "running")
         return improved
 
@@ -131,17 +156,20 @@ class Scoring:
         run = self.run
         if not run.config.eval_save_outputs:
             return
-        recorder = OutputRecorder(run.config.eval_save_outputs)
-        recorded: list[dict[str, np.ndarray]] = []
+        path = run.folder.outputs(run.step, run.world.rank)
+        total: OutputRecorder | None = None
         for rows in run.evaluation_rows:
             if len(rows.validation):
                 inference = build_inference(run.config.eval, [rows.puzzle_set], run.config.seed, stepwise=True)
+                recorder = OutputRecorder(run.config.eval_save_outputs, path.name, compressed=True)
                 evaluate(model, rows.batches(rows.validation), inference, [recorder], run.world)
-                recorded.append(recorder.arrays())
-        arrays = {name: np.concatenate([outputs[name] for outputs in recorded]) for name in recorder.names}
-        path = run.folder.outputs(run.step, run.world.rank)
-        with warning_when_refused(path):
-            write_atomically(path, lambda file: np.savez_compressed(file, **arrays))  # type: ignore[arg-type]
+                if total is None:
+                    total = recorder
+                else:
+                    total.add(recorder)
+        if total is not None:
+            with warning_when_refused(path):
+                total.files(path.parent)
 
     def _show_baselines(self) -> None:
         """Trivial predictors on the validation rows, printed beside the first evaluation."""
@@ -190,7 +218,7 @@ class Scoring:
 
         def test(which: str, model: RecursiveModel, step: int) -> None:
             outcomes[which] = [RowOutcomes() for _ in rows_of]
-            results["test"][which] = self._test(model, rows_of, step, outcomes[which])
+            results["test"][which] = self._test(which, model, rows_of, step, outcomes[which])
 
         initial = self._initial_model()
         if initial is not None:
@@ -250,8 +278,12 @@ class Scoring:
         evaluated = [line for line in records if "eval/fast/count" in line]
         return compute_point(step, evaluated[-1] if evaluated else {})
 
-    def _test(self, model: Any, rows_of: ChosenRows, step: int, outcomes: Sequence[RowOutcomes]) -> dict[str, Any]:
-        values = self._score(rows_of, model, "test", outcomes)
+    def _test(
+        self, which: str, model: Any, rows_of: ChosenRows, step: int, outcomes: Sequence[RowOutcomes]
+    ) -> dict[str, Any]:
+        judging = Judging(self.run.config.evaluators)
+        values = self._score(rows_of, model, "test", judging, outcomes)
+        self._write_files(judging, f"test_{which}")
         exact, count = int(values["exact_count"]), int(values["count"])
         settings = self.run.config.eval
         robustness = measure_robustness(
@@ -270,6 +302,7 @@ class Scoring:
             "q_halt_accuracy": values.get("q_halt_accuracy"),
             "supervision_steps": settings.max_steps or self.run.model.config.halt_max_steps,
             "robustness": robustness or None,
+            **({"judges": judging.reports()} if judging.judges else {}),
         }
 
     def print_summary(self, results: dict[str, Any]) -> None:

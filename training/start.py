@@ -20,6 +20,7 @@ from training.distributed import LostProcessError, World, start_world
 from training.evaluation.evaluators import check_outputs
 from training.hooks.base import refuse_conflicts
 from training.inference.choose import build_inference, deciding, keeps_steps
+from training.judges.judging import build_judges
 from training.loop import run_training
 from training.objectives.act_streaming import ACTStreaming
 from training.objectives.base import Objective
@@ -29,6 +30,7 @@ from training.rooms import HOOKS
 from training.run import Run, restore
 from training.scoring import Scoring
 from training.seeding import seed_everything
+from training.settings.evaluator_list import refuse_awaited
 from training.settings.identity import config_hash, default_run_name
 from training.settings.resolving import load_config_file
 from training.settings.schema import TrainConfig
@@ -57,11 +59,7 @@ def act_objective(config: TrainConfig) -> Objective:
 def check_evaluation(config: TrainConfig) -> None:
     """What evaluation is asked for must exist: nothing is left out in silence."""
     check_outputs(config.eval_save_outputs, "eval_save_outputs", stepwise=keeps_steps(config.eval))
-    if config.evaluators:
-        raise UserError(
-            f"evaluators={config.evaluators}: ARC scoring is not part of this suite yet; use evaluators=[] "
-            "(accuracy is always evaluated)"
-        )
+    refuse_awaited(config.evaluators)
 
 
 def check_processes(config: TrainConfig, world: World) -> None:
@@ -96,6 +94,8 @@ def build_run(config: TrainConfig, world: World, objective: Objective | None = N
     folders = PuzzleFolders()
     source = open_training_data(config, verify=world.is_main, folders=folders)
     evaluation_rows = open_evaluation_rows(config, folders)
+    for rows in evaluation_rows:
+        build_judges(config.evaluators, rows.puzzle_set, rows.validation)  # what cannot be judged is said now
     if world.is_main:
         for line in recognised_tasks([*source.sets, *(rows.puzzle_set for rows in evaluation_rows)]):
             print(line)

@@ -12,7 +12,7 @@ from errors import UserError
 from training.records.metrics_log import read_metrics
 from training.records.provenance import settings_sha256
 from training.records.result_numbers import commit_of, machine_of, wilson_interval
-from training.settings.identity import RUN_CONTROL
+from training.settings.identity import RUN_CONTROL, counted_evaluators
 from training.settings.older_names import move_older_names
 from training.settings.schema import TrainConfig
 from training.storage.run_folder import RunFolder
@@ -112,6 +112,7 @@ def shared_settings(config: Mapping[str, Any]) -> dict[str, Any]:
     move_older_names(today, TrainConfig)
     complete = dict(_flattened(asdict(TrainConfig()))) | dict(_flattened(today))
     kept = {key: value for key, value in complete.items() if key.partition(".")[0] not in (*RUN_CONTROL, "seed")}
+    kept["evaluators"] = counted_evaluators(kept["evaluators"])
     return kept | {"init_from": "given" if config.get("init_from") else None}
 
 

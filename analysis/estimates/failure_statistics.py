@@ -24,8 +24,8 @@ from analysis.estimates.puzzle_resampling import (
     resampled_auroc,
     single_of_class,
 )
+from training.evaluation.answering import counted_rate
 from training.evaluation.calibration import auroc
-from training.evaluation.evaluation_report import rate
 
 
 @dataclass(frozen=True)
@@ -146,7 +146,7 @@ def _medians(ascending: np.ndarray, counts: np.ndarray) -> np.ndarray:
 
 @dataclass(frozen=True)
 class SettledTable:
-    """Puzzles by settled and correct, and two rates of them, each as in `training.evaluation.evaluation_report.rate`.
+    """Puzzles by settled and correct, and two rates of them, each as in `training.evaluation.answering.counted_rate`.
 
     threshold: settled means that the residual is below it. reason: why a rate has no value, None where both have one.
     """
@@ -187,7 +187,7 @@ def settled_table(residuals: np.ndarray, failed: np.ndarray, threshold: float) -
         settled_failed=settled_failed,
         unsettled_correct=len(failed) - num_failed - both,
         unsettled_failed=num_failed - settled_failed,
-        correct_given_settled=rate(both, num_settled),
-        settled_given_failed=rate(settled_failed, num_failed),
+        correct_given_settled=counted_rate(both, num_settled),
+        settled_given_failed=counted_rate(settled_failed, num_failed),
         reason="; ".join(missing) or None,
     )

@@ -27,7 +27,7 @@ from analysis.spectra.spectrum_figures import (
 from analysis.spectra.spectrum_files import save_table
 from analysis.spectra.spectrum_over_runs import lambda1_estimate, paired_differences, statistics_over_runs
 from analysis.spectra.spectrum_table import SpectrumTable, Window
-from training.evaluation.evaluation_report import rate as counted_rate
+from training.evaluation.answering import counted_rate
 from training.records.result_numbers import Number, estimate, rate, record_entry
 
 DIFFICULTY_BINS = 4

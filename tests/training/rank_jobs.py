@@ -15,8 +15,10 @@ import torch._dynamo  # noqa: F401 - likewise, by the first optimizer step
 from torch import Tensor
 
 from errors import UserError
+from evaluate import Options, evaluate_checkpoint
 from tests.helpers import tiny_config
 from tests.models.small import small_batch, small_model
+from tests.training.judges.toys import ROOM
 from training import distributed
 from training.distributed import World
 from training.evaluation.answering import AccuracyEvaluator, evaluate
@@ -35,6 +37,7 @@ from training.objectives.act_streaming import ACTStreaming
 from training.objectives.choose import build_objective
 from training.optim import SparseSignSGD, sum_rows
 from training.run import Run, full_state, restore
+from training.settings import evaluator_list
 from training.settings.schema import EvalConfig, TrainConfig
 from training.start import act_objective, build_run, held_folder, place, share_weights, train_in
 from training.storage.checkpoint import load_state, save_state
@@ -327,12 +330,12 @@ def evaluated_here(world: World, arch: str, count: int, adaptive: bool) -> Recor
     batch = small_batch(count) | {"row": torch.arange(count)}
     batches = [{key: leaf[i : i + 5] for key, leaf in batch.items()} for i in range(0, count, 5)]
     inference = AdaptiveInference() if adaptive else FixedInference(3)
-    recorder, counts = OutputRecorder(["preds", "steps"]), StepCountEvaluator(4)
-    evaluators = [AccuracyEvaluator("stablemax_cross_entropy"), recorder, counts]
-    result = evaluate(model, batches, inference, evaluators, world)
-    seconds = result.pop("seconds")
+    recorder, counts = OutputRecorder(["preds", "steps"], "unused.npz"), StepCountEvaluator(4)
+    accuracy = AccuracyEvaluator("stablemax_cross_entropy")
+    result = evaluate(model, batches, inference, [accuracy, recorder, counts], world)
+    seconds, result = result.pop("seconds"), result | accuracy.report()
     arrays = {name: torch.from_numpy(array) for name, array in recorder.arrays().items()}
-    return {"result": result, "seconds": seconds, "arrays": arrays, "counts": counts.histogram()}
+    return {"result": result, "seconds": seconds, "arrays": arrays, "counts": counts.report()}
 
 
 def robustness(world: World, count: int, size: int = 5) -> list[Record]:
@@ -372,6 +375,20 @@ def row_outcomes(world: World, count: int) -> Record:
     evaluate(model, batches, FixedInference(3), [kept], world)
     rows, exact = (torch.from_numpy(array) for array in kept.outcomes())
     return {"row": rows, "exact": exact}
+
+
+def evaluation(world: World, run: str, options: dict[str, Any], toys: bool = False) -> Record:
+    """The record of `evaluate.py checkpoint=RUN/best.pt` with some options, but for what its results cost in time."""
+    if toys:
+        evaluator_list.JUDGES = ROOM
+    with contextlib.redirect_stdout(io.StringIO()) as printed:
+        record = evaluate_checkpoint(Options(checkpoint=f"{run}/best.pt", device="cpu", **options), world)
+    for result in record["results"]:
+        timed = [result["compute"], *(result["robustness"] or [])]
+        for cost in timed:
+            cost.pop("seconds")
+            cost.pop("rows_per_second", None)
+    return {"results": record["results"], "printed": printed.getvalue()}
 
 
 def together(world: World, failing: Sequence[int], user_error: bool) -> str:

@@ -5,6 +5,8 @@ import time
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator, Mapping, Sequence, Sized
 from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, ClassVar, Self
 
 import torch
 from scipy.stats import norm
@@ -19,12 +21,14 @@ from training.records.result_numbers import wilson_interval
 
 
 class Evaluator(ABC):
-    """Judges groups of answered rows, of any size and with rows in any order, one group after the other.
+    """Judges groups of answered rows of one set, of any size and with rows in any order, one group after the other.
 
+    The order of calls: `begin`, `update` for each group, `gather`, and then what is asked of it, on any process.
     `sums` hold what this process has seen; their names are the same on all processes, whatever the rows.
     """
 
     sums: dict[str, float]
+    keeps_shares: ClassVar[bool] = False  # True: after `gather` too a process has its own rows only, and its own files
 
     @abstractmethod
     def begin(self) -> None:
@@ -35,13 +39,33 @@ class Evaluator(ABC):
         """Judge some rows of this process."""
 
     def gather(self, world: World) -> None:
-        """Bring the processes' shares together, before `result`. Collective. Here: `sums` are added up."""
+        """Bring the processes' shares together. Collective. Here: `sums` are added up."""
         if self.sums:
             self.sums = dict(zip(self.sums, world.sum_numbers(list(self.sums.values())), strict=True))
 
-    def result(self) -> dict[str, float]:
-        """Scalars over the rows of all processes. Here: none, as where a table or a list holds the numbers."""
+    def add(self, other: Self) -> None:
+        """Take in what another one has seen of other rows, both gathered. Here: `sums` are added up."""
+        for name, value in other.sums.items():
+            self.sums[name] = self.sums.get(name, 0.0) + value
+
+    @abstractmethod
+    def report(self) -> Any:
+        """What it found, as JSON."""
+
+    def metrics(self) -> dict[str, float]:
+        """The numbers of it that a run writes to `metrics.jsonl`, by name; those that are not defined are left out."""
         return {}
+
+    def lines(self) -> list[str]:
+        """What it found, for people."""
+        return []
+
+    def files(self, folder: Path) -> list[Path]:
+        """Write its files into `folder`, which is made for them, and return their paths. Errors: `OSError`.
+
+        Called on the first process, or on all where it `keeps_shares`.
+        """
+        return []
 
 
 class AccuracyEvaluator(Evaluator):
@@ -50,12 +74,14 @@ class AccuracyEvaluator(Evaluator):
     `exact_accuracy` comes with `exact_count` and `count`, its numerator and denominator.
     """
 
+    summed = ("count", "exact_count", "accuracy", "lm_loss", "q_halt_accuracy", "steps")
+    metric_names = (*summed, "exact_accuracy")
+
     def __init__(self, loss_type: str) -> None:
         self.loss_type = loss_type
 
     def begin(self) -> None:
-        names = ("count", "exact_count", "accuracy", "lm_loss", "q_halt_accuracy", "steps")
-        self.sums = dict.fromkeys(names, 0.0)
+        self.sums = dict.fromkeys(self.summed, 0.0)
 
     @torch.no_grad()
     def update(self, batch: Batch, predictions: Predictions) -> None:
@@ -77,13 +103,26 @@ class AccuracyEvaluator(Evaluator):
         for name, value in zip(batch_sums, values, strict=True):
             self.sums[name] += value
 
-    def result(self) -> dict[str, float]:
+    def report(self) -> dict[str, float]:
         count = self.sums["count"]
         if not count:
             return {"count": 0.0, "exact_count": 0.0}
         means = {name: value / count for name, value in self.sums.items() if not name.endswith("count")}
         exact = self.sums["exact_count"]
         return means | {"exact_accuracy": exact / count, "exact_count": exact, "count": count}
+
+    def metrics(self) -> dict[str, float]:
+        return self.report()
+
+    def lines(self) -> list[str]:
+        found = self.report()
+        lines = [f"  {describe_rate(found)}"]
+        if found["count"]:
+            lines.append(
+                f"  token accuracy {found['accuracy']:.4f}, loss {found['lm_loss']:.4f}, "
+                f"q_halt accuracy {found['q_halt_accuracy']:.4f}"
+            )
+        return lines
 
 
 def effective_wilson(rate: float, variance: float, puzzles: float, most: float) -> tuple[float, float]:
@@ -115,6 +154,15 @@ def describe_rate(result: Mapping[str, float]) -> str:
     return f"exact_accuracy {exact / count:.4f} ({exact}/{count}, 95% {low:.3f}-{high:.3f})"
 
 
+def counted_rate(successes: float, total: float) -> dict[str, Any]:
+    """A rate as reports have it, with numerator, denominator and 95 % Wilson interval; nulls without trials."""
+    successes, total = int(successes), int(total)
+    if not total:
+        return {"value": None, "numerator": 0, "denominator": 0, "interval95": None}
+    low, high = wilson_interval(successes, total)
+    return {"value": successes / total, "numerator": successes, "denominator": total, "interval95": [low, high]}
+
+
 @contextmanager
 def evaluating(model: torch.nn.Module) -> Iterator[None]:
     """The model in evaluation mode; afterwards it is in the mode that it was in."""
@@ -138,11 +186,12 @@ def evaluate(
 ) -> dict[str, float]:
     """Run `evaluators` over `batches` (every rank sees all batches and takes its share of each one's rows).
 
-    The model's mode is restored. Rows are cut by rank, so one process and several judge the same rows.
+    The model's mode is restored. Rows are cut by rank, so one process and several judge the same rows. What the
+    evaluators found is asked of them.
 
     Returns:
-        the results of the evaluators, and over all processes `rows` (without padding), `forward_passes`
-        (supervision steps computed, padding included) and `seconds` of wall clock, until the last process is done.
+        what it cost, over all processes: `rows` (without padding), `forward_passes` (supervision steps computed,
+        padding included) and `seconds` of wall clock, until the last process is done.
     """
     start = time.perf_counter()
     num_rows = forward_passes = 0
@@ -167,7 +216,4 @@ def evaluate(
     for evaluator in evaluators:
         evaluator.gather(world)
     counted = dict(zip(("rows", "forward_passes"), world.sum_numbers([num_rows, forward_passes]), strict=True))
-    result = counted | {"seconds": time.perf_counter() - start}
-    for evaluator in evaluators:
-        result |= evaluator.result()
-    return result
+    return counted | {"seconds": time.perf_counter() - start}

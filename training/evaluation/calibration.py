@@ -1,6 +1,6 @@
 """Is q_halt, read as a probability that the answer is right, true to its word, and does it rank answers?"""
 
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 import torch
@@ -117,10 +117,19 @@ class CalibrationEvaluator(Evaluator):
             return torch.zeros(0), torch.zeros(0, dtype=torch.bool)
         return torch.cat(self.q_halt), torch.cat(self.exact)
 
-    def result(self) -> dict[str, float]:
-        """`q_halt_auroc`, `q_halt_brier`, `q_halt_ece`: those that are defined; `report` holds the rest."""
+    def add(self, other: Self) -> None:
+        self.q_halt, self.exact = self.q_halt + other.q_halt, self.exact + other.exact
+
+    def metrics(self) -> dict[str, float]:
+        """`q_halt_auroc`, `q_halt_brier`, `q_halt_ece`; `report` holds the rest."""
         report = self.report()
         return {f"q_halt_{name}": report[name] for name in ("auroc", "brier", "ece") if report[name] is not None}
+
+    def lines(self) -> list[str]:
+        names = {"auroc": "AUROC", "brier": "Brier", "ece": "ECE"}
+        report = self.report()
+        known = [f"{names[name]} {report[name]:.4f}" for name in names if report[name] is not None]
+        return [f"  q_halt as a probability of being right: {', '.join(known)}"] if known else []
 
     def report(self) -> dict[str, Any]:
         """`count`, `exact_count`, `base_rate`, `auroc`, `brier`, `ece`, and `bins` as in `reliability_table`.

@@ -1,5 +1,6 @@
 """Everything measured about one checkpoint on one selection of rows, as a plain record and as lines of text."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -15,7 +16,7 @@ from models.config import ModelConfig
 from models.flops import step_flops
 from models.recursive_model import RecursiveModel
 from training.distributed import World
-from training.evaluation.answering import AccuracyEvaluator, Evaluator, describe_rate, evaluate
+from training.evaluation.answering import AccuracyEvaluator, Evaluator, counted_rate, evaluate
 from training.evaluation.baselines import label_counts, scored_rows, trivial_baselines
 from training.evaluation.calibration import CalibrationEvaluator
 from training.evaluation.evaluators import (
@@ -26,17 +27,11 @@ from training.evaluation.evaluators import (
     difficulty_groups,
 )
 from training.evaluation.robustness import measure_robustness, robustness_lines
-from training.evaluation.rollout_report import rollout_lines, rollout_record
-from training.evaluation.rollout_table import RolloutRecorder
-from training.evaluation.sudoku_rules import SudokuEvaluator
+from training.evaluation.rollout_report import RolloutEvaluator
 from training.inference import perturbed_starts
 from training.inference.choose import build_inference, keeps_steps, mode
-from training.inference.stochastic_rollouts import Settings as Rollouts
-from training.records.result_numbers import wilson_interval
 from training.settings.schema import AnswerConfig, TrainConfig
 
-# What tasks name as their `judges`; each reports under its name.
-JUDGES = {"sudoku": SudokuEvaluator}
 BASELINE_ROWS = 20_000  # trivial predictors vary little from row to row; ARC has hundreds of thousands
 
 
@@ -100,93 +95,85 @@ def measure(
     loss_type: str,
     batch_size: int,
     train_counts: np.ndarray | None,
-    save_outputs: list[str] | None = None,
-    rollouts: RolloutRecorder | None = None,
-) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
-    """Evaluate a selection as `settings` say; returns the record and the recorded outputs (this process's rows).
+    judges: Mapping[str, Evaluator],
+    outputs: OutputRecorder | None = None,
+    rollouts: RolloutEvaluator | None = None,
+) -> tuple[dict[str, Any], list[str]]:
+    """Evaluate a selection as `settings` say; returns the record, and the same for people.
 
     Where rows stop by themselves there are no answers after each step: `per_step` and `halting` are None, and
     `step_counts` says after how many steps the rows stopped. With a vote or stochastic rollouts there are none either.
-    `rollouts` keeps the latter, and must be given for them.
+    `rollouts` keeps the latter, and must be given for them. judges: further evaluators, by what the record calls them.
     """
     max_steps = settings.max_steps or model.config.halt_max_steps
     ratings = selection.puzzle_set.ratings
-    groups = [] if ratings is None else difficulty_groups(ratings[selection.rows])
-    calibration = CalibrationEvaluator()
+    accuracy, calibration = AccuracyEvaluator(loss_type), CalibrationEvaluator()
     steps = StepAccuracyEvaluator(max_steps, partial(wants_to_halt, model.config)) if keeps_steps(settings) else None
     counts = StepCountEvaluator(max_steps) if settings.adaptive_halt else None
+    groups = [] if ratings is None else difficulty_groups(ratings[selection.rows])
     difficulty = None if ratings is None else DifficultyEvaluator(ratings, groups)
-    names = selection.puzzle_set.metadata.task.judges()
-    judges = {name: JUDGES[name].for_set(selection.puzzle_set, groups) for name in names}
-    recorder = OutputRecorder(save_outputs) if save_outputs else None
-    evaluators: list[Evaluator] = [AccuracyEvaluator(loss_type), calibration]
-    optional = (steps, counts, difficulty, *judges.values(), recorder, rollouts)
-    evaluators += [evaluator for evaluator in optional if evaluator is not None]
+    at_work = (accuracy, calibration, steps, counts, difficulty, *judges.values(), outputs, rollouts)
     batches = EvalBatches(selection.puzzle_set, selection.rows, min(batch_size, len(selection.rows)))
     inference = build_inference(settings, [selection.puzzle_set], seed, stepwise=True)
-    result = evaluate(
+    cost = evaluate(
         model,
         batches,
         inference,
-        evaluators,
+        [evaluator for evaluator in at_work if evaluator is not None],
         world,
         description=selection.kind,
         show_progress=world.is_main,
     )
     scales = perturbed_starts.Settings.of(settings).sigma
     robustness = measure_robustness(model, [batches], scales, settings, world, show_progress=world.is_main)
+    found = accuracy.report()
     record: dict[str, Any] = {
         "rows": selection.kind,
         "data": str(selection.puzzle_set.root),
         "set": selection.puzzle_set.set_name,
         "mode": mode(settings, model.config.halt_max_steps),
-        "exact_accuracy": rate(result["exact_count"], result["count"]),
-        "compute": compute(result, model.config),
-        **{key: result.get(key) for key in ("accuracy", "lm_loss", "q_halt_accuracy")},
+        "exact_accuracy": counted_rate(found["exact_count"], found["count"]),
+        "compute": compute(cost, found.get("steps"), model.config),
+        **{key: found.get(key) for key in ("accuracy", "lm_loss", "q_halt_accuracy")},
         "supervision_steps": max_steps,
         "trained_steps": model.config.halt_max_steps,
-        "per_step": None if steps is None else steps.per_step(),
-        "halting": None if steps is None else steps.halting(),
-        "step_counts": None if counts is None else counts.histogram(),
-        "difficulty": None
-        if difficulty is None
-        else [
-            {"low": group["low"], "high": group["high"], **rate(group["exact_count"], group["count"])}
-            for group in difficulty.per_group()
-        ],
+        **({"per_step": None, "halting": None} if steps is None else steps.report()),
+        "step_counts": None if counts is None else counts.report(),
+        "difficulty": None if difficulty is None else difficulty.report(),
+    }
+    taken = judges.keys() & {*record, "calibration", "robustness", "rollouts", "baselines"}
+    if taken:
+        raise UserError(f"evaluators: {min(taken)} is the name of another part of reports; give it another prefix")
+    record |= {
         **{name: judge.report() for name, judge in judges.items()},
         "calibration": calibration.report(),
         "robustness": robustness or None,
-        **(
-            {}
-            if rollouts is None
-            else {"rollouts": rollout_record(Rollouts.of(settings), rollouts.table(), model.config)}
-        ),
+        **({} if rollouts is None else {"rollouts": rollouts.report()}),
         "baselines": baselines(selection, train_counts),
     }
-    return record, recorder.arrays() if recorder is not None else {}
+    note = ", which chose the best checkpoint" if selection.kind == "validation" else ""
+    lines = [f"{selection.name}{note}", *accuracy.lines()]
+    if found["count"]:
+        lines += [_baseline_line(record), *(line for judge in judges.values() for line in judge.lines())]
+        lines += [*calibration.lines(), _compute_line(record), *robustness_lines(robustness)]
+        lines += [] if rollouts is None else rollouts.lines()
+        kept_last = ["  no answers after each step: rows that stop, views and rollouts keep their last one only"]
+        lines += kept_last if steps is None else steps.lines()
+        lines += [line for evaluator in (counts, difficulty) if evaluator is not None for line in evaluator.lines()]
+    return record, lines
 
 
-def compute(result: dict[str, float], config: ModelConfig) -> dict[str, Any]:
+def compute(cost: dict[str, float], mean_steps: float | None, config: ModelConfig) -> dict[str, Any]:
     """What an evaluation cost: steps a row, passes, operations (closed form), wall clock of all processes together."""
-    rows, passes, seconds = int(result["rows"]), int(result["forward_passes"]), result["seconds"]
+    rows, passes, seconds = int(cost["rows"]), int(cost["forward_passes"]), cost["seconds"]
     return {
-        "mean_steps": result.get("steps"),
+        "mean_steps": mean_steps,
         "rows": rows,
         "forward_passes": passes,
         "flops": passes * step_flops(config, training=False),
         "seconds": seconds,
         "rows_per_second": rows / seconds,
     }
-
-
-def rate(successes: float, total: float) -> dict[str, Any]:
-    """A rate with numerator, denominator and 95 % Wilson interval; nulls without trials."""
-    successes, total = int(successes), int(total)
-    if not total:
-        return {"value": None, "numerator": 0, "denominator": 0, "interval95": None}
-    low, high = wilson_interval(successes, total)
-    return {"value": successes / total, "numerator": successes, "denominator": total, "interval95": [low, high]}
 
 
 def baselines(selection: Selection, train_counts: np.ndarray | None) -> dict[str, Any]:
@@ -202,42 +189,14 @@ def baselines(selection: Selection, train_counts: np.ndarray | None) -> dict[str
     return {"num_rows": len(rows), "counts_from": "train" if counts is train_counts else "these rows", **predictors}
 
 
-def report_lines(record: dict[str, Any]) -> list[str]:
-    """A record for people: exact accuracy first, with its denominator and interval."""
-    exact = record["exact_accuracy"]
-    counts = {"exact_count": exact["numerator"], "count": exact["denominator"]}
-    note = ", which chose the best checkpoint" if record["rows"] == "validation" else ""
-    lines = [f"{record['rows']} rows of {record['data']} ({record['set']}){note}", f"  {describe_rate(counts)}"]
-    if record.get("accuracy") is None:
-        return lines
-    lines.append(
-        f"  token accuracy {record['accuracy']:.4f}, loss {record['lm_loss']:.4f}, "
-        f"q_halt accuracy {record['q_halt_accuracy']:.4f}"
-    )
+def _baseline_line(record: dict[str, Any]) -> str:
     trivial = {key: value for key, value in record["baselines"].items() if isinstance(value, dict)}
     listed = ", ".join(f"{name} {value['accuracy']:.4f}" for name, value in trivial.items())
     best = max(value["exact_accuracy"] for value in trivial.values())
-    lines.append(f"  trivial predictors, token accuracy: {listed} (exact accuracy at most {best:.4f})")
-    lines += [line for name, judge in JUDGES.items() if name in record for line in judge.lines(record[name])]
-    lines += _calibration_lines(record) + _compute_lines(record)
-    lines += robustness_lines(record.get("robustness")) + rollout_lines(record.get("rollouts")) + _step_lines(record)
-    if record["difficulty"]:
-        lines.append("  by difficulty rating (quarters of the rows; equal ratings stay together)")
-        for group in record["difficulty"]:
-            span = f"{group['low']}" if group["low"] == group["high"] else f"{group['low']} to {group['high']}"
-            counts = {"exact_count": group["numerator"], "count": group["denominator"]}
-            lines.append(f"    rating {span}: {describe_rate(counts)}")
-    return lines
+    return f"  trivial predictors, token accuracy: {listed} (exact accuracy at most {best:.4f})"
 
 
-def _calibration_lines(record: dict[str, Any]) -> list[str]:
-    calibration = record["calibration"]
-    known = [(name, calibration[name]) for name in ("auroc", "brier", "ece") if calibration[name] is not None]
-    listed = ", ".join(f"{name.upper() if name != 'brier' else 'Brier'} {value:.4f}" for name, value in known)
-    return [f"  q_halt as a probability of being right: {listed}"] if known else []
-
-
-def _compute_lines(record: dict[str, Any]) -> list[str]:
+def _compute_line(record: dict[str, Any]) -> str:
     mode, spent = record["mode"], record["compute"]
     steps = f"{mode['max_steps']} supervision steps"
     if mode["adaptive_halt"]:
@@ -246,32 +205,7 @@ def _compute_lines(record: dict[str, Any]) -> list[str]:
         steps += f", {mode['vote']} views of each puzzle voting"
     if mode.get("rollouts"):
         steps += f", {mode['rollouts']} stochastic rollouts, of which the highest q_halt counts"
-    return [
+    return (
         f"  {steps}: {spent['mean_steps']:.2f} steps a row, {spent['forward_passes']:,} forward passes, "
         f"{spent['flops']:.3g} operations, {spent['seconds']:.1f} s, {spent['rows_per_second']:.1f} rows/s"
-    ]
-
-
-def _step_lines(record: dict[str, Any]) -> list[str]:
-    lines = []
-    if record["per_step"] is None:
-        lines.append("  no answers after each step: rows that stop, views and rollouts keep their last one only")
-    else:
-        halting = record["halting"]
-        lines.append(
-            f"  stopping where q_halt says so: {describe_rate(halting)}, {halting['mean_steps']:.2f} steps on average"
-        )
-        lines.append("  step  exact accuracy  token accuracy  first wants to stop here")
-        for step in record["per_step"]:
-            bar = "#" * round(20 * step["exact_accuracy"])
-            lines.append(
-                f"  {step['step']:>4}  {step['exact_accuracy']:>14.4f}  {step['accuracy']:>14.4f}  "
-                f"{step['halted_count']:>24}  {bar}".rstrip()
-            )
-    if record["step_counts"] is not None:
-        most = max(entry["count"] for entry in record["step_counts"])
-        lines.append("  step  rows that stopped here")
-        for entry in record["step_counts"]:
-            bar = "#" * round(20 * entry["count"] / most)
-            lines.append(f"  {entry['step']:>4}  {entry['count']:>22}  {bar}".rstrip())
-    return lines
+    )

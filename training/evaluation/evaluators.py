@@ -2,6 +2,8 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Self
 
 import numpy as np
 import torch
@@ -10,9 +12,11 @@ from torch import Tensor
 from errors import UserError
 from models.act import Batch
 from models.losses import IGNORE_LABEL_ID, correctness
-from training.evaluation.answering import Evaluator
+from training.distributed import World
+from training.evaluation.answering import Evaluator, counted_rate, describe_rate
 from training.inference.base import Predictions
 from training.inference.stepwise import StepwisePredictions
+from training.storage.atomic_file import write_npz_atomically
 
 Halts = Callable[[Tensor, Tensor], Tensor]
 
@@ -60,6 +64,24 @@ class StepAccuracyEvaluator(Evaluator):
         self.sums["halting_steps"] += float((scored * (first + 1)).sum())
         self.sums["count"] += float(scored.sum())
 
+    def report(self) -> dict[str, Any]:
+        """`per_step` and `halting`, as `docs/metrics.md` has them."""
+        return {"per_step": self.per_step(), "halting": self.halting()}
+
+    def lines(self) -> list[str]:
+        halting = self.halting()
+        lines = [
+            f"  stopping where q_halt says so: {describe_rate(halting)}, {halting['mean_steps']:.2f} steps on average",
+            "  step  exact accuracy  token accuracy  first wants to stop here",
+        ]
+        for step in self.per_step():
+            bar = "#" * round(20 * step["exact_accuracy"])
+            lines.append(
+                f"  {step['step']:>4}  {step['exact_accuracy']:>14.4f}  {step['accuracy']:>14.4f}  "
+                f"{step['halted_count']:>24}  {bar}".rstrip()
+            )
+        return lines
+
     def per_step(self) -> list[dict[str, float]]:
         """One entry per step: `step`, `exact_count`, `count`, `exact_accuracy`, `accuracy`, `halted_count`."""
         count = self.sums["count"]
@@ -100,10 +122,19 @@ class StepCountEvaluator(Evaluator):
         for steps in predictions.steps[scored].tolist():
             self.sums[f"stopped_{steps}"] += 1
 
-    def histogram(self) -> list[dict[str, int]]:
+    def report(self) -> list[dict[str, int]]:
         """`step` and `count` of rows with a scored token that stopped there; steps at which none did are left out."""
         counts = {t: int(self.sums[f"stopped_{t}"]) for t in range(1, self.num_steps + 1)}
         return [{"step": t, "count": count} for t, count in counts.items() if count]
+
+    def lines(self) -> list[str]:
+        counts = self.report()
+        most = max((entry["count"] for entry in counts), default=0)
+        lines = ["  step  rows that stopped here"]
+        for entry in counts:
+            bar = "#" * round(20 * entry["count"] / most)
+            lines.append(f"  {entry['step']:>4}  {entry['count']:>22}  {bar}".rstrip())
+        return lines
 
 
 @dataclass(frozen=True)
@@ -149,16 +180,20 @@ class DifficultyEvaluator(Evaluator):
             self.sums[f"exact_{g}"] += float((inside & exact).sum())
             self.sums[f"count_{g}"] += float(inside.sum())
 
-    def per_group(self) -> list[dict[str, int]]:
+    def report(self) -> list[dict[str, Any]]:
+        """One entry per group: its `low` and `high` rating and the rate of exact rows."""
         return [
-            {
-                "low": group.low,
-                "high": group.high,
-                "exact_count": int(self.sums[f"exact_{g}"]),
-                "count": int(self.sums[f"count_{g}"]),
-            }
+            {"low": group.low, "high": group.high, **counted_rate(self.sums[f"exact_{g}"], self.sums[f"count_{g}"])}
             for g, group in enumerate(self.groups)
         ]
+
+    def lines(self) -> list[str]:
+        lines = ["  by difficulty rating (quarters of the rows; equal ratings stay together)"] if self.groups else []
+        for group in self.report():
+            span = f"{group['low']}" if group["low"] == group["high"] else f"{group['low']} to {group['high']}"
+            counts = {"exact_count": group["numerator"], "count": group["denominator"]}
+            lines.append(f"    rating {span}: {describe_rate(counts)}")
+        return lines
 
 
 # The names are those of the official `save_outputs`.
@@ -191,24 +226,51 @@ def check_outputs(names: Sequence[str], option: str, *, stepwise: bool) -> None:
 
 
 class OutputRecorder(Evaluator):
-    """Keeps chosen outputs of every real row (padding left out), for `arrays`. Rows of this process only."""
+    """Keeps chosen outputs of every real row (padding left out) for a `.npz` file. Rows of this process only.
 
-    def __init__(self, names: Sequence[str]) -> None:
+    Args:
+        file: its name, another one on every process. prefix: of the arrays' names in it.
+    """
+
+    keeps_shares = True
+
+    def __init__(self, names: Sequence[str], file: str, prefix: str = "", *, compressed: bool = False) -> None:
         self.names = list(dict.fromkeys(("row", *names)))
+        self.file, self.prefix, self.compressed = file, prefix, compressed
 
     def begin(self) -> None:
-        self.sums = {}
         self.batches: dict[str, list[np.ndarray]] = {name: [] for name in self.names}
+        self.others: list[dict[str, np.ndarray]] = []
 
     def update(self, batch: Batch, predictions: Predictions) -> None:
         real = batch["row"] >= 0
         for name in self.names:
             self.batches[name].append(OUTPUTS[name](batch, predictions)[real].cpu().numpy())
 
+    def gather(self, world: World) -> None:
+        """Outputs are too large for it."""
+
+    def add(self, other: Self) -> None:
+        """The other one's rows stand behind those under the same names, else beside them."""
+        self.others.append(other.arrays())
+
     def arrays(self) -> dict[str, np.ndarray]:
-        """name -> (rows, ...), by ascending `row`; (0,) arrays where this process had no row."""
-        if not self.batches["row"]:
-            return {name: np.zeros(0, np.int64) for name in self.names}
-        arrays = {name: np.concatenate(batches) for name, batches in self.batches.items()}
-        order = np.argsort(arrays["row"], kind="stable")
-        return {name: array[order] for name, array in arrays.items()}
+        """name -> (rows, ...), by ascending `row`, added rows behind; (0,) arrays where this process had no row."""
+        order = np.argsort(np.concatenate([np.zeros(0, np.int64), *self.batches["row"]]), kind="stable")
+        arrays = {
+            self.prefix + name: np.concatenate(batches)[order] if batches else np.zeros(0, np.int64)
+            for name, batches in self.batches.items()
+        }
+        for other in self.others:
+            for name, array in other.items():
+                parts = [part for part in (arrays.get(name), array) if part is not None and len(part)]
+                arrays[name] = np.concatenate(parts) if parts else array
+        return arrays
+
+    def report(self) -> dict[str, list[int]]:
+        """Shapes of the arrays of this process."""
+        return {name: list(array.shape) for name, array in self.arrays().items()}
+
+    def files(self, folder: Path) -> list[Path]:
+        write_npz_atomically(folder / self.file, self.arrays(), compressed=self.compressed)
+        return [folder / self.file]

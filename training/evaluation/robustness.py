@@ -52,8 +52,15 @@ class RobustnessEvaluator(Evaluator):
         """Rows by the number of rollouts that solve them: (K + 1) counts."""
         return [int(self.sums[f"solved_{k}"]) for k in range(self.rollouts + 1)]
 
-    def result(self) -> dict[str, float]:
-        """The rates of `docs/metrics.md`, with numerator and denominator; zero counts alone without rows."""
+    def report(self) -> dict[str, Any]:
+        """The rates of `docs/metrics.md`, with numerators and denominators; without rows counts alone."""
+        return self.metrics() | {"histogram": self.histogram()}
+
+    def lines(self) -> list[str]:
+        found = self.metrics()
+        return [f"  solved rollouts, puzzles always, partly, never: {_columns(found)}"] if found["puzzles"] else []
+
+    def metrics(self) -> dict[str, float]:
         counts = self.histogram()
         puzzles = sum(counts)
         exact = sum(k * rows for k, rows in enumerate(counts))
@@ -100,7 +107,7 @@ def measure_robustness(
 
     `settings` say at which site, from how many starts and for how many steps.
 
-    One record for each sigma: `sigma`, `site`, `rollouts`, the `result` of `RobustnessEvaluator`, `histogram`,
+    One record for each sigma: `sigma`, `site`, `rollouts`, the report of `RobustnessEvaluator`,
     `forward_passes` and `seconds`.
     """
     records = []
@@ -115,11 +122,11 @@ def measure_robustness(
                 model, batches, inference, [evaluator], world, description=f"sigma {sigma:g}",
                 show_progress=show_progress,
             )  # fmt: skip
-            total.sums = {name: value + evaluator.sums[name] for name, value in total.sums.items()}
+            total.add(evaluator)
             spent = {name: value + result[name] for name, value in spent.items()}
         records.append({
-            "sigma": sigma, "site": asked.site, "rollouts": asked.starts, **total.result(),
-            "histogram": total.histogram(), "forward_passes": int(spent["forward_passes"]), "seconds": spent["seconds"],
+            "sigma": sigma, "site": asked.site, "rollouts": asked.starts, **total.report(),
+            "forward_passes": int(spent["forward_passes"]), "seconds": spent["seconds"],
         })  # fmt: skip
     return records
 
@@ -133,11 +140,12 @@ def robustness_lines(measured: Sequence[Mapping[str, Any]] | None) -> list[str]:
         f"  from perturbed starts ({first['rollouts']} rollouts of each row, {first['site']}); 95 % interval over rows",
         "     sigma  solved rollouts  always  partly  never",
     ]
-    for scale in measured:
-        interval = f"{scale['exact_low']:.3f}-{scale['exact_high']:.3f}"
-        lines.append(
-            f"  {scale['sigma']:>8g}  {scale['exact_accuracy']:>15.4f}  {scale['always_count']:>6}  "
-            f"{scale['partly_count']:>6}  {scale['never_count']:>5}  "
-            f"({scale['exact_count']}/{scale['count']}, 95% {interval})"
-        )
-    return lines
+    return lines + [f"  {scale['sigma']:>8g}  {_columns(scale)}" for scale in measured]
+
+
+def _columns(found: Mapping[str, Any]) -> str:
+    interval = f"{found['exact_low']:.3f}-{found['exact_high']:.3f}"
+    return (
+        f"{found['exact_accuracy']:>15.4f}  {found['always_count']:>6}  {found['partly_count']:>6}  "
+        f"{found['never_count']:>5}  ({found['exact_count']}/{found['count']}, 95% {interval})"
+    )

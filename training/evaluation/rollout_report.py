@@ -1,17 +1,20 @@
 """What each rule of choice among stochastic rollouts solves, against what the rollouts cost."""
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from pathlib import Path
+from typing import Any, Self
 
 import numpy as np
 
 from models.config import ModelConfig
 from models.flops import step_flops
+from training.distributed import World
 from training.evaluation.answering import effective_wilson
 from training.evaluation.rollout_selection import first_best, first_majority, groups_majority, subset_any, subset_best
-from training.evaluation.rollout_table import RolloutTable
-from training.inference.stochastic_rollouts import Settings
+from training.evaluation.rollout_table import RolloutRecorder, RolloutTable
+from training.inference.stochastic_rollouts import Settings, judged_steps
 from training.records.result_numbers import wilson_interval
+from training.storage.atomic_file import write_npz_atomically
 
 SELECTORS = ("q", "stability", "majority", "random", "oracle")
 
@@ -77,6 +80,46 @@ def rollout_record(settings: Settings, table: RolloutTable, config: ModelConfig)
     return settings.recipe() | counts | {"accuracy": measured}
 
 
+class RolloutEvaluator(RolloutRecorder):
+    """The stochastic rollouts of some rows, and what each way to choose among them solves.
+
+    Args:
+        max_steps: length of a rollout. file: the `.npz` file that keeps rollouts. prefix: of the arrays' names in it.
+    """
+
+    def __init__(self, settings: Settings, max_steps: int, config: ModelConfig, file: str, prefix: str) -> None:
+        super().__init__(settings.rollouts, judged_steps(settings.judged_steps, max_steps), settings.probes.sizes)
+        self.settings, self.config, self.file, self.prefix = settings, config, file, prefix
+
+    def begin(self) -> None:
+        super().begin()
+        self.found: dict[str, Any] = {}
+        self.others: dict[str, np.ndarray] = {}
+
+    def gather(self, world: World) -> None:
+        super().gather(world)
+        self.found = rollout_record(self.settings, self.table(), self.config)
+
+    def add(self, other: Self) -> None:
+        """The other one's arrays stand in the file beside these, under its own prefix."""
+        self.others |= other.arrays()
+
+    def report(self) -> dict[str, Any]:
+        return self.found
+
+    def lines(self) -> list[str]:
+        return rollout_lines(self.found)
+
+    def arrays(self) -> dict[str, np.ndarray]:
+        how = {key: value for key, value in self.found.items() if key != "accuracy"}
+        arrays = {self.prefix + name: array for name, array in self.table().arrays(how).items()}
+        return arrays | self.others
+
+    def files(self, folder: Path) -> list[Path]:
+        write_npz_atomically(folder / self.file, self.arrays())
+        return [folder / self.file]
+
+
 def _counted(shares: np.ndarray, per_puzzle: int) -> dict[str, Any]:
     """A rate of `per_puzzle` answers of each puzzle."""
     numerator, denominator = round(float(shares.sum()) * per_puzzle), len(shares) * per_puzzle
@@ -94,9 +137,9 @@ def _mean(shares: np.ndarray, most: int) -> dict[str, Any]:
     return {"value": rate, "interval95": [low, high]}
 
 
-def rollout_lines(measured: Mapping[str, Any] | None) -> list[str]:
+def rollout_lines(measured: Mapping[str, Any]) -> list[str]:
     """For people: what each selector solves at the end, by number of rollouts."""
-    if measured is None or not measured["accuracy"]:
+    if not measured["accuracy"]:
         return []
     entries: Sequence[Mapping[str, Any]] = measured["accuracy"]
     last, names = measured["steps"][-1], list(dict.fromkeys(entry["selector"] for entry in entries))

@@ -22,7 +22,7 @@ import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 import torch
@@ -162,6 +162,15 @@ class RolloutRecorder(Evaluator):
 
     def gather(self, world: World) -> None:
         self.batches = {name: [world.gather_ragged(torch.cat(batches))] for name, batches in self.batches.items()}
+
+    def add(self, other: Self) -> None:
+        self.batches = {name: batches + other.batches[name] for name, batches in self.batches.items()}
+
+    def report(self) -> dict[str, Any]:
+        """Of how many puzzles there are how many rollouts, after which steps they are judged, and d0 of the probes."""
+        table = self.table()
+        counts = {"puzzles": len(table.row), "rollouts": table.rollouts}
+        return counts | {"steps": self.steps.tolist(), "sizes": self.sizes.tolist()}
 
     def table(self) -> RolloutTable:
         arrays = {name: torch.cat(batches).numpy() for name, batches in self.batches.items()}

@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 import torch
@@ -43,6 +43,14 @@ class RowOutcomes(Evaluator):
         self._rows = [world.gather_ragged(torch.cat(self._rows))]
         self._exact = [world.gather_ragged(torch.cat(self._exact))]
 
+    def add(self, other: Self) -> None:
+        self._rows, self._exact = self._rows + other._rows, self._exact + other._exact
+
+    def report(self) -> dict[str, Any]:
+        """`row`, the numbers, and `exact`, a text of a 1 or 0 for each."""
+        rows, exact = self.outcomes()
+        return {"row": rows.tolist(), "exact": _as_text(exact)}
+
     def outcomes(self) -> tuple[np.ndarray, np.ndarray]:
         """row (N,) int64, ascending, and exact (N,) bool."""
         rows, exact = torch.cat(self._rows).numpy(), torch.cat(self._exact).numpy()
@@ -73,8 +81,12 @@ def save_test_rows(path: Path, sets: Sequence[PuzzleSet], outcomes: Mapping[str,
     record: dict[str, Any] = {"puzzle": [f"{value:016x}" for value in puzzle.tolist()]}
     for name, of_sets in outcomes.items():
         exact = np.concatenate([of_set.outcomes()[1] for of_set in of_sets])
-        record[name] = "".join("1" if value else "0" for value in exact.tolist())
+        record[name] = _as_text(exact)
     write_json_atomically(path, record)
+
+
+def _as_text(exact: np.ndarray) -> str:
+    return "".join("1" if value else "0" for value in exact.tolist())
 
 
 def read_test_rows(path: Path) -> TestRows:

@@ -32,6 +32,11 @@ def config_to_dict(cfg: TrainConfig) -> dict[str, Any]:
     return {key: value for key, value in asdict(cfg).items() if key not in unread}
 
 
+def counted_evaluators(evaluators: Any) -> Any:
+    """`evaluators` as hashes and comparisons of runs see it: [], once the default, is null. Neither changes a run."""
+    return evaluators or None
+
+
 def _deciding(cfg: TrainConfig, *unless: str) -> Iterator[tuple[Setting, Any]]:
     """Settings with their values, but for those whose role is among `unless` and those that the run does not read."""
     settings = list(settings_of(type(cfg)))
@@ -48,6 +53,8 @@ def _deciding(cfg: TrainConfig, *unless: str) -> Iterator[tuple[Setting, Any]]:
                 value = value_of(cfg, setting.key)
                 if setting.key in ("data_paths", "data_paths_test"):
                     value = [os.path.normpath(path) for path in value]
+                if setting.key == "evaluators":
+                    value = counted_evaluators(value)
                 yield setting, value
 
 

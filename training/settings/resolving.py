@@ -18,6 +18,7 @@ from models.registry import MODELS
 from options import settings_of
 from training.projects import project_of, settings_classes
 from training.settings.checks import check_ranges, check_resolved, shown, value_of
+from training.settings.evaluator_list import listed
 from training.settings.identity import default_run_name
 from training.settings.merging import merge_into_schema
 from training.settings.older_names import move_older_names
@@ -97,6 +98,7 @@ def _move_aliases(cfg: TrainConfig) -> None:
         if cfg.dtype not in ("auto", cfg.arch.forward_dtype):
             raise _conflict("arch.forward_dtype", cfg.arch.forward_dtype, "dtype", cfg.dtype)
         cfg.dtype, cfg.arch.forward_dtype = cfg.arch.forward_dtype, None
+    cfg.evaluators = listed(cfg.evaluators)
 
 
 def _conflict(alias: str, alias_value: Any, name: str, value: Any) -> UserError:

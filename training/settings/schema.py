@@ -35,7 +35,6 @@ from training.rooms import HOOKS, INFERENCES, OBJECTIVES, STEPS, TERMS
 
 DTYPES = ("auto", "float64", "float32", "bfloat16")
 OBJECTIVE_NAMES = tuple(OBJECTIVES.classes())
-EVALUATORS = ("arc@ARC",)
 MAX_RATE = 1e30  # larger ones overflow float32 inside the optimizers
 rate = at_least(0, MAX_RATE)
 below_one = Numbers(0, 1, high_open=True)
@@ -57,13 +56,6 @@ class Device(Range):
     def refusal(self, value: Any) -> str | None:
         known = re.fullmatch(r"auto|cpu|mps|cuda(:[0-9]{1,3})?", value)
         return None if known else "one of: auto, cpu, mps, cuda, cuda:N"
-
-
-class EvaluatorEntry(Range):
-    def refusal(self, value: Any) -> str | None:
-        if isinstance(value, dict) and value.get("name") in EVALUATORS:
-            return None
-        return f"a list like [{{name: {EVALUATORS[0]}}}] with names among: {', '.join(EVALUATORS)}"
 
 
 @dataclass
@@ -233,8 +225,12 @@ class _TrainConfig:
         [], "folders whose test rows are judged; empty = data_paths", paths, role=JUDGING
     )
     data_path: str | None = option(None, "HRM's name of data_paths=[X]; moved there, then null", anything, role=CONTROL)
-    evaluators: list[Any] = option(
-        [], "what is judged beside accuracy; [] so far, as ARC has no scoring here yet", EvaluatorEntry(), role=JUDGING
+    evaluators: list[Any] | None = option(
+        None,
+        "what is judged beside accuracy, found in `training/judges/`: names, or {name: NAME} with options; null = what "
+        "the task of the rows names, [] = nothing",
+        anything,
+        role=JUDGING,
     )
 
     # -- length

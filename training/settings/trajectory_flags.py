@@ -223,8 +223,7 @@ def _to_config(flags: argparse.Namespace) -> TrainConfig:
         "eval": {"perturbed_starts": {"site": flags.perturb if flags.perturb in SITES else "both"}},
         # How the original run was stopped, placed and reported is not what this one is to do.
         **{name: None for name in ("run_name", "max_hours", "load_checkpoint", "compile", "threads", "keep_last")},
-        **{name: None for name in ("early_stop_patience", "eval_batch_size", "data_path")},
-        "evaluators": [],
+        **{name: None for name in ("early_stop_patience", "eval_batch_size", "data_path", "evaluators")},
         "eval_save_outputs": [],
         "wandb": vars(WandbConfig()),
         "accumulation_slices": 1,

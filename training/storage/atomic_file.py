@@ -12,9 +12,11 @@ import os
 import shutil
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, BinaryIO
+
+import numpy as np
 
 SLEEP_HOOK = "RRS_TEST_SLEEP_IN_SAVE"  # seconds to wait between write and rename; tests kill there
 
@@ -83,6 +85,12 @@ def write_json_atomically(path: Path, value: Any, *, durable: bool = True) -> No
     """Replace `path` by `value` as strict JSON. Errors: `ValueError` for NaN or infinity, `OSError`."""
     text = json.dumps(value, allow_nan=False, indent=2, ensure_ascii=False) + "\n"
     write_bytes_atomically(path, text.encode(), durable=durable)
+
+
+def write_npz_atomically(path: Path, arrays: Mapping[str, np.ndarray], *, compressed: bool = False) -> None:
+    """Replace `path` by arrays that `np.load` reads with allow_pickle=False. Errors: `OSError`."""
+    save = np.savez_compressed if compressed else np.savez
+    write_atomically(path, lambda file: save(file, **arrays))  # type: ignore[arg-type]
 
 
 @contextlib.contextmanager

@@ -68,6 +68,10 @@ class RunFolder:
         """The outputs of validation rows that process `rank` recorded at update `step`, under the official name."""
         return self.path / f"step_{step}_all_preds.{rank}.npz"
 
+    def judged(self, evaluator: str, when: str) -> Path:
+        """The folder of an evaluator's files, `when` step_N or test_WEIGHTS, named as officially."""
+        return self.path / f"evaluator_{evaluator}_{when}"
+
     @property
     def newest_state(self) -> Path | None:
         """The state a resume reads first; None when the folder holds none that was written as the newest."""

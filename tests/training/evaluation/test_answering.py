@@ -39,7 +39,7 @@ def test_sums_and_means_by_hand() -> None:
     labels = [[1, 2, 3], [1, -100, 3], [1, 2, 3]]
     evaluator.update(labelled(labels), predictions([[1, 2, 3], [1, 0, 3], [1, 0, 0]], [1.0, -1.0, -2.0]))
     evaluator.update(labelled([[-100] * 3, [4, 4, 4]]), predictions([[0, 0, 0], [4, 4, 0]], [5.0, 0.0]))
-    result = evaluator.result()
+    result = evaluator.metrics()
     hit, miss = math.log(8 / 4), math.log(8 / 1)
     losses = [hit, hit, (hit + 2 * miss) / 3, (2 * hit + miss) / 3]
     assert result["count"] == 4 and result["exact_count"] == 2 and result["exact_accuracy"] == 0.5
@@ -55,14 +55,14 @@ def test_begin_forgets() -> None:
     for _ in range(2):
         evaluator.begin()
         evaluator.update(labelled([[1, 2, 3]]), predictions([[1, 2, 3]], [1.0]))
-    assert evaluator.result()["count"] == 1
+    assert evaluator.metrics()["count"] == 1
 
 
 def test_nothing_to_judge_gives_no_rate() -> None:
     evaluator = AccuracyEvaluator(STABLEMAX)
     evaluator.begin()
     evaluator.update(labelled([[-100, -100, -100]]), predictions([[1, 2, 3]], [1.0]))
-    assert evaluator.result() == {"count": 0.0, "exact_count": 0.0}
+    assert evaluator.metrics() == {"count": 0.0, "exact_count": 0.0}
 
 
 def test_answers_are_judged_not_logits() -> None:
@@ -72,7 +72,7 @@ def test_answers_are_judged_not_logits() -> None:
     voted = predictions([[1, 2, 3]], [1.0])
     voted = replace(voted, answers=torch.tensor([[1, 2, 0]]))
     evaluator.update(labelled([[1, 2, 3]]), voted)
-    assert evaluator.result()["exact_count"] == 0
+    assert evaluator.metrics()["exact_count"] == 0
 
 
 def pad(batch: Batch, size: int) -> Batch:
@@ -83,7 +83,9 @@ def pad(batch: Batch, size: int) -> Batch:
 
 
 def run(model: RecursiveModel, batches: list[Batch], world: World | None = None) -> dict[str, float]:
-    return evaluate(model, batches, OfficialInference(), [AccuracyEvaluator(STABLEMAX)], world or World())
+    accuracy = AccuracyEvaluator(STABLEMAX)
+    cost = evaluate(model, batches, OfficialInference(), [accuracy], world or World())
+    return cost | accuracy.report()
 
 
 @pytest.fixture(params=ARCHITECTURES)
@@ -212,17 +214,18 @@ def test_several_evaluators_see_the_same_predictions(model: RecursiveModel) -> N
         def update(self, batch: Batch, predictions: Predictions) -> None:
             self.sums["answers"] += float(predictions.answers.sum())
 
-        def result(self) -> dict[str, float]:
+        def report(self) -> dict[str, float]:
             return dict(self.sums)
 
     batch = small_batch()
     answers: Tensor = OfficialInference().predict(model.eval(), batch).answers
-    result = evaluate(model, [batch], OfficialInference(), [AccuracyEvaluator(STABLEMAX), Seen()], World())
-    assert result["answers"] == float(answers.sum()) and result["count"] == 4
+    accuracy, seen = AccuracyEvaluator(STABLEMAX), Seen()
+    evaluate(model, [batch], OfficialInference(), [accuracy, seen], World())
+    assert seen.report() == {"answers": float(answers.sum())} and accuracy.report()["count"] == 4
 
 
 def test_an_evaluator_may_gather_rows_instead_of_sums() -> None:
-    """`gather` is called once, after the last row and before the result."""
+    """`gather` is called once, after the last row."""
 
     class Ordered(Evaluator):
         def begin(self) -> None:
@@ -234,13 +237,12 @@ def test_an_evaluator_may_gather_rows_instead_of_sums() -> None:
         def gather(self, world: World) -> None:
             self.called.append(f"gather {world.size}")
 
-        def result(self) -> dict[str, float]:
-            self.called.append("result")
-            return {}
+        def report(self) -> list[str]:
+            return self.called
 
     evaluator = Ordered()
     evaluate(small_model("hrm"), [small_batch(2), small_batch(2)], OfficialInference(), [evaluator], World(0, 1))
-    assert evaluator.called == ["begin", "update", "update", "gather 1", "result"]
+    assert evaluator.report() == ["begin", "update", "update", "gather 1"]
 
 
 def test_sums_are_added_by_name() -> None:

@@ -137,7 +137,7 @@ def test_rows_by_hand() -> None:
     # Bins of 0.3 (two rows, half exact), 0.9 and 0.1.
     assert report["ece"] == pytest.approx((2 * 0.2 + 0.1 + 0.1) / 4, abs=1e-6)
     assert len(report["bins"]) == NUM_BINS and [b["count"] for b in report["bins"] if b["count"]] == [1, 2, 1]
-    assert evaluator.result() == {f"q_halt_{name}": report[name] for name in ("auroc", "brier", "ece")}
+    assert evaluator.metrics() == {f"q_halt_{name}": report[name] for name in ("auroc", "brier", "ece")}
     evaluator.begin()
     assert evaluator.report()["count"] == 0
 
@@ -150,13 +150,13 @@ def test_ranks_survive_where_probabilities_are_one() -> None:
 def test_what_is_not_defined_is_none() -> None:
     for parts in ([], [(labelled([[-100, -100]]), predictions([[0, 0]], [1.0]))]):
         report = judged(parts).report()
-        assert report["count"] == 0 and judged(parts).result() == {}
+        assert report["count"] == 0 and judged(parts).metrics() == {}
         assert all(report[name] is None for name in ("base_rate", "auroc", "brier", "ece"))
     one_class = judged([(labelled([[1]]), predictions([[1]], [0.0]))])
-    assert one_class.report()["auroc"] is None and one_class.result() == {"q_halt_brier": 0.25, "q_halt_ece": 0.5}
+    assert one_class.report()["auroc"] is None and one_class.metrics() == {"q_halt_brier": 0.25, "q_halt_ece": 0.5}
     nan = judged([(labelled([[1], [1]]), predictions([[1], [0]], [0.0, math.nan]))])
     report = nan.report()
-    assert nan.result() == {} and report["bins"] is None and (report["count"], report["exact_count"]) == (2, 1)
+    assert nan.metrics() == {} and report["bins"] is None and (report["count"], report["exact_count"]) == (2, 1)
 
 
 class Shard(World):

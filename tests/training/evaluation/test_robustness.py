@@ -44,7 +44,7 @@ def test_by_hand() -> None:
     answers = [[[1, 2], [1, 2]], [[1, 2], [1, 3]], [[3, 2], [3, 3]], [[1, 2], [1, 2]]]
     evaluator.update({"labels": labels}, rollouts(answers, [[2, 4], [4, 4], [4, 4], [9, 9]]))
     evaluator.update({"labels": torch.tensor([[-100, 2]])}, rollouts([[[7, 2], [8, 2]]]))
-    result = evaluator.result()
+    result = evaluator.metrics()
     assert evaluator.histogram() == [1, 1, 2]
     assert (result["exact_count"], result["count"], result["puzzles"]) == (5, 8, 4)
     assert (result["always_count"], result["partly_count"], result["never_count"]) == (2, 1, 1)
@@ -75,14 +75,14 @@ def test_groups_of_any_size_against_counting(seed: int) -> None:
         if scored:
             counts[sum(all(one[i] == row[i] for i in scored) for one in tried)] += 1
             shares.append(np.mean([np.mean([one[i] == row[i] for i in scored]) for one in tried]))
-    result = evaluator.result()
+    result = evaluator.metrics()
     assert evaluator.histogram() == counts and min(counts) > 0
     assert result["exact_accuracy"] == pytest.approx(sum(k * n for k, n in enumerate(counts)) / 3 / sum(counts))
     assert result["accuracy"] == pytest.approx(np.mean(shares), abs=1e-12)
 
 
 def test_no_rows_no_rates() -> None:
-    result = RobustnessEvaluator(2).result()
+    result = RobustnessEvaluator(2).metrics()
     assert result == {
         "exact_count": 0,
         "count": 0,

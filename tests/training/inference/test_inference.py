@@ -337,16 +337,14 @@ def test_evaluation_of_adaptive_answers() -> None:
     expected = row_by_row(model, batch, 6)
     labels = torch.stack([logits.argmax(-1) for _, _, logits in expected]).int()
     labels[::3, 0] = (labels[::3, 0] + 1) % 5
-    counts = StepCountEvaluator(6)
-    result = evaluate(
-        model, cut(batch | {"labels": labels}, 4), AdaptiveInference(6),
-        [AccuracyEvaluator("softmax_cross_entropy"), counts], World(),
-    )  # fmt: skip
+    accuracy, counts = AccuracyEvaluator("softmax_cross_entropy"), StepCountEvaluator(6)
+    batches = cut(batch | {"labels": labels}, 4)
+    result = evaluate(model, batches, AdaptiveInference(6), [accuracy, counts], World()) | accuracy.report()
     assert (result["count"], result["exact_count"], result["rows"]) == (23, 15, 23)
     assert result["forward_passes"] == sum(steps for steps, _, _ in expected)
     assert result["steps"] == pytest.approx(result["forward_passes"] / 23)
     stopped = Counter(steps for steps, _, _ in expected)
-    assert counts.histogram() == [{"step": step, "count": stopped[step]} for step in sorted(stopped)]
+    assert counts.report() == [{"step": step, "count": stopped[step]} for step in sorted(stopped)]
 
 
 def test_fixed_steps_count_padding_as_passes() -> None:

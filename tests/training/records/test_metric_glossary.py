@@ -15,6 +15,7 @@ GRID = "eval.during.sigma_grid=[0,0.01]"
 FLOSS = ["floss.mode=inter", "floss.k=2", "floss.rows=2"]
 SECTIONS = {
     "`train/": [""],
+    "`eval/validation/": ["eval/", "eval/validation/"],
     "`eval/robust/": ["eval/robust/0/", "eval/robust/0.01/"],
     "`eval/": ["eval/", "eval/fast/", "eval/validation/"],
     "`guard/": [""],

@@ -1,7 +1,8 @@
 """Sudoku answers judged by the rules themselves, and not only by comparison with the recorded solution."""
 
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar, Self
 
 import numpy as np
 import torch
@@ -13,8 +14,9 @@ from errors import UserError
 from models.act import Batch
 from models.losses import IGNORE_LABEL_ID
 from training.evaluation.answering import Evaluator
-from training.evaluation.evaluators import DifficultyGroup
+from training.evaluation.evaluators import DifficultyGroup, difficulty_groups
 from training.inference.base import Predictions
+from training.judges.base import JudgeSettings
 
 COUNTS = (
     "count",
@@ -27,6 +29,26 @@ COUNTS = (
     "blanks_right_count",
     "blanks_count",
 )
+
+
+@dataclass
+class Settings(JudgeSettings):
+    """Answers to Sudokus, by the rules and by what the puzzle gives."""
+
+    metrics: ClassVar = {
+        "rule_valid": "share of rows whose answer is a filled grid that breaks no rule",
+        "givens_kept": "share of rows whose answer changes no given",
+        "blank_accuracy": "share of the cells that puzzles leave open that are right, over all rows together",
+        "solved_otherwise_count": "rows whose answer is valid, keeps the givens and is not the recorded solution",
+    }
+
+    def build(self, puzzle_set: PuzzleSet, rows: np.ndarray) -> "SudokuEvaluator":
+        task, ratings = puzzle_set.metadata.task, puzzle_set.ratings
+        if not isinstance(task, Task):
+            raise UserError(
+                f"evaluators: sudoku judges no puzzles of the task {task}, as in {puzzle_set.root}: leave it out"
+            )
+        return SudokuEvaluator(task.box, ratings, [] if ratings is None else difficulty_groups(ratings[rows]))
 
 
 class SudokuEvaluator(Evaluator):
@@ -50,13 +72,6 @@ class SudokuEvaluator(Evaluator):
             raise ValueError("groups are made of ratings: give both or none")
         self.box, self.groups = box, list(groups)
         self.ratings = None if ratings is None else np.asarray(ratings).astype(np.int64)
-
-    @classmethod
-    def for_set(cls, puzzle_set: PuzzleSet, groups: Sequence[DifficultyGroup]) -> "SudokuEvaluator":
-        """The judge of a set of Sudokus."""
-        task = puzzle_set.metadata.task
-        assert isinstance(task, Task)  # no other names this judge
-        return cls(task.box, puzzle_set.ratings, groups)
 
     def begin(self) -> None:
         scopes = ["", *(f"_{g}" for g in range(len(self.groups)))]
@@ -100,9 +115,16 @@ class SudokuEvaluator(Evaluator):
             for name, value in zip(COUNTS, values, strict=True):
                 self.sums[name + scope] += float(value[inside].sum())
 
-    def result(self) -> dict[str, float]:
-        """`rule_valid`, `givens_kept` (shares of rows), `blank_accuracy` (share of blank cells) where defined, and
-        `solved_otherwise_count`; `counts` and `per_group` hold numerators and denominators."""
+    def add(self, other: Self) -> None:
+        """Groups of the other one are reported behind these."""
+        for name in COUNTS:
+            self.sums[name] += other.sums[name]
+            for g in range(len(other.groups)):
+                self.sums[f"{name}_{len(self.groups) + g}"] = other.sums[f"{name}_{g}"]
+        self.groups += other.groups
+
+    def metrics(self) -> dict[str, float]:
+        """Those of `Settings`, where defined; `counts` and `per_group` hold numerators and denominators."""
         rates = {
             "rule_valid": ("valid_count", "count"),
             "givens_kept": ("givens_kept_count", "count"),
@@ -130,16 +152,15 @@ class SudokuEvaluator(Evaluator):
         """Every count, over all rows and by difficulty."""
         return {**self.counts(), "difficulty": self.per_group()}
 
-    @staticmethod
-    def lines(report: Mapping[str, Any]) -> list[str]:
-        """A report for people; nothing where no row was scored."""
-        if not report["count"]:
+    def lines(self) -> list[str]:
+        counts = self.counts()
+        if not counts["count"]:
             return []
         shares = [
-            f"{name} {report[key]}/{report['count']}"
+            f"{name} {counts[key]}/{counts['count']}"
             for name, key in (("valid by the rules", "valid_count"), ("givens kept", "givens_kept_count"))
         ]
-        line = f"  {', '.join(shares)}, blank cells right {report['blanks_right_count']}/{report['blanks_count']}"
-        if others := report["solved_otherwise_count"]:
+        line = f"  {', '.join(shares)}, blank cells right {counts['blanks_right_count']}/{counts['blanks_count']}"
+        if others := counts["solved_otherwise_count"]:
             line += f"; {others} other solutions than the recorded one: these puzzles have several"
         return [line]

@@ -10,8 +10,8 @@ from errors import UserError
 from models.act import Batch
 from tests.dataset.sudoku_reference import all_solutions, shuffled_board
 from training.evaluation.evaluators import DifficultyGroup
-from training.evaluation.sudoku_rules import COUNTS, SudokuEvaluator
 from training.inference.base import Predictions
+from training.judges.sudoku import COUNTS, SudokuEvaluator
 
 # 4x4. The second solution turns the open rectangle round: 1 and 2 stand in two rows, two columns and two boxes.
 SOLVED = "1234341221434321"
@@ -165,14 +165,14 @@ def test_groups_and_batches_add_up() -> None:
         assert (group["blanks_right_count"], group["blanks_count"], group["valid_count"]) == (4, 8, 2)
     assert (easy["low"], easy["high"], hard["low"], hard["high"]) == (1, 1, 5, 9)
     assert {name: easy[name] + hard[name] for name in COUNTS} == evaluator.counts()
-    assert evaluator.result() == {
+    assert evaluator.metrics() == {
         "rule_valid": 1.0,
         "givens_kept": 1.0,
         "blank_accuracy": 0.5,
         "solved_otherwise_count": 2.0,
     }
     evaluator.begin()
-    assert evaluator.result() == {"solved_otherwise_count": 0.0}
+    assert evaluator.metrics() == {"solved_otherwise_count": 0.0}
 
 
 def test_rows_of_another_task_are_refused() -> None:

@@ -1,0 +1,1 @@
+"""Evaluators that settings and tasks name, one small file each (base: `training.judges.base.JudgeSettings`)."""
