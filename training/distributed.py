@@ -130,7 +130,7 @@ class World:
         shares = [torch.empty_like(as_bytes) for _ in range(self.size)]
         with self._meeting("gather rows"):
             dist.all_gather(shares, as_bytes)
-        return torch.cat(shares).view(tensor.dtype).view(-1, *tensor.shape[1:])
+        return torch.cat(shares).view(tensor.dtype).view(self.size * len(tensor), *tensor.shape[1:])
 
     def gather_ragged(self, tensor: Tensor) -> Tensor:
         """Concatenate slices (b, ...) of any b, 0 too, along axis 0, in rank order, on every rank. Collective.

@@ -319,6 +319,7 @@ def ragged(world: World) -> Record:
         length = by_rank[rank] if world.size > 1 else sum(by_rank)
         values = torch.arange(2 * length).reshape(length, 2) + 100 * rank
         gathered[f"{name}, int64"] = world.gather_ragged(values)
+        gathered[f"{name}, no column"] = world.gather_ragged(values[:, :0].float())
         gathered[f"{name}, float64"] = world.gather_ragged(values[:, 0].double() / 3)
         gathered[f"{name}, bool"] = world.gather_ragged(values[:, 1] % 3 == 0)
     return gathered
