@@ -103,6 +103,7 @@ def test_rows_of_different_number_are_gathered_in_rank_order() -> None:
         assert torch.equal(first[f"{name}, int64"], values)
         assert torch.equal(first[f"{name}, float64"], values[:, 0].double() / 3)
         assert torch.equal(first[f"{name}, bool"], values[:, 1] % 3 == 0)
+        assert first[f"{name}, no column"].shape == (len(rows), 0)
     alone = rank_jobs.ragged(ALONE)
     assert all(
         torch.equal(alone[f"none on the second, {kind}"], first[f"none on the second, {kind}"])
