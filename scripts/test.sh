@@ -5,7 +5,8 @@
 #   bash scripts/test.sh --all [PYTEST OPTIONS]    also the slow tests, among them a shortened quickstart
 #
 # The last line is pytest's own. The exit code is 0 only when ruff, mypy and all tests pass.
-# PYTHON, NO_VENV: see scripts/environment.sh.
+# TEST_WORKERS=N runs N files of tests at a time (0: one after the other, in this process); as many as there are cores,
+# four at most. PYTHON, NO_VENV: see scripts/environment.sh.
 set -euo pipefail
 
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
@@ -45,6 +46,7 @@ if [ "$all" = yes ]; then
     "$python" -c 'import sys, torch; sys.exit(not torch.cuda.is_available())' && selection=""
 fi
 
+cores='import os; print(min(4, len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()))'
 echo "== pytest"
-"$python" -m pytest -m "$selection" ${options[@]+"${options[@]}"} || failed=$?
+"$python" -m pytest --numprocesses "${TEST_WORKERS:-$("$python" -c "$cores")}" --dist loadfile -m "$selection" ${options[@]+"${options[@]}"} || failed=$?
 exit "$failed"

@@ -192,6 +192,10 @@ class SourceConfig:
         one_of(*STEPS.names()),
     )
 
+    @property
+    def in_use(self) -> bool:
+        return bool(self.steps)
+
 
 @dataclass
 class StepConfig:
