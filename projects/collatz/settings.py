@@ -87,9 +87,9 @@ class CollatzConfig(ProjectSettings):
     validation_starts: int = option(40, "likewise of the sample that chooses the best checkpoint", at_least(1))
 
     unread = frozenset(
-        "arch objective floss eval guards data_paths data_paths_test data_path evaluators augment puzzle_emb_lr "
-        "puzzle_emb_weight_decay freeze_weights eval_batch_size eval_save_outputs fast_validation_size "
-        "validation_size max_test_rows fast_eval_delta force_full_eval_every state_dtype".split()
+        "arch objective floss term hook source step eval guards data_paths data_paths_test data_path evaluators "
+        "augment puzzle_emb_lr puzzle_emb_weight_decay freeze_weights eval_batch_size eval_save_outputs "
+        "fast_validation_size validation_size max_test_rows fast_eval_delta force_full_eval_every state_dtype".split()
     )
     project_name = "Collatz-ACT-torch"
     command = "python collatz.py"
