@@ -298,11 +298,9 @@ class PuzzleSource:
         return {name: state for name, state in states.items() if state}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Accepts what `state_dict` gives."""
+        """Take back what `state_dict` gave. Errors: `ValueError` for anything else."""
         if state.keys() != self.state_dict().keys():
-            raise UserError(
-                f"the run's state holds source state {sorted(state)}, but this source keeps {sorted(self.state_dict())}"
-            )
+            raise ValueError(f"it holds source state {sorted(map(str, state))}, expected {sorted(self.state_dict())}")
         for step in self.steps:
             step.load_state_dict(state.get(step.name, {}))
 

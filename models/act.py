@@ -4,11 +4,14 @@ The carry is a plain dict of tensors whose first axis is the slot: saving it, cu
 slices or rank slices and putting it together again is one map over its leaves.
 """
 
+from dataclasses import dataclass
+
 import torch
 from torch import Tensor
 
 from errors import UserError
 from models.config import ModelConfig
+from models.losses import IGNORE_LABEL_ID
 from models.recursion import RecurrentState, SupervisionStep
 from models.recursive_model import RecursiveModel
 
@@ -23,6 +26,31 @@ EXAMPLE = "example"
 def carry_names(model: RecursiveModel) -> tuple[str, ...]:
     """The leaves of every carry that `act_step` returns."""
     return ("z_H", "z_L", "steps", "halted", *model.row_keys, *model.begin_keys)
+
+
+@dataclass(frozen=True)
+class Leaf:
+    """What is known of a leaf of every carry: dtype, shape of a slot, and of whole numbers from where to below what."""
+
+    dtype: torch.dtype
+    shape: tuple[int, ...] = ()
+    low: int | None = None
+    below: int | None = None
+
+
+def carry_leaves(model: RecursiveModel) -> dict[str, Leaf]:
+    """The leaves whose form the model alone decides; rows may have others."""
+    config = model.config
+    state = Leaf(config.carry_dtype, (config.total_len, config.hidden_size))
+    return {
+        "z_H": state,
+        "z_L": state,
+        "steps": Leaf(torch.int32, (), 0, config.halt_max_steps + 1),
+        "halted": Leaf(torch.bool),
+        "inputs": Leaf(torch.int32, (config.seq_len,), 0, config.vocab_size),
+        "labels": Leaf(torch.int32, (config.seq_len,), IGNORE_LABEL_ID, config.vocab_size),
+        "puzzle_identifiers": Leaf(torch.int32, (), 0, config.num_puzzle_identifiers),
+    }
 
 
 def _row_keys(model: RecursiveModel, batch: Batch) -> tuple[str, ...]:

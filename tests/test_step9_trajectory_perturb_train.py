@@ -275,6 +275,7 @@ def mistake(argv: list[str], capsys: pytest.CaptureFixture[str]) -> str:
         (["--set", "lrr=1"], ["--set lrr=1", "'lr'"]),
         (["--set", "epochs=5"], ["--train-steps"]),
         (["--set", "lr_min_ratio=0.1"], ["constant"]),
+        (["--set", "hook.swa.enabled=True"], ["hook.swa", "--set hook.swa.start_update=N"]),
         (["--nonsense"], ["--nonsense", "--help"]),
         (["--ckpt-name", "step_9"], ["--ckpt-name step_9", "step_8", "best.pt"]),
         (["--ckpt-name", "/nowhere/best.pt"], ["/nowhere/best.pt is no file"]),

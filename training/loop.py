@@ -193,6 +193,10 @@ class Loop:
         """The end of a run: final weights and state, test numbers of best and final, summary."""
         run = self.run
         if run.world.is_main:
+            asked = run.config.evaluate_weights
+            if asked not in (None, run.evaluated_weights):
+                instead = f"the {run.evaluated_weights} weights are tested and exported"
+                print(f"warning: evaluate_weights={asked}, but nothing was averaged yet: {instead}", file=sys.stderr)
             weights = run.evaluated_model.state_dict()
             self._write(lambda: save_weights(run.folder.final, weights))
             if self.state_step == run.step:

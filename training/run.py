@@ -10,6 +10,7 @@ import torch
 from torch import nn
 
 from errors import UserError
+from models import act
 from training.averages import Average
 from training.distributed import World
 from training.hooks.base import Hook, TrainState
@@ -79,17 +80,23 @@ class Run:
         return self.averages.get("ema")
 
     @property
-    def evaluated_model(self) -> Any:
-        """The weights that evaluation uses and weight files hold: those asked for, else the EMA's where there is one.
+    def evaluated_weights(self) -> str:
+        """Which weights evaluation uses and weight files hold: those asked for, else the EMA's where there is one.
 
-        An average of nothing yet is not asked: the EMA or the trained weights stand in for it.
+        An average of nothing yet is not asked: the EMA or the trained weights (`raw`) stand in for it.
         """
         asked = self.config.evaluate_weights
         for name in [asked] if asked in ("raw", "ema") else [asked, "ema"]:
             average = self.averages.get(name or "")
-            if average is not None and average.ready:
-                return average.model
-        return self.model
+            if name is not None and average is not None and average.ready:
+                return name
+        return "raw"
+
+    @property
+    def evaluated_model(self) -> Any:
+        """The network of `evaluated_weights`."""
+        name = self.evaluated_weights
+        return self.model if name == "raw" else self.averages[name].model
 
     @property
     def owned(self) -> dict[str, nn.Module]:
@@ -171,7 +178,7 @@ def full_state(run: Run) -> dict[str, Any]:
         "initial": None if run.initial is None else asdict(run.initial),
         "model": run.model.state_dict(),
         "ema": run.ema.state_dict() if run.ema is not None else None,
-        **_beside(run),
+        **{kind: entry for kind, entry in _beside(run).items() if entry},
         "optimizer": run.dense.state_dict() if run.dense is not None else None,
         "carry": carry,
         "objective": run.objective.state_dict(),
@@ -185,10 +192,9 @@ def full_state(run: Run) -> dict[str, Any]:
 
 
 def _beside(run: Run) -> dict[str, dict[str, Any]]:
-    """Tensors that only some runs have: further averages, and modules that terms own. Without any, no entry."""
+    """Tensors that only some runs have: further averages, and modules that terms own."""
     averages = {name: average.state_dict() for name, average in run.averages.items() if name != "ema"}
-    owned = {name: module.state_dict() for name, module in run.owned.items()}
-    return {name: entry for name, entry in (("averages", averages), ("terms", owned)) if entry}
+    return {"averages": averages, "terms": {name: module.state_dict() for name, module in run.owned.items()}}
 
 
 def _arithmetic(run: Run) -> dict[str, Any]:
@@ -220,6 +226,12 @@ def restore(run: Run, state: dict[str, Any], source: str) -> None:
         current = with_defaults(now, before) | {key: value for key, value in current.items() if key != "settings"}
     if isinstance(saved, Mapping):
         refuse_if_different(saved, current, source)
+    carry_names, carry_leaves = run.objective.carry_names(run.model), {}
+    if carry_names:
+        carry_leaves = act.carry_leaves(run.model)
+        if run.source.wants_losses:
+            carry_names = (*carry_names, act.EXAMPLE)
+            carry_leaves |= {act.EXAMPLE: act.Leaf(torch.int64, (), 0, run.source.num_examples)}
     check_state_form(
         state,
         source,
@@ -229,7 +241,8 @@ def restore(run: Run, state: dict[str, Any], source: str) -> None:
         optimizer=run.dense,
         validation=ValidationRecord().state_dict(),
         num_slots=run.config.global_batch_size,
-        carry_names=run.objective.carry_names(run.model),
+        carry_names=carry_names,
+        carry_leaves=carry_leaves,
     )
     try:
         _take_over(run, state)

@@ -175,15 +175,16 @@ def warn_about_evaluation(run: Run) -> None:
     if not before.is_file():
         return
     try:
-        chosen_by = deciding(load_config_file(before).eval)
+        earlier = load_config_file(before)
     except UserError as error:
         print(f"warning: how the best checkpoint was chosen is not known: {error}", file=sys.stderr)
         return
-    changed = [
-        f"eval.{name} {chosen_by[name]} -> {value}"
-        for name, value in deciding(run.config.eval).items()
-        if chosen_by[name] != value
-    ]
+    chosen_by, now = (
+        {"evaluate_weights": config.evaluate_weights}
+        | {f"eval.{name}": value for name, value in deciding(config.eval).items()}
+        for config in (earlier, run.config)
+    )
+    changed = [f"{name} {chosen_by[name]} -> {value}" for name, value in now.items() if chosen_by[name] != value]
     if changed:
         print(
             f"warning: {', '.join(changed)} since update {run.step}: the weights go on as they would have, but the "

@@ -222,8 +222,9 @@ def settle(run: Run, result: UpdateResult) -> None:
     run.progress.extra_passes += int(sums.pop(_EXTRA))
     if result.of_hooks is not None:
         sums |= result.of_hooks.read()
-    for hook in run.hooks:
-        hook.settled(result.step, sums["loss"] / sums["normalizer"])
+    if sums["normalizer"]:  # an update may be of losses kept apart alone
+        for hook in run.hooks:
+            hook.settled(result.step, sums["loss"] / sums["normalizer"])
     for name, value in sums.items():
         run.progress.metric_sums[name] = run.progress.metric_sums.get(name, 0.0) + value
 

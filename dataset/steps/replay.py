@@ -91,14 +91,18 @@ class Replay(Step):
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Errors: `ValueError` for what `state_dict` never gives."""
         if state.keys() != self.state_dict().keys():
-            raise ValueError(f"step {self.name}: its entries are {sorted(state)}")
-        queue, losses = state["queue"].tolist(), state["losses"].tolist()
-        known = all(type(example) is int and 0 <= example < self.num_examples for example in queue)
-        if not known or len(queue) > self.settings.capacity or len(losses) > LATEST_LOSSES:
+            raise ValueError(f"step {self.name}: its entries are {sorted(map(str, state))}")
+        for key, dtype in (("queue", torch.int64), ("losses", torch.float64)):
+            if not isinstance(state[key], torch.Tensor) or state[key].dtype != dtype or state[key].ndim != 1:
+                raise ValueError(f"step {self.name}: its {key} are no {dtype} of shape (n,)")
+        queue, losses = dict.fromkeys(state["queue"].tolist()), state["losses"]
+        known = all(0 <= example < self.num_examples for example in queue)
+        if not known or len(queue) < len(state["queue"]) or len(queue) > self.settings.capacity:
             raise ValueError(f"step {self.name}: a queue of other data")
-        counts = (state["drawn"], state["replayed"])
-        if not all(type(count) is int and count >= 0 for count in counts):
+        if len(losses) > LATEST_LOSSES or not losses.isfinite().all() or (losses < 0).any():
+            raise ValueError(f"step {self.name}: losses that are none")
+        drawn, replayed = state["drawn"], state["replayed"]
+        if not type(drawn) is type(replayed) is int or not 0 <= replayed <= drawn < 1 << 63:
             raise ValueError(f"step {self.name}: counts that are none")
-        self.drawn, self.replayed = counts
-        self.queue = dict.fromkeys(queue)
-        self.losses = deque(map(float, losses), maxlen=LATEST_LOSSES)
+        self.drawn, self.replayed, self.queue = drawn, replayed, queue
+        self.losses = deque(losses.tolist(), maxlen=LATEST_LOSSES)

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 import training.loop
-import training.objectives.act_streaming
+import training.objectives.base
 from tests.helpers import (
     ARCHITECTURES,
     assert_same_state,
@@ -237,7 +237,7 @@ def test_in_a_later_slice_of_the_batch(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     """Accumulation: a fault in the last slice of a batch leaves no gradient of the first ones behind."""
-    original = training.objectives.act_streaming.act_loss
+    original = training.objectives.base.act_loss
     calls = 0
 
     def poisoned(*arguments: Any) -> Any:
@@ -246,7 +246,7 @@ def test_in_a_later_slice_of_the_batch(
         calls += 1
         return (loss * math.nan if calls == 2 * 11 else loss), metrics
 
-    monkeypatch.setattr(training.objectives.act_streaming, "act_loss", poisoned)
+    monkeypatch.setattr(training.objectives.base, "act_loss", poisoned)
     with pytest.raises(SystemExit):
         train_here("trm_att", sudoku6_folder, tmp_path, [*OPTIONS, "accumulation_slices=2"])
     assert_stopped_cleanly(tmp_path, 11, capsys.readouterr().err)

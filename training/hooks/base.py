@@ -65,13 +65,15 @@ class Hook:
         return scheduled
 
     def settled(self, step: int, loss: float) -> None:
-        """The loss of update `step` is known, per unit of its normalizer."""
+        """The loss of update `step` is known, per unit of its normalizer; not called for one without such a loss."""
 
     def state_dict(self) -> dict[str, Any]:
         return {}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Take back what `state_dict` gave."""
+        """Take back what `state_dict` gave. Errors: `ValueError` for anything else."""
+        if state:
+            raise ValueError(f"hook {self.name} keeps no state but found {sorted(map(str, state))}")
 
 
 @dataclass

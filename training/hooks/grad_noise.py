@@ -29,7 +29,7 @@ class Settings(HookSettings):
 
     metrics: ClassVar = {
         "grad_noise/relative_norm": "`hook.grad_noise`: norm of the noise over that of the gradient, mean over updates",
-        "grad_noise/updates": "number of updates since the last line: the denominator",
+        "grad_noise/updates": "number of updates with a gradient since the last line: the denominator",
     }
 
     tried_with: ClassVar = {"begin": 0.2, "steps": 20}
@@ -66,5 +66,6 @@ class GradientNoise(Hook):
             scale = gradient.square().mean().sqrt() if self.settings.mode == "relative" else 1.0
             noises.append(noise * (sigma * scale))
         torch._foreach_add_(gradients, noises)
-        ratio = torch.nn.utils.get_total_norm(noises) / before
-        return {"grad_noise/relative_norm": ratio, "grad_noise/updates": torch.ones_like(ratio)}
+        # An update whose gradients are all 0 has no such ratio, and would spoil the mean of the others.
+        ratio = torch.where(before > 0, torch.nn.utils.get_total_norm(noises) / before, 0)
+        return {"grad_noise/relative_norm": ratio, "grad_noise/updates": (before > 0).to(ratio.dtype)}

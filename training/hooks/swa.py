@@ -13,10 +13,13 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
+from errors import UserError
 from models.network import Network
-from options import above_zero, at_least, fraction, option
+from options import Numbers, at_least, fraction, option
 from training.averages import Average, MeanOfSamples
 from training.hooks.base import Hook, HookSettings, TrainState
+
+MOST = 1000.0  # times the largest rate that may be set: what float32 holds
 
 
 @dataclass
@@ -26,8 +29,8 @@ class Settings(HookSettings):
     start_fraction: float = option(0.8, "of the planned updates: the first ones, which are left as they are", fraction)
     start_update: int | None = option(None, "the same in updates, where given", at_least(0))
     period: int = option(4000, "updates from one highest rate to the next", at_least(1))
-    lowest: float = option(0.5, "the lowest rate, as a multiple of the scheduled one", at_least(0))
-    highest: float = option(1.0, "the highest rate, likewise", above_zero)
+    lowest: float = option(0.5, "the lowest rate, as a multiple of the scheduled one", at_least(0, MOST))
+    highest: float = option(1.0, "the highest rate, likewise", Numbers(0, MOST, low_open=True))
 
     metrics: ClassVar = {"swa/samples": "`hook.swa`: weights added to the average since the last line"}
 
@@ -38,6 +41,10 @@ class Settings(HookSettings):
         return self.enabled and self.start_update is None
 
     def build(self) -> Hook:
+        if self.lowest > self.highest:
+            raise UserError(
+                f"option 'hook.swa.lowest': found {self.lowest:g}, expected at most hook.swa.highest={self.highest:g}"
+            )
         return WeightAveraging(self)
 
 

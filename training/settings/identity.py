@@ -40,7 +40,9 @@ def counted_evaluators(evaluators: Any) -> Any:
 def _deciding(cfg: TrainConfig, *unless: str) -> Iterator[tuple[Setting, Any]]:
     """Settings with their values, but for those whose role is among `unless` and those that the run does not read."""
     settings = list(settings_of(type(cfg)))
-    off = [s.key for s in settings if s.is_section and getattr(value_of(cfg, s.key), "in_use", True) is False]
+    # Of what only judges nothing is off here: a section may be read by another, as perturbed starts are by eval.during.
+    sections = [s.key for s in settings if s.is_section and s.role != JUDGING]
+    off = [key for key in sections if getattr(value_of(cfg, key), "in_use", True) is False]
     off += [f"step.{name}" for name in STEPS.names() if name not in cfg.source.steps]
     project = project_of(cfg)
     if project is not None:
@@ -80,10 +82,15 @@ def run_identity(cfg: TrainConfig) -> dict[str, Any]:
     that another run can be made longer.
     """
     identity = {setting.key: value for setting, value in _deciding(cfg, CONTROL, JUDGING)}
-    sections = (value_of(cfg, setting.key) for setting in settings_of(type(cfg)) if setting.is_section)
-    if cfg.lr_min_ratio == 1.0 and not any(getattr(part, "epochs_shape_weights", False) for part in sections):
+    if cfg.lr_min_ratio == 1.0 and not paced_by_epochs(cfg):
         del identity["epochs"]
     return identity
+
+
+def paced_by_epochs(cfg: TrainConfig) -> list[str]:
+    """Sections whose schedule is drawn over the planned number of updates."""
+    sections = (setting.key for setting in settings_of(type(cfg)) if setting.is_section)
+    return [key for key in sections if getattr(value_of(cfg, key), "epochs_shape_weights", False)]
 
 
 def with_defaults(identity: Mapping[str, Any], other: Mapping[str, Any]) -> dict[str, Any]:

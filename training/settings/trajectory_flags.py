@@ -18,7 +18,7 @@ from options import settings_of
 from training.noise import SITES
 from training.settings.flags import FlagParser, add_setting_flags, destination
 from training.settings.flags import in_flags as named_in_flags
-from training.settings.identity import config_to_dict
+from training.settings.identity import config_to_dict, paced_by_epochs
 from training.settings.merging import nearest_key
 from training.settings.older_names import todays_name
 from training.settings.resolving import load_config_file, resolve
@@ -249,7 +249,13 @@ def _to_config(flags: argparse.Namespace) -> TrainConfig:
     if settings["lr_min_ratio"] != 1.0:
         raise UserError(f"--set lr_min_ratio={settings['lr_min_ratio']}: the rate is constant here, expected 1.0")
     _plan_epochs(settings)
-    return resolve(settings)
+    config = resolve(settings)
+    for key in paced_by_epochs(config):
+        raise UserError(
+            f"option '{key}' is drawn over the planned updates, and --train-steps ends the run before them: say it in "
+            "updates (--set hook.swa.start_update=N), or switch it off (--set hook.swa.enabled=False)"
+        )
+    return config
 
 
 def _original_run(root: Path) -> TrainConfig:

@@ -9,6 +9,7 @@ from typing import Any, NoReturn
 import torch
 
 from errors import UserError
+from models.act import Leaf
 from training.progress import Progress
 
 
@@ -23,10 +24,11 @@ def check_state_form(
     validation: Mapping[str, Any],
     num_slots: int,
     carry_names: Collection[str],
+    carry_leaves: Mapping[str, Leaf],
 ) -> None:
     """Compare a state with the parts of the run that is to take it over.
 
-    beside: tensors that only some runs have, by kind and name.
+    beside: tensors that only some runs have, by kind and name; a state may lack a kind of which there is none.
 
     Errors: `UserError` naming the first entry that is missing or of another kind or shape.
     """
@@ -40,9 +42,9 @@ def check_state_form(
     if ema is not None:
         _check_tensors(source, "ema", state.get("ema"), ema)
     for kind, tensors_by_name in beside.items():
-        saved = state.get(kind)
+        saved = state.get(kind, {})
         if not isinstance(saved, Mapping) or saved.keys() != tensors_by_name.keys():
-            _refuse(source, kind, f"the tensors of {', '.join(tensors_by_name)}")
+            _refuse(source, kind, f"the tensors of {', '.join(tensors_by_name) or 'nothing'}")
         for name, tensors in tensors_by_name.items():
             _check_tensors(source, f"{kind}.{name}", saved[name], tensors)
     if optimizer is not None:
@@ -51,7 +53,7 @@ def check_state_form(
     if "carry" not in state:
         _refuse(source, "carry", "the slots' states, or null")
     if state["carry"] is not None:
-        _check_carry(source, state["carry"], num_slots, carry_names)
+        _check_carry(source, state["carry"], num_slots, carry_names, carry_leaves)
 
 
 def _is_number(value: Any) -> bool:
@@ -75,6 +77,12 @@ def _check_tensors(source: str, name: str, saved: Any, expected: Mapping[str, to
         saved_tensor = saved[key]
         if not _is_like(saved_tensor, tensor):
             _refuse(source, f"{name}.{key}", f"{tensor.dtype} of shape {tuple(tensor.shape)}")
+        if not _is_finite(saved_tensor):
+            _refuse(source, f"{name}.{key}", "finite numbers")
+
+
+def _is_finite(tensor: torch.Tensor) -> bool:
+    return not tensor.is_floating_point() or bool(tensor.isfinite().all())
 
 
 def _check_optimizer(source: str, saved: Any, optimizer: torch.optim.Optimizer) -> None:
@@ -93,6 +101,8 @@ def _check_optimizer(source: str, saved: Any, optimizer: torch.optim.Optimizer) 
             like = torch.zeros(()) if key == "step" else parameters[index]
             if not _is_like(value, like):
                 _refuse(source, f"optimizer.state.{index}.{key}", f"{like.dtype} of shape {tuple(like.shape)}")
+            if not _is_finite(value):
+                _refuse(source, f"optimizer.state.{index}.{key}", "finite numbers")
 
 
 def _without_rate(groups: Any) -> Any:
@@ -119,9 +129,18 @@ def _check_validation(source: str, saved: Mapping[str, Any], expected: Mapping[s
             _refuse(source, f"validation.{name}", "what the validation record keeps")
 
 
-def _check_carry(source: str, carry: Any, num_slots: int, names: Collection[str]) -> None:
+def _check_carry(source: str, carry: Any, num_slots: int, names: Collection[str], leaves: Mapping[str, Leaf]) -> None:
     if not isinstance(carry, Mapping) or not set(names) <= carry.keys():
         _refuse(source, "carry", f"the entries {', '.join(names)}")
     for name, leaf in carry.items():
         if not isinstance(leaf, torch.Tensor) or leaf.ndim == 0 or leaf.shape[0] != num_slots or leaf.is_meta:
             _refuse(source, f"carry.{name}", f"one row for each of {num_slots} slots")
+        if not _is_finite(leaf):
+            _refuse(source, f"carry.{name}", "finite numbers")
+        form = leaves.get(name)
+        if form is not None:
+            if leaf.dtype != form.dtype or leaf.shape[1:] != form.shape:
+                _refuse(source, f"carry.{name}", f"{form.dtype} of shape {(num_slots, *form.shape)}")
+            if form.low is not None and form.below is not None:
+                if leaf.numel() and not form.low <= int(leaf.min()) <= int(leaf.max()) < form.below:
+                    _refuse(source, f"carry.{name}", f"numbers from {form.low} to {form.below - 1}")

@@ -51,3 +51,12 @@ def test_what_has_no_gradient_gets_none_and_the_end_is_silent() -> None:
     assert second.grad is None and not torch.equal(first.grad, torch.ones(3))
     first.grad = torch.ones(3)
     assert hook.before_update(train_state({"first": first}, 11)) == {} and torch.equal(first.grad, torch.ones(3))
+
+
+def test_without_any_gradient_there_is_no_ratio() -> None:
+    """It would spoil the mean over the updates of a line of the log."""
+    _, reported = noise_at(1, Settings(enabled=True, mode="absolute", begin=0.1), torch.zeros(3))
+    assert {name: float(value) for name, value in reported.items()} == {
+        "grad_noise/relative_norm": 0.0,
+        "grad_noise/updates": 0.0,
+    }

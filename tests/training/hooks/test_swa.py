@@ -71,10 +71,38 @@ def test_the_average_is_evaluated_and_exported_and_the_trained_weights_go_on(
     assert rates[5] == pytest.approx(1e-3) and rates[8] == pytest.approx(5e-4) and rates[14] == pytest.approx(5e-4)
 
 
-def test_before_the_first_sample_the_ema_stands_in(sudoku6_folder: Path, tmp_path: Path) -> None:
-    train_here("trm_att", sudoku6_folder, tmp_path, [*SWA, "max_steps=5"])
+def test_before_the_first_sample_the_ema_stands_in_and_is_named(
+    sudoku6_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    often = "fast_eval_interval=4"
+    train_here("trm_att", sudoku6_folder, tmp_path, [*SWA, often, "max_steps=5"])
     state, exported = read_state(tmp_path), load_weights(tmp_path / "final.pt")
     assert all(torch.equal(exported[name], tensor) for name, tensor in state["ema"].items())
+    said = "evaluate_weights=swa, but nothing was averaged yet: the ema weights are tested and exported"
+    assert said in capsys.readouterr().err
+    train_here("trm_att", sudoku6_folder, tmp_path, [*SWA[:-1], "evaluate_weights=raw", often, "max_steps=9"])
+    said = capsys.readouterr().err
+    assert "nothing was averaged" not in said
+    assert "evaluate_weights swa -> raw since update 5" in said, "the best so far was chosen by others"
+
+
+def test_beside_updates_that_only_floss(sudoku6_folder: Path, tmp_path: Path) -> None:
+    """They have no loss of the task to tell a hook."""
+    floss = ["floss.mode=pre", "floss.pre_steps=2", "floss.k=1", "floss.rows=2"]
+    train_here(
+        "trm_att",
+        sudoku6_folder,
+        tmp_path,
+        [*floss, *SWA, "hook.swa.start_update=0", "hook.swa.period=1", "max_steps=3"],
+    )
+    assert read_state(tmp_path)["hooks"] == {"swa": {"samples": 3}}
+
+
+def test_the_lowest_rate_is_below_the_highest() -> None:
+    with pytest.raises(UserError, match=r"option 'hook.swa.lowest': found 2, expected at most hook.swa.highest=1"):
+        Settings(enabled=True, lowest=2.0).build()
+    with pytest.raises(UserError, match=r"option 'hook.swa.highest': found 1e\+300, expected a number above 0"):
+        tiny_config("trm_att", "data", "folder", ["hook.swa.enabled=True", "hook.swa.highest=1e300"])
 
 
 @pytest.mark.parametrize(

@@ -36,6 +36,9 @@ VALUES = {
 # Of a run with no setting but its data, and of one with all older names, as first written.
 HASH_OF_NONE = "b4a129619f1c2cfda1f4bafcf0b8d3ab81eebc1b9fe16a9e7db7b961f4ebab5b"
 HASH_OF_ALL = "da9216a016f1462c5a2fbaa2004e6810b76432e3432f2716a0b8726c9dddd528"
+# Of one whose perturbed starts are measured while it trains, and not at its end.
+DURING = ("eval.sigma_grid=[0.1]", "eval.rollouts=9")
+HASH_OF_DURING = "152e25dfae1e8514098839730b85adc508853131476841bc71c8f08c21f3f252"
 OF_RUNS = [name for name, today in OLDER_NAMES.items() if today in schema_keys(TrainConfig)]
 OF_EVALUATE = [name for name in OLDER_NAMES if name != "eval.sigma_grid"]
 
@@ -127,6 +130,7 @@ def test_a_run_keeps_the_hash_of_its_first_names() -> None:
     words = [f"{name}={VALUES[name]}" for name in OF_RUNS]
     assert config_hash(composed(*words)) == HASH_OF_ALL
     assert config_hash(composed()) == HASH_OF_NONE
+    assert config_hash(composed(*DURING)) == HASH_OF_DURING
 
 
 DIFFERENT = [
