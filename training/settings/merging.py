@@ -1,6 +1,7 @@
 """From a plain container to a dataclass: unknown keys with their nearest, values of another type, in one line."""
 
 import difflib
+import functools
 import math
 from collections.abc import Iterable, Mapping
 from dataclasses import is_dataclass
@@ -55,7 +56,7 @@ def merge_into_schema(raw: Mapping[Any, Any], schema: type) -> Any:
     valid = schema_keys(schema)
     _check_keys(raw, "", valid)
     try:
-        return OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(schema), dict(raw)))
+        return OmegaConf.to_object(OmegaConf.merge(_structured(schema), dict(raw)))
     except OmegaConfBaseException as error:
         key = (getattr(error, "full_key", None) or "").split("[", 1)[0]
         if key not in valid:
@@ -67,6 +68,12 @@ def merge_into_schema(raw: Mapping[Any, Any], schema: type) -> Any:
         raise _bad_value(key, found, valid[key]) from None
     except (ValueError, TypeError, RecursionError, OverflowError) as error:
         raise UserError(f"unreadable settings: {type(error).__name__}: {error}") from None
+
+
+@functools.cache
+def _structured(schema: type) -> Any:
+    """The schema as OmegaConf sees it, made once: that takes more than half of a merge, which works on a copy of it."""
+    return OmegaConf.structured(schema)
 
 
 _ABSENT = object()

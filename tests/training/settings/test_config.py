@@ -431,3 +431,12 @@ def test_files_that_are_none(tmp_path: Path) -> None:
     for path in (big, binary, tmp_path, tmp_path / "missing.yaml", tmp_path / "nul\0"):
         with pytest.raises(UserError):
             load_config_file(path)
+
+
+def test_two_configs_share_no_list() -> None:
+    """The schema is made ready once for all of them."""
+    first, second = resolve(DATA), resolve(DATA)
+    first.data_paths.append("more")
+    first.source.steps.append("replay")
+    first.eval.during.sigma_grid.append(1.0)
+    assert resolve(DATA) == second != first
