@@ -107,6 +107,7 @@ def build_run(config: TrainConfig, world: World, objective: Objective | None = N
     averages: dict[str, Average[Any]] = {"ema": EMA(model, config.ema_rate, owned)} if config.ema else {}
     hooks = [settings.build() for _, settings in HOOKS.in_use(config.hook)]
     refuse_conflicts(hooks)
+    source.wants_losses |= any(hook.wants_losses for hook in hooks)
     for hook in hooks:
         averages |= hook.averages(model, owned)
     dense, sparse = build_optimizers(config, model, owned)

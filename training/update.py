@@ -3,7 +3,7 @@
 import math
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -161,10 +161,11 @@ def _update(run: Run, outputs: list[Output], apart: ApartGradients, stop_request
     for average in run.averages.values():
         average.update()
     run.progress.step = step
+    if run.source.wants_losses:
+        state = replace(state, answered=_answered(run, outputs))
+        run.source.learn(state.answered)
     for hook in run.hooks:
         reported |= hook.after_update(state)
-    if run.source.wants_losses:
-        run.source.learn(_answered(run, outputs))
     if reported:
         values = torch.stack([on_device(value.to(run.device), run.device) for value in reported.values()])
         result.of_hooks = DeviceNumbers(list(reported), values)

@@ -6,6 +6,7 @@ from typing import Any, ClassVar
 
 from torch import Tensor, nn
 
+from dataset.source import RowLosses
 from errors import UserError
 from models.act import Batch
 from models.network import Network
@@ -19,6 +20,7 @@ class TrainState:
 
     parameters: the dense trained ones, by name. optimizers: `dense` and `sparse`, where they exist. averages: by name
     (`ema`, `swa`). step: the number of the update. planned_updates: what the schedule of the rate is drawn over.
+    answered: after an update, the rows that are done with it, of all processes, where a hook or a step wants them.
     """
 
     model: Network
@@ -28,6 +30,7 @@ class TrainState:
     step: int
     planned_updates: int
     seed: int
+    answered: RowLosses | None = None
 
 
 class Hook:
@@ -39,6 +42,7 @@ class Hook:
 
     name = "hook"
     reads_losses = False  # True: `settled` must be called before the next update, whatever the device
+    wants_losses = False  # True: `after_update` is told the losses of rows, which makes the host wait for the device
     excludes: ClassVar[frozenset[str]] = frozenset()  # names of hooks that a run cannot have beside it
 
     def averages(self, model: Network, owned: Mapping[str, nn.Module]) -> dict[str, Average[Network]]:
