@@ -128,17 +128,18 @@ def _cut(text: str, room: int) -> str:
 
 def results_page(records: Sequence[Record]) -> str:
     corrected, parts = superseded_by(records), [_RESULTS]
-    known = sorted({_group(record) for record in records}, key=list(_GROUPS.values()).index)
+    known = sorted({group_of(record.id) for record in records}, key=list(_GROUPS.values()).index)
     for group in known:
         parts.append(f"## {group}\n")
-        parts += [_section(record, corrected.get(record.id)) for record in records if _group(record) == group]
+        parts += [_section(record, corrected.get(record.id)) for record in records if group_of(record.id) == group]
     return "\n".join(parts)
 
 
-def _group(record: Record) -> str:
-    prefix = next((name for name in _GROUPS if record.id.startswith(name)), None)
+def group_of(record_id: str) -> str:
+    """The part of docs/results.md that tells a record. Errors: `UserError` for an id that says none."""
+    prefix = next((name for name in _GROUPS if record_id.startswith(name)), None)
     if prefix is None:
-        raise UserError(f"{record.id} belongs to no group of docs/results.md, expected an id that begins with one of "
+        raise UserError(f"{record_id} belongs to no group of docs/results.md, expected an id that begins with one of "
                         f"{', '.join(_GROUPS)}")  # fmt: skip
     return _GROUPS[prefix]
 

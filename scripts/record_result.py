@@ -26,8 +26,8 @@ from errors import UserError, exit_on_user_error, require_packages
 require_packages()
 
 from dataset.plain_data import read_yaml
-from scripts.record_file import RESULTS, ROOT, STATUSES, Record, read_record, recording, write_record
-from scripts.record_render import render, stale_pages
+from scripts.record_file import RESULTS, ROOT, STATUSES, Record, check_id, read_record, recording, write_record
+from scripts.record_render import group_of, render, stale_pages
 from scripts.record_rerun import plan_lines, rerun
 from scripts.record_sources import gathered
 
@@ -114,7 +114,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return bool(stale)
     with recording(folder):
         if not options.render:
-            print(f"written: {write_record(new_record(options), folder)}")
+            record = new_record(options)
+            group_of(check_id(record.id))  # before anything is written
+            print(f"written: {write_record(record, folder)}")
         for path in render(options.root):
             print(f"written: {path}")
     return 0

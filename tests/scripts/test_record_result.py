@@ -118,3 +118,14 @@ def test_help(tmp_path: Path, form: list[str]) -> None:
         command, folder = [str(ROOT / form[0])], tmp_path
     done = subprocess.run([sys.executable, *command, "--help"], cwd=folder, capture_output=True, text=True)
     assert done.returncode == 0 and "--claim" in done.stdout
+
+
+def test_an_id_of_no_group_is_refused_before_anything_is_written(
+    report: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "results").mkdir()
+    words = ["--id", "unheard-of-1", *CLAIM, "--expected", "1", "--source", "plan", "--status", "exploratory"]
+    with pytest.raises(SystemExit) as caught:
+        record(tmp_path, *words, "--reports", str(report))
+    assert caught.value.code == 2 and "unheard-of-1 belongs to no group" in capsys.readouterr().err
+    assert not list((tmp_path / "results").glob("*.yaml"))
