@@ -11,7 +11,7 @@ import yaml
 from errors import UserError
 from options import settings_of
 from training.settings.checks import check_ranges
-from training.settings.merging import merge_into_schema, nearest_key
+from training.settings.merging import merge_into_schema, nearest_key, put
 from training.settings.older_names import move_older_names, todays_name
 from training.settings.schema import schema_keys
 
@@ -43,11 +43,7 @@ def parse_key_values(argv: Sequence[str], schema: type, *, description: str = ""
         if is_dataclass(valid[key]):
             inner = next(name for name in valid if name.startswith(f"{key}."))
             raise UserError(f"cannot read '{text}': expected keys such as '{inner}'")
-        node = raw
-        *parents, leaf = key.split(".")
-        for parent in parents:
-            node = node.setdefault(parent, {})
-        node[leaf] = _read_value(key, value, valid[key])
+        put(raw, key, _read_value(key, value, valid[key]))
     move_older_names(raw, schema, older)
     options = merge_into_schema(raw, schema)
     check_ranges(options)

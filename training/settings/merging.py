@@ -62,8 +62,8 @@ def merge_into_schema(raw: Mapping[Any, Any], schema: type) -> Any:
         if key not in valid:
             reason = (str(error).splitlines() or [""])[0]
             raise UserError(f"unreadable settings: {reason}") from None
-        found = _lookup(raw, key)
-        if found is _ABSENT:
+        found = look_up(raw, key)
+        if found is ABSENT:
             raise UserError(f"option '{key}' is required: give {key}=VALUE") from None
         raise _bad_value(key, found, valid[key]) from None
     except (ValueError, TypeError, RecursionError, OverflowError) as error:
@@ -76,15 +76,29 @@ def _structured(schema: type) -> Any:
     return OmegaConf.structured(schema)
 
 
-_ABSENT = object()
+ABSENT = object()
 
 
-def _lookup(raw: Any, key: str) -> Any:
+def look_up(raw: Any, key: str) -> Any:
+    """What stands under a dotted key in nested containers; `ABSENT` where nothing does."""
     for part in key.split("."):
         if not isinstance(raw, Mapping) or part not in raw:
-            return _ABSENT
+            return ABSENT
         raw = raw[part]
     return raw
+
+
+def put(raw: dict[Any, Any], key: str, value: Any) -> None:
+    """Set what stands under a dotted key, and make the containers above it.
+
+    Errors: `UserError` where one of these is something else.
+    """
+    *parents, leaf = key.split(".")
+    for parent in parents:
+        raw = raw.setdefault(parent, {})
+        if not isinstance(raw, dict):
+            raise UserError(f"option '{key.rpartition('.')[0]}': found {shown(raw)}, expected keys such as '{key}'")
+    raw[leaf] = value
 
 
 def _check_keys(raw: Mapping[Any, Any], prefix: str, valid: Mapping[str, Any]) -> None:

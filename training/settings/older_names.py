@@ -9,6 +9,7 @@ from typing import Any
 
 from errors import UserError
 from training.settings.checks import shown
+from training.settings.merging import ABSENT, look_up, put
 from training.settings.schema import schema_keys
 
 OLDER_NAMES = {
@@ -40,7 +41,6 @@ INFERENCES = {
 PROBED = ("eval.stochastic_rollouts.probes.sizes", [1e-3])
 
 _FIRST_NAMES = {today: older for older, today in OLDER_NAMES.items()}
-_ABSENT = object()
 
 
 def first_name(key: str) -> str:
@@ -75,18 +75,18 @@ def move_older_names(raw: dict[Any, Any], schema: type, given: Mapping[str, Any]
             value = _one_scale(value)
         elif name == "eval.sigma" and inference == "perturbed_starts" and _is_number(value):
             value = [value]
-        refuse_difference(name, value, key, _looked_up(raw, key))
-        _put(raw, key, value)
-    if inference is not None and _looked_up(raw, f"eval.{inference}.sigma") in (_ABSENT, None, []):
+        refuse_difference(name, value, key, look_up(raw, key))
+        put(raw, key, value)
+    if inference is not None and look_up(raw, f"eval.{inference}.sigma") in (ABSENT, None, []):
         raise UserError(f"option '{INFERENCE}': {inference} needs {INFERENCES[inference]}")
     probes = [name for name in ("eval.stability_steps", "eval.stability_directions") if name in older]
-    if probes and _looked_up(raw, PROBED[0]) is _ABSENT:
-        _put(raw, *PROBED)
+    if probes and look_up(raw, PROBED[0]) is ABSENT:
+        put(raw, *PROBED)
 
 
 def refuse_difference(older: str, value: Any, key: str, found: Any) -> None:
     """Errors: `UserError` where today's name has another value than the older one; absent is no other."""
-    if found is not _ABSENT and _plain(found) != _plain(value):
+    if found is not ABSENT and _plain(found) != _plain(value):
         raise UserError(f"{older}={shown(value)} and {key}={shown(found)} say different things: give {key} only")
 
 
@@ -94,8 +94,8 @@ def _taken_out(raw: dict[Any, Any], valid: Mapping[str, Any]) -> dict[str, Any]:
     """What stands under older names of the schema. A mapping there is a section, such as eval.vote."""
     found = {}
     for name in (*OLDER_NAMES, INFERENCE):
-        value = _looked_up(raw, name) if todays_name(name, valid) is not None else _ABSENT
-        if value is not _ABSENT and not isinstance(value, Mapping):
+        value = look_up(raw, name) if todays_name(name, valid) is not None else ABSENT
+        if value is not ABSENT and not isinstance(value, Mapping):
             *parents, leaf = name.split(".")
             node = raw
             for parent in parents:
@@ -112,7 +112,7 @@ def _asks_for_rollouts(older: Mapping[str, Any], raw: Mapping[Any, Any]) -> bool
         return inference == "stochastic_rollouts"
     if "eval.sigma" in older:
         return _is_number(older["eval.sigma"])
-    return _looked_up(raw, OF_ROLLOUTS["eval.sigma"]) not in (_ABSENT, None)
+    return look_up(raw, OF_ROLLOUTS["eval.sigma"]) not in (ABSENT, None)
 
 
 def _one_scale(value: Any) -> Any:
@@ -141,20 +141,3 @@ def _plain(value: Any) -> Any:
         except ValueError:
             return value
     return value
-
-
-def _looked_up(raw: Any, key: str) -> Any:
-    for part in key.split("."):
-        if not isinstance(raw, Mapping) or part not in raw:
-            return _ABSENT
-        raw = raw[part]
-    return raw
-
-
-def _put(raw: dict[Any, Any], key: str, value: Any) -> None:
-    *parents, leaf = key.split(".")
-    for parent in parents:
-        raw = raw.setdefault(parent, {})
-        if not isinstance(raw, dict):
-            raise UserError(f"option '{key.rpartition('.')[0]}': found {shown(raw)}, expected keys such as '{key}'")
-    raw[leaf] = value

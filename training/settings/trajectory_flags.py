@@ -19,7 +19,7 @@ from training.noise import SITES
 from training.settings.flags import FlagParser, add_setting_flags, destination
 from training.settings.flags import in_flags as named_in_flags
 from training.settings.identity import config_to_dict, paced_by_epochs
-from training.settings.merging import nearest_key
+from training.settings.merging import nearest_key, put
 from training.settings.older_names import todays_name
 from training.settings.resolving import load_config_file, resolve
 from training.settings.schema import (
@@ -238,7 +238,7 @@ def _to_config(flags: argparse.Namespace) -> TrainConfig:
     for flag, key in _BY_FLAG.items():
         value = getattr(flags, destination(flag))
         if value is not None and key not in start:
-            _put(settings, key, value)
+            put(settings, key, value)
     if flags.data_path:
         settings["data_paths_test"] = []
     else:
@@ -326,14 +326,7 @@ def _set(settings: dict[str, Any], text: str) -> None:
         parsed = float(parsed) if isinstance(parsed, str) and "float" in str(valid[key]) else parsed
     except (yaml.YAMLError, ValueError):
         raise UserError(f"--set {text}: cannot read the value {value!r}") from None
-    _put(settings, key, parsed)
-
-
-def _put(settings: dict[str, Any], key: str, value: Any) -> None:
-    *sections, leaf = key.split(".")
-    for name in sections:
-        settings = settings.setdefault(name, {})
-    settings[leaf] = value
+    put(settings, key, parsed)
 
 
 def _plan_epochs(settings: dict[str, Any]) -> None:
