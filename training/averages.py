@@ -87,9 +87,14 @@ class MeanOfSamples(Average[Model]):
             weights.lerp_(self._source[name].detach(), 1 / self.samples)
 
 
-def _named_weights(model: nn.Module, owned: Mapping[str, nn.Module], buffers: Collection[str]) -> dict[str, Tensor]:
-    named: dict[str, Tensor] = dict(model.named_parameters())
-    named |= {name: buffer for name, buffer in model.named_buffers() if name in buffers}
+def named_parameters(model: nn.Module, owned: Mapping[str, nn.Module]) -> dict[str, nn.Parameter]:
+    """Those of a network and of modules trained beside it, whose own have the module's name in front."""
+    named = dict(model.named_parameters())
     for name, module in owned.items():
         named |= {f"{name}/{key}": parameter for key, parameter in module.named_parameters()}
     return named
+
+
+def _named_weights(model: nn.Module, owned: Mapping[str, nn.Module], buffers: Collection[str]) -> dict[str, Tensor]:
+    averaged_buffers = {name: buffer for name, buffer in model.named_buffers() if name in buffers}
+    return {**named_parameters(model, owned), **averaged_buffers}

@@ -11,7 +11,7 @@ from torch import nn
 
 from errors import UserError
 from models import act
-from training.averages import Average
+from training.averages import Average, named_parameters
 from training.distributed import World
 from training.hooks.base import Hook, TrainState
 from training.inference.base import Inference
@@ -86,11 +86,8 @@ class Run:
         An average of nothing yet is not asked: the EMA or the trained weights (`raw`) stand in for it.
         """
         asked = self.config.evaluate_weights
-        for name in [asked] if asked in ("raw", "ema") else [asked, "ema"]:
-            average = self.averages.get(name or "")
-            if name is not None and average is not None and average.ready:
-                return name
-        return "raw"
+        wanted = () if asked == "raw" else (asked or "ema", "ema")
+        return next((name for name in wanted if name in self.averages and self.averages[name].ready), "raw")
 
     @property
     def evaluated_model(self) -> Any:
@@ -106,9 +103,7 @@ class Run:
     @property
     def parameters(self) -> dict[str, nn.Parameter]:
         """All dense parameters that are trained, by name; those of an owned module with its name in front."""
-        named = dict(self.model.named_parameters())
-        for name, module in self.owned.items():
-            named |= {f"{name}/{key}": parameter for key, parameter in module.named_parameters()}
+        named = named_parameters(self.model, self.owned)
         return {name: parameter for name, parameter in named.items() if parameter.requires_grad}
 
     def train_state(self, step: int) -> TrainState:

@@ -73,11 +73,13 @@ def train_on_batch(run: Run, batch: Batch, *, stop_requested: bool) -> list[Upda
         slots=run.world.slots(run.config.global_batch_size),
         num_slots=run.config.global_batch_size,
     )
+    state = run.train_state(run.step)
     for hook in run.hooks:
-        batch = hook.before_batch(run.train_state(run.step), batch)
+        batch = hook.before_batch(state, batch)
     started = time.monotonic()
     pending: list[Output] = []
-    apart = _nothing_apart(run)
+    parameters = list(state.parameters.values())
+    apart = ApartGradients(parameters)
     results = []
     for output in run.objective.outputs(run.model, batch, context):
         if output.apart is None:
@@ -87,16 +89,12 @@ def train_on_batch(run: Run, batch: Batch, *, stop_requested: bool) -> list[Upda
         pending.append(output)
         if output.ends_update:
             results.append(_update(run, pending, apart, stop_requested))
-            pending, apart = [], _nothing_apart(run)
+            pending, apart = [], ApartGradients(parameters)
             context.step = run.step
     if pending:
         raise AssertionError(f"objective {run.objective.name} ended a batch inside an update")
     run.progress.train_seconds += time.monotonic() - started
     return results
-
-
-def _nothing_apart(run: Run) -> ApartGradients:
-    return ApartGradients(list(run.parameters.values()))
 
 
 def _update(run: Run, outputs: list[Output], apart: ApartGradients, stop_requested: bool) -> UpdateResult:

@@ -160,11 +160,8 @@ class PuzzleObjective(Stateless):
 
         Args:
             outputs: as `models.losses.act_loss` takes them, and `z_H`, `z_L` (n, P+S, D) with the step's graph.
-            rows: what of the batch belongs to the n rows, or to each K-th part of them. halted, steps, weights: (n,).
+            rows: what of the batch belongs to the n rows. halted, steps, weights: (n,).
         """
-        copies = len(steps) // len(rows["labels"])
-        if copies > 1:
-            rows = {key: leaf.repeat(copies, *(1,) * (leaf.ndim - 1)) for key, leaf in rows.items()}
         loss, metrics = act_loss(outputs, rows["labels"], halted, steps, self.loss_type, weights)
         if not self.terms:
             return loss, metrics
@@ -190,8 +187,7 @@ class PuzzleObjective(Stateless):
         """
         if EXAMPLE not in rows:
             return None
-        copies = len(done) // len(rows["labels"])
-        examples, labels = rows[EXAMPLE].repeat(copies)[done], rows["labels"].repeat(copies, 1)[done]
+        examples, labels = rows[EXAMPLE][done], rows["labels"][done]
         losses = TOKEN_LOSSES[self.loss_type](outputs["logits"][done], labels).sum(dim=-1)
         scored = (labels != IGNORE_LABEL_ID).sum(dim=-1).clamp_min(1)
         return torch.stack([numbers.to(done.device)[done].double(), examples.double(), losses.double() / scored], dim=1)

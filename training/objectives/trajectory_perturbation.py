@@ -77,6 +77,11 @@ class Group:
     chosen: Trajectories
     context: UpdateContext
 
+    def rows(self) -> Batch:
+        """The batch with one row per trajectory."""
+        copies = len(self.chosen.numbers) // len(self.batch["labels"])
+        return {key: leaf.repeat(copies, *(1,) * (leaf.ndim - 1)) for key, leaf in self.batch.items()}
+
 
 class TrajectoryPerturbation(PuzzleObjective, ABC):
     """What the three kinds of rollout share: slices of the batch, and an update at the end of the last one.
@@ -132,11 +137,11 @@ class ParallelFixed(TrajectoryPerturbation):
     """
 
     def roll(self, model: RecursiveModel, group: Group) -> Iterator[Output]:
-        count = len(group.chosen.numbers)
+        count, rows = len(group.chosen.numbers), group.rows()
         for step in rollout(model, group.batch, group.state, input_noise=group.input_noise):
             steps = torch.full_like(step.active, step.number, dtype=torch.int32)
-            loss, metrics = self.losses(step.outputs, group.batch, step.halted, steps)
-            answered = self.answered(step.outputs, group.batch, step.halted, torch.tensor(group.chosen.numbers))
+            loss, metrics = self.losses(step.outputs, rows, step.halted, steps)
+            answered = self.answered(step.outputs, rows, step.halted, torch.tensor(group.chosen.numbers))
             yield Output(
                 loss, float(count), count, step.extra_passes, metrics, ends_update=step.last, answered=answered
             )
@@ -155,7 +160,7 @@ class ACTMask(TrajectoryPerturbation):
     """
 
     def roll(self, model: RecursiveModel, group: Group) -> Iterator[Output]:
-        count = len(group.chosen.numbers)
+        count, rows = len(group.chosen.numbers), group.rows()
         halts = self._halting_rule(model, group.context, group.chosen)
         lengths = None
         steps_for_lengths = 0
@@ -170,9 +175,9 @@ class ACTMask(TrajectoryPerturbation):
                 weights = weights / lengths
                 normalizer = float(count) if step.number == 1 else 0.0
             steps = torch.full_like(step.active, step.number, dtype=torch.int32)
-            loss, metrics = self.losses(step.outputs, group.batch, step.halted, steps, weights)
+            loss, metrics = self.losses(step.outputs, rows, step.halted, steps, weights)
             extra = step.extra_passes + (steps_for_lengths if step.number == 1 else 0)
-            answered = self.answered(step.outputs, group.batch, step.halted, torch.tensor(group.chosen.numbers))
+            answered = self.answered(step.outputs, rows, step.halted, torch.tensor(group.chosen.numbers))
             yield Output(loss, normalizer, count, extra, metrics, ends_update=step.last, answered=answered)
 
     def _halting_rule(self, model: RecursiveModel, context: UpdateContext, chosen: Trajectories) -> HaltingRule:
