@@ -311,7 +311,7 @@ def test_state_and_fingerprint(single: Path) -> None:
     data = source(single, 5, 5)
     assert data.state_dict() == {}
     data.load_state_dict({})
-    with pytest.raises(UserError):
+    with pytest.raises(ValueError, match="expected"):
         data.load_state_dict({"buffer": 1})
     base = data.fingerprint()
     assert base == source(single, 5, 5).fingerprint()
