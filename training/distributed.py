@@ -6,6 +6,7 @@ import importlib
 import os
 import re
 import sys
+import threading
 import time
 from collections.abc import Iterator, Sequence
 from typing import NoReturn
@@ -16,6 +17,7 @@ from torch import Tensor, nn
 from torch.distributed.rendezvous import rendezvous
 
 from errors import UserError
+from training.launch_environment import read_place
 
 # Gloo, its sockets and the rendezvous store say in these words that a process is gone or does not answer.
 _LOST = re.compile(
@@ -162,27 +164,57 @@ class World:
 def start_world(device_type: str, timeout_seconds: float) -> World:
     """Join the process group that `torchrun` describes in the environment; without one, a world of one.
 
-    A collective that waits longer than `timeout_seconds` fails instead of hanging.
+    A collective that waits longer than `timeout_seconds` fails instead of hanging, and so does the meeting.
+    Errors: `UserError` for an environment that is half set, or for more processes than this machine has GPUs.
     """
-    size = int(os.environ.get("WORLD_SIZE", "1"))
-    if size == 1 or "RANK" not in os.environ:
+    place = read_place()
+    if place.size == 1:
         return World()
-    local_rank = int(os.environ.get("LOCAL_RANK", "0"))
     if device_type == "cuda":
-        torch.cuda.set_device(local_rank)
+        if place.local_rank >= (count := torch.cuda.device_count()):
+            raise UserError(
+                f"LOCAL_RANK is {place.local_rank}, but this machine has {count} GPUs: give torchrun "
+                f"--nproc-per-node {count}, or the script device=cpu"
+            )
+        torch.cuda.set_device(place.local_rank)
     # The functions of this module take the group that exists at their import as a default argument. torch.compile would
     # import it later; then they keep the group and its threads alive beyond `close`, and a thread that frees a tensor
     # while the interpreter ends aborts the process, whose exit code is lost.
     importlib.import_module("torch.distributed.nn.functional")
     backend = "nccl" if device_type == "cuda" else "gloo"
     timeout = datetime.timedelta(seconds=timeout_seconds)
-    world = World(int(os.environ["RANK"]), size, local_rank)
-    with world._meeting("meet the others"):
+    world = World(place.rank, place.size, place.local_rank)
+    with world._meeting("meet the others"), _deadline(world, timeout_seconds):
         store, _, _ = next(rendezvous("env://", timeout=timeout))
         restarts = os.environ.get("TORCHELASTIC_RESTART_COUNT")
         # torchrun keeps one store over restarts: a restarted process could read there the address of one that was
         # killed, and use up another restart. (With several agents the count is not the same everywhere.)
-        if restarts is not None and os.environ.get("LOCAL_WORLD_SIZE") == str(size):
+        if restarts is not None and os.environ.get("LOCAL_WORLD_SIZE") == str(place.size):
             store = dist.PrefixStore(f"restart_{restarts}", store)
-        dist.init_process_group(backend, store=store, rank=world.rank, world_size=size, timeout=timeout)
+        dist.init_process_group(backend, store=store, rank=world.rank, world_size=place.size, timeout=timeout)
     return world
+
+
+@contextlib.contextmanager
+def _deadline(world: World, seconds: float) -> Iterator[None]:
+    """End this process when the block lasts longer.
+
+    To meet takes several waits, each of which may last as long as the timeout; and where a killed launcher kept the
+    store, the library tries to reach it again and again.
+    """
+
+    def give_up() -> None:
+        line = (
+            f"error: process {world.rank} of {world.size} lost another one while it waited to meet the others: it, or "
+            f"the launcher, did not answer within collective_timeout_seconds ({seconds:g})\n"
+        )
+        os.write(2, line.encode())
+        os._exit(_FAILED)
+
+    timer = threading.Timer(seconds, give_up)
+    timer.daemon = True
+    timer.start()
+    try:
+        yield
+    finally:
+        timer.cancel()
