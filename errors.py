@@ -16,6 +16,7 @@ R = TypeVar("R")
 PACKAGES = ("torch", "numpy", "hydra", "omegaconf", "yaml", "einops", "tqdm", "matplotlib", "scipy", "safetensors")
 MAX_MESSAGE = 2000
 _READER_LEFT = 141  # what a shell reports for a command that SIGPIPE ended
+_INTERRUPTED = 130  # likewise of one that SIGINT ended
 _KEPT_END = 400  # the command that mends it stands at the end
 
 
@@ -72,6 +73,9 @@ def exit_on_user_error(main: Callable[P, R]) -> Callable[P, R]:
         except UserError as error:
             print(f"error: {error}", file=sys.stderr)
             sys.exit(2)
+        except KeyboardInterrupt as stop:
+            print(f"\n{stop or 'interrupted'}", file=sys.stderr)
+            sys.exit(_INTERRUPTED)
         except BrokenPipeError:
             # The reader of our output (`| head`) has left: no fault, and nobody to tell. What Python still
             # holds back goes nowhere, or its exit would complain again.

@@ -1,16 +1,42 @@
-"""Stopping politely: a signal is noted, the update is finished, the state saved."""
+"""Stopping politely: a signal is noted, the batch at hand is finished, the state saved."""
 
 import os
 import signal
 import threading
 import time
+from collections.abc import Callable, Iterator
 from types import FrameType, TracebackType
-from typing import Any, Self
+from typing import Any, Generic, Self, TypeVar
+
+T = TypeVar("T")
 
 _SIGNALS = (signal.SIGINT, signal.SIGTERM)
 # Under torchrun a Ctrl-C reaches the workers twice: from the terminal, and forwarded by the agent.
 _SAME_KEYPRESS_SECONDS = 1.0
-_NOTICE = "finishing the update, then saving (Ctrl-C again aborts)"
+_NOTICE = "finishing this batch, then saving (Ctrl-C again aborts)"
+
+
+class StopRequested(Exception):
+    """An evaluation ends before its last batch, because a process of the run was asked to stop."""
+
+
+class Stoppable(Generic[T]):
+    """`items`, such as batches, until `stop_asked` says to stop, which is asked before each: then `StopRequested`.
+
+    items: anything of known length that can be gone through.
+    """
+
+    def __init__(self, items: Any, stop_asked: Callable[[], bool]) -> None:
+        self.items, self.stop_asked = items, stop_asked
+
+    def __len__(self) -> int:
+        return len(self.items)
+
+    def __iter__(self) -> Iterator[T]:
+        for item in self.items:
+            if self.stop_asked():
+                raise StopRequested
+            yield item
 
 
 class InterruptHandler:
@@ -49,7 +75,7 @@ class InterruptHandler:
             return
         if number == signal.SIGINT and not self._is_forwarded_copy():
             signal.signal(signal.SIGINT, signal.default_int_handler)
-            raise KeyboardInterrupt
+            raise KeyboardInterrupt("aborted: what was saved before is intact, and the same command goes on from it")
 
     def _is_forwarded_copy(self) -> bool:
         launched = "TORCHELASTIC_RUN_ID" in os.environ

@@ -13,9 +13,10 @@ from typing import Any
 
 from tqdm import tqdm
 
+from dataset.source import START
 from errors import UserError
 from training.best_archive import align_best, archive_best, set_aside
-from training.interrupt import InterruptHandler
+from training.interrupt import InterruptHandler, StopRequested
 from training.run import Run, full_state
 from training.run_log import RunLog
 from training.storage.atomic_file import link_or_copy
@@ -38,7 +39,8 @@ class Loop:
     def __init__(self, run: Run, run_log: RunLog | None) -> None:
         self.run = run
         self.run_log = run_log
-        self.scoring = run.scoring(run, run_log)
+        self.interrupt = InterruptHandler()
+        self.scoring = run.scoring(run, run_log, self._is_stop_asked)
         self.deadline = None
         if run.config.max_hours is not None:
             self.deadline = time.monotonic() + 3600 * run.config.max_hours
@@ -46,7 +48,8 @@ class Loop:
         self.state_step = run.step if run.state_file is not None else None  # of the newest state on the disk
         self.evaluated_step = run.validation.last_fast_step
         self.boundary_step = run.step  # updates made at the last boundary
-        self.iteration_ended = False
+        # An evaluation that was stopped half-way is due when the run goes on.
+        self.iteration_ended = run.progress.position == START | {"iteration": run.progress.position["iteration"]}
         self.stop_agreed = False
         self.unsettled: list[UpdateResult] = []
         self.lr = 0.0  # of the last settled update
@@ -56,31 +59,31 @@ class Loop:
         run = self.run
         if run.world.is_main:
             self._write(lambda: align_best(run))
-        with InterruptHandler() as interrupt:
-            progress = self._progress_bar()
-            with progress:
-                while True:
-                    boundary = self._boundary()
-                    if boundary.evaluate or boundary.save or boundary.stop:
-                        self._settle(all_of_them=True)
-                        require_finite(run)
-                    if boundary.evaluate:
-                        progress.clear()
-                        self._evaluate(last=False)
-                        boundary.stop = boundary.stop or ("done" if run.validation.exhausted else None)
-                    if boundary.save or boundary.stop:
-                        self._save()
-                    if boundary.stop == "done" and run.step != run.validation.last_full_step:
-                        # The end is evaluated in full too, but after the save, so that a run that is made longer
-                        # later goes on as if it had never stopped here.
-                        self._evaluate(last=True, saved_before=True)
-                    if boundary.stop:
-                        break
-                    self.boundary_step = run.step
-                    self._train_batch(interrupt.requested or self._out_of_time())
-                    progress.update(run.step - self.boundary_step)
-                    self._describe(progress)
-        return boundary.stop
+        with self._progress_bar() as progress:
+            while True:
+                boundary = self._boundary()
+                if boundary.evaluate or boundary.save or boundary.stop:
+                    self._settle(all_of_them=True)
+                    require_finite(run)
+                if boundary.evaluate:
+                    progress.clear()
+                    if not self._evaluate(last=False):
+                        boundary.stop = "stopped"
+                    elif run.validation.exhausted:
+                        boundary.stop = boundary.stop or "done"
+                if boundary.save or boundary.stop:
+                    self._save()
+                if boundary.stop == "done" and run.step != run.validation.last_full_step:
+                    # The end is evaluated in full too, but after the save, so that a run that is made longer
+                    # later goes on as if it had never stopped here.
+                    if not self._evaluate(last=True, saved_before=True):
+                        boundary.stop = "stopped"
+                if boundary.stop:
+                    return boundary.stop
+                self.boundary_step = run.step
+                self._train_batch(self.interrupt.requested or self._out_of_time())
+                progress.update(run.step - self.boundary_step)
+                self._describe(progress)
 
     def _train_batch(self, stop_requested: bool) -> list[UpdateResult]:
         run = self.run
@@ -92,7 +95,8 @@ class Loop:
         self.iteration_ended = following["iteration"] != run.progress.position["iteration"]
         run.progress.position = following
         # A line of the log sums up all updates up to its own, so these must be settled before it is written.
-        self._settle(all_of_them=not reads_late(run) or self._crossed(run.config.log_interval))
+        logged = self._crossed(run.config.log_interval, since=self.boundary_step)
+        self._settle(all_of_them=logged or not reads_late(run))
         return results
 
     def _settle(self, *, all_of_them: bool) -> None:
@@ -115,24 +119,36 @@ class Loop:
             config.min_eval_interval or 0
         )
         due = self.iteration_ended and past_minimum
-        due = due or self._crossed(config.fast_eval_interval)
-        save = self._crossed(config.checkpoint_interval) and run.step != self.saved_step
+        due = due or self._crossed(config.fast_eval_interval, since=self.evaluated_step or 0)
+        save = self._crossed(config.checkpoint_interval, since=self.boundary_step) and run.step != self.saved_step
         evaluate = bool(fresh and run.step and due)
         return Boundary(evaluate, save or evaluate, stop)
 
-    def _crossed(self, interval: int | None) -> bool:
-        """Whether a multiple of `interval` updates lies after the last boundary, up to this one."""
-        return interval is not None and self.run.step // interval > self.boundary_step // interval
+    def _crossed(self, interval: int | None, *, since: int) -> bool:
+        """Whether a multiple of `interval` updates lies after update `since`, up to this one."""
+        return interval is not None and self.run.step // interval > since // interval
+
+    def _is_stop_asked(self) -> bool:
+        """Whether any process has received a signal to stop. Collective."""
+        return bool(self.run.world.sum_numbers([float(self.interrupt.requested)])[0])
 
     def _out_of_time(self) -> bool:
         return self.deadline is not None and time.monotonic() >= self.deadline
 
-    def _evaluate(self, *, last: bool, saved_before: bool = False) -> None:
-        """Validate and write the weights. `saved_before`: the state on the disk will not know of it."""
+    def _evaluate(self, *, last: bool, saved_before: bool = False) -> bool:
+        """Validate and write the weights; False where a signal came first: then nothing has become of it.
+
+        `saved_before`: the state on the disk will not know of it.
+        """
         run = self.run
+        before = run.validation.state_dict()
         earlier_best = run.validation.best
-        improved = self.scoring.validate(last=last)
-        self.evaluated_step = run.step
+        try:
+            improved = self.scoring.validate(last=last)
+        except StopRequested:
+            run.validation.load_state_dict(before)
+            return False
+        self.evaluated_step = run.validation.last_fast_step = run.step
         written = True
         if run.world.is_main:
             weights = run.evaluated_model.state_dict()
@@ -151,6 +167,7 @@ class Loop:
             run.validation.best = earlier_best
         elif improved and saved_before and run.world.is_main:
             self._keep_best(None if earlier_best is None else earlier_best.step)
+        return True
 
     def _keep_best(self, protected_step: int | None = None) -> None:
         """The newest state is the best one: keep it as such, and in the archive."""
@@ -189,8 +206,8 @@ class Loop:
             return False
         return True
 
-    def finish(self) -> None:
-        """The end of a run: final weights and state, test numbers of best and final, summary."""
+    def finish(self) -> str:
+        """The end of a run: final weights and state, test numbers of best and final, summary. Returns the outcome."""
         run = self.run
         if run.world.is_main:
             asked = run.config.evaluate_weights
@@ -201,11 +218,15 @@ class Loop:
             self._write(lambda: save_weights(run.folder.final, weights))
             if self.state_step == run.step:
                 self._write(lambda: link_or_copy(run.folder.latest_state, run.folder.final_state))
-        results = self.scoring.final_results()
+        try:
+            results = self.scoring.final_results()
+        except StopRequested:
+            return "stopped"
         run_log = self.run_log
         if run_log is not None:
             self._write(lambda: run_log.summary(run, results))
             self.scoring.print_summary(results)
+        return "done"
 
     def require_saved(self) -> None:
         """Errors: `UserError` when this session's end could not be saved: it would be made again."""
@@ -238,9 +259,10 @@ def run_training(run: Run) -> str:
     with run_log.status if run_log is not None else nullcontext():
         try:
             loop = Loop(run, run_log)
-            outcome = loop.train()
-            if outcome == "done":
-                loop.finish()
+            with loop.interrupt:
+                outcome = loop.train()
+                if outcome == "done":
+                    outcome = loop.finish()
             if run_log is not None:
                 loop.require_saved()
                 run_log.event(run, outcome)

@@ -31,7 +31,10 @@ from training.validation import ValidationRecord
 
 
 class Scores(Protocol):
-    """Evaluates a run. What it keeps between evaluations belongs into the run's `validation`."""
+    """Evaluates a run. What it keeps between evaluations belongs into the run's `validation`.
+
+    Errors: `StopRequested` where a process of the run was asked to stop meanwhile, on all of them.
+    """
 
     def validate(self, *, last: bool) -> bool:
         """What is due at this step; in full when it is the run's last. True when the step is the new best."""
@@ -59,7 +62,8 @@ class Run:
     objective: Objective
     source: Any  # dataset.source.Source, likewise
     planned_updates: int
-    scoring: Callable[["Run", Any], Scores]  # of the run and its `RunLog`, None except on rank 0
+    # Of the run, its `RunLog` (None except on rank 0) and whether to stop, asked of all processes together.
+    scoring: Callable[["Run", Any, Callable[[], bool]], Scores]
     inference: Inference = field(default_factory=OfficialInference)  # of runs on puzzles, as are the next
     evaluation_rows: list[EvalRows] = field(default_factory=list)
     headline: str = "eval/validation/exact_accuracy"  # what chooses the best checkpoint

@@ -3,13 +3,14 @@
 import json
 import shutil
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
 from tqdm import tqdm
 
 from errors import UserError
+from models.act import Batch
 from models.recursive_model import RecursiveModel
 from models.registry import build_model
 from training.evaluation.answering import AccuracyEvaluator, describe_rate, evaluate
@@ -27,6 +28,7 @@ from training.evaluation.summary_table import aligned, compute_point, summary_ta
 from training.inference import perturbed_starts
 from training.inference.choose import build_inference
 from training.initial_weights import InitialWeights, remake, weights_digest
+from training.interrupt import Stoppable
 from training.judges.judging import Judging
 from training.records.metrics_log import read_metrics
 from training.records.result_numbers import wilson_interval
@@ -41,14 +43,21 @@ ChosenRows = Sequence[tuple[EvalRows, np.ndarray]]
 
 
 class Scoring:
-    """Evaluates a run. All methods that evaluate are collective: every rank must call them."""
+    """Evaluates a run. All methods that evaluate are collective: every rank must call them.
 
-    def __init__(self, run: Run, run_log: RunLog | None) -> None:
+    stop_asked: whether to stop, asked of all processes together before each batch; then `StopRequested`.
+    """
+
+    def __init__(self, run: Run, run_log: RunLog | None, stop_asked: Callable[[], bool] = lambda: False) -> None:
         self.run = run
         self.run_log = run_log
+        self.stop_asked = stop_asked
         self.baselines: dict[str, dict[str, float]] = {}
         if run.step == 0 and run.initial is None:
             run.initial = InitialWeights(run.config.init_from, weights_digest(run.model))
+
+    def _batches(self, rows: EvalRows, chosen: np.ndarray) -> Stoppable[Batch]:
+        return Stoppable(rows.batches(chosen), self.stop_asked)
 
     def _score(
         self,
@@ -71,7 +80,7 @@ class Scoring:
             beside = [] if outcomes is None else [outcomes[index]]
             evaluate(
                 model,
-                rows.batches(chosen),
+                self._batches(rows, chosen),
                 run.inference,
                 [accuracy, *beside, *(judge.evaluator for judge in judges.values())],
                 run.world,
@@ -136,7 +145,7 @@ class Scoring:
     def _robustness(self, model: RecursiveModel) -> dict[str, float]:
         """What `eval.during.sigma_grid` asks for: the fast rows from perturbed starts."""
         run = self.run
-        row_sets = [rows.batches(rows.fast) for rows in run.evaluation_rows]
+        row_sets = [self._batches(rows, rows.fast) for rows in run.evaluation_rows]
         return {
             f"eval/robust/{measured['sigma']:g}/{key}": measured[key]
             for measured in measure_robustness(
@@ -162,7 +171,7 @@ class Scoring:
             if len(rows.validation):
                 inference = build_inference(run.config.eval, [rows.puzzle_set], run.config.seed, stepwise=True)
                 recorder = OutputRecorder(run.config.eval_save_outputs, path.name, compressed=True)
-                evaluate(model, rows.batches(rows.validation), inference, [recorder], run.world)
+                evaluate(model, self._batches(rows, rows.validation), inference, [recorder], run.world)
                 if total is None:
                     total = recorder
                 else:
@@ -287,9 +296,13 @@ class Scoring:
         exact, count = int(values["exact_count"]), int(values["count"])
         settings = self.run.config.eval
         robustness = measure_robustness(
-            model, [rows.batches(chosen) for rows, chosen in rows_of], perturbed_starts.Settings.of(settings).sigma,
-            settings, self.run.world, show_progress=self.run.world.is_main,
-        )  # fmt: skip
+            model,
+            [self._batches(rows, chosen) for rows, chosen in rows_of],
+            perturbed_starts.Settings.of(settings).sigma,
+            settings,
+            self.run.world,
+            show_progress=self.run.world.is_main,
+        )
         return {
             "metric": f"test/{HEADLINE}",
             "value": values.get(HEADLINE),

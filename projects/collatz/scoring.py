@@ -1,6 +1,7 @@
 """Evaluation of a Collatz run while it trains, and at its end beside the closed forms. It owns its data."""
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ from projects.collatz.syracuse import TEST_STARTS, orbit
 from projects.collatz.value_networks import CollatzValue
 from projects.collatz.windows import Windows, orbit_windows, windows_of
 from training.evaluation.answering import evaluating
+from training.interrupt import Stoppable
 from training.records.result_numbers import wilson_interval
 from training.run import Run
 from training.run_log import RunLog
@@ -41,8 +43,14 @@ class CollatzScoring:
 
     headline = "eval/validation/pass"
 
-    def __init__(self, run: Run, run_log: RunLog | None, rows: EvalRows | None = None) -> None:
-        self.run, self.run_log, self.rows = run, run_log, rows
+    def __init__(
+        self,
+        run: Run,
+        run_log: RunLog | None,
+        stop_asked: Callable[[], bool] = lambda: False,
+        rows: EvalRows | None = None,
+    ) -> None:
+        self.run, self.run_log, self.stop_asked, self.rows = run, run_log, stop_asked, rows
         self._windows: dict[str, list[Windows]] = {}
 
     def validate(self, *, last: bool) -> bool:
@@ -50,7 +58,6 @@ class CollatzScoring:
         run, settings = self.run, collatz_of(self.run.config)
         full = last or run.step % settings.eval_interval == 0
         quick = last or run.step % settings.quick_eval_interval == 0
-        run.validation.last_fast_step = run.step
         if not full and not quick:
             return False
         if self.run_log is not None:
@@ -96,7 +103,7 @@ class CollatzScoring:
         states = self._of(
             "validation", lambda: validation_states(collatz_of(self.run.config).validation_starts), lookahead
         )
-        violations = np.concatenate([judge.violations(windows) for windows in states])
+        violations = np.concatenate([judge.violations(windows) for windows in self._stoppable(states)])
         result |= {
             "eval/validation/count": len(violations),
             "eval/validation/violations": int(violations.sum()),
@@ -114,7 +121,7 @@ class CollatzScoring:
         if self.rows is not None:
             rows = self.rows
             blocks = self._of("csv", lambda: rows.numbers, lookahead)
-            margins = np.concatenate([judge.margins(windows) for windows in blocks])
+            margins = np.concatenate([judge.margins(windows) for windows in self._stoppable(blocks)])
             free = not_multiples_of_3(rows.numbers)
             file_rates = rates(margins < SMALLEST_MARGIN, rows.is_growth, rows.weights, free)
             result |= {f"eval/csv/{key}": file_rates[key] for key in _RATES if file_rates[key] is not None}
@@ -122,6 +129,9 @@ class CollatzScoring:
             spread = {"mean": margins.mean(), "median": middle, "p5": low, "min": margins.min()}
             result |= {f"eval/csv/margin_{key}": float(value) for key, value in spread.items()}
         return result
+
+    def _stoppable(self, windows: list[Windows]) -> Stoppable[Windows]:
+        return Stoppable(windows, self.stop_asked)
 
     def _of(self, name: str, numbers: Any, lookahead: int) -> list[Windows]:
         """Windows of a set of numbers, made once."""

@@ -27,7 +27,7 @@ def test_the_first_signal_is_noted(number: signal.Signals, capfd: pytest.Capture
         assert not interrupt.requested
         os.kill(os.getpid(), number)
         assert interrupt.requested and interrupt.signal_name == number.name
-    assert capfd.readouterr().err.count("finishing the update, then saving (Ctrl-C again aborts)") == 1
+    assert capfd.readouterr().err.count("finishing this batch, then saving (Ctrl-C again aborts)") == 1
     assert [signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM)] == before
 
 
