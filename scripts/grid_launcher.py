@@ -1,5 +1,6 @@
 """Starting the runs of a grid, so many at a time, each after those that it needs; stopping them politely."""
 
+import fcntl
 import os
 import signal
 import subprocess
@@ -24,6 +25,7 @@ State = Literal["waiting", "running", "finished", "failed", "skipped", "stopped"
 _POLL_SECONDS = 0.1
 _TAIL_BYTES = 1 << 16
 _SHOWN_LINE = 200
+_STOPPED_CODES = (0, -signal.SIGINT, -signal.SIGTERM)
 
 
 @dataclass
@@ -49,6 +51,7 @@ class Launcher:
         self.states: dict[str, State] = {run.name: "finished" if run.is_finished else "waiting" for run in grid.runs}
         self.stop_reason: str | None = None
         self._started: list[_Started] = []
+        self._elsewhere: list[GridRun] = []  # on their way, started by an earlier launcher that was killed
         self._bar: tqdm | None = None
 
     def count(self, state: State) -> int:
@@ -58,7 +61,7 @@ class Launcher:
     def run(self, interrupt: InterruptHandler, max_seconds: float | None = None) -> None:
         """Start and watch the runs until all have ended, or `interrupt` or `max_seconds` come.
 
-        Then the runs are asked to stop and waited for.
+        Then the runs are asked to stop and waited for. Runs of an earlier launcher are waited for, and left running.
 
         Errors: KeyboardInterrupt at a second Ctrl-C, after the runs have been aborted.
         """
@@ -71,7 +74,9 @@ class Launcher:
                         self._stop_if_asked(interrupt, deadline)
                     if self.stop_reason is None:
                         self._start_ready()
-                    if not self._started:
+                    if not self._started and (self.stop_reason is not None or not self._elsewhere):
+                        for run in self._elsewhere:
+                            self._say(f"{run.name} goes on by itself, as an earlier launcher started it")
                         return
                     self._show_status()
                     time.sleep(_POLL_SECONDS)
@@ -81,19 +86,26 @@ class Launcher:
 
     def _start_ready(self) -> None:
         for run in self.selected:
-            if len(self._started) >= self.jobs:
+            if len(self._started) + len(self._elsewhere) >= self.jobs:
                 return
             if self.states[run.name] == "waiting" and all(self.states[need] == "finished" for need in run.needs):
                 self._start(run)
 
     def _start(self, run: GridRun) -> None:
-        log = self.grid.out / LOGS / f"{run.name}.log"
+        log = log_of(self.grid, run)
+        if is_running(log):
+            self._elsewhere.append(run)
+            self.states[run.name] = "running"
+            self._say(f"{run.name} is running, started by an earlier launcher: waiting for it")
+            return
         command = [sys.executable, *run.command]
         # MKL's own variable would win over OpenMP's. Unbuffered: the log is looked into while the run goes on.
         threads = {"OMP_NUM_THREADS": str(self.threads), "MKL_NUM_THREADS": str(self.threads)}
         try:
             log.parent.mkdir(exist_ok=True)
             with log.open("ab") as file:
+                # The run inherits the lock with its output, and keeps it as long as it lives, whatever becomes of us.
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
                 begin = _write_header(file, run)
                 process = subprocess.Popen(
                     command, cwd=ROOT, env=os.environ | threads | {"PYTHONUNBUFFERED": "1"}, stdin=subprocess.DEVNULL,
@@ -110,12 +122,17 @@ class Launcher:
 
     def _collect(self) -> None:
         """Note which runs have ended, and how."""
+        for run in [candidate for candidate in self._elsewhere if not is_running(log_of(self.grid, candidate))]:
+            self._elsewhere.remove(run)
+            self.states[run.name] = "finished" if run.is_finished else "waiting"
+            self._say(f"{run.name} of an earlier launcher {'is finished' if run.is_finished else 'has ended half-way'}")
         for started in [candidate for candidate in self._started if candidate.process.poll() is not None]:
             self._started.remove(started)
             run, code = started.run, started.process.returncode
             seconds = self.clock.stop(run.name)
-            asked = self.stop_reason is not None and (code == 0 or -code in (signal.SIGINT, signal.SIGTERM))
-            state: State = "finished" if code == 0 and run.is_finished else "stopped" if asked else "failed"
+            asked = self.stop_reason is not None and code in _STOPPED_CODES
+            # A run that was done may be met by the signal on its way out.
+            state: State = "finished" if run.is_finished and (asked or code == 0) else "stopped" if asked else "failed"
             self.record.end(run, seconds, state, code)
             if state == "failed":
                 self._fail(run, _how_it_ended(started))
@@ -199,6 +216,23 @@ class Launcher:
         text = event if self._bar is not None else f"{event} [{self._status()}]"
         tqdm.write(text, file=sys.stdout)
         sys.stdout.flush()
+
+
+def log_of(grid: Grid, run: GridRun) -> Path:
+    """Where the output of a run goes."""
+    return grid.out / LOGS / f"{run.name}.log"
+
+
+def is_running(log: Path) -> bool:
+    """Whether a run still holds its log, and with it the lock on it."""
+    try:
+        with log.open("rb") as file:
+            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    except OSError:  # there is no log, or no lock here
+        return False
+    return False
 
 
 def _write_header(file: BinaryIO, run: GridRun) -> int:

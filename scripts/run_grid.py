@@ -37,7 +37,7 @@ from errors import UserError, exit_on_user_error, require_packages
 require_packages()
 
 from scripts.grid_file import LOGS, ROOT, Grid, GridRun, find_grid, read_grid
-from scripts.grid_launcher import Launcher
+from scripts.grid_launcher import Launcher, is_running, log_of
 from scripts.grid_record import GridRecord, in_words
 from training.interrupt import InterruptHandler
 from training.settings.merging import nearest_key
@@ -103,7 +103,9 @@ def describe(grid: Grid, selected: Sequence[GridRun], record: GridRecord) -> str
     lines = []
     for run in selected:
         state = states[run.name]
-        if state == "new" and record.seconds(run.name):
+        if state == "new" and is_running(log_of(grid, run)):
+            state = "running"
+        elif state == "new" and record.seconds(run.name):
             state = f"goes on after {in_words(record.seconds(run.name))}"
         missing = [name for name in run.needs if states[name] != "finished"]
         after = f", after {', '.join(missing)}" if missing and state != "finished" else ""

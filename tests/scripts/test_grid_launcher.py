@@ -41,12 +41,18 @@ def handle(number, frame):
     note(signals[-1])
     if len(signals) == 2:
         sys.exit(1)
-if behaviour != "deaf":
+if behaviour not in ("deaf", "done"):
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, handle)
 
 note("begin")
 print("threads", os.environ["OMP_NUM_THREADS"], os.environ["MKL_NUM_THREADS"], "in", os.getcwd(), flush=True)
+(folder / "pid").write_text(str(os.getpid()))
+if behaviour == "done":
+    (folder / "summary.json").write_text("{}")
+    time.sleep(60)
+if behaviour == "orphan":
+    patiently(lambda: signals)
 if behaviour == "fail":
     print("error: a mistake \\x1b[31m", file=sys.stderr)
     print(file=sys.stderr)
@@ -185,6 +191,39 @@ def test_a_signal_is_passed_on_once_and_the_same_command_goes_on(
     assert launch(grid) == 0
     assert outcomes(tmp_path, "a") == ["stopped", "finished"]
     assert [event for event in events(tmp_path) if event.startswith("end")][-1] in ("end c", "end d")
+
+
+def test_a_run_that_was_done_when_the_signal_came_is_finished(grid_of: Any, tmp_path: Path) -> None:
+    """The launcher's SIGTERM meets a run on its way out, after its last file was written."""
+    process = start(grid_of({"a": ("done", [])}))
+    wait_until(lambda: (tmp_path / "out" / "a" / "summary.json").exists())
+    process.terminate()
+    out, _ = process.communicate(timeout=60)
+    assert process.returncode == 0 and "all 1 runs are finished" in out
+    assert outcomes(tmp_path, "a") == ["finished"] and sessions(tmp_path, "a")[0]["exit_code"] == -signal.SIGTERM
+
+
+@pytest.mark.parametrize("finishes", [True, False])
+def test_runs_of_a_killed_launcher_are_running(finishes: bool, grid_of: Any, tmp_path: Path) -> None:
+    """The next launcher waits for them, starts no second one, and goes on with what needs them."""
+    grid = grid_of({"a": ("orphan" if finishes else "long", []), "b": ("ok", ["a"])})
+    first = start(grid, "--jobs", "1")
+    wait_until(lambda: (tmp_path / "out" / "a" / "pid").exists())
+    first.kill()
+    first.communicate(timeout=60)
+    pid = int((tmp_path / "out" / "a" / "pid").read_text())
+    dry = start(grid, "--dry-run")
+    assert "a (exploratory): running" in dry.communicate(timeout=60)[0]
+    second = start(grid, "--jobs", "1")
+    assert second.stdout is not None
+    while "a is running, started by an earlier launcher" not in second.stdout.readline():
+        assert second.poll() is None
+    assert events(tmp_path) == ["begin a"]
+    os.kill(pid, signal.SIGTERM)
+    second.communicate(timeout=60)
+    assert second.returncode == 0
+    again = [] if finishes else ["begin a"]
+    assert events(tmp_path) == ["begin a", "SIGTERM a", *again, "end a", "begin b", "end b"]
 
 
 def test_a_crash_while_stopping_is_a_failure(grid_of: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
