@@ -53,6 +53,7 @@ class RunLog:
             project=config.wandb.project or config.project_name,
             entity=config.wandb.entity,
             run_name=config.run_name,
+            run_id=self.provenance.run_id,
             folder=run.folder.path,
             config=plain,
         )

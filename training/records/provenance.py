@@ -145,6 +145,12 @@ class ProvenanceFile:
         except UserError:  # settings that are refused today: the hash of their own time stays
             return session
 
+    @property
+    def run_id(self) -> str:
+        """16 hex digits, the same in all sessions of the run: of how, when and from what commit it was begun."""
+        first = {name: self.record.get(name) for name in ("started_utc", "argv", "config_hash", "git")}
+        return settings_sha256(first)[:16]
+
     def finish(self, *, end_step: int, outcome: str = "done") -> None:
         """Complete the present session: end, step, outcome (`done`, `stopped`, `failed`), peak memory."""
         ending = {"ended_utc": _now(), "end_step": end_step, "outcome": outcome, "peak_memory": peak_memory()}

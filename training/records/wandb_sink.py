@@ -57,10 +57,13 @@ def open_wandb(
     project: str | None,
     entity: str | None = None,
     run_name: str | None,
+    run_id: str,
     folder: Path | str,
     config: Mapping[str, Any],
 ) -> WandbSink | None:
-    """Start a wandb run and return its sink; None when `mode` is `disabled` or the client fails (a warning).
+    """Start or go on with a wandb run; returns its sink, or None when `mode` is `disabled` or the client fails (warned).
+
+    run_id: the wandb run's id; the sessions of a run that is resumed have the same one.
 
     Sent: the resolved config given here (entries named like secrets are left out) and the logged scalars. Not
     sent: the environment, source code, diff, console, host data. A key is wandb's own matter (its netrc or
@@ -82,6 +85,8 @@ def open_wandb(
             project=project,
             entity=entity,
             name=run_name,
+            id=run_id,
+            resume="allow",
             dir=str(folder),
             config=without_secrets(config),
             mode=mode,

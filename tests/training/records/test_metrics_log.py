@@ -15,6 +15,7 @@ import pytest
 import torch
 
 from errors import UserError
+from tests.helpers import train_here
 from training.records import metrics_log
 from training.records.metrics_log import MetricsLog, read_metrics
 from training.records.wandb_sink import open_wandb, without_secrets
@@ -198,7 +199,7 @@ def client(monkeypatch: pytest.MonkeyPatch) -> SimpleNamespace:
 
 
 def start(tmp_path: Path, mode: str, **config: Any) -> Any:
-    return open_wandb(mode, project="p", entity="e", run_name="r", folder=tmp_path, config=config)
+    return open_wandb(mode, project="p", entity="e", run_name="r", run_id="0123abcd", folder=tmp_path, config=config)
 
 
 def test_disabled_imports_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -223,6 +224,7 @@ def test_only_the_config_is_sent(tmp_path: Path, client: SimpleNamespace, monkey
     sink = start(tmp_path, "offline", lr=0.1, arch={"num_tokens": 4, "api_key": "k"}, wandb_api_key="k", password="k")
     assert client.init["config"] == {"lr": 0.1, "arch": {"num_tokens": 4}}
     assert (client.init["project"], client.init["entity"], client.init["name"]) == ("p", "e", "r")
+    assert (client.init["id"], client.init["resume"]) == ("0123abcd", "allow")
     assert client.init["mode"] == "offline" and client.init["dir"] == str(tmp_path)
     assert vars(client.init["settings"]) == {"disable_code": True, "disable_git": True, "console": "off"}
     assert "canary" not in repr(client.init)
@@ -243,6 +245,15 @@ def test_failures_of_the_client_never_stop_the_run(
     client.fail = RuntimeError("no login")
     assert start(tmp_path, "online") is None
     assert "wandb did not start (RuntimeError: no login)" in capsys.readouterr().err
+
+
+def test_a_resumed_run_is_one_run(sudoku4_folder: Path, tmp_path: Path, client: SimpleNamespace) -> None:
+    """Every session of a run folder has the id of the first, another folder one of its own."""
+    ids = []
+    for folder, last in (("a", 1), ("a", 2), ("b", 1)):
+        train_here("trm_mlp", sudoku4_folder, tmp_path / folder, [f"max_steps={last}", "wandb.mode=offline"])
+        ids.append(client.init["id"])
+    assert ids[0] == ids[1] != ids[2] and all(len(name) == 16 for name in ids)
 
 
 def test_secret_names() -> None:
