@@ -21,7 +21,7 @@ from errors import UserError, exit_on_user_error, require_packages
 
 require_packages()
 
-from training.settings.flags import FlagParser
+from arguments import FlagParser
 
 try:
     import modal

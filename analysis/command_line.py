@@ -1,4 +1,4 @@
-"""What the command lines of measurements share: the parser, checks of numbers, the report that `--json` asks for."""
+"""What the command lines of measurements share: checks of numbers, the report that `--json` asks for."""
 
 import argparse
 from collections.abc import Callable, Iterable, Mapping
@@ -11,11 +11,6 @@ from errors import UserError
 from training.records.provenance import collect_provenance
 from training.records.result_numbers import Number, record_entry
 from training.storage.atomic_file import write_json_atomically
-
-
-def script_parser(description: str | None) -> argparse.ArgumentParser:
-    """A parser that prints the script's docstring as it is written."""
-    return argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
 
 
 def whole_number(least: int, most: int) -> Callable[[str], int]:

@@ -6,7 +6,6 @@ Each file describes a small model (`config`, `sd/...`), a batch, and what the of
 in float64. One JSON line per file; exit code 1 when a difference exceeds its tolerance.
 """
 
-import argparse
 import io
 import json
 import math
@@ -18,6 +17,7 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
+from arguments import FlagParser
 from errors import UserError, exit_on_user_error, require_packages
 
 require_packages()
@@ -202,7 +202,7 @@ def tolerance(name: str, tol: float, loss_tol: float) -> float:
 
 @exit_on_user_error
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = FlagParser(description=__doc__)
     parser.add_argument("files", nargs="+", type=Path, metavar="FILE.npz")
     parser.add_argument("--tol", type=float, default=1e-8, help="states, logits and gradients (absolute)")
     parser.add_argument("--loss-tol", type=float, default=1e-5, help="q values, losses and metrics (absolute)")

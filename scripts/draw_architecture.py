@@ -15,6 +15,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
+from arguments import FlagParser
 from errors import UserError, exit_on_user_error, require_packages
 
 require_packages()
@@ -26,7 +27,6 @@ from matplotlib.figure import Figure
 from matplotlib.patches import FancyArrowPatch, FancyBboxPatch
 from matplotlib.transforms import Bbox
 
-from analysis.command_line import script_parser
 from analysis.figures.figure_files import BLUE, GREY, RED, STYLE, make_folder, save_picture
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -237,7 +237,7 @@ def draw(imports: Sequence[Import]) -> Figure:
 
 @exit_on_user_error
 def main(argv: Sequence[str] | None = None) -> None:
-    parser = script_parser(__doc__)
+    parser = FlagParser(description=__doc__)
     parser.add_argument("--output-dir", type=Path, default=ROOT / "docs" / "pictures", metavar="DIR")
     folder = make_folder(parser.parse_args(argv).output_dir)
     imports = suite_imports()

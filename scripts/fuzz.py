@@ -16,13 +16,14 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
+from arguments import FlagParser
 from errors import UserError, exit_on_user_error, require_packages
+from long_work import progress_bar
 
 require_packages()
 
-from tqdm import tqdm
 
-from analysis.command_line import check_at_least, script_parser
+from analysis.command_line import check_at_least
 from tests.fuzz.engine import Report, Target, bounded_memory, run_case, save_input, shares
 from tests.fuzz.registry import all_targets
 from training.evaluation.summary_table import aligned
@@ -46,7 +47,7 @@ def fuzz(targets: list[Target], cases: int, seed: int, save: Path) -> list[Repor
     reports = []
     with (
         tempfile.TemporaryDirectory() as place,
-        tqdm(total=sum(counts.values()), unit=" cases", disable=None) as bar,
+        progress_bar(total=sum(counts.values()), unit=" cases") as bar,
     ):
         for target in targets:
             bar.set_description(target.name)
@@ -98,7 +99,7 @@ def summary(reports: list[Report], seed: int, seconds: float) -> dict[str, Any]:
 
 @exit_on_user_error
 def main(arguments: list[str] | None = None) -> None:
-    parser = script_parser(__doc__)
+    parser = FlagParser(description=__doc__)
     parser.add_argument("--cases", type=int, default=2000, help="over all targets (default %(default)s)")
     parser.add_argument("--seed", type=int, default=0, help="default %(default)s")
     parser.add_argument("--target", action="append", metavar="NAME", help="this one only; may be repeated")

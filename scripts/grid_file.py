@@ -9,10 +9,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from arguments import nearest_key
 from dataset.plain_data import read_yaml
 from errors import UserError
 from training.settings.checks import shown
-from training.settings.merging import nearest_key
 from training.storage.run_folder import RunFolder
 
 ROOT = Path(__file__).resolve().parents[1]

@@ -21,6 +21,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
+from arguments import FlagParser
 from errors import UserError, exit_on_user_error, require_packages
 
 require_packages()
@@ -33,7 +34,7 @@ from scripts.record_sources import gathered
 
 
 def parse_arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = FlagParser(description=__doc__)
     parser.add_argument("--id", help="new, unique name, e.g. sudoku6-trm-1; its beginning names its group")
     parser.add_argument("--claim", help="what the result is meant to show")
     parser.add_argument("--expected", default="", help="the number expected before, as its source states it")

@@ -4,12 +4,12 @@ python scripts/render_glossary.py            writes each table between its two m
 python scripts/render_glossary.py --check    exits 1 when a table is stale
 """
 
-import argparse
 import sys
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
+from arguments import FlagParser
 from errors import UserError, exit_on_user_error, require_packages
 
 require_packages()
@@ -38,7 +38,7 @@ def rendered(text: str) -> str:
 
 @exit_on_user_error
 def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = FlagParser(description=__doc__)
     parser.add_argument("--check", action="store_true", help="write nothing; exit 1 when a table is stale")
     check = parser.parse_args().check
     text = PAGE.read_text(encoding="utf-8")

@@ -32,15 +32,16 @@ from types import FrameType
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
+from arguments import FlagParser
 from errors import UserError, exit_on_user_error, require_packages
 
 require_packages()
 
+from arguments import nearest_key
 from scripts.grid_file import LOGS, ROOT, Grid, GridRun, find_grid, read_grid
 from scripts.grid_launcher import Launcher, is_running, log_of
 from scripts.grid_record import GridRecord, in_words
 from training.interrupt import InterruptHandler
-from training.settings.merging import nearest_key
 from training.storage.run_folder import RunFolder, sweep_temporaries
 
 FAILED, STOPPED = 1, 3
@@ -193,7 +194,7 @@ def run_in_foreground(runs: Sequence[GridRun], again: str) -> int:
 
 @exit_on_user_error
 def main(argv: Sequence[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = FlagParser(description=__doc__)
     parser.add_argument("grid", metavar="GRID", help="a grid file, or the name of one in config/grid")
     parser.add_argument("--jobs", type=int, default=2, metavar="N", help="runs at a time; default 2")
     parser.add_argument("--out", type=Path, metavar="DIR", help="folder of the runs; default: the grid's own")

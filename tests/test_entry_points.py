@@ -29,14 +29,14 @@ for name in ("torch", "numpy", "yaml", "hydra", "omegaconf", "tqdm", "scipy.stat
     importlib.import_module(name)
 del sys.path[0]
 for line in sys.stdin:
-    kind, name, output = line.rstrip("\n").split("\t")
+    kind, name, word, output = line.rstrip("\n").split("\t")
     sys.stdout.flush()
     child = os.fork()
     if child == 0:
         file = os.open(output, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
         os.dup2(file, 1)
         os.dup2(file, 2)
-        sys.argv = [name, "--help"]
+        sys.argv = [name, word]
         sys.path.insert(0, os.path.dirname(name) if kind == "file" else os.getcwd())
         code = 0
         try:
@@ -99,11 +99,10 @@ def test_every_folder_with_modules_is_a_package() -> None:
     assert not [str(folder) for folder in folders if not (ROOT / folder / "__init__.py").is_file()]
 
 
-def test_help_as_file_and_as_module(tmp_path: Path) -> None:
-    jobs = [("file", str(ROOT / file), file) for file in RUNNABLE]
-    jobs += [("module", module_name(file), file) for file in RUNNABLE]
+def started(jobs: list[tuple[str, str]], word: str, tmp_path: Path) -> list[tuple[int, str]]:
+    """Exit code and output of each file or module with one argument, from a folder in which nothing may be left."""
     outputs = [tmp_path / f"{index}.txt" for index in range(len(jobs))]
-    lines = [f"{kind}\t{name}\t{output}\n" for (kind, name, _), output in zip(jobs, outputs, strict=True)]
+    lines = [f"{kind}\t{name}\t{word}\t{output}\n" for (kind, name), output in zip(jobs, outputs, strict=True)]
     elsewhere = tmp_path / "elsewhere"
     elsewhere.mkdir()
     done = subprocess.run(
@@ -116,10 +115,23 @@ def test_help_as_file_and_as_module(tmp_path: Path) -> None:
         timeout=240,
     )
     assert done.returncode == 0, done.stderr
-    statuses = [int(line) for line in done.stdout.split()]
-    for (_, _, file), status, output in zip(jobs, statuses, outputs, strict=True):
-        check(file, status, output.read_text())
     assert list(elsewhere.iterdir()) == []
+    return [(int(status), output.read_text()) for status, output in zip(done.stdout.split(), outputs, strict=True)]
+
+
+def test_help_as_file_and_as_module(tmp_path: Path) -> None:
+    jobs = [("file", str(ROOT / file)) for file in RUNNABLE] + [("module", module_name(file)) for file in RUNNABLE]
+    for file, (status, output) in zip(RUNNABLE * 2, started(jobs, "--help", tmp_path), strict=True):
+        check(file, status, output)
+
+
+@pytest.mark.parametrize("word", ["--no-such-flag", "--no-such-flag=1", "no_such_key=1"])
+def test_a_mistake_is_one_line(word: str, tmp_path: Path) -> None:
+    """Whatever the script takes, flags or `key=value`: exit code 2, and a line that says where the right ones are."""
+    jobs = [("file", str(ROOT / file)) for file in RUNNABLE if file not in NEED_NOTHING]
+    for (_, name), (status, output) in zip(jobs, started(jobs, word, tmp_path), strict=True):
+        assert status == 2, f"{name}: exit code {status}\n{output}"
+        assert output.startswith("error: ") and output.count("\n") == 1, f"{name}: {output}"
 
 
 @pytest.mark.slow

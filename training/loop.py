@@ -11,10 +11,9 @@ from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import Any
 
-from tqdm import tqdm
-
 from dataset.source import START
 from errors import UserError
+from long_work import progress_bar
 from training.best_archive import align_best, archive_best, set_aside
 from training.interrupt import InterruptHandler, StopRequested
 from training.run import Run, full_state
@@ -238,14 +237,21 @@ class Loop:
             )
 
     def _progress_bar(self) -> Any:
-        shown = None if self.run.world.is_main else True
         total = min(self.run.config.max_steps or self.run.planned_updates, self.run.planned_updates)
-        return tqdm(total=total, initial=self.run.step, desc="train", unit="update", disable=shown, smoothing=0.05)
+        return progress_bar(
+            shown=self.run.world.is_main,
+            total=total,
+            initial=self.run.step,
+            desc="train",
+            unit="update",
+            smoothing=0.05,
+        )
 
     def _describe(self, progress: Any) -> None:
         sums = self.run.progress.metric_sums
         if not progress.disable and sums.get("normalizer"):
-            progress.set_postfix(loss=f"{sums['loss'] / sums['normalizer']:.3f}", lr=f"{self.lr:.1e}", refresh=False)
+            words = {"loss": f"{sums['loss'] / sums['normalizer']:.3f}", "lr": f"{self.lr:.1e}"}
+            progress.set_postfix(**words, passes=f"{self.run.passes_over_data:.2f}", refresh=False)
 
 
 def run_training(run: Run) -> str:

@@ -141,6 +141,12 @@ class Run:
         }
 
     @property
+    def passes_over_data(self) -> float:
+        """How often the training rows have been through, counted in rows."""
+        rows = self.step * self.config.global_batch_size
+        return rows / max(1.0, self.source.total_groups * self.source.mean_examples)
+
+    @property
     def is_complete(self) -> bool:
         """All iterations are through (each drops its last partial batch, as officially), `max_steps` or the end
         of the patience is reached.

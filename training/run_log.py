@@ -93,14 +93,13 @@ class RunLog:
     @staticmethod
     def _status_fields(run: Run) -> dict[str, Any]:
         best = run.validation.best
-        rows = run.step * run.config.global_batch_size
         interval = run.config.fast_eval_interval
         next_fast = None if interval is None else (run.step // interval + 1) * interval
         return {
             "global_step": run.step,
             "update_step": run.step,
             "micro_step": run.step * run.config.accumulation_slices,
-            "epoch": rows / max(1.0, run.source.total_groups * run.source.mean_examples),
+            "epoch": run.passes_over_data,
             "samples_seen": run.progress.samples_seen,
             "clip_events": run.progress.clip_events,
             "last_fast_eval_step": run.validation.last_fast_step,

@@ -135,12 +135,17 @@ class Scoring:
             self.run_log.metrics.append(record)
             star = " (new best)" if improved else ""
             tqdm.write(
-                f"update {run.step}: {kind} {describe_rate(shown)}, token accuracy {shown['accuracy']:.4f}{star}"
+                f"update {run.step}: {kind} {describe_rate(shown)}, token accuracy {shown['accuracy']:.4f}{star}; "
+                f"{run.passes_over_data:.2f} passes over the data{self._speed()}"
             )
             for line in judging.lines():
                 tqdm.write(line)
             self.run_log.event(run, "running")
         return improved
+
+    def _speed(self) -> str:
+        seconds = self.run.progress.train_seconds
+        return f", {self.run.step * self.run.config.global_batch_size / seconds:.0f} rows/s" if seconds else ""
 
     def _robustness(self, model: RecursiveModel) -> dict[str, float]:
         """What `eval.during.sigma_grid` asks for: the fast rows from perturbed starts."""

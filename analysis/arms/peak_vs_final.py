@@ -27,6 +27,7 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
+from arguments import FlagParser
 from errors import exit_on_user_error, require_packages
 
 require_packages()
@@ -38,7 +39,6 @@ from analysis.arms.finished_runs import COMPARED, MOMENTS, Arm, TestAccuracy, ar
 from analysis.arms.peak_vs_final_figure import FIGURE, cost_of, draw, number_or_dash, plotted
 from analysis.arms.run_curves import all_finished, origin_lines, origin_of, refuse_twice
 from analysis.arms.seed_pairs import CLEAN, INTERVAL, Difference, MeanInterval, compared, mean_interval, with_baseline
-from analysis.command_line import script_parser
 from analysis.figures.figure_files import make_folder, save_caption, save_csv, save_json, save_picture
 from training.evaluation.summary_table import aligned
 from training.records.result_numbers import Number, estimate, record_entry, wilson_interval
@@ -255,7 +255,7 @@ def signature_table(signs: Sequence[Sign]) -> list[str]:
 
 @exit_on_user_error
 def main(argv: Sequence[str] | None = None) -> None:
-    parser = script_parser(__doc__)
+    parser = FlagParser(description=__doc__)
     parser.add_argument("runs", type=Path, nargs="+", metavar="RUN", help="folders of finished runs (checkpoint_path)")
     parser.add_argument("--out", type=Path, metavar="DIR", required=True, help="folder for table and figure")
     options = parser.parse_args(argv)

@@ -24,6 +24,7 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
+from arguments import FlagParser
 from errors import exit_on_user_error, require_packages
 
 require_packages()
@@ -46,7 +47,6 @@ from analysis.arms.run_curves import (
     read_run,
     refuse_twice,
 )
-from analysis.command_line import script_parser
 from analysis.figures.figure_files import BLUE, GREEN, GREY, ORANGE, PURPLE, RED, STYLE, make_folder, save_picture
 from training.evaluation.summary_table import aligned
 from training.records.provenance import settings_sha256
@@ -262,7 +262,7 @@ def _metric(text: str) -> str:
 
 @exit_on_user_error
 def main(argv: Sequence[str] | None = None) -> None:
-    parser = script_parser(__doc__)
+    parser = FlagParser(description=__doc__)
     parser.add_argument("runs", type=Path, nargs="+", metavar="RUN", help="run folders (checkpoint_path)")
     parser.add_argument("--target", type=_target, default=0.75, help="share to reach (default: %(default)s)")
     parser.add_argument(

@@ -14,6 +14,7 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
+from arguments import FlagParser
 from errors import UserError, exit_on_user_error, require_packages
 
 require_packages()
@@ -24,7 +25,6 @@ import matplotlib.ticker
 from matplotlib.figure import Figure
 
 from analysis.arms.run_curves import commit_of
-from analysis.command_line import script_parser
 from analysis.figures.figure_files import BLUE, GREEN, GREY, ORANGE, RED, STYLE, make_folder, save_picture
 from dataset.plain_data import json_object_or_refuse
 from training.records.metrics_log import read_metrics
@@ -175,7 +175,7 @@ def caption(folder: Path, curves: Curves, command: str) -> str:
 
 @exit_on_user_error
 def main(argv: Sequence[str] | None = None) -> None:
-    parser = script_parser(__doc__)
+    parser = FlagParser(description=__doc__)
     parser.add_argument("run", type=Path, metavar="RUN", help="run folder (checkpoint_path)")
     parser.add_argument("--output-dir", type=Path, metavar="DIR", help="default: RUN/figures")
     options = parser.parse_args(argv)

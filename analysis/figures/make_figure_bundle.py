@@ -17,6 +17,7 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
+from arguments import FlagParser
 from errors import UserError, exit_on_user_error, require_packages
 
 require_packages()
@@ -24,7 +25,6 @@ require_packages()
 import matplotlib.pyplot as plt
 from matplotlib.figure import Figure
 
-from analysis.command_line import script_parser
 from analysis.figures.bundle_sources import FIG3, FIG4, DrawnFigure, Sources, find_sources
 from analysis.figures.bundle_text import FIG1, FIG2, captions, email, leading, readme
 from analysis.figures.figure_files import make_folder, save_caption, save_csv, save_figure, save_json
@@ -130,7 +130,7 @@ def make_bundle(sources: Sources, out: Path) -> list[str]:
 
 @exit_on_user_error
 def main(argv: Sequence[str] | None = None) -> None:
-    parser = script_parser(__doc__)
+    parser = FlagParser(description=__doc__)
     parser.add_argument("--runs", type=Path, nargs="+", required=True, metavar="DIR", help="results of other analyses")
     parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="the bundle, such as bundle_20261125")
     options = parser.parse_args(argv)

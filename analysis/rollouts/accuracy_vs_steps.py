@@ -15,6 +15,7 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
+from arguments import FlagParser
 from errors import UserError, exit_on_user_error, require_packages
 
 require_packages()
@@ -28,7 +29,6 @@ from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 
 from analysis.arms.run_curves import whole
-from analysis.command_line import script_parser
 from analysis.figures.figure_files import BLUE, GREEN, GREY, ORANGE, PURPLE, RED, STYLE, make_folder, save_picture
 from dataset.plain_data import json_object_or_refuse
 from training.records.result_numbers import wilson_interval
@@ -256,7 +256,7 @@ def _conditions(curve: StepCurve) -> str:
 
 @exit_on_user_error
 def main(argv: Sequence[str] | None = None) -> None:
-    parser = script_parser(__doc__)
+    parser = FlagParser(description=__doc__)
     parser.add_argument("reports", type=Path, nargs="+", metavar="REPORT", help="evaluation_NAME.json of evaluate.py")
     parser.add_argument("--output-dir", type=Path, metavar="DIR", help="default: figures beside the first report")
     options = parser.parse_args(argv)

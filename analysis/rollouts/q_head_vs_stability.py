@@ -23,11 +23,11 @@ from typing import Any
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 from errors import UserError, exit_on_user_error, require_packages, writing
+from long_work import progress_bar
 
 require_packages()
 
 import matplotlib.pyplot as plt
-from tqdm import tqdm
 
 from analysis.command_line import check_at_least
 from analysis.figures.figure_files import make_folder, save_caption, save_figure
@@ -41,6 +41,7 @@ from analysis.rollouts.q_head_figure import (
     save_figure_data,
     summarise,
 )
+from arguments import FlagParser
 from dataset.eval_batches import EvalBatches
 from dataset.puzzle_folder import fingerprint
 from models.flops import step_flops
@@ -57,7 +58,6 @@ from training.inference.stochastic_rollouts import StochasticRollouts, judged_st
 from training.initial_weights import weights_digest
 from training.records.provenance import result_origin
 from training.settings.checks import check_ranges
-from training.settings.flags import FlagParser
 from training.settings.schema import EvaluateConfig
 from training.storage.atomic_file import write_bytes_atomically
 from training.trained_model import open_checkpoint, restore_model
@@ -165,8 +165,8 @@ def _roll_out(
     paths = [folder / f"{number:05d}.npz" for number in range(len(starts))]
     tables = {path: _same(path, recipe) for path in paths if path.exists()}
     # Without a terminal there is no bar, and nobody who waits for it.
-    with tqdm(total=len(paths) * inference.rollouts, initial=len(tables) * inference.rollouts, unit="rollout",
-              desc=f"{len(selection.rows)} puzzles", disable=None) as progress:  # fmt: skip
+    with progress_bar(total=len(paths) * inference.rollouts, initial=len(tables) * inference.rollouts, unit="rollout",
+              desc=f"{len(selection.rows)} puzzles") as progress:  # fmt: skip
         inference.on_rollout = progress.update
         for path, start in zip(paths, starts, strict=True):
             if path in tables:

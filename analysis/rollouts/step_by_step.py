@@ -15,6 +15,7 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
+from arguments import FlagParser
 from errors import UserError, exit_on_user_error, require_packages
 
 require_packages()
@@ -26,7 +27,7 @@ import torch
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 
-from analysis.command_line import check_at_least, script_parser
+from analysis.command_line import check_at_least
 from analysis.figures.figure_files import GREEN, RED, STYLE, make_folder, save_picture
 from dataset.eval_batches import EvalBatches, test_rows
 from dataset.puzzle_folder import PuzzleSet, open_puzzle_set
@@ -183,7 +184,7 @@ def as_record(trace: Trace, task: PuzzleTask) -> dict[str, Any]:
 
 @exit_on_user_error
 def main(argv: Sequence[str] | None = None) -> None:
-    parser = script_parser(__doc__)
+    parser = FlagParser(description=__doc__)
     parser.add_argument("checkpoint", type=Path, metavar="CHECKPOINT", help="weights such as RUN/best.pt")
     parser.add_argument("--rows", type=int, nargs="+", metavar="ROW", help="rows of the test set to draw")
     parser.add_argument("--data-path", metavar="DIR", help="dataset folder; default: the run's")

@@ -23,15 +23,16 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
+from arguments import FlagParser
 from errors import UserError, exit_on_user_error, require_packages
+from long_work import progress_bar
 
 require_packages()
 
 import numpy as np
 import torch
-from tqdm import tqdm
 
-from analysis.command_line import check_at_least, script_parser
+from analysis.command_line import check_at_least
 from analysis.spectra.spectrum_files import Arrays, SpectrumStore, part_blocks
 from analysis.spectra.spectrum_measurement import CountViolations, SpectrumSettings, measure_batch
 from analysis.spectra.spectrum_summary import write_summary
@@ -127,7 +128,7 @@ def measure(job: Job, settings: SpectrumSettings, options: argparse.Namespace) -
     blocks = part_blocks(rows, options.batch_size)
     left = [block for block in blocks if len(store.missing(block))]
     # Not in their number: what is known already.
-    progress = tqdm(left, desc=f"spectra of {job.label}", unit="batch", disable=None, smoothing=0)
+    progress = progress_bar(left, desc=f"spectra of {job.label}", unit="batch", smoothing=0)
     for block in progress:
         batch = one_batch(puzzle_set, block, device)
         arrays = measure_batch(model, batch, settings, violations)
@@ -166,7 +167,7 @@ def check_options(options: argparse.Namespace) -> None:
 
 
 def parser() -> argparse.ArgumentParser:
-    options = script_parser(__doc__)
+    options = FlagParser(description=__doc__)
     add = options.add_argument
     add("--checkpoint", type=Path, nargs="+", required=True, metavar="FILE", help="weights such as RUN/best.pt")
     add("--out", type=Path, required=True, metavar="DIR", help="folder for the results")

@@ -19,13 +19,14 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
+from arguments import FlagParser
 from errors import UserError, exit_on_user_error, require_packages
+from long_work import progress_bar
 
 require_packages()
 
 import numpy as np
 import torch
-from tqdm import tqdm
 
 from analysis.command_line import (
     benchmark_entry,
@@ -33,7 +34,6 @@ from analysis.command_line import (
     check_json_target,
     environment,
     save_json_target,
-    script_parser,
 )
 from analysis.timing import Timing, timed
 from dataset.source import START
@@ -132,7 +132,7 @@ def measure(repeats: int, scale: float) -> list[dict[str, Any]]:
     """One record for each case: rows, steps of a call, seconds of a call, steps a second at the median, goal."""
     device = torch.device("cpu")
     records = []
-    for name, rows, steps, call in tqdm(cases(scale), disable=None, leave=False):
+    for name, rows, steps, call in progress_bar(cases(scale), leave=False):
         timed(call, 1, device)  # caches and pages
         seconds: Timing = timed(call, repeats, device)
         records.append({
@@ -213,7 +213,7 @@ def format_table(records: Sequence[dict[str, Any]]) -> str:
 
 @exit_on_user_error
 def main(argv: Sequence[str] | None = None) -> int:
-    parser = script_parser(__doc__)
+    parser = FlagParser(description=__doc__)
     parser.add_argument("--repeats", type=int, default=7, metavar="N", help="timed calls of each (default 7)")
     parser.add_argument("--scale", type=float, default=1.0, metavar="X", help="share of the usual rows (default 1)")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the whole record here")

@@ -15,15 +15,15 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 from errors import UserError, exit_on_user_error, require_packages, writing
+from long_work import progress_bar
 
 require_packages()
 
-from tqdm import tqdm
 
 from analysis.command_line import whole_number
+from arguments import FlagParser
 from projects.collatz.eval_file import csv_lines, draw_numbers
 from projects.collatz.labels import labels_of
-from training.settings.flags import FlagParser
 from training.storage.atomic_file import write_bytes_atomically
 
 MOST_ROWS = 5_000_000
@@ -75,7 +75,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     path = options.output_csv
     _check_target(path)
     numbers = draw_numbers(options.rows, options.seed)
-    labels = tqdm(labels_of(numbers), total=len(numbers), desc="orbits", unit=" rows", disable=None, leave=False)
+    labels = progress_bar(labels_of(numbers), total=len(numbers), desc="orbits", unit=" rows", leave=False)
     data = "".join(f"{line}\r\n" for line in csv_lines(numbers, labels)).encode()
     written = _write_new_file(path, data)
     digest = hashlib.md5(data, usedforsecurity=False).hexdigest()

@@ -10,8 +10,8 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from tqdm import tqdm
 
+from long_work import progress_bar
 from projects.collatz.closed_forms import ValueFunction
 from projects.collatz.eval_file import EvalRows
 from projects.collatz.syracuse import orbit
@@ -35,8 +35,8 @@ def violations_by_name(
     """(N,) bool by function's name: whether it violates a number's step. `description` labels a progress bar."""
     blocks: dict[str, list[np.ndarray]] = {function.name: [] for function in functions}
     total = math.ceil(len(numbers) / BLOCK)
-    for windows in tqdm(
-        windows_of(numbers, lookahead), total=total, desc=description, unit=" blocks", disable=None, leave=False
+    for windows in progress_bar(
+        windows_of(numbers, lookahead), total=total, desc=description, unit=" blocks", leave=False
     ):
         for function in functions:
             blocks[function.name].append(function.violations(windows))

@@ -6,12 +6,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from analysis.command_line import whole_number
+from arguments import FlagParser
 from errors import UserError
 from projects.collatz.baselines import ClosedFormRequest
 from projects.collatz.settings import MOST_LOOKAHEAD
 from projects.collatz.syracuse import TEST_STARTS
 from projects.collatz.train_flags import add_training_flags, in_flags, to_config
-from training.settings.flags import FlagParser
 from training.settings.schema import TrainConfig
 
 PROGRAM = "collatz.py"

@@ -31,16 +31,17 @@ from typing import Any
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 from errors import UserError, exit_on_user_error, require_packages
+from long_work import progress_bar
 
 require_packages()
 
 import torch
 from matplotlib.figure import Figure
-from tqdm import tqdm
 
 from analysis.arms.seed_pairs import INTERVAL
 from analysis.command_line import whole_numbers
 from analysis.figures.figure_files import make_folder, save_caption, save_csv, save_json, save_picture
+from arguments import FlagParser
 from options import settings_of
 from projects.flossing_toy.cells import CellFolder, FinishedCell, all_cells
 from projects.flossing_toy.delayed_bits import TASKS, first_scored
@@ -52,7 +53,7 @@ from training.evaluation.summary_table import aligned
 from training.records.provenance import collect_provenance
 from training.records.result_numbers import Number, commit_of, estimate, machine_of, record_entry
 from training.settings.checks import check_ranges
-from training.settings.flags import FlagParser, in_flags
+from training.settings.flags import in_flags
 
 _MOST = 10**9 - 1  # of a seed or delay
 DEFAULT_ARMS = "none,pre,pre_inter,shuffled,orthogonal,unclipped"
@@ -142,7 +143,7 @@ def train_cells(folder: CellFolder, cells: Sequence[Cell]) -> list[Cell]:
     made_by = {"commit": commit_of(here), "machine": machine_of(here), "torch": torch.__version__}
     todo = [cell for cell in cells if folder.read(cell) is None]
     total = sum(planned_updates(settings, cell) for cell in todo)
-    with tqdm(total=total, desc="cells", unit="update", disable=None, smoothing=0.02) as progress:
+    with progress_bar(total=total, desc="cells", unit="update", smoothing=0.02) as progress:
         for number, cell in enumerate(todo, start=1):
             progress.set_postfix_str(f"{number}/{len(todo)} {cell.name}")
             before = progress.n

@@ -17,7 +17,9 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
+from arguments import FlagParser
 from errors import UserError, exit_on_user_error, require_packages
+from long_work import progress_bar
 
 require_packages()
 
@@ -26,9 +28,8 @@ import matplotlib.pyplot as plt
 import numpy as np
 import torch
 from torch.utils.flop_counter import FlopCounterMode
-from tqdm import tqdm
 
-from analysis.command_line import benchmark_entry, check_at_least, check_json_target, save_json_target, script_parser
+from analysis.command_line import benchmark_entry, check_at_least, check_json_target, save_json_target
 from analysis.figures.figure_files import BLUE, GREY, ORANGE, STYLE, make_folder, save_picture
 from analysis.timing import Timing, seconds_of, timed
 from dynamics.orthonormal import orthonormalise
@@ -125,7 +126,7 @@ def measure(config: TrainConfig, shape: DataShape, k: int, repeats: int) -> Reco
         for action in actions.values():
             action()
         products = maps.model.step_products(maps.model.config, config.global_batch_size * (k + 2), training=False)
-        with tqdm(total=repeats, desc=f"k={k}", disable=None, leave=False) as progress:
+        with progress_bar(total=repeats, desc=f"k={k}", leave=False) as progress:
 
             def turn() -> list[float]:
                 progress.update()
@@ -157,12 +158,12 @@ def measure_growth(config: TrainConfig, shape: DataShape, k: int, repeats: int) 
     with maps_of(config, shape) as maps:
         device = maps.initial_state.z_H.device
         by_k, by_steps = [], []
-        for count in tqdm(GROWTH_K, desc="k", disable=None, leave=False):
+        for count in progress_bar(GROWTH_K, desc="k", leave=False):
             step, _ = step_of_tangents(maps, count)
             step()
             by_k.append(timed(step, repeats, device).median)
         step, _ = step_of_tangents(maps, k)
-        for steps in tqdm(GROWTH_STEPS, desc="steps", disable=None, leave=False):
+        for steps in progress_bar(GROWTH_STEPS, desc="steps", leave=False):
             by_steps.append(steps * timed(step, repeats, device, calls=steps).median)
         return {
             "k": {"values": list(GROWTH_K), "seconds": by_k, **straight_line(GROWTH_K, by_k)},
@@ -229,7 +230,7 @@ def format_table(record: Record) -> str:
 
 @exit_on_user_error
 def main(argv: Sequence[str] | None = None) -> None:
-    parser = script_parser(__doc__)
+    parser = FlagParser(description=__doc__)
     parser.add_argument("--preset", required=True, metavar="ID", help="file name of config/experiment")
     parser.add_argument("--num-exponents", type=int, default=8, metavar="K", help="default 8")
     add_setup_options(parser, "steps of each kind")

@@ -20,15 +20,16 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
+from arguments import FlagParser
 from errors import UserError, exit_on_user_error, require_packages
+from long_work import progress_bar
 
 require_packages()
 
 import numpy as np
 import torch
-from tqdm import tqdm
 
-from analysis.command_line import benchmark_entry, check_at_least, check_json_target, save_json_target, script_parser
+from analysis.command_line import benchmark_entry, check_at_least, check_json_target, save_json_target
 from analysis.timing import Timing, seconds_of
 from scripts.benchmark.measures import WARM_UP_STEPS, Record, training_step, updates_per_sample
 from scripts.benchmark.setup import DataShape, compose_preset, data_shape, synthetic_run
@@ -86,7 +87,7 @@ def measure_times(
         before = {name: counted(run) for name, run in runs.items()}
         seconds: dict[str, list[float]] = {name: [] for name in steps}
 
-        for _ in tqdm(range(repeats), disable=None, leave=False):
+        for _ in progress_bar(range(repeats), leave=False):
             for name, step in steps.items():
                 seconds[name].append(seconds_of(step, run.device, updates))
         num_updates = repeats * updates
@@ -168,7 +169,7 @@ def format_table(results: Mapping[str, Record]) -> str:
 @exit_on_user_error
 def main(argv: Sequence[str] | None = None) -> None:
     words = list(sys.argv[1:] if argv is None else argv)
-    parser = script_parser(__doc__)
+    parser = FlagParser(description=__doc__)
     parser.add_argument("--preset", required=True, metavar="ID", help="file name of config/experiment")
     parser.add_argument("--num-trajectories", type=int, default=4, metavar="K", help="per puzzle; default 4")
     add_setup_options(parser, "updates of each kind")

@@ -17,11 +17,14 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
+from tqdm import tqdm
+
+from arguments import FlagParser
 from errors import UserError, exit_on_user_error, require_packages
+from long_work import progress_bar
 
 require_packages()
 
-from tqdm import tqdm
 
 from analysis.command_line import (
     benchmark_entry,
@@ -29,7 +32,6 @@ from analysis.command_line import (
     check_json_target,
     environment,
     save_json_target,
-    script_parser,
 )
 from analysis.figures.figure_files import make_folder
 from scripts.benchmark import growth as benchmark_growth
@@ -187,7 +189,7 @@ def measure(options: argparse.Namespace, overrides: dict[str, str], presets: Map
     """Measure the presets, print the table, write the record; returns the exit code."""
     described = describe_environment(config for config, _ in presets.values())
     records: list[Record] = []
-    with tqdm(total=len(presets) * PHASES, disable=None, leave=False) as progress:
+    with progress_bar(total=len(presets) * PHASES, leave=False) as progress:
         for preset, (config, shape) in presets.items():
             note = telling(progress, preset)
             record = measure_preset(config, shape, options.repeats, note, first=not records)
@@ -215,7 +217,7 @@ def measure_growth(options: argparse.Namespace, overrides: dict[str, str], prese
     described = describe_environment(config for config, _ in presets.values())
     rows: list[Record] = []
     total = sum(len(benchmark_growth.all_points(base)) for base in bases.values())
-    with tqdm(total=total, disable=None, leave=False) as progress:
+    with progress_bar(total=total, leave=False) as progress:
         for preset, base in bases.items():
             note, (_, shape) = telling(progress, preset), presets[preset]
             rows += benchmark_growth.measure_growth(preset, overrides, shape, base, options.repeats, note)
@@ -241,7 +243,7 @@ def check_options(options: argparse.Namespace) -> None:
 
 @exit_on_user_error
 def main(argv: Sequence[str] | None = None) -> int:
-    parser = script_parser(__doc__)
+    parser = FlagParser(description=__doc__)
     parser.add_argument("--preset", action="append", required=True, metavar="ID", help="file name of config/experiment")
     add_setup_options(parser, "updates, on CUDA eights")
     parser.add_argument("--floor", type=float, default=0.0, metavar="R", help="exit 1 where a ratio is below R")

@@ -10,8 +10,8 @@ from typing import Any, ClassVar, Self
 
 import torch
 from scipy.stats import norm
-from tqdm import tqdm
 
+from long_work import progress_bar
 from models.act import Batch
 from models.losses import TOKEN_LOSSES, correctness
 from models.recursive_model import RecursiveModel
@@ -198,7 +198,7 @@ def evaluate(
     for evaluator in evaluators:
         evaluator.begin()
     total = len(batches) if isinstance(batches, Sized) else None
-    progress = tqdm(batches, desc=description, total=total, leave=False, disable=None if show_progress else True)
+    progress = progress_bar(batches, desc=description, total=total, leave=False, shown=show_progress)
 
     def shares() -> Iterator[Batch]:
         nonlocal num_rows

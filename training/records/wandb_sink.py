@@ -61,7 +61,7 @@ def open_wandb(
     folder: Path | str,
     config: Mapping[str, Any],
 ) -> WandbSink | None:
-    """Start or go on with a wandb run; returns its sink, or None when `mode` is `disabled` or the client fails (warned).
+    """Start a wandb run or go on with it; returns its sink, or None when `disabled` or the client fails (a warning).
 
     run_id: the wandb run's id; the sessions of a run that is resumed have the same one.
 

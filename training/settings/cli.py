@@ -24,16 +24,17 @@ from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+from arguments import nearest_key
 from errors import UserError, exit_on_user_error
 from options import settings_of
-from training.settings.key_values import setting_lines
-from training.settings.merging import nearest_key
+from training.settings.key_values import refuse_flags, setting_lines
 from training.settings.older_names import refuse_difference, todays_name
 from training.settings.resolving import resolve
 from training.settings.schema import TrainConfig, schema_keys
 
 CONFIG_DIR = Path(__file__).resolve().parents[2] / "config"
 HELP = "python pretrain.py --help lists the options"
+HELP_OF_GROUPS = "python pretrain.py --help lists all at its end"
 
 # What composition can raise on odd input: Hydra's and OmegaConf's own, those of a config file's yaml and
 # of reading it, and the plain Python errors of their grammar functions (`range(a)`, `int(x)`).
@@ -82,8 +83,8 @@ class _Groups:
         names = choice if isinstance(choice, list) else [choice]
         for name in names:
             if name not in self.choices[group]:
-                known = ", ".join(dict.fromkeys(self.choices[group]))
-                raise UserError(f"unknown choice {group}={name}: available are {known}")
+                nearest = nearest_key(str(name), self.choices[group])
+                raise UserError(f"unknown choice {group}={name}: the nearest is {nearest}; {HELP_OF_GROUPS}")
 
 
 def check_command_line(argv: Sequence[str], config_name: str = "cfg_pretrain") -> CommandLine:
@@ -95,6 +96,7 @@ def check_command_line(argv: Sequence[str], config_name: str = "cfg_pretrain") -
     parser = get_args_parser()
 
     def refuse(message: str) -> NoReturn:
+        refuse_flags(argv, [*_Groups([CONFIG_DIR]).choices, *schema_keys(TrainConfig)])
         raise UserError(f"{message}: expected key=value pairs and Hydra's flags; {HELP}")
 
     parser.error = refuse  # type: ignore[method-assign]

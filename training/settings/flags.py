@@ -1,27 +1,13 @@
-"""Scripts that take flags: help that reads like a manual, mistakes in one line, flags made from settings."""
+"""Flags made from settings: their type, choices and help are those of the setting's field."""
 
 import argparse
 import re
 from collections.abc import Mapping
-from typing import Any, NoReturn
+from typing import Any
 
 from errors import UserError
 from options import Choices, Setting, settings_of
 from training.settings.schema import TrainConfig
-
-
-class FlagParser(argparse.ArgumentParser):
-    """Flags are written out in full, help is printed as it is written. A mistake raises `UserError`.
-
-    help_command: what lists the flags, without `--help`.
-    """
-
-    def __init__(self, program: str, *, help_command: str, **options: Any) -> None:
-        super().__init__(program, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False, **options)
-        self.help_command = help_command
-
-    def error(self, message: str) -> NoReturn:
-        raise UserError(f"{message}; {self.help_command} --help lists the flags")
 
 
 def destination(flag: str) -> str:

@@ -1,17 +1,19 @@
 """`key=value` arguments of scripts without Hydra, and what --help says of every setting."""
 
+import shlex
 import sys
 import textwrap
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import MISSING, is_dataclass
 from typing import Any
 
 import yaml
 
+from arguments import nearest_key
 from errors import UserError
 from options import settings_of
 from training.settings.checks import check_ranges
-from training.settings.merging import merge_into_schema, nearest_key, put
+from training.settings.merging import merge_into_schema, put
 from training.settings.older_names import move_older_names, todays_name
 from training.settings.schema import schema_keys
 
@@ -29,12 +31,14 @@ def parse_key_values(argv: Sequence[str], schema: type, *, description: str = ""
         title = description or (schema.__doc__ or "").strip()
         print("\n".join([title, "", "options (key=value):", *setting_lines(schema)]))
         sys.exit(0)
+    refuse_flags(argv, valid)
     raw: dict[str, Any] = {}
     older: dict[str, Any] = {}
     for text in argv:
         key, equals, value = text.lstrip("+").partition("=")
         if not equals or not key:
-            raise UserError(f"cannot read '{text}': expected key=value with keys {', '.join(valid)}")
+            first = next(iter(valid))
+            raise UserError(f"cannot read '{text}': expected key=value such as {first}=VALUE; --help lists the keys")
         if (name := todays_name(key, valid)) is not None:
             older[key] = _read_value(key, value, valid.get(name, str | None))
             continue
@@ -48,6 +52,18 @@ def parse_key_values(argv: Sequence[str], schema: type, *, description: str = ""
     options = merge_into_schema(raw, schema)
     check_ranges(options)
     return options
+
+
+def refuse_flags(argv: Sequence[str], keys: Collection[str]) -> None:
+    """Errors: `UserError` with the right spelling of the first `--key value` or `--key=value`, as flags have it."""
+    for position, word in enumerate(argv):
+        flag, equals, value = word.partition("=")
+        key = flag.removeprefix("--").replace("-", "_")
+        if flag.startswith("--") and key in keys:
+            if not equals:
+                following = argv[position + 1 : position + 2]
+                value = following[0] if following and not following[0].startswith("-") else "VALUE"
+            raise UserError(f"{flag!r} is written {key}={shlex.quote(value)} here")
 
 
 def _read_value(key: str, value: str, kind: Any) -> Any:

@@ -1,41 +1,21 @@
 """From a plain container to a dataclass: unknown keys with their nearest, values of another type, in one line."""
 
-import difflib
 import functools
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import is_dataclass
 from typing import Any
 
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+from arguments import nearest_key
 from errors import UserError
 from options import HUGE
 from training.settings.checks import shown
 from training.settings.schema import schema_keys
 
 _TRUTH_WORDS = ("true", "false", "yes", "no", "on", "off", "y", "n", "1", "0")
-
-
-def nearest_key(key: str, valid: Iterable[str]) -> str:
-    """The valid dotted key most like `key`; a key with the same last part (`hidden_size`) wins."""
-    names = list(valid)
-    leaf = _leaf(key)
-    same_leaf = [name for name in names if _leaf(name) == leaf]
-    if same_leaf:
-        return max(same_leaf, key=lambda name: _likeness(key, name))
-    by_whole = max(names, key=lambda name: _likeness(key, name))
-    by_leaf = max(names, key=lambda name: _likeness(leaf, _leaf(name)))
-    return by_leaf if _likeness(leaf, _leaf(by_leaf)) > _likeness(key, by_whole) else by_whole
-
-
-def _leaf(key: str) -> str:
-    return key.rsplit(".", 1)[-1]
-
-
-def _likeness(a: str, b: str) -> float:
-    return difflib.SequenceMatcher(None, a.lower()[:200], b.lower()).ratio()
 
 
 def _type_name(kind: Any) -> str:

@@ -10,16 +10,17 @@ from typing import Any
 
 import yaml
 
+from arguments import FlagParser, nearest_key
 from dataset.puzzle_folder import open_puzzle_sets
 from dataset.puzzle_metadata import data_folder
 from dataset.puzzle_source import PuzzleSource
 from errors import UserError
 from options import settings_of
 from training.noise import SITES
-from training.settings.flags import FlagParser, add_setting_flags, destination
+from training.settings.flags import add_setting_flags, destination
 from training.settings.flags import in_flags as named_in_flags
 from training.settings.identity import config_to_dict, paced_by_epochs
-from training.settings.merging import nearest_key, put
+from training.settings.merging import put
 from training.settings.older_names import todays_name
 from training.settings.resolving import load_config_file, resolve
 from training.settings.schema import (

@@ -22,6 +22,7 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[3]))
 
+from arguments import FlagParser
 from errors import exit_on_user_error, require_packages
 
 require_packages()
@@ -31,7 +32,6 @@ from matplotlib.figure import Figure
 
 from analysis.arms.run_curves import origin_lines, origin_of, refuse_twice
 from analysis.arms.seed_pairs import INTERVAL
-from analysis.command_line import script_parser
 from analysis.figures.figure_files import make_folder, save_caption, save_csv, save_json, save_picture
 from projects.collatz.closed_forms import Tilted
 from projects.collatz.report.arms import CollatzArm, collatz_arms
@@ -157,7 +157,7 @@ def conclusions(report: Mapping[str, Any]) -> list[str]:
 
 @exit_on_user_error
 def main(argv: Sequence[str] | None = None) -> None:
-    parser = script_parser(__doc__)
+    parser = FlagParser(description=__doc__)
     parser.add_argument("runs", type=Path, nargs="+", metavar="RUN", help="folders of finished runs (--output-dir)")
     parser.add_argument("--out", type=Path, metavar="DIR", required=True, help="folder for tables and figures")
     options = parser.parse_args(argv)

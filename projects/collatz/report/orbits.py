@@ -22,13 +22,14 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[3]))
 
+from arguments import FlagParser
 from errors import UserError, exit_on_user_error, require_packages
+from long_work import progress_bar
 
 require_packages()
 
-from tqdm import tqdm
 
-from analysis.command_line import environment, script_parser, whole_numbers
+from analysis.command_line import environment, whole_numbers
 from analysis.figures.figure_files import make_folder, save_caption, save_csv, save_json
 from projects.collatz.bounds import bounds_at
 from projects.collatz.closed_forms import CLOSED_FORMS, LogN
@@ -86,7 +87,7 @@ def closed_form_rows(lookahead: int, states: Sequence[int]) -> list[dict[str, An
 def small_optima(most: int) -> list[dict[str, Any]]:
     """The best V at lookaheads 1..`most`: at equal weights, ties broken in both ways, and at the source's weight."""
     optima = []
-    for lookahead in tqdm(range(1, most + 1), desc="best small windows", disable=None, leave=False):
+    for lookahead in progress_bar(range(1, most + 1), desc="best small windows", leave=False):
         bounds = bounds_at(lookahead)
         fewest, most_growth = (best_windows(lookahead, 1.0, prefer_growth=prefer) for prefer in (False, True))
         weighted = best_windows(lookahead, GROWTH_WEIGHT)
@@ -188,7 +189,7 @@ def numbers(report: Mapping[str, Any]) -> list[Number]:
 
 @exit_on_user_error
 def main(argv: Sequence[str] | None = None) -> None:
-    parser = script_parser(__doc__)
+    parser = FlagParser(description=__doc__)
     parser.add_argument("--out", type=Path, metavar="DIR", required=True, help="folder for the tables")
     parser.add_argument("--lookaheads", type=whole_numbers(1, LARGEST_LOOKAHEAD), default=list(LOOKAHEADS),
                         metavar="L,L,...", help="default 10,20,30")  # fmt: skip
@@ -210,9 +211,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     counts = odd_step_counts(RECORDS_BELOW)
     longer = at_least_as_long(counts, starts)
     states = test_states(options.starts)
-    by_lookahead = [
-        closed_form_rows(lookahead, states) for lookahead in tqdm(options.lookaheads, disable=None, leave=False)
-    ]
+    by_lookahead = [closed_form_rows(lookahead, states) for lookahead in progress_bar(options.lookaheads, leave=False)]
     optima = small_optima(options.small)
     table = [
         "Orbits. rise L: states with T^(L+1)(n) >= n. trained on: states on orbits of the source's seeds. as long:",

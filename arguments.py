@@ -1,0 +1,87 @@
+"""Command lines of scripts that take flags: help as it is written, mistakes in one line that names the nearest flag."""
+
+import argparse
+import difflib
+import os
+import re
+import shlex
+import sys
+from collections.abc import Iterable, Sequence
+from typing import Any, NoReturn
+
+from errors import UserError
+
+_KEY_VALUE = re.compile(r"(\+{0,2}[A-Za-z_][\w.-]*)=")
+
+
+class FlagParser(argparse.ArgumentParser):
+    """Flags are written out in full, help is printed as it is written. A mistake raises `UserError`.
+
+    `--num_aug` is taken for `--num-aug`, as official scripts write it.
+
+    Args:
+        help_command: what lists the flags, without `--help`; default: as the script was started.
+    """
+
+    def __init__(self, program: str | None = None, *, help_command: str | None = None, **options: Any) -> None:
+        super().__init__(program, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False, **options)
+        self.help_command = help_command or f"python {os.path.relpath(sys.argv[0]) if sys.argv[0] else '-m'}"
+
+    def parse_args(  # type: ignore[override]
+        self, args: Sequence[str] | None = None, namespace: argparse.Namespace | None = None
+    ) -> argparse.Namespace:
+        """Errors: `UserError` for a flag that there is not, before one that is missing."""
+        words = [self._spelled(word) for word in (sys.argv[1:] if args is None else args)]
+        self._refuse_key_values(words)
+        for word in words[: words.index("--") if "--" in words else None]:
+            if word.startswith("--") and (flag := word.partition("=")[0]) not in self._option_string_actions:
+                self.error(f"unknown flag {flag!r}{self._nearest(flag)}")
+        parsed, unknown = self.parse_known_args(words, namespace)
+        if unknown:
+            self.error(f"unrecognized arguments: {shlex.join(unknown)}")
+        return parsed
+
+    def error(self, message: str) -> NoReturn:
+        raise UserError(f"{message}; {self.help_command} --help lists the flags")
+
+    def _spelled(self, word: str) -> str:
+        flag, equals, value = word.partition("=")
+        hyphenated = flag.replace("_", "-")
+        known = self._option_string_actions
+        return hyphenated + equals + value if flag not in known and hyphenated in known else word
+
+    def _refuse_key_values(self, words: Sequence[str]) -> None:
+        """`seed=3`, as other scripts have it, is answered with the flag; a flag may take such texts as its own."""
+        takes_texts = False
+        for word in words:
+            if word.startswith("-"):
+                action = self._option_string_actions.get(word.partition("=")[0])
+                takes_texts = action is not None and "=" in str(action.metavar)
+            elif (match := _KEY_VALUE.match(word)) and not takes_texts:
+                flag = "--" + match[1].lstrip("+").replace("_", "-")
+                if flag in self._option_string_actions:
+                    raise UserError(f"{word!r} is written {flag} {shlex.quote(word[match.end() :])} here")
+
+    def _nearest(self, flag: str) -> str:
+        flags = [name for name in self._option_string_actions if name.startswith("--")]
+        return f", the nearest is {nearest_key(flag, flags)}" if flags else ""
+
+
+def nearest_key(key: str, valid: Iterable[str]) -> str:
+    """The valid dotted key most like `key`; a key with the same last part (`hidden_size`) wins."""
+    names = list(valid)
+    leaf = _leaf(key)
+    same_leaf = [name for name in names if _leaf(name) == leaf]
+    if same_leaf:
+        return max(same_leaf, key=lambda name: _likeness(key, name))
+    by_whole = max(names, key=lambda name: _likeness(key, name))
+    by_leaf = max(names, key=lambda name: _likeness(leaf, _leaf(name)))
+    return by_leaf if _likeness(leaf, _leaf(by_leaf)) > _likeness(key, by_whole) else by_whole
+
+
+def _leaf(key: str) -> str:
+    return key.rsplit(".", 1)[-1]
+
+
+def _likeness(a: str, b: str) -> float:
+    return difflib.SequenceMatcher(None, a.lower()[:200], b.lower()).ratio()
