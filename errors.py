@@ -1,12 +1,15 @@
 """Errors that are the user's to mend: one clear line, exit code 2, nothing lost."""
 
+import errno
 import functools
 import os
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from importlib.util import find_spec
-from typing import ParamSpec, TypeVar
+from typing import NoReturn, ParamSpec, TypeVar
+
+from files import UnusableFile
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -18,6 +21,11 @@ MAX_MESSAGE = 2000
 _READER_LEFT = 141  # what a shell reports for a command that SIGPIPE ended
 _INTERRUPTED = 130  # likewise of one that SIGINT ended
 _KEPT_END = 400  # the command that mends it stands at the end
+# What a disk or a name may refuse at any line that touches a file: no fault of the program, wherever it is met.
+_OF_THE_MACHINE = (
+    errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO, errno.EACCES, errno.EPERM, errno.ENAMETOOLONG, errno.ELOOP,
+    errno.ENOTDIR, errno.EISDIR, errno.EMFILE, errno.ENFILE, errno.ESTALE,
+)  # fmt: skip
 
 
 def printable(text: str) -> str:
@@ -71,8 +79,9 @@ def exit_on_user_error(main: Callable[P, R]) -> Callable[P, R]:
         try:
             return main(*args, **kwargs)
         except UserError as error:
-            print(f"error: {error}", file=sys.stderr)
-            sys.exit(2)
+            _end(str(error))
+        except UnusableFile as error:
+            _end(f"{error.path}: {error}")
         except KeyboardInterrupt as stop:
             print(f"\n{stop or 'interrupted'}", file=sys.stderr)
             sys.exit(_INTERRUPTED)
@@ -81,5 +90,15 @@ def exit_on_user_error(main: Callable[P, R]) -> Callable[P, R]:
             # holds back goes nowhere, or its exit would complain again.
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
             sys.exit(_READER_LEFT)
+        except OSError as error:
+            if error.errno not in _OF_THE_MACHINE:
+                raise
+            where = f"{error.filename}: " if error.filename else ""
+            _end(f"{where}{error.strerror}; nothing that was complete before has been touched")
 
     return wrapped
+
+
+def _end(message: str) -> NoReturn:
+    print(f"error: {UserError(message)}", file=sys.stderr)
+    sys.exit(2)

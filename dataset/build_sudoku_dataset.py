@@ -30,10 +30,10 @@ from tqdm import tqdm
 from dataset.building_folder import building_folder
 from dataset.puzzle_folder import write_identifiers, write_puzzle_folder
 from dataset.puzzle_metadata import PuzzleMetadata
-from dataset.safe_files import file_sha256
 from dataset.sudoku import BOXES, Box, Puzzles, random_symmetries, side, tokens_from_boards
 from dataset.sudoku_collect import Collected, collect_generated, collect_lists, collect_published
 from dataset.sudoku_sources import PUBLISHED_REPO, fetch_published, is_csv, published_files, resolve_input
+from files import file_sha256
 
 BUILD_VERSION = 1
 _AUGMENT_STREAM = 0x415547  # keeps these draws apart from others made with the same seed

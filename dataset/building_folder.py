@@ -7,6 +7,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from errors import UserError
+from files import open_folder, open_regular
 
 OVERWRITABLE_FILES = {".json", ".md", ".txt", ".csv"}
 
@@ -121,8 +122,12 @@ def _sync(folder: Path) -> None:
 
 def _sync_entry(path: Path) -> None:
     """Force a file or a folder's entries to the disk."""
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+    if path.is_dir():
+        descriptor = open_folder(path)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+    else:
+        with open_regular(path) as file:
+            os.fsync(file.fileno())

@@ -10,8 +10,9 @@ from typing import Any, NoReturn
 
 import yaml
 
-from dataset.safe_files import UnusableFile, bounded_bytes, read_bytes
+from dataset.safe_files import read_bytes
 from errors import UserError
+from files import UnusableFile, bounded_bytes
 
 MAX_JSON_BYTES = 64 << 20
 MAX_JSON_DEPTH = 32

@@ -20,6 +20,7 @@ import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import BinaryIO
 
 import numpy as np
 
@@ -34,13 +35,13 @@ from dataset.puzzle_metadata import (
 )
 from dataset.safe_files import (
     ArrayHeader,
-    file_sha256,
     file_size,
     map_array,
     read_array_header,
     refuse,
 )
 from errors import UserError
+from files import file_sha256, open_new, open_regular
 
 ARRAYS = ("inputs", "labels", "puzzle_identifiers", "puzzle_indices", "group_indices")
 CHECK_CHUNK_BYTES = 1 << 24
@@ -120,11 +121,13 @@ def write_puzzle_folder(
         if array.size and not (limits.min <= array.min() and array.max() <= limits.max):
             raise ValueError(f"{name} does not fit {np.dtype(dtype)}")
         path = folder / f"{set_name}__{name}.npy"
-        np.save(path, np.ascontiguousarray(array, dtype=dtype), allow_pickle=False)
+        with _renewed(path) as file:
+            np.save(file, np.ascontiguousarray(array, dtype=dtype), allow_pickle=False)
         checksums[path.name] = file_sha256(path)
     metadata = replace(metadata, extra={**metadata.extra, "sha256": dict(sorted(checksums.items()))})
     text = json.dumps(metadata_as_json(metadata), indent=2, allow_nan=False)
-    (folder / "dataset.json").write_text(text + "\n", encoding="utf-8")
+    with _renewed(folder / "dataset.json") as file:
+        file.write(text.encode() + b"\n")
     try:
         open_puzzle_set(root, split, set_name)
     except UserError as error:
@@ -134,7 +137,14 @@ def write_puzzle_folder(
 def write_identifiers(root: str | Path, identifiers: Sequence[str] = ("<blank>",)) -> None:
     """Write `<root>/identifiers.json`, the names of the puzzle identifiers in order."""
     Path(root).mkdir(parents=True, exist_ok=True)
-    (Path(root) / "identifiers.json").write_text(json.dumps(list(identifiers)), encoding="utf-8")
+    with _renewed(Path(root) / "identifiers.json") as file:
+        file.write(json.dumps(list(identifiers)).encode())
+
+
+def _renewed(path: Path) -> BinaryIO:
+    """A new file in a folder under construction, in place of the one that an earlier set has left."""
+    path.unlink(missing_ok=True)
+    return open_new(path)
 
 
 def _opened(folder: str | Path | PuzzleFolder) -> PuzzleFolder:
@@ -333,7 +343,7 @@ def fingerprint(folder: str | Path | PuzzleFolder, split: str) -> str:
         size = file_size(path, mend)
         digest.update(f"{name}:{size}".encode())
         if name not in metadata.extra.get("sha256", {}):
-            with open(path, "rb") as handle:
+            with open_regular(path) as handle:
                 digest.update(handle.read(1 << 16))
                 handle.seek(max(0, size - (1 << 16)))
                 digest.update(handle.read(1 << 16))

@@ -4,11 +4,8 @@ Nothing here executes, imports or allocates what a file merely claims: sizes are
 first. Every failure is a `UserError` of one line that names the file and ends with `mend`, the way out.
 """
 
-import hashlib
 import io
 import math
-import os
-import stat
 import tokenize
 import warnings
 from dataclasses import dataclass
@@ -19,46 +16,15 @@ import numpy as np
 from numpy.lib import format as npy_format
 
 from errors import UserError
+from files import UnusableFile, bounded_bytes, fault_of, open_regular, reason_of, regular_size
 
 MAX_HEADER_BYTES = 10_000  # numpy's own limit for headers that need no pickle
 MAX_DIMENSIONS = 4
 
 
-class UnusableFile(Exception):
-    """Why a file cannot be used, without its name."""
-
-
 def refuse(path: Path, reason: str, mend: str) -> NoReturn:
     """Raise the one-line `UserError` for a damaged or foreign file."""
     raise UserError(f"{path}: {reason}; {mend}")
-
-
-def regular_size(path: Path) -> int:
-    """Bytes of a regular file (through links); pipes and devices, which could block, are refused unopened.
-
-    Errors: `UnusableFile`.
-    """
-    try:
-        status = os.stat(path)
-    except FileNotFoundError:
-        raise UnusableFile("it cannot be read (no such file)") from None
-    except (OSError, ValueError) as error:  # ValueError: a NUL inside the name
-        raise UnusableFile(f"it cannot be read ({_reason(error)})") from error
-    if not stat.S_ISREG(status.st_mode):
-        raise UnusableFile("it is not a regular file")
-    return status.st_size
-
-
-def bounded_bytes(path: Path, max_bytes: int) -> bytes:
-    """The whole file, refused unread when it is larger than `max_bytes`. Errors: `UnusableFile`."""
-    size = regular_size(path)
-    if size > max_bytes:
-        raise UnusableFile(f"it has {size:,} bytes, expected at most {max_bytes:,}")
-    try:
-        with open(path, "rb") as handle:
-            return handle.read(max_bytes)
-    except OSError as error:
-        raise UnusableFile(f"it cannot be read ({_reason(error)})") from error
 
 
 def file_size(path: Path, mend: str) -> int:
@@ -75,11 +41,6 @@ def read_bytes(path: Path, max_bytes: int, mend: str) -> bytes:
         return bounded_bytes(path, max_bytes)
     except UnusableFile as error:
         refuse(path, str(error), mend)
-
-
-def _reason(error: BaseException) -> str:
-    text = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
-    return " ".join(text.split())[:200]
 
 
 @dataclass(frozen=True)
@@ -100,10 +61,10 @@ def read_array_header(path: Path, mend: str) -> ArrayHeader:
     """
     size = file_size(path, mend)
     try:
-        with open(path, "rb") as handle:
+        with open_regular(path) as handle:
             head = io.BytesIO(handle.read(MAX_HEADER_BYTES + 64))
     except OSError as error:
-        refuse(path, f"it cannot be read ({_reason(error)})", mend)
+        refuse(path, fault_of(error), mend)
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # numpy comments on headers written by Python 2
@@ -127,9 +88,9 @@ def read_array_header(path: Path, mend: str) -> ArrayHeader:
         MemoryError,
         tokenize.TokenError,
     ) as error:
-        refuse(path, f"is not a readable .npy file ({_reason(error)[:120] or type(error).__name__})", mend)
+        refuse(path, f"is not a readable .npy file ({reason_of(error)[:120] or type(error).__name__})", mend)
     if dtype.hasobject or dtype.fields is not None or dtype.subdtype is not None or dtype.kind not in "iu":
-        refuse(path, f"holds {_reason(TypeError(str(dtype)))[:60]} values, expected integers", mend)
+        refuse(path, f"holds {reason_of(TypeError(str(dtype)))[:60]} values, expected integers", mend)
     if len(shape) > MAX_DIMENSIONS or any(isinstance(n, bool) or not 0 <= n < 2**48 for n in shape):
         refuse(path, "has a header with an impossible shape", mend)
     if fortran and len(shape) > 1:
@@ -149,12 +110,7 @@ def map_array(header: ArrayHeader, mend: str) -> np.ndarray:
     if math.prod(header.shape) == 0:
         return np.zeros(header.shape, header.dtype)
     try:
-        return np.memmap(header.path, header.dtype, "r", header.offset, header.shape)
+        with open_regular(header.path) as file:
+            return np.memmap(file, header.dtype, "r", header.offset, header.shape)
     except (OSError, ValueError) as error:
-        refuse(header.path, f"cannot be mapped ({_reason(error)})", mend)
-
-
-def file_sha256(path: Path) -> str:
-    """Hexadecimal SHA-256 of a file's bytes."""
-    with open(path, "rb") as handle:
-        return hashlib.file_digest(handle, "sha256").hexdigest()
+        refuse(header.path, f"cannot be mapped ({reason_of(error)})", mend)

@@ -20,6 +20,7 @@ from tqdm import tqdm
 from dataset.safe_files import file_size
 from dataset.sudoku import has_conflict, is_solution, parse_board
 from errors import UserError
+from files import open_regular
 
 ROOT = Path(__file__).resolve().parents[1]
 BOX = (3, 3)
@@ -105,7 +106,8 @@ def bounded_lines(path: Path) -> Iterator[str]:
 
 
 def _open_binary(path: Path) -> BinaryIO | gzip.GzipFile:
-    return gzip.open(path, "rb") if path.suffix.lower() == ".gz" else open(path, "rb")
+    file = open_regular(path)
+    return gzip.GzipFile(fileobj=file, mode="rb") if path.suffix.lower() == ".gz" else file
 
 
 def refuse_line(path: Path, number: int, fault: str) -> NoReturn:

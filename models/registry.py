@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 
+from files import bounded_text
 from models.config import ModelConfig
 from models.recursive_model import RecursiveModel
 
@@ -18,9 +19,7 @@ _MODEL = re.compile(r"^class (\w+)\(RecursiveModel\):", re.MULTILINE)
 
 def _models() -> dict[str, type[RecursiveModel]]:
     """Every file's one model, in alphabetical order."""
-    classes = {
-        path.stem: _MODEL.findall(path.read_text("utf-8")) for path in sorted(Path(__file__).parent.glob("*.py"))
-    }
+    classes = {path.stem: _MODEL.findall(bounded_text(path)) for path in sorted(Path(__file__).parent.glob("*.py"))}
     return {
         name: getattr(importlib.import_module(f"models.{name}"), found[0]) for name, found in classes.items() if found
     }

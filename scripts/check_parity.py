@@ -19,6 +19,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from arguments import FlagParser
 from errors import UserError, exit_on_user_error, require_packages
+from files import open_regular
 
 require_packages()
 
@@ -77,7 +78,7 @@ def read_golden(path: Path) -> tuple[dict[str, Any], Arrays]:
 def read_arrays(path: Path) -> Arrays:
     """Named arrays of an .npz, CRCs checked. Errors: `ValueError` for sizes beyond any golden file, and others."""
     arrays = {}
-    with zipfile.ZipFile(path) as archive:
+    with open_regular(path) as file, zipfile.ZipFile(file) as archive:
         members = archive.infolist()
         if sum(member.file_size for member in members) > MAX_UNPACKED_BYTES:
             raise ValueError(f"it unpacks to more than {MAX_UNPACKED_BYTES >> 20} MiB")

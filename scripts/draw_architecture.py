@@ -17,6 +17,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from arguments import FlagParser
 from errors import UserError, exit_on_user_error, require_packages
+from files import bounded_text
 
 require_packages()
 
@@ -39,8 +40,9 @@ FOLDERS: tuple[tuple[str, ...], ...] = (
     ("analysis",),
     ("training",),
     ("models", "dataset", "dynamics"),
-    ("options.py",),
+    ("options.py", "arguments.py", "long_work.py"),
     ("errors.py",),
+    ("files.py",),
 )
 # Likewise inside training/. The modules at its own level are the story of a run: they use every room.
 ROOMS: tuple[tuple[str, ...], ...] = (
@@ -101,7 +103,7 @@ def suite_imports(root: Path = ROOT) -> list[Import]:
     known = {".".join(path.with_suffix("").parts): path for path in modules}
     imports = set()
     for path in modules:
-        for node in ast.walk(ast.parse((root / path).read_text(encoding="utf-8"))):
+        for node in ast.walk(ast.parse(bounded_text(root / path))):
             names: list[str] = []
             if isinstance(node, ast.Import):
                 names = [alias.name for alias in node.names]

@@ -7,7 +7,6 @@ Prints a table of the targets and exits with 1 when a case fails; the failing in
 command that repeats it.
 """
 
-import json
 import sys
 import tempfile
 import time
@@ -18,15 +17,16 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from arguments import FlagParser
 from errors import UserError, exit_on_user_error, require_packages
-from long_work import progress_bar
 
 require_packages()
 
 
 from analysis.command_line import check_at_least
+from long_work import progress_bar
 from tests.fuzz.engine import Report, Target, bounded_memory, run_case, save_input, shares
 from tests.fuzz.registry import all_targets
 from training.evaluation.summary_table import aligned
+from training.storage.atomic_file import write_json_atomically
 
 SHOWN = 10  # failures printed in full
 
@@ -118,7 +118,7 @@ def main(arguments: list[str] | None = None) -> None:
     print(table(reports))
     if options.out is not None:
         figures = summary(reports, options.seed, time.monotonic() - start)
-        options.out.write_text(json.dumps(figures, indent=2) + "\n", "utf-8", "backslashreplace")
+        write_json_atomically(options.out, figures)
     sys.exit(1 if any(report.failures for report in reports) else 0)
 
 

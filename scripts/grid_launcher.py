@@ -16,6 +16,7 @@ from typing import BinaryIO, Literal
 from tqdm import tqdm
 
 from errors import printable
+from files import open_regular, open_to_append, reason_of
 from scripts.grid_file import LOGS, ROOT, Grid, GridRun
 from scripts.grid_record import Clock, GridRecord, in_words
 from training.interrupt import InterruptHandler
@@ -103,7 +104,7 @@ class Launcher:
         threads = {"OMP_NUM_THREADS": str(self.threads), "MKL_NUM_THREADS": str(self.threads)}
         try:
             log.parent.mkdir(exist_ok=True)
-            with log.open("ab") as file:
+            with open_to_append(log) as file:
                 # The run inherits the lock with its output, and keeps it as long as it lives, whatever becomes of us.
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
                 begin = _write_header(file, run)
@@ -112,7 +113,7 @@ class Launcher:
                     stdout=file, stderr=subprocess.STDOUT, start_new_session=True,
                 )  # fmt: skip
         except OSError as error:
-            self._fail(run, f"cannot be started ({error.strerror or error}: {error.filename})")
+            self._fail(run, f"cannot be started ({reason_of(error)}: {error.filename or log})")
             return
         self._started.append(_Started(run, process, log, begin))
         self.states[run.name] = "running"
@@ -226,7 +227,7 @@ def log_of(grid: Grid, run: GridRun) -> Path:
 def is_running(log: Path) -> bool:
     """Whether a run still holds its log, and with it the lock on it."""
     try:
-        with log.open("rb") as file:
+        with open_regular(log) as file:
             fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
     except BlockingIOError:
         return True
@@ -264,11 +265,11 @@ def _signal_name(number: int) -> str:
 def _last_line(log: Path, begin: int) -> str:
     """The last line that is not empty, of what was written from `begin` on; printable and not too long."""
     try:
-        with log.open("rb") as file:
+        with open_regular(log) as file:
             file.seek(max(begin, log.stat().st_size - _TAIL_BYTES))
             lines = [line.strip() for line in file.read().decode("utf-8", "replace").splitlines()]
     except OSError as error:
-        return f"(cannot be read: {error.strerror})"
+        return f"(cannot be read: {reason_of(error)})"
     last = next((line for line in reversed(lines) if line), "(nothing was printed)")
     shown = printable(last)
     return shown if len(shown) <= _SHOWN_LINE else f"{shown[:_SHOWN_LINE]}..."

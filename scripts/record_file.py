@@ -15,8 +15,8 @@ import yaml
 
 from dataset.plain_data import read_yaml
 from errors import UserError
+from files import open_folder, open_new, temporary_for
 from training.records.result_numbers import Number
-from training.storage.atomic_file import temporary_for
 
 ROOT = Path(__file__).resolve().parents[1]
 RESULTS = ROOT / "results"
@@ -110,7 +110,8 @@ def write_record(record: Record, folder: Path = RESULTS) -> Path:
     _checked(path, yaml.safe_load(text))
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        temporary.write_text(text, encoding="utf-8")
+        with open_new(temporary) as file:
+            file.write(text.encode())
         os.link(temporary, path)  # unlike a rename it fails where the name is taken
     except FileExistsError:
         raise UserError(
@@ -128,7 +129,7 @@ def write_record(record: Record, folder: Path = RESULTS) -> Path:
 def recording(folder: Path = RESULTS) -> Iterator[None]:
     """Hold the folder of records: of two recorders the second waits, and renders the first one's record too."""
     folder.mkdir(parents=True, exist_ok=True)
-    descriptor = os.open(folder, os.O_RDONLY)
+    descriptor = open_folder(folder)
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX)
         yield

@@ -6,6 +6,7 @@ from pathlib import Path
 
 from dataset.plain_data import read_yaml
 from errors import UserError, printable
+from files import bounded_text
 from scripts.record_file import RESULTS, ROOT, Record, read_records, superseded_by
 from training.records.result_numbers import Number
 from training.storage.atomic_file import write_bytes_atomically
@@ -51,7 +52,7 @@ def pages(root: Path = ROOT) -> dict[Path, str]:
     records = read_records(root / RESULTS.name)
     made = {root / "PROVENANCE.md": provenance_page(records), root / "docs" / "results.md": results_page(records)}
     readme = root / "README.md"
-    text = readme.read_text(encoding="utf-8") if readme.is_file() else ""
+    text = bounded_text(readme) if readme.is_file() else ""
     if _BEGIN in text and _END in text:
         before, rest = text.split(_BEGIN, 1)
         shown = read_yaml(root / RESULTS.name / "_readme.yaml", "expected a mapping of ids to words")
@@ -61,7 +62,7 @@ def pages(root: Path = ROOT) -> dict[Path, str]:
 
 def stale_pages(root: Path = ROOT) -> dict[Path, str]:
     """The pages that do not say what the records say, and what they ought to say."""
-    return {path: text for path, text in pages(root).items() if not path.is_file() or path.read_text("utf-8") != text}
+    return {path: text for path, text in pages(root).items() if not path.is_file() or bounded_text(path) != text}
 
 
 def render(root: Path = ROOT) -> list[Path]:

@@ -12,6 +12,7 @@ from pathlib import Path
 
 from dataset.plain_data import read_yaml
 from errors import UserError
+from files import bounded_text, open_to_append
 from scripts.record_file import RESULTS, Record
 from scripts.record_render import number_text
 from scripts.record_sources import gathered
@@ -52,7 +53,7 @@ def rerun(record: Record, folder: Path, root: Path) -> int:
     print("\n".join(plan_lines(record, root)), flush=True)
     _clone(root, folder)
     done = folder / _DONE
-    finished = done.read_text(encoding="utf-8").splitlines() if done.is_file() else []
+    finished = bounded_text(done).splitlines() if done.is_file() else []
     for words in commands:
         line = shlex.join(words)
         if line in finished:
@@ -62,8 +63,8 @@ def rerun(record: Record, folder: Path, root: Path) -> int:
         code = subprocess.run(_started(words), cwd=folder, env=os.environ | _threads(record)).returncode
         if code:
             raise UserError(f"{line} ended with exit code {code}; the same --rerun goes on from there")
-        with done.open("a", encoding="utf-8") as file:
-            file.write(f"{line}\n")
+        with open_to_append(done) as file:
+            file.write(f"{line}\n".encode())
     here = Path.cwd()
     os.chdir(folder)
     try:

@@ -11,6 +11,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from arguments import FlagParser
 from errors import UserError, exit_on_user_error, require_packages
+from files import bounded_text
 
 require_packages()
 
@@ -41,7 +42,7 @@ def main() -> int:
     parser = FlagParser(description=__doc__)
     parser.add_argument("--check", action="store_true", help="write nothing; exit 1 when a table is stale")
     check = parser.parse_args().check
-    text = PAGE.read_text(encoding="utf-8")
+    text = bounded_text(PAGE)
     fresh = rendered(text)
     if check:
         if text != fresh:

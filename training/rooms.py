@@ -19,6 +19,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+from files import bounded_text
 from options import extended, section
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -80,7 +81,7 @@ class Room:
 def _ideas(package: str) -> tuple[str, ...]:
     folder = ROOT.joinpath(*package.split("."))
     files = [path for path in sorted(folder.glob("*.py")) if path.stem.isidentifier()]
-    return tuple(path.stem for path in files if _IDEA.search(path.read_text(encoding="utf-8")))
+    return tuple(path.stem for path in files if _IDEA.search(bounded_text(path)))
 
 
 def _first_sentence(kind: type) -> str:

@@ -6,6 +6,7 @@ from typing import Any
 from analysis.arms.run_curves import counted
 from analysis.figures.bundle_sources import FIG3, FIG4, Sources
 from analysis.spectra.spectrum_over_runs import lambda1_estimate
+from files import bounded_text
 from training.records.result_numbers import wilson_interval
 
 FIG1 = "Fig1_lambda1_success_failure_HRM_TRM"
@@ -253,7 +254,7 @@ def _positive_table(sources: Sources) -> list[str]:
 
 def _text_of(path: Any) -> list[str]:
     try:
-        text: str = path.read_text(encoding="utf-8")
+        text: str = bounded_text(path)
     except OSError:
         return [f"Its caption {path.name} is missing: run its analysis again."]
     return text.strip().splitlines()

@@ -19,6 +19,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 from arguments import FlagParser
 from errors import UserError, exit_on_user_error, require_packages
+from files import bounded_bytes, reason_of
 
 require_packages()
 
@@ -32,6 +33,7 @@ from analysis.spectra.spectrum_figures import draw_lambda1, draw_spectrum, lambd
 from analysis.spectra.spectrum_summary import auroc_notes
 from training.storage.atomic_file import write_bytes_atomically
 
+MAX_FIGURE_BYTES = 64 << 20
 _MISSING = {
     FIG1: "no result of analysis/spectra/lyapunov_spectrum.py among --runs",
     FIG2: "no result of analysis/spectra/lyapunov_spectrum.py among --runs",
@@ -97,9 +99,9 @@ def copy_figure(drawn: DrawnFigure, name: str, figures: Path) -> None:
     for suffix in (".png", ".svg", ".csv"):
         source = drawn.folder / f"{name}{suffix}"
         try:
-            data = source.read_bytes()
+            data = bounded_bytes(source, MAX_FIGURE_BYTES)
         except OSError as error:
-            raise UserError(f"{source} cannot be read ({error.strerror or error}): run its analysis again") from error
+            raise UserError(f"{source} cannot be read ({reason_of(error)}): run its analysis again") from error
         write_bytes_atomically(figures / source.name, data)
     save_json(drawn.numbers, figures / f"{name}.json")
 

@@ -4,6 +4,7 @@
 """
 
 import csv
+import io
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -20,6 +21,7 @@ from analysis.figures.figure_files import BLUE, GREEN, GREY, ORANGE, PURPLE, RED
 from analysis.rollouts.within_puzzle import mixed_success, pooled, standardised, within, within_auroc, within_given
 from dataset.plain_data import JsonError, read_json_object
 from errors import UserError
+from files import bounded_text
 from training.evaluation.rollout_report import accuracies
 from training.evaluation.rollout_table import RolloutTable
 from training.records.result_numbers import Number, estimate, rate, record_entry
@@ -172,8 +174,7 @@ def read_figure(folder: Path) -> FigureData:
         correlation = summary["correlation_of_q_and_growth"][0]["within"]
         _ = correlation["value"], correlation["interval95"], summary["puzzles"], summary["steps"][-1]
         path = folder / f"{NAME}.csv"
-        with path.open(encoding="utf-8", newline="") as file:
-            rows = list(csv.DictReader(file))
+        rows = list(csv.DictReader(io.StringIO(bounded_text(path), newline="")))
         points = _numbers(rows, "rollout", ("growth", "q", "exact"))
         bins = _numbers(rows, "tenth", ("growth", "q"))
         curves = [

@@ -23,7 +23,6 @@ from typing import Any
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 from errors import UserError, exit_on_user_error, require_packages, writing
-from long_work import progress_bar
 
 require_packages()
 
@@ -44,6 +43,7 @@ from analysis.rollouts.q_head_figure import (
 from arguments import FlagParser
 from dataset.eval_batches import EvalBatches
 from dataset.puzzle_folder import fingerprint
+from long_work import progress_bar
 from models.flops import step_flops
 from models.recursive_model import RecursiveModel
 from training.devices import resolve_device, resolve_dtype

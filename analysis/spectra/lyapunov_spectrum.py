@@ -25,7 +25,6 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 from arguments import FlagParser
 from errors import UserError, exit_on_user_error, require_packages
-from long_work import progress_bar
 
 require_packages()
 
@@ -40,7 +39,8 @@ from analysis.spectra.spectrum_table import SpectrumTable
 from dataset.eval_batches import EvalBatches, test_rows
 from dataset.puzzle_folder import PuzzleSet, fingerprint, open_puzzle_set
 from dataset.puzzle_metadata import data_folder
-from dataset.safe_files import file_sha256
+from files import file_sha256
+from long_work import progress_bar
 from models.act import Batch
 from models.losses import IGNORE_LABEL_ID
 from models.recursion_maps import RecursionMaps

@@ -37,6 +37,7 @@ import numpy as np
 
 from analysis.figures.figure_files import save_csv
 from errors import UserError, writing
+from files import open_regular
 from training.storage.atomic_file import write_atomically
 
 FILE_NAME = "spectrum.npz"
@@ -109,7 +110,7 @@ def read_arrays(path: Path) -> Arrays:
     """The arrays of one file. Errors: `UserError` when it is missing or damaged."""
     mend = "measure with: python analysis/spectra/lyapunov_spectrum.py --checkpoint RUN/best.pt --out DIR"
     try:
-        with np.load(path, allow_pickle=False) as file:
+        with open_regular(path) as opened, np.load(opened, allow_pickle=False) as file:
             arrays = {name: file[name] for name in file.files}
     except FileNotFoundError as error:
         raise UserError(f"{path} is not there: {mend}") from error

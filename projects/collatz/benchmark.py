@@ -21,7 +21,6 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 from arguments import FlagParser
 from errors import UserError, exit_on_user_error, require_packages
-from long_work import progress_bar
 
 require_packages()
 
@@ -37,6 +36,7 @@ from analysis.command_line import (
 )
 from analysis.timing import Timing, timed
 from dataset.source import START
+from long_work import progress_bar
 from projects.collatz import limbs as collatz_limbs
 from projects.collatz import words as collatz_words
 from projects.collatz.eval_file import draw_numbers

@@ -15,13 +15,14 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 from errors import UserError, exit_on_user_error, require_packages, writing
-from long_work import progress_bar
+from files import bounded_bytes, regular_size
 
 require_packages()
 
 
 from analysis.command_line import whole_number
 from arguments import FlagParser
+from long_work import progress_bar
 from projects.collatz.eval_file import csv_lines, draw_numbers
 from projects.collatz.labels import labels_of
 from training.storage.atomic_file import write_bytes_atomically
@@ -62,7 +63,7 @@ def _write_new_file(path: Path, data: bytes) -> bool:
         if not path.exists():
             write_bytes_atomically(path.absolute(), data)
             return True
-        if path.stat().st_size == len(data) and path.read_bytes() == data:
+        if regular_size(path) == len(data) and bounded_bytes(path, len(data)) == data:
             return False
     raise UserError(
         f"--output-csv {path}: another file is there and is not overwritten; remove it yourself or name another"

@@ -3,8 +3,8 @@
 from typing import Any
 
 from analysis.command_line import environment
-from dataset.safe_files import file_sha256
 from errors import UserError
+from files import file_sha256
 from projects.collatz.baselines import check_report_path, save_report
 from projects.collatz.eval_file import read_eval_file
 from projects.collatz.evaluation_report import SCHEMA_VERSION, full_report, report_table

@@ -12,6 +12,7 @@ from typing import Any
 from analysis.figures.figure_files import make_folder
 from dataset.plain_data import json_object_or_refuse
 from errors import UserError, writing
+from files import open_lock
 from projects.flossing_toy.toy_training import Cell, ToySettings
 from training.storage.atomic_file import write_json_atomically
 
@@ -71,7 +72,7 @@ class CellFolder:
     def claim(self, cell: Cell) -> Iterator[bool]:
         """Within: whether the cell is this process's to train. Not so when it is finished or another process's."""
         with writing(self.path, "name another --out"):
-            descriptor = os.open(self.path / f".{cell.name}.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+            descriptor = open_lock(self.path / f".{cell.name}.lock")
         try:
             try:
                 fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)

@@ -31,7 +31,6 @@ from typing import Any
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 from errors import UserError, exit_on_user_error, require_packages
-from long_work import progress_bar
 
 require_packages()
 
@@ -42,6 +41,7 @@ from analysis.arms.seed_pairs import INTERVAL
 from analysis.command_line import whole_numbers
 from analysis.figures.figure_files import make_folder, save_caption, save_csv, save_json, save_picture
 from arguments import FlagParser
+from long_work import progress_bar
 from options import settings_of
 from projects.flossing_toy.cells import CellFolder, FinishedCell, all_cells
 from projects.flossing_toy.delayed_bits import TASKS, first_scored

@@ -19,7 +19,6 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 from arguments import FlagParser
 from errors import UserError, exit_on_user_error, require_packages
-from long_work import progress_bar
 
 require_packages()
 
@@ -35,6 +34,7 @@ from analysis.timing import Timing, seconds_of, timed
 from dynamics.orthonormal import orthonormalise
 from dynamics.propagation import TangentFlow
 from dynamics.tangents import exact_arithmetic, push_tangents
+from long_work import progress_bar
 from models.recursion_maps import RecursionMaps
 from scripts.benchmark.measures import Record, beside_floor
 from scripts.benchmark.setup import DataShape, compose_preset, data_shape, synthetic_run

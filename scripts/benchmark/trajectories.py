@@ -22,7 +22,6 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 from arguments import FlagParser
 from errors import UserError, exit_on_user_error, require_packages
-from long_work import progress_bar
 
 require_packages()
 
@@ -31,6 +30,7 @@ import torch
 
 from analysis.command_line import benchmark_entry, check_at_least, check_json_target, save_json_target
 from analysis.timing import Timing, seconds_of
+from long_work import progress_bar
 from scripts.benchmark.measures import WARM_UP_STEPS, Record, training_step, updates_per_sample
 from scripts.benchmark.setup import DataShape, compose_preset, data_shape, synthetic_run
 from scripts.benchmark.updates import add_setup_options, read_overrides, start_of_record

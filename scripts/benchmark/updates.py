@@ -21,7 +21,6 @@ from tqdm import tqdm
 
 from arguments import FlagParser
 from errors import UserError, exit_on_user_error, require_packages
-from long_work import progress_bar
 
 require_packages()
 
@@ -34,6 +33,7 @@ from analysis.command_line import (
     save_json_target,
 )
 from analysis.figures.figure_files import make_folder
+from long_work import progress_bar
 from scripts.benchmark import growth as benchmark_growth
 from scripts.benchmark.measures import PHASES, Note, Record, measure_preset
 from scripts.benchmark.setup import SEED, SHAPES, DataShape, compose_preset, data_shape

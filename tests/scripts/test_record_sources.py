@@ -10,8 +10,8 @@ import evaluate
 from analysis.arms import time_to_accuracy
 from analysis.rollouts.q_head_figure import rollout_entry
 from dataset.puzzle_folder import fingerprint
-from dataset.safe_files import file_sha256
 from errors import UserError
+from files import file_sha256
 from projects.collatz import benchmark as benchmark_collatz
 from projects.collatz.build_eval import main as build_eval
 from projects.collatz.closed_forms import CLOSED_FORMS

@@ -30,6 +30,7 @@ from torch import Tensor
 
 from dataset.plain_data import parse_json
 from errors import UserError
+from files import open_regular
 from models.act import Batch
 from models.losses import IGNORE_LABEL_ID, correctness
 from training.distributed import World
@@ -91,7 +92,7 @@ def read_rollouts(path: Path, *prefixes: str, mend: str) -> tuple[RolloutTable, 
     prefixes: of the names; of several, the first under which the file holds a table.
     """
     try:
-        with np.load(path, allow_pickle=False) as file:
+        with open_regular(path) as opened, np.load(opened, allow_pickle=False) as file:
             prefix = next((candidate for candidate in prefixes if f"{candidate}q" in file.files), "")
             arrays = {name: file[prefix + name] for name in (*_BY_ROW, *_SHARED, "settings")}
     except Exception as error:  # zipfile and numpy raise many types on crafted bytes

@@ -2,7 +2,7 @@
 
 import json
 import math
-import stat
+import os
 import sys
 from collections.abc import Iterator, Mapping
 from contextlib import suppress
@@ -11,6 +11,7 @@ from typing import Any, BinaryIO
 
 from dataset.plain_data import parse_json
 from errors import UserError
+from files import fault_of, open_regular, open_to_append, reason_of
 from training.records.wandb_sink import WandbSink
 from training.storage.atomic_file import write_atomically
 
@@ -58,7 +59,7 @@ class MetricsLog:
         """
         self._close_file()
         self._held.clear()
-        if not self.path.exists():
+        if not os.path.lexists(self.path):
             return 0
         kept, dropped, damaged = [], 0, 0
         for line in _lines(self.path):
@@ -70,7 +71,9 @@ class MetricsLog:
                 damaged += record is None and line.endswith(b"\n")
         if damaged:
             print(f"warning: {damaged} unreadable lines dropped from {self.path}", file=sys.stderr)
-        if dropped:
+        # A link, or one file under several names (`cp -al`), would be appended to elsewhere too: this run takes a copy.
+        shared = self.path.is_symlink() or self.path.stat().st_nlink > 1
+        if dropped or shared:
             try:
                 write_atomically(self.path, lambda file: file.writelines(kept))
             except OSError as error:
@@ -91,7 +94,7 @@ class MetricsLog:
         end = None
         try:
             if self._file is None:
-                self._file = self.path.open("ab", buffering=0)
+                self._file = open_to_append(self.path)
             end = self._file.seek(0, 2)
             data = b"".join(self._held)
             if self._file.write(data) != len(data):
@@ -103,7 +106,7 @@ class MetricsLog:
                     self._file.truncate(end)
             del self._held[:-_HELD_LINES]
             if not self._warned:
-                reason = error.strerror or error
+                reason = reason_of(error)
                 print(f"warning: {self.path} cannot be written ({reason}); lines are held", file=sys.stderr)
             self._warned = True
             return
@@ -130,13 +133,11 @@ def read_metrics(path: Path | str) -> Iterator[dict[str, Any]]:
 def _lines(path: Path) -> Iterator[bytes]:
     """Lines with their ends; of one longer than any record, pieces without."""
     try:
-        if not stat.S_ISREG(path.stat().st_mode):  # a pipe would be waited for, a device read without end
-            raise UserError(f"{path} is not a regular file; it is written by a run, move this away")
-        with path.open("rb") as file:
+        with open_regular(path) as file:
             while line := file.readline(_MAX_LINE_BYTES):
                 yield line
     except OSError as error:
-        raise UserError(f"{path} cannot be read ({error.strerror}); mend its permissions") from error
+        raise UserError(f"{path}: {fault_of(error)}; a run writes it: mend its permissions, or move it away") from error
 
 
 def _record_of(line: bytes) -> dict[str, Any] | None:

@@ -23,6 +23,7 @@ import torch
 
 from dataset.plain_data import JsonError, read_json_object
 from errors import UserError
+from files import MAX_TEXT_BYTES, bounded_bytes, bounded_text
 from training.storage.atomic_file import warning_when_refused, write_json_atomically
 
 SCHEMA_VERSION = 1
@@ -231,7 +232,7 @@ def peak_memory() -> dict[str, int]:
 def _largest_resident_bytes() -> int:
     """Of this program. On Linux `ru_maxrss` starts at the size of the process that started it, `VmHWM` does not."""
     try:
-        peak_line = re.search(r"^VmHWM:\s*(\d+) kB$", Path("/proc/self/status").read_text(), re.MULTILINE)
+        peak_line = re.search(r"^VmHWM:\s*(\d+) kB$", bounded_text("/proc/self/status"), re.MULTILINE)
     except OSError:  # no Linux, or no /proc
         peak_line = None
     if peak_line:
@@ -277,7 +278,7 @@ def _versions() -> dict[str, str | None]:
 
 def _cpu_model() -> str:
     try:
-        for line in Path("/proc/cpuinfo").read_text(errors="replace").splitlines():
+        for line in bounded_bytes("/proc/cpuinfo", MAX_TEXT_BYTES).decode(errors="replace").splitlines():
             if line.startswith("model name"):
                 return line.partition(":")[2].strip()
     except OSError:

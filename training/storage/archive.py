@@ -23,6 +23,8 @@ from typing import IO, Any, BinaryIO, cast
 
 import torch
 
+from files import fault_of, open_new, open_regular
+
 _PREFIX = b"rrs-archive-1 sha256="
 _COMMENT_BYTES = len(_PREFIX) + 64
 _END_RECORD = b"PK\x05\x06"
@@ -106,7 +108,7 @@ def write_archive(path: Path, value: Any) -> None:
 
     Memory: tensors are streamed one by one, nothing is doubled. Errors: `OSError` as the disk reports it.
     """
-    with path.open("wb", buffering=0) as file:
+    with open_new(path, buffering=0) as file:
         writer = _HashingWriter(file)
         with _ctrl_c_waits():
             torch.save(value, cast(IO[bytes], writer))
@@ -124,7 +126,7 @@ def write_archive(path: Path, value: Any) -> None:
 def stored_digest(path: Path) -> str | None:
     """The checksum a file carries, unverified (equal ones mean copies); None where there is none."""
     try:
-        with path.open("rb") as file:
+        with open_regular(path) as file:
             return _read_ending(file)
     except (OSError, ArchiveError):
         return None
@@ -133,7 +135,7 @@ def stored_digest(path: Path) -> str | None:
 def verify_archive(path: Path) -> None:
     """Raise `ArchiveError` with the reason unless every byte of `path` is as `write_archive` left it."""
     try:
-        with path.open("rb") as file:
+        with open_regular(path) as file:
             digest = _read_ending(file)
             covered = file.seek(0, os.SEEK_END) - _COMMENT_BYTES - 2
             file.seek(0)
@@ -145,7 +147,7 @@ def verify_archive(path: Path) -> None:
                 computed.update(block)
                 covered -= len(block)
     except OSError as error:
-        raise ArchiveError(f"it cannot be read ({error.strerror})") from error
+        raise ArchiveError(fault_of(error)) from error
     if computed.hexdigest() != digest:
         raise ArchiveError("its checksum does not fit its content: at least one bit has changed")
     check_zip_bounds(path)
@@ -158,14 +160,14 @@ def check_zip_bounds(path: Path, *, crc: bool = False) -> None:
     memory.
     """
     try:
-        with zipfile.ZipFile(path) as archive:
+        with open_regular(path) as file, zipfile.ZipFile(file) as archive:
             members = archive.infolist()
             if any(member.compress_type != zipfile.ZIP_STORED for member in members):
                 raise ArchiveError("it is a packed zip, which torch.save never writes")
             if min((member.header_offset for member in members), default=0):
                 # Python passes over it; torch counts from the file's start, and would read what was not checked.
                 raise ArchiveError("something stands before its first member")
-            total, size = sum(member.file_size for member in members), path.stat().st_size
+            total, size = sum(member.file_size for member in members), os.fstat(file.fileno()).st_size
             if total > size:
                 raise ArchiveError(f"its members claim {total} bytes and the file has {size}")
             broken = archive.testzip() if crc else None
@@ -182,7 +184,8 @@ def read_archive(path: Path, map_location: Any = "cpu") -> Any:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # what torch thinks of garbage's pickle protocol helps nobody
-            return torch.load(path, map_location=map_location, weights_only=True)
+            with open_regular(path) as file:
+                return torch.load(file, map_location=map_location, weights_only=True)
     except Exception as error:  # garbage makes the unpickler raise nearly any type
         # Torch advises at length, also to load without protection; only what it found is passed on.
         finding = re.search(r"WeightsUnpickler error: *([^\n]*?)(?:\n|$| Please)|(Trying to load [^\n]*)", str(error))

@@ -2,13 +2,14 @@
 
 A writer fills a hidden temporary file in the same folder, forces it to the disk, renames it over the target
 and forces the folder's entry to the disk too. A process killed in between leaves the target as it was and one
-temporary file, named `.<target>.<pid>.tmp`, which `run_folder.sweep_temporaries` removes at the next start.
+temporary file, named by `files.temporary_for`, which `run_folder.sweep_temporaries` removes at the next start.
 """
 
 import contextlib
 import errno
 import json
 import os
+import re
 import shutil
 import sys
 import time
@@ -18,17 +19,15 @@ from typing import Any, BinaryIO
 
 import numpy as np
 
+from files import check_target, open_folder, open_new, open_regular, temporary_for
+
+_HALF_PAIR = re.compile("[\ud800-\udfff]")
 SLEEP_HOOK = "RRS_TEST_SLEEP_IN_SAVE"  # seconds to wait between write and rename; tests kill there
-
-
-def temporary_for(path: Path) -> Path:
-    """This process's temporary file for `path`: in the same folder, so that the rename is atomic."""
-    return path.with_name(f".{path.name}.{os.getpid()}.tmp")
 
 
 def fsync_folder(folder: Path) -> None:
     """Force the folder's entries to the disk; a rename is durable only after this."""
-    descriptor = os.open(folder, os.O_RDONLY)
+    descriptor = open_folder(folder)
     try:
         os.fsync(descriptor)
     except OSError as error:
@@ -46,10 +45,16 @@ def pause_for_tests() -> None:
         time.sleep(float(seconds))
 
 
+def replace_file(temporary: Path, target: Path) -> None:
+    """Rename over a file, a link to one, or nothing. Errors: `OSError`, `UnusableFile` where anything else is."""
+    check_target(target)
+    os.replace(temporary, target)
+
+
 def install(temporary: Path, target: Path) -> None:
     """Rename a finished, synced temporary file over its target and sync the folder."""
     pause_for_tests()
-    os.replace(temporary, target)
+    replace_file(temporary, target)
     fsync_folder(target.parent)
 
 
@@ -60,9 +65,10 @@ def write_atomically(path: Path, fill: Callable[[BinaryIO], None], *, durable: b
     the old one. Errors: whatever `fill` raises, and `OSError`; the old file is intact and the temporary one
     removed.
     """
+    check_target(path)
     temporary = temporary_for(path)
     try:
-        with temporary.open("wb") as file:
+        with open_new(temporary) as file:
             fill(file)
             file.flush()
             if durable:
@@ -70,7 +76,7 @@ def write_atomically(path: Path, fill: Callable[[BinaryIO], None], *, durable: b
         if durable:
             install(temporary, path)
         else:
-            os.replace(temporary, path)
+            replace_file(temporary, path)
     except BaseException:
         temporary.unlink(missing_ok=True)
         raise
@@ -84,6 +90,8 @@ def write_bytes_atomically(path: Path, data: bytes, *, durable: bool = True) -> 
 def write_json_atomically(path: Path, value: Any, *, durable: bool = True) -> None:
     """Replace `path` by `value` as strict JSON. Errors: `ValueError` for NaN or infinity, `OSError`."""
     text = json.dumps(value, allow_nan=False, indent=2, ensure_ascii=False) + "\n"
+    # Bytes of a file name that are no UTF-8 are half surrogate pairs in a text, of which no file could be read again.
+    text = _HALF_PAIR.sub(lambda match: f"\\\\u{ord(match[0]):04x}", text)
     write_bytes_atomically(path, text.encode(), durable=durable)
 
 
@@ -107,17 +115,17 @@ def link_or_copy(source: Path, target: Path) -> None:
     if target.exists() and target.samefile(source):
         return
     temporary = temporary_for(target)
-    temporary.unlink(missing_ok=True)
     try:
         try:
-            os.link(source, temporary)
+            os.link(os.path.realpath(source), temporary)  # of a link, what it leads to
         except OSError as error:
             if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.ENOENT):
                 raise
-            shutil.copyfile(source, temporary)
-            with temporary.open("rb") as file:
+            with open_regular(source) as read, open_new(temporary) as file:
+                shutil.copyfileobj(read, file)
+                file.flush()
                 os.fsync(file.fileno())
-        os.replace(temporary, target)
+        replace_file(temporary, target)
         fsync_folder(target.parent)
     except BaseException:
         temporary.unlink(missing_ok=True)

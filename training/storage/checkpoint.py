@@ -16,6 +16,7 @@ from typing import Any
 import torch
 
 from errors import UserError
+from files import check_target, reason_of, temporary_for
 from training.storage.archive import (
     ArchiveError,
     ChecksumMissing,
@@ -23,7 +24,7 @@ from training.storage.archive import (
     verify_archive,
     write_archive,
 )
-from training.storage.atomic_file import install, link_or_copy, pause_for_tests, temporary_for
+from training.storage.atomic_file import install, link_or_copy, pause_for_tests
 from training.storage.run_folder import BEST_STATE, FINAL_STATE, LATEST_STATE, PREVIOUS_STATE, STEP_FILE
 from training.storage.weights import write_weights
 
@@ -205,6 +206,7 @@ def _require_space(folder: Path, value: Any) -> None:
 def _write_temporary(path: Path, value: Any, write: Callable[[Path, Any], None] = write_archive) -> Path:
     temporary = temporary_for(path)
     try:
+        check_target(path)
         _require_space(path.parent, value)
         write(temporary, value)
     except OSError as error:
@@ -225,9 +227,8 @@ def _install(temporary: Path, path: Path) -> None:
 
 
 def _write_error(path: Path, error: OSError) -> CheckpointWriteError:
-    reason = error.strerror or str(error)
     return CheckpointWriteError(
-        f"could not write {path}: {reason}. The earlier files are intact; free some space (or mend "
+        f"could not write {path}: {reason_of(error)}. The earlier files are intact; free some space (or mend "
         "the folder's permissions) and the next save will succeed"
     )
 

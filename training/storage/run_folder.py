@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from errors import UserError
+from files import open_lock, reason_of
 from training.storage.archive import stored_digest
 
 ALL_CONFIG = "all_config.yaml"
@@ -31,10 +32,10 @@ _FIXED_NAMES = (
     ALL_CONFIG, LATEST_STATE, PREVIOUS_STATE, BEST_STATE, FINAL_STATE, BEST, FINAL, METRICS, STATUS, PROVENANCE,
     SUMMARY, TEST_ROWS,
 )  # fmt: skip
-# What a run writes. Only temporaries of these names (`atomic_file.temporary_for`) are ours to sweep.
+# What a run writes. Only temporaries of these names (`files.temporary_for`) are ours to sweep.
 _TEMPORARY = re.compile(
     rf"\.(?:{'|'.join(map(re.escape, _FIXED_NAMES))}|(?:best|final)\.safetensors|{STEP_FILE.pattern}"
-    r"|step_\d+_all_preds\.\d+\.npz)\.\d+\.tmp"
+    r"|step_\d+_all_preds\.\d+\.npz)\.(?:[0-9a-f]{16}|\d+)\.tmp"  # the process number of earlier code
 )
 _SHOWN = 8  # differences listed before the rest is counted
 _LOCK_REFUSED = (errno.EAGAIN, errno.EACCES)
@@ -100,7 +101,13 @@ class RunFolder:
         Waits a little, since a killed process may still be on its way out when its successor starts.
         Errors: `UserError` naming the holder when another process keeps it.
         """
-        descriptor = os.open(self.lock_file, os.O_RDWR | os.O_CREAT, 0o644)
+        try:
+            descriptor = open_lock(self.lock_file)
+        except OSError as error:
+            raise UserError(
+                f"{self.lock_file} cannot be used as the lock of this folder: {reason_of(error)}; move it away, or "
+                "name another checkpoint_path"
+            ) from error
         try:
             self._take(descriptor, wait_seconds)
             yield

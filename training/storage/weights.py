@@ -11,6 +11,7 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 
 from errors import UserError
+from files import open_new, open_regular, regular_size
 from training.storage.archive import (
     ArchiveError,
     ChecksumMissing,
@@ -58,11 +59,12 @@ def write_weights(path: Path, state_dict: Mapping[str, torch.Tensor], *, safeten
         write_archive(path, plain)
         return
     try:
+        open_new(path).close()  # by ourselves, since the library follows a link
         save_file(plain, path)
     except SafetensorError as error:
         # The library reports a full disk as its own error type.
         raise OSError(str(error)) from error
-    with path.open("rb") as file:
+    with open_regular(path) as file:
         os.fsync(file.fileno())
 
 
@@ -151,11 +153,12 @@ def adopt_weights(model: nn.Module, weights: Mapping[str, torch.Tensor], *, sour
 def _read(path: Path, map_location: str) -> object:
     if path.suffix == ".safetensors":
         try:
+            regular_size(path)  # by ourselves, since the library waits for a pipe
             return load_file(path, device=map_location)
         except Exception as error:  # the library's own error type, or those of JSON, Unicode and the OS
             reason = " ".join(str(error).split())[:160]
             raise ArchiveError(f"it is no sound safetensors file ({reason})") from error
-    with path.open("rb") as file:
+    with open_regular(path) as file:
         start = file.read(4)
     if not start:
         raise ArchiveError("it is empty")

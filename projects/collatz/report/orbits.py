@@ -24,13 +24,13 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[3]))
 
 from arguments import FlagParser
 from errors import UserError, exit_on_user_error, require_packages
-from long_work import progress_bar
 
 require_packages()
 
 
 from analysis.command_line import environment, whole_numbers
 from analysis.figures.figure_files import make_folder, save_caption, save_csv, save_json
+from long_work import progress_bar
 from projects.collatz.bounds import bounds_at
 from projects.collatz.closed_forms import CLOSED_FORMS, LogN
 from projects.collatz.evaluation import judge_orbits, violations_by_name

@@ -11,7 +11,7 @@ import pytest
 
 import collatz as script
 from analysis import command_line
-from dataset.safe_files import file_sha256
+from files import file_sha256
 from projects.collatz.bounds import bounds_at
 from projects.collatz.build_eval import main as build_eval
 from projects.collatz.closed_forms import CLOSED_FORMS

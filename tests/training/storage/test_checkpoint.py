@@ -18,6 +18,7 @@ import pytest
 import torch
 
 from errors import UserError
+from tests.helpers import temporaries
 from tests.training.states import files_of, foreign_files, make_state
 from training.storage import archive, atomic_file, checkpoint
 from training.storage.archive import stored_digest
@@ -267,13 +268,12 @@ def start_saver(folder: Path, step: int, sleep: str) -> subprocess.Popen[str]:
 def test_killed_between_write_and_rename(tmp_path: Path) -> None:
     save_latest(tmp_path, {"step": 1, "w": torch.ones(1000)})
     saver = start_saver(tmp_path, 2, "60")
-    temporary = tmp_path / f".latest_state.pt.{saver.pid}.tmp"
-    while not temporary.exists() and saver.poll() is None:
+    while not temporaries(tmp_path) and saver.poll() is None:
         time.sleep(0.01)
     time.sleep(0.2)
     saver.send_signal(signal.SIGKILL)
     saver.wait()
-    assert temporary.exists()
+    (temporary,) = temporaries(tmp_path)
     found = load_newest(tmp_path)
     assert found is not None and found[0]["step"] == 1
     assert [path.name for path in sweep_temporaries(tmp_path)] == [temporary.name]
