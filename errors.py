@@ -23,9 +23,11 @@ _INTERRUPTED = 130  # likewise of one that SIGINT ended
 _KEPT_END = 400  # the command that mends it stands at the end
 # What a disk or a name may refuse at any line that touches a file: no fault of the program, wherever it is met.
 _OF_THE_MACHINE = (
-    errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO, errno.EACCES, errno.EPERM, errno.ENAMETOOLONG, errno.ELOOP,
-    errno.ENOTDIR, errno.EISDIR, errno.EMFILE, errno.ENFILE, errno.ESTALE,
-)  # fmt: skip
+    dict.fromkeys((errno.ENOSPC, errno.EDQUOT), "free some space and give the same command again")
+    | dict.fromkeys((errno.EROFS, errno.EACCES, errno.EPERM), "mend its permissions, or name another")
+    | dict.fromkeys((errno.ENAMETOOLONG, errno.ELOOP, errno.ENOTDIR, errno.EISDIR), "name another")
+    | dict.fromkeys((errno.EIO, errno.ESTALE), "the disk fails; name a place on another")
+)
 
 
 def printable(text: str) -> str:
@@ -94,7 +96,7 @@ def exit_on_user_error(main: Callable[P, R]) -> Callable[P, R]:
             if error.errno not in _OF_THE_MACHINE:
                 raise
             where = f"{error.filename}: " if error.filename else ""
-            _end(f"{where}{error.strerror}; nothing that was complete before has been touched")
+            _end(f"{where}{error.strerror}; {_OF_THE_MACHINE[error.errno]}")
 
     return wrapped
 

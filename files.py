@@ -1,4 +1,4 @@
-"""The one way to open a file for reading and the one for writing: regular files only, nothing waited for or followed.
+"""The one way to open a file for reading and the one for writing: regular files only, and nothing is waited for.
 
 Reading: a link is followed, as users expect of data on another disk; what it leads to must be a regular file. A pipe,
 which would be waited for, and a device, which may have no end, are refused before they are opened.
@@ -39,6 +39,10 @@ class UnusableFile(OSError):
     def __init__(self, reason: str, path: object) -> None:
         super().__init__(reason)
         self.path = path
+
+
+class MissingFile(UnusableFile, FileNotFoundError):
+    """There is none."""
 
 
 def reason_of(error: BaseException) -> str:
@@ -203,7 +207,7 @@ def _regular_size(status_of: Callable[[Any], os.stat_result], where: Any, path: 
     try:
         status = status_of(where)
     except FileNotFoundError:
-        raise UnusableFile("it cannot be read (no such file)", path) from None
+        raise MissingFile("there is no such file", path) from None
     except (OSError, ValueError) as error:  # ValueError: a NUL inside the name
         raise UnusableFile(fault_of(error), path) from error
     if not stat.S_ISREG(status.st_mode):

@@ -18,6 +18,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from errors import UserError, exit_on_user_error, require_packages
+from files import UnusableFile, bounded_text
 
 require_packages()
 
@@ -104,13 +105,9 @@ def read_puzzle(text: str, task: PuzzleTask, where: str) -> np.ndarray:
 def read_puzzle_file(path: Path, task: PuzzleTask) -> np.ndarray:
     """(N, S) puzzles of a file: one a line (text after '#' passed over), or one drawn as a grid."""
     try:
-        if path.stat().st_size > MAX_FILE_BYTES:
-            raise UserError(f"puzzle_file={path}: larger than {MAX_FILE_BYTES} bytes; evaluate.py takes whole sets")
-        lines = [line.split("#")[0].strip() for line in path.read_text(encoding="utf-8").splitlines()]
-    except OSError as error:
-        raise UserError(f"puzzle_file={path} cannot be read: {error.strerror or error}") from None
-    except UnicodeDecodeError:
-        raise UserError(f"puzzle_file={path} is no text file; expected a puzzle a line") from None
+        lines = [line.split("#")[0].strip() for line in bounded_text(path, MAX_FILE_BYTES).splitlines()]
+    except UnusableFile as error:
+        raise UserError(f"puzzle_file={path}: {error}; expected a puzzle a line (for sets: evaluate.py)") from None
     numbered = [(number, line) for number, line in enumerate(lines, 1) if line]
     if not numbered:
         raise UserError(f"puzzle_file={path} holds no puzzle; expected a puzzle a line")

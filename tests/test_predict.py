@@ -157,7 +157,7 @@ def test_other_tasks_are_refused(run: Path, tmp_path: Path, capsys: pytest.Captu
         ("puzzle=123", "3 characters, expected 36"),
         ("puzzle=" + "7" + "." * 35, "character '7' at position 1, expected digits 1-6"),
         ("puzzle=11" + "." * 34, "1 stands twice in row 1"),
-        ("puzzle_file=nowhere.txt", "nowhere.txt cannot be read"),
+        ("puzzle_file=nowhere.txt", "nowhere.txt: there is no such file"),
         ("row=1000", "expected 0 to 31"),
         ("row=-1", "option 'row': found -1, expected 0 or more"),
         ("row=one", "option 'row': found 'one'"),
@@ -177,7 +177,7 @@ def test_two_puzzles_at_once_are_refused(run: Path, capsys: pytest.CaptureFixtur
     file.write_text(f"{PUZZLE}\n12\n")
     assert "bad.txt, line 2: 2 characters" in refused(capsys, checkpoint, f"puzzle_file={file}")
     file.write_bytes(b"\xff\xfe")
-    assert "is no text file" in refused(capsys, checkpoint, f"puzzle_file={file}")
+    assert "it is no UTF-8 text" in refused(capsys, checkpoint, f"puzzle_file={file}")
     file.write_text("# nothing\n")
     assert "holds no puzzle" in refused(capsys, checkpoint, f"puzzle_file={file}")
 

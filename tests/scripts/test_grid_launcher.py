@@ -327,7 +327,7 @@ def test_a_log_that_cannot_be_written_fails_its_run_only(
 ) -> None:
     (tmp_path / "out" / "logs" / "a.log").mkdir(parents=True)
     assert launch(grid_of({"a": ("ok", []), "b": ("ok", [])})) == FAILED
-    assert "FAILED a: cannot be started (Is a directory" in capsys.readouterr().out
+    assert "FAILED a: cannot be started (it is a folder" in capsys.readouterr().out
     assert events(tmp_path) == ["begin b", "end b"]
 
 

@@ -30,7 +30,7 @@ from torch import Tensor
 
 from dataset.plain_data import parse_json
 from errors import UserError
-from files import open_regular
+from files import fault_of, open_regular
 from models.act import Batch
 from models.losses import IGNORE_LABEL_ID, correctness
 from training.distributed import World
@@ -96,7 +96,7 @@ def read_rollouts(path: Path, *prefixes: str, mend: str) -> tuple[RolloutTable, 
             prefix = next((candidate for candidate in prefixes if f"{candidate}q" in file.files), "")
             arrays = {name: file[prefix + name] for name in (*_BY_ROW, *_SHARED, "settings")}
     except Exception as error:  # zipfile and numpy raise many types on crafted bytes
-        reason = error.strerror if isinstance(error, OSError) and error.strerror else f"{type(error).__name__}: {error}"
+        reason = fault_of(error) if isinstance(error, OSError) else f"{type(error).__name__}: {error}"
         raise UserError(f"{path} is no table of rollouts ({reason}); {mend}") from error
     settings = _checked(arrays, path, mend)
     return RolloutTable(**{name: arrays[name] for name in (*_BY_ROW, *_SHARED)}), settings

@@ -16,7 +16,7 @@ from typing import Any
 import torch
 
 from errors import UserError
-from files import check_target, reason_of, temporary_for
+from files import UnusableFile, check_target, reason_of, regular_size, temporary_for
 from training.storage.archive import (
     ArchiveError,
     ChecksumMissing,
@@ -83,9 +83,12 @@ def save_latest(folder: Path, state: dict[str, Any]) -> Path:
 def load_state(path: Path, map_location: Any = "cpu") -> dict[str, Any]:
     """Read a full state after verifying its checksum. Errors: `DamagedState` naming file and reason."""
     path = Path(path)
-    if not os.path.isfile(path):
-        fault = "it is no file" if os.path.exists(path) else "there is no such file"
-        raise DamagedState(f"cannot read the state {path}: {fault}; name a file such as RUN_FOLDER/{LATEST_STATE}")
+    try:
+        regular_size(path)
+    except UnusableFile as error:
+        raise DamagedState(
+            f"cannot use the state {path}: {error}; name a file such as RUN_FOLDER/{LATEST_STATE}"
+        ) from None
     weights_hint = "if it holds weights only, start from it with init_from=FILE"
     try:
         verify_archive(path)

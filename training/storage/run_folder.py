@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from errors import UserError
-from files import open_lock, reason_of
+from files import UnusableFile, open_lock, reason_of, regular_size
 from training.storage.archive import stored_digest
 
 ALL_CONFIG = "all_config.yaml"
@@ -191,10 +191,9 @@ def decide_start(folder: RunFolder | Path | str, resume: str = "auto", init_from
         note = f" ({' and '.join(unused)} not used: the run's own state comes first)" if unused else ""
         return StartDecision("own_state", own_state, f"going on from {own_state}{note}")
     if file is not None:
-        if not os.path.isfile(file):
-            fault = "it is a folder; name a file such as " + str(file / LATEST_STATE)
-            fault = fault if os.path.isdir(file) else "there is no such file"
-            raise UserError(f"resume={resume}: {fault} (expected auto, never, must or a state file)")
+        _check_file(
+            file, f"resume={resume}", f"expected auto, never, must or a state file such as RUN_FOLDER/{LATEST_STATE}"
+        )
         note = f" (init_from={init_from} not used: resume=FILE comes first)" if init_from else ""
         return StartDecision("resume_file", file, f"going on in {run.path} from the state {file}{note}")
     if run.states:
@@ -239,10 +238,15 @@ def _fresh(init_from: str | None) -> StartDecision:
     if not init_from:
         return StartDecision("scratch", None, "starting from scratch")
     path = Path(os.path.expanduser(init_from))
-    if not os.path.isfile(path):
-        fault = "it is a folder" if os.path.isdir(path) else "there is no such file"
-        raise UserError(f"init_from={init_from}: {fault}; name a weights file such as RUN_FOLDER/best.pt")
+    _check_file(path, f"init_from={init_from}", "name a weights file such as RUN_FOLDER/best.pt")
     return StartDecision("init_from", path, f"starting with the weights of {path}")
+
+
+def _check_file(path: Path, option: str, mend: str) -> None:
+    try:
+        regular_size(path)
+    except UnusableFile as error:
+        raise UserError(f"{option}: {error}; {mend}") from None
 
 
 def _same(file: Path, other: Path) -> bool:

@@ -11,7 +11,7 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 
 from errors import UserError
-from files import open_new, open_regular, regular_size
+from files import UnusableFile, open_new, open_regular, regular_size
 from training.storage.archive import (
     ArchiveError,
     ChecksumMissing,
@@ -75,9 +75,10 @@ def load_weights(path: Path | str, map_location: str = "cpu") -> dict[str, torch
     unusable.
     """
     path = Path(path)
-    if not os.path.isfile(path):
-        fault = "it is a folder" if os.path.isdir(path) else "there is no such file"
-        raise UserError(f"cannot load weights from {path}: {fault}; name a file such as RUN_FOLDER/best.pt")
+    try:
+        regular_size(path)
+    except UnusableFile as error:
+        raise UserError(f"cannot load weights from {path}: {error}; name a file such as RUN_FOLDER/best.pt") from None
     try:
         value = _read(path, map_location)
     except ArchiveError as error:
@@ -153,7 +154,6 @@ def adopt_weights(model: nn.Module, weights: Mapping[str, torch.Tensor], *, sour
 def _read(path: Path, map_location: str) -> object:
     if path.suffix == ".safetensors":
         try:
-            regular_size(path)  # by ourselves, since the library waits for a pipe
             return load_file(path, device=map_location)
         except Exception as error:  # the library's own error type, or those of JSON, Unicode and the OS
             reason = " ".join(str(error).split())[:160]

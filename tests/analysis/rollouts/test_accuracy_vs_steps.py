@@ -176,6 +176,6 @@ def refuse(argv: list[str], reason: str, capsys: pytest.CaptureFixture[str]) -> 
 
 
 def test_missing_file_and_too_many_curves(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    refuse([str(tmp_path / "none.json")], "it cannot be read", capsys)
+    refuse([str(tmp_path / "none.json")], "there is no such file", capsys)
     paths = [write(tmp_path / f"run{i}", result(2)) for i in range(7)]
     refuse([str(path) for path in paths], "7 curves in the reports, expected at most 6", capsys)

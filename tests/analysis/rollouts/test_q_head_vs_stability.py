@@ -244,7 +244,7 @@ def test_rollouts_without_probes_are_refused(tmp_path: Path, capsys: pytest.Capt
     refused(["--read", str(tmp_path / "a.npz"), "--out", str(tmp_path / "out")], "made without probes", capsys)
     (tmp_path / "b.npz").write_bytes(npz_bytes(table.arrays({})))
     refused(["--read", str(tmp_path / "b.npz"), "--out", str(tmp_path / "out")], "made without probes", capsys)
-    refused(["--read", str(tmp_path / "c.npz"), "--out", str(tmp_path / "out")], "No such file", capsys)
+    refused(["--read", str(tmp_path / "c.npz"), "--out", str(tmp_path / "out")], "no such file", capsys)
 
 
 def test_damaged_figure_files(whole: Path, tmp_path: Path) -> None:

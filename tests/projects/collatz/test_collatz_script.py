@@ -126,7 +126,7 @@ BAD = {
     "too long": (["--closed-forms", "--orbits", "7" * (MOST_DIGITS + 1)], f"at most {MOST_DIGITS} digits"),
     "no file": (
         ["--closed-forms", "--eval-csv", "none.csv"],
-        "(no such file); make one with: python",
+        "there is no such file; make one with: python",
     ),
     "no folder": (["--closed-forms", "--json", "none/out.json"], "expected a file in a folder that exists"),
 }

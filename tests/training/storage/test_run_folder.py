@@ -163,11 +163,11 @@ def test_a_folder_with_only_a_best_state_asks_to_name_it(run: RunFolder) -> None
 def test_missing_files(tmp_path: Path, run: RunFolder) -> None:
     with pytest.raises(UserError, match="resume=nevr: there is no such file.*auto, never, must"):
         decide_start(tmp_path / "new", "nevr")
-    with pytest.raises(UserError, match="it is a folder; name a file such as .*latest_state.pt"):
+    with pytest.raises(UserError, match="not a regular file but a folder; expected .*latest_state.pt"):
         decide_start(tmp_path / "new", str(run.path))
     with pytest.raises(UserError, match="init_from=gone.pt: there is no such file"):
         decide_start(tmp_path / "new", "auto", "gone.pt")
-    with pytest.raises(UserError, match="init_from=.*it is a folder"):
+    with pytest.raises(UserError, match="init_from=.*but a folder"):
         decide_start(tmp_path / "new", "auto", str(tmp_path))
 
 
