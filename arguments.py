@@ -54,6 +54,8 @@ class FlagParser(argparse.ArgumentParser):
         """`seed=3`, as other scripts have it, is answered with the flag; a flag may take such texts as its own."""
         takes_texts = False
         for word in words:
+            if word == "--":
+                return
             if word.startswith("-"):
                 action = self._option_string_actions.get(word.partition("=")[0])
                 takes_texts = action is not None and "=" in str(action.metavar)

@@ -17,13 +17,12 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
-from tqdm import tqdm
-
 from arguments import FlagParser
 from errors import UserError, exit_on_user_error, require_packages
 
 require_packages()
 
+from tqdm import tqdm
 
 from analysis.command_line import (
     benchmark_entry,

@@ -34,6 +34,7 @@ from training.settings.schema import TrainConfig, schema_keys
 
 CONFIG_DIR = Path(__file__).resolve().parents[2] / "config"
 HELP = "python pretrain.py --help lists the options"
+_LISTED = 8  # choices of a group that a message lists
 HELP_OF_GROUPS = "python pretrain.py --help lists all at its end"
 
 # What composition can raise on odd input: Hydra's and OmegaConf's own, those of a config file's yaml and
@@ -83,8 +84,11 @@ class _Groups:
         names = choice if isinstance(choice, list) else [choice]
         for name in names:
             if name not in self.choices[group]:
-                nearest = nearest_key(str(name), self.choices[group])
-                raise UserError(f"unknown choice {group}={name}: the nearest is {nearest}; {HELP_OF_GROUPS}")
+                known = list(dict.fromkeys(self.choices[group]))
+                told = f"available are {', '.join(known)}"
+                if len(known) > _LISTED:
+                    told = f"the nearest is {nearest_key(str(name), known)}; {HELP_OF_GROUPS}"
+                raise UserError(f"unknown choice {group}={name}: {told}")
 
 
 def check_command_line(argv: Sequence[str], config_name: str = "cfg_pretrain") -> CommandLine:

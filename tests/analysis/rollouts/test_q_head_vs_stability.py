@@ -168,7 +168,7 @@ def test_stopped_and_gone_on_it_is_the_same_to_the_byte(
 
     out = tmp_path / "out"
     monkeypatch.setattr(q_head_vs_stability, "evaluate", stopping)
-    with pytest.raises(KeyboardInterrupt):
+    with pytest.raises(SystemExit, match="130"):
         analysed(run, out)
     assert [path.name for path in (out / "parts").iterdir()] == ["00000.npz"] and not (out / "rollouts.npz").exists()
     analysed(run, out)
@@ -215,7 +215,7 @@ BAD = {
     "--stability-sizes 2": "option 'eval.stochastic_rollouts.probes.sizes': found [2.0]",
     "--data-path nowhere": "nowhere",
     "--read x.npz": "not allowed with argument",
-    "--rolouts 3": "unrecognized arguments: --rolouts",
+    "--rolouts 3": "unknown flag '--rolouts', the nearest is --rollouts",
 }
 
 

@@ -104,7 +104,7 @@ def test_a_failed_write_leaves_nothing(
         (["--rows", "99999999999999999999"], "is not a whole number"),
         (["--seed", "-1"], "--seed"),
         (["--seed", "x"], "'x' is not a whole number from 0"),
-        (["--seeds", "1"], "unrecognized arguments: --seeds"),
+        (["--seeds", "1"], "unknown flag '--seeds', the nearest is --seed"),
     ],
 )
 def test_bad_options(options: list[str], expected: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

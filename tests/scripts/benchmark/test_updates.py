@@ -415,7 +415,7 @@ def test_synchronisations_are_the_warnings_of_torchs_debug_mode(monkeypatch: pyt
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        (["--preset", "nonesuch"], "unknown choice experiment=nonesuch: available are"),
+        (["--preset", "nonesuch"], "unknown choice experiment=nonesuch: the nearest is"),
         (["--preset", "smoke", "--set", "lr"], "--set lr: expected key=value"),
         (["--preset", "smoke", "--set", "arch.hiden_size=3"], "nearest valid key is 'arch.hidden_size'"),
         (["--preset", "smoke", "--set", "experiment=quickstart"], "name the preset with --preset"),

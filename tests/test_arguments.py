@@ -1,0 +1,40 @@
+"""The parser of flags: its own spelling, that of official scripts, and what it says of others."""
+
+import pytest
+
+from arguments import FlagParser
+from errors import UserError
+
+
+@pytest.fixture
+def parser() -> FlagParser:
+    parser = FlagParser("x.py", help_command="python x.py")
+    parser.add_argument("files", nargs="*")
+    parser.add_argument("--num-aug", type=int, default=0)
+    parser.add_argument("--set", nargs="+", default=[], metavar="NAME=TEXT")
+    return parser
+
+
+def test_underscores_are_hyphens(parser: FlagParser) -> None:
+    assert parser.parse_args(["--num_aug", "3"]).num_aug == parser.parse_args(["--num_aug=3"]).num_aug == 3
+
+
+def test_texts_of_a_flag_are_its_own(parser: FlagParser) -> None:
+    assert parser.parse_args(["--set", "num_aug=3", "set=4"]).set == ["num_aug=3", "set=4"]
+    assert parser.parse_args(["a=3", "--", "num-aug=3"]).files == ["a=3", "num-aug=3"]
+
+
+@pytest.mark.parametrize(
+    ("words", "says"),
+    [
+        (["num_aug=3"], "'num_aug=3' is written --num-aug 3 here"),
+        (["f", "+num_aug=a b"], "is written --num-aug 'a b' here"),
+        (["--nun-aug", "3"], "unknown flag '--nun-aug', the nearest is --num-aug; python x.py --help lists the flags"),
+        (["--num", "3"], "unknown flag '--num', the nearest is --num-aug"),
+        (["--num-aug", "x"], "argument --num-aug: invalid int value: 'x'; python x.py --help lists the flags"),
+    ],
+)
+def test_mistakes(parser: FlagParser, words: list[str], says: str) -> None:
+    with pytest.raises(UserError, match="^") as caught:
+        parser.parse_args(words)
+    assert says in str(caught.value)
