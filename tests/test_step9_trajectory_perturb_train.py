@@ -12,7 +12,7 @@ from dataset.plain_data import read_json_object
 from models.flops import step_flops
 from tests.helpers import assert_same_state, logged, logged_training, read_state, tiny_config, train_here
 from training.distributed import World
-from training.settings.identity import run_identity
+from training.settings.identity import config_hash, run_identity
 from training.settings.resolving import load_config_file
 from training.settings.schema import TrainConfig
 from training.settings.trajectory_flags import build_parser, read_flags
@@ -169,14 +169,35 @@ def test_resume_state_goes_on_bit_for_bit(rollout: str, root: Path, tmp_path: Pa
     state = str(parts / "latest_state.pt")
     script.main([*flags, "--resume-state", state, "--output-dir", str(moved)])
     assert read_state(parts)["step"] == 5
+    shutil.copytree(parts, tmp_path / "copy")
     script.main([*flags, "--resume-state", state])
-    for folder in (parts, moved):
+    # The state alone: flags that are not given are those of its run.
+    script.main(["--resume-state", str(tmp_path / "copy" / "latest_state.pt"), "--train-steps", "8"])
+    for folder in (parts, moved, tmp_path / "copy"):
         assert_same_state(whole, folder)
     assert logged_training(whole) == logged_training(parts)
     alone = tmp_path / "alone"
     for steps in ("3", "8"):
         script.main([*flags, "--output-dir", str(alone), "--train-steps", steps])
     assert_same_state(whole, alone)
+
+
+def test_a_state_alone_says_its_settings(root: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    flags = ["--ckpt-root", str(root), "--ckpt-name", "step_8", *MULTI, *SHORT, "--output-dir", str(tmp_path / "run")]
+    script.main([*flags, "--train-steps", "2"])
+    state = str(tmp_path / "run" / "latest_state.pt")
+    saved, _ = read_flags([*flags, "--train-steps", "2"])
+    again, _ = read_flags(["--resume-state", state])
+    assert config_hash(again) == config_hash(saved) and (again.resume, again.max_steps) == (state, 2)
+    longer, _ = read_flags(["--resume-state", state, "--train-steps", "7", "--eval-every", "3"])
+    assert (longer.max_steps, longer.fast_eval_interval, longer.objective) == (7, 3, saved.objective)
+    assert "--num-trajectories: saved 3, now 4" in mistake(["--resume-state", state, "--num-trajectories", "4"], capsys)
+    assert "is the state of another run, a pretraining" in mistake(
+        ["--resume-state", str(root / "latest_state.pt")], capsys
+    )
+    moved = tmp_path / "alone.pt"
+    shutil.copy(state, moved)
+    assert "no all_config.yaml lies beside it" in mistake(["--resume-state", str(moved)], capsys)
 
 
 def test_without_noise_it_is_the_baseline(root: Path, tmp_path: Path) -> None:

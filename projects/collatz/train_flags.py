@@ -12,8 +12,10 @@ from options import settings_of
 from projects.collatz.settings import WIDEST_LAYER, CollatzConfig
 from training.settings.flags import add_setting_flags
 from training.settings.flags import in_flags as named_in_flags
-from training.settings.resolving import resolve
+from training.settings.identity import config_to_dict
+from training.settings.resolving import load_config_file, resolve
 from training.settings.schema import TrainConfig
+from training.storage.run_folder import ALL_CONFIG
 
 SCHEDULES = ("constant", "cosine")
 _STATE_EVERY = 1000
@@ -144,12 +146,17 @@ def to_config(given: Mapping[str, Any]) -> tuple[TrainConfig, bool]:
     """The run that the given flags describe, and whether to print its plan only. Errors: `UserError`."""
     flags = dict(given)
     dry_run = flags.pop("dry_run", False)
-    preset = flags.pop("preset", "faithful")
+    state = flags.pop("resume_state", None)
+    before = None if state is None else _run_of(state)
+    preset = flags.pop("preset", "faithful" if before is None else before["collatz"]["preset"])
     for other, names in _ONLY.items():
         for name in names:
             if other != preset and name in flags:
                 raise UserError(f"--{name.replace('_', '-')} belongs to --preset {other}, found --preset {preset}")
     run, collatz = (dict(settings) for settings in PRESET_SETTINGS[preset])
+    if before is not None:
+        collatz |= before.pop("collatz")
+        run |= before
     collatz["preset"] = preset
     schedule = flags.pop("lr_schedule", None)
     if schedule is not None:
@@ -157,12 +164,6 @@ def to_config(given: Mapping[str, Any]) -> tuple[TrainConfig, bool]:
         collatz["legacy_lr_plateau"] = False
     if flags.get("legacy_lr_plateau") and schedule == "cosine":
         raise UserError("--legacy-lr-plateau and --lr-schedule cosine both set the rate: give one of them")
-    state = flags.pop("resume_state", None)
-    if state is not None:
-        path = Path(os.path.expanduser(state))
-        if not os.path.isfile(path):  # of a name that is too long, too
-            raise UserError(f"--resume-state {state}: there is no such file; name a state such as RUN/latest_state.pt")
-        run |= {"resume": str(path), "checkpoint_path": str(path.parent)}
     if "eval_csv" in flags:
         flags["eval_csv"] = str(flags["eval_csv"])
     for name, value in flags.items():
@@ -183,6 +184,24 @@ def to_config(given: Mapping[str, Any]) -> tuple[TrainConfig, bool]:
         "fast_eval_interval": min(intervals),
     }
     return resolve(settings, require_data=False), dry_run
+
+
+def _run_of(state: str) -> dict[str, Any]:
+    """The settings of the run that a state is of, with the state as its start; a preset's where none lie beside it.
+
+    How early that run was to stop is not what this one is to do. Errors: `UserError`.
+    """
+    path = Path(os.path.expanduser(state))
+    if not os.path.isfile(path):  # of a name that is too long, too
+        raise UserError(f"--resume-state {state}: there is no such file; name a state such as RUN/latest_state.pt")
+    start = {"resume": str(path), "checkpoint_path": str(path.parent)}
+    beside = path.parent / ALL_CONFIG
+    if not beside.is_file():
+        return start | {"collatz": {"preset": "faithful"}}
+    before = config_to_dict(load_config_file(beside))
+    if before.get("collatz") is None:
+        raise UserError(f"--resume-state {state} is of another kind of run: python pretrain.py goes on with it")
+    return before | start | dict.fromkeys(("max_steps", "max_hours", "run_name"))
 
 
 _NAMED = {key: flag for flag, key in _BY_FLAG.items()} | {

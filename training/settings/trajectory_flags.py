@@ -4,7 +4,7 @@ import argparse
 import math
 import os
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +30,7 @@ from training.settings.schema import (
     WandbConfig,
     schema_keys,
 )
+from training.storage.checkpoint import load_state
 from training.storage.run_folder import ALL_CONFIG
 
 PROGRAM = "step9_trajectory_perturb_train.py"
@@ -80,7 +81,7 @@ files, in --output-dir: all_config.yaml, metrics.jsonl, best.pt, final.pt, lates
   final_state.pt, summary.json (initial, best and final on test rows that chose nothing), status.json, provenance.json
 examples
   what it would do and cost:   ... --dry-run
-  go on from a state file:     ... --resume-state RUN/latest_state.pt
+  go on from a state file:     --resume-state RUN/latest_state.pt [flags that are to differ]
   any option of pretrain.py:   ... --set accumulation_slices=2 --set grad_clip_norm=1.0
   two GPUs:                    torchrun --nproc-per-node 2 step9_trajectory_perturb_train.py ..."""
 
@@ -172,16 +173,20 @@ def build_parser() -> argparse.ArgumentParser:
     parser = FlagParser(
         PROGRAM,
         help_command=PROGRAM,
-        usage=f"python {PROGRAM} --ckpt-root DIR (--ckpt-name NAME | --resume-state FILE) [flags]",
+        usage=f"python {PROGRAM} (--ckpt-root DIR --ckpt-name NAME | --resume-state FILE) [flags]",
         description=DESCRIPTION,
         epilog=EPILOG,
     )
     start = parser.add_argument_group("start")
-    start.add_argument("--ckpt-root", required=True, metavar="DIR", help=f"run folder that holds {ALL_CONFIG}")
+    start.add_argument("--ckpt-root", metavar="DIR", help=f"run folder that holds {ALL_CONFIG}")
     start.add_argument(
         "--ckpt-name", metavar="NAME", help="weights to start from: a name in --ckpt-root, or the path of any file"
     )
-    start.add_argument("--resume-state", metavar="FILE", help="full state to go on from: everything, bit for bit")
+    start.add_argument(
+        "--resume-state",
+        metavar="FILE",
+        help="full state to go on from, bit for bit; flags that are not given are those of its run",
+    )
 
     defaults = {"objective.num_trajectories": "multi_perturbed_ce: 4, else 1"}
     for title, flags in FLAGS.items():
@@ -208,16 +213,51 @@ def build_parser() -> argparse.ArgumentParser:
 
 def read_flags(argv: Sequence[str]) -> tuple[TrainConfig, bool]:
     """The run that the flags describe, and whether to print the plan only. Errors: `UserError` in terms of flags."""
-    flags = build_parser().parse_args(list(argv))
+    parser = build_parser()
+    flags = parser.parse_args(list(argv))
+    for action in parser._actions:  # once more, for the flags that were given
+        action.default = argparse.SUPPRESS
+    given = parser.parse_args(list(argv))
     try:
+        if flags.resume_state is not None and (beside := Path(flags.resume_state).parent / ALL_CONFIG).is_file():
+            return _of_the_state(flags, given, load_config_file(beside)), flags.dry_run
         return _to_config(flags), flags.dry_run
     except UserError as error:
         raise in_flags(error) from None
 
 
+def _of_the_state(flags: argparse.Namespace, given: argparse.Namespace, before: TrainConfig) -> TrainConfig:
+    """The settings of the run that a state is of, but for what is given now."""
+    if before.objective.name not in OBJECTIVE_NAMES[1:]:
+        load_state(flags.resume_state)  # what is no state at all is told as such
+        raise UserError(
+            f"--resume-state {flags.resume_state} is the state of another run, a pretraining: pretrain.py goes on with "
+            "it; to train its weights further give --ckpt-root DIR, --ckpt-name NAME and an --output-dir"
+        )
+    settings = config_to_dict(before)
+    if "perturb" in given:
+        put(settings, "eval.perturbed_starts.site", flags.perturb if flags.perturb in SITES else "both")
+    start = _start(flags) | ({} if flags.ckpt_name is not None else {"init_from": before.init_from})
+    if start["checkpoint_path"] != str(Path(flags.resume_state).parent):
+        settings["run_name"] = None
+    if "save_train_state" in given:
+        settings["checkpoint_interval"] = _STATE_EVERY
+    if "save_every_eval" in given:
+        settings["checkpoint_every_eval"] = True
+    if "eval_n" in given:
+        settings["fast_validation_size"] = min(_ROWS_OF_FAST_EVALUATION, flags.eval_n)
+    return _complete(settings | start, given, start)
+
+
 def _to_config(flags: argparse.Namespace) -> TrainConfig:
-    settings = config_to_dict(_original_run(Path(flags.ckpt_root)))
+    original = None if flags.ckpt_root is None else _original_run(Path(flags.ckpt_root))
     start = _start(flags)
+    if original is None:
+        raise UserError(
+            f"--resume-state {flags.resume_state}: no {ALL_CONFIG} lies beside it to say its settings; give "
+            "--ckpt-root and the flags that the run was started with"
+        )
+    settings = config_to_dict(original)
     settings |= {
         "objective": {"num_trajectories": 4 if flags.objective == "multi_perturbed_ce" else 1},
         # Evaluation perturbs starts only.
@@ -235,17 +275,21 @@ def _to_config(flags: argparse.Namespace) -> TrainConfig:
         "checkpoint_every_eval": flags.save_every_eval,
         "checkpoint_interval": _STATE_EVERY if flags.save_train_state else None,
     }
-    flags.sigma_grid = _grid(flags.sigma_grid)
+    return _complete(settings, flags, start)
+
+
+def _complete(settings: dict[str, Any], flags: argparse.Namespace, start: Mapping[str, Any]) -> TrainConfig:
+    """The settings with those that flags set; a flag that `flags` lacks leaves its own alone."""
     for flag, key in _BY_FLAG.items():
-        value = getattr(flags, destination(flag))
+        value = getattr(flags, destination(flag), None)
         if value is not None and key not in start:
-            put(settings, key, value)
-    if flags.data_path:
+            put(settings, key, _grid(value) if flag == "--sigma-grid" else value)
+    if getattr(flags, "data_path", None):
         settings["data_paths_test"] = []
     else:
         for name in ("data_paths", "data_paths_test"):
             settings[name] = [data_folder(path) for path in settings[name]]
-    for text in flags.set:
+    for text in getattr(flags, "set", []):
         _set(settings, text)
     if settings["lr_min_ratio"] != 1.0:
         raise UserError(f"--set lr_min_ratio={settings['lr_min_ratio']}: the rate is constant here, expected 1.0")
@@ -277,9 +321,12 @@ def _start(flags: argparse.Namespace) -> dict[str, Any]:
         if not state.is_file():
             raise UserError(f"--resume-state {state}: there is no such file; name a state such as RUN/latest_state.pt")
         folder = folder or str(state.parent)
+    elif flags.ckpt_root is None:
+        raise UserError("no start: give --ckpt-root DIR with --ckpt-name NAME, or --resume-state FILE")
     elif flags.ckpt_name is None:
         raise UserError(f"no start: give --ckpt-name with {_weights_in(Path(flags.ckpt_root))}, or --resume-state FILE")
-    weights = None if flags.ckpt_name is None else _weights(Path(flags.ckpt_root), flags.ckpt_name)
+    root = Path(flags.ckpt_root or ".")
+    weights = None if flags.ckpt_name is None else _weights(root, flags.ckpt_name)
     return {
         "init_from": weights,
         "resume": "auto" if flags.resume_state is None else flags.resume_state,

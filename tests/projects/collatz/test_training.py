@@ -253,7 +253,10 @@ def test_a_state_goes_on_in_another_run_of_the_same_settings(tmp_path: Path) -> 
     assert read_state(tmp_path / "part")["step"] == 11
     run(tmp_path / "other", *MINING, "--resume-state", tmp_path / "part" / "latest_state.pt")
     assert_same_state(tmp_path / "other", tmp_path / "whole")
-    run(tmp_path / "part", *MINING)
+    state = tmp_path / "part" / "latest_state.pt"
+    run(tmp_path / "third", "--resume-state", state)  # all other flags are those of its run
+    assert_same_state(tmp_path / "third", tmp_path / "whole")
+    script.main(["--resume-state", str(state)])
     assert_same_state(tmp_path / "part", tmp_path / "whole")
 
 
