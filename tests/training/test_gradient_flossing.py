@@ -289,8 +289,9 @@ def test_flossing_alone_lowers_its_loss(sudoku6_folder: Path, tmp_path: Path) ->
 # -- resume, several processes
 
 
-@pytest.mark.parametrize("mode", ["pre", "inter", "pre_inter"])
-@pytest.mark.parametrize("arch", ARCHITECTURES)
+@pytest.mark.parametrize(
+    ("arch", "mode"), [*((arch, "pre_inter") for arch in ARCHITECTURES), ("trm_att", "pre"), ("trm_att", "inter")]
+)
 def test_stop_and_go_on(arch: str, mode: str, sudoku6_folder: Path, tmp_path: Path) -> None:
     """Cut inside the first updates and behind them: every tensor of the state, every logged number, all weights."""
     options = [f"floss.mode={mode}", "floss.k=2", "floss.rows=3", "floss.pre_steps=5", "floss.every=3"]
