@@ -50,9 +50,19 @@ class PuzzleMetadata:
         return self.extra.get("task") is not None or self.extra.get("augmentation") is not None
 
 
+# What official folders are named after, beside sudoku.
+_OFFICIAL_KINDS = ("maze", "arc")
+
+
 def rebuild_hint(root: str | Path) -> str:
-    """The end of an error message: the command that makes a good folder at `root`."""
-    return f"build one with: python dataset/build_sudoku_dataset.py --output-dir {shlex.quote(str(root))} ..."
+    """The end of an error message: the command that makes a good folder at `root`, by the puzzles it is named after."""
+    kind = next(
+        (name for name in _OFFICIAL_KINDS if re.search(rf"(?<![a-z]){name}", Path(root).name.lower())), "sudoku"
+    )
+    builder = f"dataset/build_{kind}_dataset.py"
+    if not (ROOT / builder).is_file():
+        return f"a folder that {builder} of the official HRM code has made is read as it is"
+    return f"build one with: python {builder} --output-dir {shlex.quote(str(root))} ..."
 
 
 def metadata_as_json(metadata: PuzzleMetadata) -> dict[str, Any]:
