@@ -156,6 +156,26 @@ def open_to_append(path: Path | str) -> BinaryIO:
     return open(path, "ab", 0, opener=opener)
 
 
+def overwrite_small(path: Path | str, data: bytes) -> None:
+    """Write `data` over a regular file's own bytes, for a disk that has no room for a second file.
+
+    Not atomic: for what is at most a block, which a reader sees old or new. Errors: `UnusableFile` for a link, a file
+    under several names and what is no file; `OSError`.
+    """
+    if not os.path.lexists(path):
+        raise MissingFile("there is no such file", path)
+    with open(_open_own(path, os.O_RDWR, alone=True), "r+b", 0) as file:
+        before = file.read(len(data))
+        try:
+            if file.seek(0) or file.write(data) != len(data):
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+            file.truncate()
+        except OSError:
+            file.seek(0)
+            file.write(before)
+            raise
+
+
 def open_lock(path: Path | str) -> int:
     """A descriptor to lock by, of a file that is made if need be and holds nothing but a process number.
 

@@ -5,6 +5,7 @@ They stand beside the data sets because everything else of the suite may import 
 
 import json
 import math
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -105,6 +106,23 @@ def _check_depth(value: Any) -> None:
             level.extend(child for child in children if isinstance(child, list | dict))
     if level:
         raise RecursionError
+
+
+def strict_values(value: Any, nonfinite: list[str], name: str = "") -> Any:
+    """A copy that strict JSON can hold: scalars of torch and NumPy as numbers, paths as text, NaN and infinity as null.
+
+    The dotted names of the nulls are added to `nonfinite`.
+    """
+    if hasattr(value, "item") and not isinstance(value, str | bytes):  # 0-d tensors and NumPy scalars
+        value = value.item()
+    if isinstance(value, Mapping):
+        return {str(key): strict_values(item, nonfinite, f"{name}{key}.") for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [strict_values(item, nonfinite, f"{name}{index}.") for index, item in enumerate(value)]
+    if isinstance(value, float) and not math.isfinite(value):
+        nonfinite.append(name.removesuffix("."))
+        return None
+    return str(value) if isinstance(value, Path) else value
 
 
 def read_yaml(path: Path, expected: str) -> Any:

@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from dataset.plain_data import JsonError, read_json_object
+from files import MAX_TEXT_BYTES, bounded_bytes
 from training.records.metrics_log import read_metrics
 from training.run import Run
 from training.settings.identity import config_hash
@@ -119,10 +120,11 @@ def _fill(run: Run, building: Path) -> None:
     folder, best = run.folder, run.validation.best
     assert best is not None
     link_or_copy(folder.best, building / "weights.pt")
-    named = ((folder.best_state, "state.pt"), (folder.all_config, None), (folder.status, None))
-    for source, name in named:
+    for source, name in ((folder.best_state, "state.pt"), (folder.all_config, None)):
         if source.exists():
             link_or_copy(source, building / (name or source.name))
+    if folder.status.exists():  # a copy: on a full disk a run writes its last word into the file's own blocks
+        write_bytes_atomically(building / folder.status.name, bounded_bytes(folder.status, MAX_TEXT_BYTES))
     tail, metrics = _log_tail(folder.metrics, best.step)
     write_atomically(building / folder.metrics.name, lambda file: file.writelines(tail))
     git = _git(folder.provenance)

@@ -51,6 +51,7 @@ class Loop:
         self.iteration_ended = run.progress.position == START | {"iteration": run.progress.position["iteration"]}
         self.stop_agreed = False
         self.unsettled: list[UpdateResult] = []
+        self.refused: list[tuple[int, str]] = []  # by the disk: at which update, and what
         self.lr = 0.0  # of the last settled update
 
     def train(self) -> str:
@@ -195,13 +196,19 @@ class Loop:
         if best is not None and best.step == run.step:
             self._keep_best()
 
-    @staticmethod
-    def _write(action: Callable[[], object]) -> bool:
-        """A disk that refuses costs a warning, never the run: the old files are intact. True when written."""
+    def _write(self, action: Callable[[], object]) -> bool:
+        """A disk that refuses costs a warning, not yet the run: the old files are intact. True when written.
+
+        Errors: `FolderGone`: a run that can save nothing any more is not worth its time.
+        """
+        folder = self.run.folder
+        folder.require_there()
         try:
             action()
         except (CheckpointWriteError, OSError) as error:
-            print(f"warning: {error}; training goes on", file=sys.stderr)
+            folder.require_there()
+            self.refused.append((self.run.step, str(error)))
+            print(f"warning: {error}" + ("" if self.run.is_complete else "; training goes on"), file=sys.stderr)
             return False
         return True
 
@@ -223,18 +230,33 @@ class Loop:
             return "stopped"
         run_log = self.run_log
         if run_log is not None:
-            self._write(lambda: run_log.summary(run, results))
+            if not self._refused_now:  # a run without its summary is not finished: the same command tries again
+                self._write(lambda: run_log.summary(run, results))
             self.scoring.print_summary(results)
         return "done"
 
-    def require_saved(self) -> None:
-        """Errors: `UserError` when this session's end could not be saved: it would be made again."""
+    @property
+    def _refused_now(self) -> list[str]:
+        """What the disk refused at the present update."""
+        return [words for step, words in self.refused if step == self.run.step]
+
+    def require_saved(self, outcome: str) -> None:
+        """Errors: `UserError` when this session's end could not be saved, or not all that belongs to a run's end."""
         if self.state_step != self.run.step:
             there = "from the start" if self.state_step is None else f"from update {self.state_step}"
             raise UserError(
                 f"{self.run.folder.path}: the state at update {self.run.step} could not be saved; once the disk "
                 f"accepts it, the same command goes on {there}"
             )
+        if outcome == "done" and self._refused_now:
+            first, *more = self._refused_now
+            raise UserError(
+                f"{self.run.folder.path} holds the state at its end, update {self.run.step}, but not everything else: "
+                f"{first}" + (f" (and {len(more)} more)" if more else "") + "; the same command then writes what lacks"
+            )
+        lost = self.run_log.metrics.num_held if self.run_log is not None else 0
+        if lost:
+            raise UserError(f"{self.run.folder.metrics} could not be written: its last {lost} lines are lost")
 
     def _progress_bar(self) -> Any:
         total = min(self.run.config.max_steps or self.run.planned_updates, self.run.planned_updates)
@@ -266,11 +288,13 @@ def run_training(run: Run) -> str:
         try:
             loop = Loop(run, run_log)
             with loop.interrupt:
-                outcome = loop.train()
-                if outcome == "done":
-                    outcome = loop.finish()
+                ended = loop.train()
+                if ended == "done":
+                    ended = loop.finish()
             if run_log is not None:
-                loop.require_saved()
+                loop.require_saved(ended)
+            outcome = ended
+            if run_log is not None:
                 run_log.event(run, outcome)
                 if outcome == "stopped":
                     print(f"stopped at update {run.step}; the same command goes on from {run.folder.latest_state}")

@@ -125,7 +125,8 @@ class RunLog:
         write_json_atomically(run.folder.summary, everything | record_entry(summary_numbers(everything)))
 
     def close(self, run: Run, outcome: str) -> None:
-        self.provenance.finish(end_step=run.step, outcome=outcome)
+        if run.folder.is_there:
+            self.provenance.finish(end_step=run.step, outcome=outcome)
         self.metrics.close()
 
 

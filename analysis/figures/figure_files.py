@@ -2,7 +2,6 @@
 
 import csv
 import io
-import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -15,7 +14,7 @@ import matplotlib.pyplot as plt
 from matplotlib.figure import Figure
 
 from errors import UserError, writing
-from training.storage.atomic_file import write_bytes_atomically
+from training.storage.atomic_file import json_bytes, write_bytes_atomically
 
 # After Okabe and Ito (2008), green and red darkened: they differ in lightness too, and are read as text.
 BLUE, ORANGE, GREEN, RED, PURPLE, GREY = "#0072B2", "#E69F00", "#007F5F", "#B3261E", "#CC79A7", "#7F7F7F"
@@ -83,7 +82,7 @@ def save_picture(
 
 def save_json(value: Any, path: Path) -> Path:
     """Write a value as strict JSON. Errors: `UserError` when the disk refuses."""
-    return _write(path, (json.dumps(value, indent=2, allow_nan=False, ensure_ascii=False) + "\n").encode())
+    return _write(path, json_bytes(value))
 
 
 def save_csv(rows: Sequence[Mapping[str, Any]], path: Path) -> Path:

@@ -1,7 +1,6 @@
 """`metrics.jsonl`, the truth about a run's numbers: one strict JSON object per line, cut back on resume."""
 
 import json
-import math
 import os
 import sys
 from collections.abc import Iterator, Mapping
@@ -9,7 +8,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from dataset.plain_data import parse_json
+from dataset.plain_data import parse_json, strict_values
 from errors import UserError
 from files import fault_of, open_regular, open_to_append, reason_of
 from training.records.wandb_sink import WandbSink
@@ -81,6 +80,12 @@ class MetricsLog:
                 raise UserError(f"{self.path} could not be cut back to step {step}: {reason}; free space") from error
         return dropped
 
+    @property
+    def num_held(self) -> int:
+        """Lines that the disk has refused so far."""
+        self._write_held()
+        return len(self._held)
+
     def close(self) -> None:
         """Write what is still held and release the file and the sink."""
         self._write_held()
@@ -149,20 +154,3 @@ def _record_of(line: bytes) -> dict[str, Any] | None:
         return None
     step = record.get("step") if isinstance(record, dict) else None
     return record if type(step) is int and 0 <= step < 1 << 63 else None
-
-
-def strict_values(value: Any, nonfinite: list[str], name: str = "") -> Any:
-    """A copy that strict JSON can hold: scalars of torch and NumPy as numbers, paths as text, NaN and infinity as null.
-
-    The dotted names of the nulls are added to `nonfinite`.
-    """
-    if hasattr(value, "item") and not isinstance(value, str | bytes):  # 0-d tensors and NumPy scalars
-        value = value.item()
-    if isinstance(value, Mapping):
-        return {str(key): strict_values(item, nonfinite, f"{name}{key}.") for key, item in value.items()}
-    if isinstance(value, list | tuple):
-        return [strict_values(item, nonfinite, f"{name}{index}.") for index, item in enumerate(value)]
-    if isinstance(value, float) and not math.isfinite(value):
-        nonfinite.append(name.removesuffix("."))
-        return None
-    return str(value) if isinstance(value, Path) else value

@@ -10,8 +10,10 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
-from training.records.metrics_log import strict_values
-from training.storage.atomic_file import write_json_atomically
+from dataset.plain_data import strict_values
+from files import overwrite_small
+from training.storage.atomic_file import json_bytes, write_json_atomically
+from training.storage.run_folder import FolderGone
 
 SCHEMA_VERSION = 1
 STATES = ("running", "eval", "done", "failed", "stopped")
@@ -122,6 +124,8 @@ class StatusWriter:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        if isinstance(error, FolderGone):
+            return  # what is at the path now is not this run's
         if error is None:
             self.event(state="done" if self.state in ("running", "eval") else self.state)
         elif isinstance(error, KeyboardInterrupt):
@@ -158,9 +162,19 @@ class StatusWriter:
             # The write is not synced: two syncs a minute cost more than a minute of status lost in a power cut.
             write_json_atomically(self.path, self.snapshot(), durable=False)
         except OSError as error:
+            if self.state in ("failed", "stopped", "done") and self._write_over():
+                return True
             if not self._warned:
                 print(f"warning: {self.path} cannot be written ({error.strerror or error})", file=sys.stderr)
             self._warned = True
             return False
         self._warned = False
+        return True
+
+    def _write_over(self) -> bool:
+        """The last word of a run on a full disk: in the blocks that the file has. True when written."""
+        try:
+            overwrite_small(self.path, json_bytes(self.snapshot()))
+        except OSError:
+            return False
         return True

@@ -19,6 +19,7 @@ from typing import Any, BinaryIO
 
 import numpy as np
 
+from dataset.plain_data import strict_values
 from files import check_target, open_folder, open_new, open_regular, temporary_for
 
 _HALF_PAIR = re.compile("[\ud800-\udfff]")
@@ -88,11 +89,16 @@ def write_bytes_atomically(path: Path, data: bytes, *, durable: bool = True) -> 
 
 
 def write_json_atomically(path: Path, value: Any, *, durable: bool = True) -> None:
-    """Replace `path` by `value` as strict JSON. Errors: `ValueError` for NaN or infinity, `OSError`."""
-    text = json.dumps(value, allow_nan=False, indent=2, ensure_ascii=False) + "\n"
+    """Replace `path` by `value` as `json_bytes` writes it. Errors: `TypeError` for what JSON cannot hold, `OSError`."""
+    write_bytes_atomically(path, json_bytes(value), durable=durable)
+
+
+def json_bytes(value: Any) -> bytes:
+    """Strict JSON in two-space lines; NaN and infinity are null. Errors: `TypeError` for what JSON cannot hold."""
+    text = json.dumps(strict_values(value, []), allow_nan=False, indent=2, ensure_ascii=False) + "\n"
     # Bytes of a file name that are no UTF-8 are half surrogate pairs in a text, of which no file could be read again.
     text = _HALF_PAIR.sub(lambda match: f"\\\\u{ord(match[0]):04x}", text)
-    write_bytes_atomically(path, text.encode(), durable=durable)
+    return text.encode()
 
 
 def write_npz_atomically(path: Path, arrays: Mapping[str, np.ndarray], *, compressed: bool = False) -> None:

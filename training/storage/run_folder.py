@@ -41,11 +41,16 @@ _SHOWN = 8  # differences listed before the rest is counted
 _LOCK_REFUSED = (errno.EAGAIN, errno.EACCES)
 
 
+class FolderGone(UserError):
+    """The run folder was removed, moved or replaced while the run was using it."""
+
+
 class RunFolder:
     """Names of everything in a run folder. `path` is `checkpoint_path`; creating it is a separate step."""
 
     def __init__(self, path: Path | str) -> None:
         self.path = Path(path)
+        self._held: tuple[int, int] | None = None  # device and number of the folder that is locked
         self.all_config = self.path / ALL_CONFIG
         self.latest_state = self.path / LATEST_STATE
         self.previous_state = self.path / PREVIOUS_STATE
@@ -110,9 +115,25 @@ class RunFolder:
             ) from error
         try:
             self._take(descriptor, wait_seconds)
+            self._held = _number(self.path)
             yield
         finally:
             os.close(descriptor)
+
+    @property
+    def is_there(self) -> bool:
+        """Whether the path leads to the folder that was locked; True where none was."""
+        return self._held is None or self._held == _number(self.path)
+
+    def require_there(self) -> None:
+        """Errors: `FolderGone` where the path no longer leads to the folder that was locked."""
+        if self.is_there:
+            return
+        found = "another folder is in its place" if os.path.isdir(self.path) else "it is no longer there"
+        raise FolderGone(
+            f"{self.path}: {found}, so nothing of this run can be saved; put the folder back, and the same command "
+            "goes on from its newest state"
+        )
 
     def _take(self, descriptor: int, wait_seconds: float) -> None:
         deadline = time.monotonic() + wait_seconds
@@ -137,6 +158,14 @@ class RunFolder:
         except OSError as error:
             # The lock itself is held; only the hint for others is missing (full disk).
             print(f"warning: {self.lock_file} could not be written ({error.strerror})", file=sys.stderr)
+
+
+def _number(folder: Path) -> tuple[int, int] | None:
+    try:
+        status = os.stat(folder)
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+    return status.st_dev, status.st_ino
 
 
 def sweep_temporaries(folder: Path) -> list[Path]:

@@ -130,13 +130,26 @@ def check_weights(
     *,
     source: Path | str = "the weights",
 ) -> None:
-    """Raise `UserError`, every missing, unexpected and misshapen key in one line, unless they fit."""
+    """Raise `UserError`, every missing, unexpected and misshapen key in one line, unless they fit.
+
+    Likewise where a number is too large for the data type of the model's tensor, in which it would be infinite.
+    """
     difference = compare_weights(expected, weights)
     if not difference.fits:
         raise UserError(
             f"{source} does not fit this model: {difference}. Use the arch options it was trained with "
             "(its folder's all_config.yaml) or another file"
         )
+    given = {strip_prefixes(key): tensor for key, tensor in weights.items()}
+    for key, needed in expected.items():
+        if not isinstance(needed, torch.Tensor) or not needed.is_floating_point():
+            continue
+        tensor = given[strip_prefixes(key)]
+        if tensor.numel() and not bool(_extremes(tensor).to(needed.dtype).isfinite().all()):
+            raise UserError(
+                f"{source}: its entry {key!r} reaches {_extremes(tensor).abs().max().item():.3g}, too large for "
+                f"{needed.dtype}, in which the model computes; use a file with smaller numbers"
+            )
 
 
 def adopt_weights(model: nn.Module, weights: Mapping[str, torch.Tensor], *, source: Path | str) -> None:
@@ -200,10 +213,14 @@ def _unusable(tensor: torch.Tensor) -> str | None:
         return f"is {kind}, expected dense floating-point numbers"
     if tensor.untyped_storage().nbytes() < tensor.numel() * tensor.element_size():
         return f"claims the shape {_written(tuple(tensor.shape))} and holds fewer numbers"
-    # float8 has no extremes of its own. They are NaN where any number is, and unlike `isfinite` need no second table.
-    numbers = tensor.float() if tensor.element_size() == 1 else tensor
-    finite = not numbers.numel() or bool(torch.stack(numbers.aminmax()).isfinite().all())
+    finite = not tensor.numel() or bool(_extremes(tensor).isfinite().all())
     return None if finite else "holds NaN or infinity"
+
+
+def _extremes(tensor: torch.Tensor) -> torch.Tensor:
+    """Smallest and largest: NaN where any number is, and unlike `isfinite` they need no second table."""
+    numbers = tensor.float() if tensor.element_size() == 1 else tensor  # float8 has no extremes of its own
+    return torch.stack(numbers.aminmax())
 
 
 def _kind(value: object) -> str:
