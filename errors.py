@@ -23,7 +23,7 @@ _INTERRUPTED = 130  # likewise of one that SIGINT ended
 _KEPT_END = 400  # the command that mends it stands at the end
 # What a disk or a name may refuse at any line that touches a file: no fault of the program, wherever it is met.
 _OF_THE_MACHINE = (
-    dict.fromkeys((errno.ENOSPC, errno.EDQUOT), "free some space and give the same command again")
+    dict.fromkeys((errno.ENOSPC, errno.EDQUOT, errno.EFBIG), "free some space and give the same command again")
     | dict.fromkeys((errno.EROFS, errno.EACCES, errno.EPERM), "mend its permissions, or name another")
     | dict.fromkeys((errno.ENAMETOOLONG, errno.ELOOP, errno.ENOTDIR, errno.EISDIR), "name another")
     | dict.fromkeys((errno.EIO, errno.ESTALE), "the disk fails; name a place on another")

@@ -7,9 +7,9 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from errors import UserError
-from files import open_folder, open_regular
+from files import open_folder, open_regular, reason_of
 
-OVERWRITABLE_FILES = {".json", ".md", ".txt", ".csv"}
+OVERWRITABLE_FILES = {".json"}  # what builders write beside train/ and test/; notes and lists are a person's
 
 
 @contextmanager
@@ -36,12 +36,15 @@ def building_folder(output_dir: str | Path, overwrite: bool = False) -> Iterator
         raise UserError(f"{target}: cannot build here ({error}); give another --output-dir") from error
     try:
         yield temporary
-        try:
-            _sync(temporary)
-            _check_place(target, overwrite)
-            _swap(temporary, target)
-        except OSError as error:
-            raise UserError(f"{target}: the build could not be put in place ({error})") from error
+        _sync(temporary)
+        _check_place(target, overwrite)
+        _swap(temporary, target)
+    except OSError as error:
+        # numpy's own words for a full disk, without a number, are how many values were asked for and written.
+        raise UserError(
+            f"{target}: the build could not be written ({reason_of(error)}) and is removed; free some space, "
+            "or give another --output-dir"
+        ) from error
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
 

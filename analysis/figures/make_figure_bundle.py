@@ -5,11 +5,13 @@
 --runs are folders that other analyses wrote with --out: lyapunov_spectrum.py (figures 1 and 2), peak_vs_final.py
 (figure 3), q_head_vs_stability.py (figure 4). A figure whose results are missing is left out, and README.md says so.
 Written to --out, whose name ends with the date: README.md, email_draft.md, figure_captions.md, and figures/ with a
-.png, .svg, .csv and .json of each. The same results give the same bytes.
+.png, .svg, .csv and .json of each. The same results give the same bytes. What a person has edited since is never
+overwritten: the new file then stands beside it as NAME_new.
 """
 
 import re
 import sys
+import tempfile
 from collections.abc import Sequence
 from datetime import date
 from pathlib import Path
@@ -29,6 +31,7 @@ from matplotlib.figure import Figure
 from analysis.figures.bundle_sources import FIG3, FIG4, DrawnFigure, Sources, find_sources
 from analysis.figures.bundle_text import FIG1, FIG2, captions, email, leading, readme
 from analysis.figures.figure_files import make_folder, save_caption, save_csv, save_figure, save_json
+from analysis.figures.kept_edits import place
 from analysis.spectra.spectrum_figures import draw_lambda1, draw_spectrum, lambda1_rows, spectrum_rows
 from analysis.spectra.spectrum_summary import auroc_notes
 from training.storage.atomic_file import write_bytes_atomically
@@ -106,8 +109,15 @@ def copy_figure(drawn: DrawnFigure, name: str, figures: Path) -> None:
     save_json(drawn.numbers, figures / f"{name}.json")
 
 
-def make_bundle(sources: Sources, out: Path) -> list[str]:
-    """Write everything; returns the names of the figures that are in it."""
+def make_bundle(sources: Sources, out: Path) -> tuple[list[str], list[str]]:
+    """Write everything; returns the names of the figures that are in it, and lines about what a person has edited."""
+    with tempfile.TemporaryDirectory(prefix="bundle-") as name:
+        staged = Path(name)
+        written = _write_all(sources, staged, out.name)
+        return written, place(staged, make_folder(out))
+
+
+def _write_all(sources: Sources, out: Path, bundle: str) -> list[str]:
     figures = make_folder(out / "figures")
     written = []
     for name, (rows, figure) in spectrum_figures(sources).items():
@@ -121,10 +131,7 @@ def make_bundle(sources: Sources, out: Path) -> list[str]:
             copy_figure(drawn, name, figures)
             written.append(name)
     left_out = {name: why for name, why in _MISSING.items() if name not in written}
-    for name in left_out:  # of an earlier bundle in the same folder: they would belong to other words
-        for suffix in (".png", ".svg", ".csv", ".json"):
-            (figures / f"{name}{suffix}").unlink(missing_ok=True)
-    save_caption(readme(out.name, written, left_out), out / "README.md")
+    save_caption(readme(bundle, written, left_out), out / "README.md")
     save_caption(email(sources, written), out / "email_draft.md")
     save_caption(captions(sources, written), out / "figure_captions.md")
     return written
@@ -137,7 +144,9 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="the bundle, such as bundle_20261125")
     options = parser.parse_args(argv)
     check_name(options.out)
-    written = make_bundle(find_sources(options.runs), options.out)
+    written, edited = make_bundle(find_sources(options.runs), options.out)
+    for line in edited:
+        print(f"warning: {line}", file=sys.stderr)
     left_out = [name for name in _MISSING if name not in written]
     print(
         f"written: {options.out}, {len(written)} figures" + (f"; left out: {', '.join(left_out)}" if left_out else "")

@@ -92,3 +92,27 @@ def test_a_build_killed_between_its_renames_gives_the_old_folder_back(tmp_path: 
     with pytest.raises(UserError, match="--overwrite"):
         build(tmp_path / "data", seed=1)
     assert open_puzzle_set(tmp_path / "data", "train").num_examples == 2
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="a limit of the size of files stands for the full disk")
+def test_a_full_disk_is_one_line(tmp_path: Path) -> None:
+    script = Path(__file__).resolve().parents[2] / "dataset" / "build_sudoku_dataset.py"
+    code = (
+        "import resource, runpy, sys; resource.setrlimit(resource.RLIMIT_FSIZE, (600, 600)); "
+        "sys.argv = sys.argv[1:]; runpy.run_path(sys.argv[0], run_name='__main__')"
+    )
+    options = ["--generate", "6x6", "--num-train", "40", "--test-size", "8", "--output-dir", str(tmp_path / "data")]
+    built = subprocess.run([sys.executable, "-c", code, str(script), *options], capture_output=True, text=True)
+    assert built.returncode == 2, built.stderr
+    (line,) = [line for line in built.stderr.splitlines() if line.startswith("error: ")]
+    assert f"{tmp_path / 'data'}: the build could not be written" in line and "free some space" in line
+    assert "Traceback" not in built.stderr and list(tmp_path.iterdir()) == []
+
+
+def test_a_persons_files_in_a_data_set_are_spared(tmp_path: Path) -> None:
+    build(tmp_path / "data")
+    for name in ("notes.md", "todo.txt", "own.csv"):
+        (tmp_path / "data" / name).write_text("mine")
+        with pytest.raises(UserError, match=f"'{name}'"):
+            build(tmp_path / "data", overwrite=True)
+        (tmp_path / "data" / name).unlink()

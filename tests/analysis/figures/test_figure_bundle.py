@@ -67,7 +67,7 @@ def test_without_figures_three_and_four(results: Path, tmp_path: Path, capsys: p
     assert f"left out: {FIG3}, {FIG4}" in capsys.readouterr().out
     files = sorted(str(path.relative_to(out)) for path in out.rglob("*") if path.is_file())
     figures = [f"figures/{name}.{suffix}" for name in (FIG1, FIG2) for suffix in ("csv", "json", "png", "svg")]
-    assert files == sorted([*figures, "README.md", "email_draft.md", "figure_captions.md"])
+    assert files == sorted([*figures, ".written.json", "README.md", "email_draft.md", "figure_captions.md"])
     readme, letter = (out / "README.md").read_text(), (out / "email_draft.md").read_text()
     assert "Prepared on 2026-11-25." in readme and f"`{FIG3}`: no result of analysis/arms/peak_vs_final.py" in readme
     assert "(Fig. 1)" in letter and "(Fig. 2" in letter and "(Fig. 3)" not in letter and "(Fig. 4)" not in letter
@@ -127,6 +127,45 @@ def test_figures_that_others_drew(results: Path, tmp_path: Path) -> None:
     (peak / f"{FIG3}.svg").unlink()
     with pytest.raises(SystemExit):
         make_figure_bundle.main(["--runs", str(peak), "--out", str(out)])
+
+
+def test_what_a_person_edits_stays(results: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    out = tmp_path / "bundle_20261125"
+
+    def make(*names: str) -> str:
+        make_figure_bundle.main(["--runs", *(str(results / name) for name in names), "--out", str(out)])
+        return capsys.readouterr().err
+
+    assert make("trm", "hrm") == ""
+    letter, drawing = out / "email_draft.md", out / "figures" / f"{FIG1}.svg"
+    generated = letter.read_text()
+    letter.write_text("Dear colleague,")
+    drawing.write_text("<svg>mine</svg>")
+    # The same results: nothing new is to be said.
+    assert make("trm", "hrm").count("edited and stays; there is nothing new for it") == 2
+    assert not list(out.rglob("*_new*"))
+    # Other results: they stand beside what was edited, and are renewed there as long as they are not edited too.
+    for _ in range(2):
+        said = make("trm")
+        assert f"{letter} was edited and stays; the new one is email_draft_new.md" in said
+        assert letter.read_text() == "Dear colleague," and drawing.read_text() == "<svg>mine</svg>"
+        new = letter.with_name("email_draft_new.md")
+        assert new.read_text() not in (generated, "Dear colleague,") and "(Fig. 1)" in new.read_text()
+        assert {path.name for path in out.rglob("*_new*")} == {new.name, f"{FIG1}_new.svg"}
+    new.write_text("mine too")
+    make("hrm")
+    assert new.read_text() == "mine too" and "(Fig. 1)" in letter.with_name("email_draft_new2.md").read_text()
+
+
+def test_a_bundle_of_which_it_is_not_known_what_was_edited_stays(results: Path, tmp_path: Path) -> None:
+    out = tmp_path / "bundle_20261125"
+    out.mkdir()
+    for content in ("", "no JSON"):
+        (out / "email_draft.md").write_text("mine")
+        if content:
+            (out / ".written.json").write_text(content)
+        make_figure_bundle.main(["--runs", str(results / "hrm"), "--out", str(out)])
+        assert (out / "email_draft.md").read_text() == "mine"
 
 
 @pytest.mark.parametrize("name", ["bundle", "bundle_2026", "bundle_20261341", "20261125"])
