@@ -170,7 +170,8 @@ def test_missing_places(tmp_path: Path, folder: Path) -> None:
     refused(tmp_path / "nowhere", "no data here")
     refused(tmp_path / "search-6x6", "python dataset/build_sudoku_dataset.py --output-dir")
     for name, builder in (("maze-30x30-hard-1k", "build_maze_dataset.py"), ("arc1concept", "build_arc_dataset.py")):
-        refused(tmp_path / name, f"dataset/{builder}")
+        with pytest.raises(UserError, match=f"no data here; .*dataset/{builder}"):
+            open_puzzle_set(tmp_path / name, "train")
     (tmp_path / "empty").mkdir()
     refused(tmp_path / "empty", "is empty")
     (tmp_path / "file").write_text("x")
