@@ -7,6 +7,7 @@ import torch
 from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 
+from dataset.hashing import token_hashes
 from dataset.puzzle_folder import PuzzleSet
 from dataset.puzzle_metadata import PuzzleMetadata
 
@@ -105,20 +106,11 @@ test_rows.__test__ = False  # type: ignore[attr-defined]
 
 def row_hashes(puzzle_set: PuzzleSet) -> np.ndarray:
     """(N,) uint64 hash of each example's tokens, input and label; the stored dtype does not matter."""
-    length = puzzle_set.metadata.seq_len
-    factors = _mix(np.arange(1, 2 * length + 1, dtype=np.uint64)) | np.uint64(1)
-    chunk = max(1, (1 << 22) // length)
-    hashes = []
-    for start in range(0, puzzle_set.num_examples, chunk):
-        tokens = puzzle_set.read_rows(np.arange(start, min(start + chunk, puzzle_set.num_examples)))
-        words = [sequences.astype(np.uint64) + np.uint64(1) for sequences in tokens]
-        hashes.append(_mix(words[0] @ factors[:length] + words[1] @ factors[length:]))
-    return np.concatenate(hashes)
+    chunk = max(1, (1 << 22) // puzzle_set.metadata.seq_len)
+    return np.concatenate([token_hashes(*puzzle_set.read_rows(rows)) for rows in _chunks(puzzle_set, chunk)])
 
 
-def _mix(words: np.ndarray) -> np.ndarray:
-    """The SplitMix64 finaliser (Steele, Lea, Flood 2014): a bijection of 64-bit words that scatters them."""
-    words = words + np.uint64(0x9E3779B97F4A7C15)
-    words = (words ^ (words >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
-    words = (words ^ (words >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
-    return words ^ (words >> np.uint64(31))
+def _chunks(puzzle_set: PuzzleSet, size: int) -> Iterator[np.ndarray]:
+    """All examples in order, `size` at a time."""
+    for start in range(0, puzzle_set.num_examples, size):
+        yield np.arange(start, min(start + size, puzzle_set.num_examples))

@@ -13,6 +13,8 @@ from typing import Any, ClassVar, Literal
 
 import numpy as np
 
+from dataset.hashing import token_hashes
+
 Grid = tuple[int, int]
 Style = Callable[[int, str], str]
 
@@ -134,6 +136,13 @@ class PuzzleTask:
         A finite group takes its element of that number and leaves the generators alone.
         """
         raise ValueError(f"{self} has no view {view}")
+
+    def equivalence_keys(self, rows: np.ndarray) -> np.ndarray:
+        """(B,) uint64 of inputs (B, S): equal for inputs that a symmetry of the task takes to each other.
+
+        Others have the same key by chance only, with the odds of a 64-bit hash.
+        """
+        return token_hashes(rows)
 
     # -- judging
 

@@ -21,6 +21,7 @@ from dataset.sudoku import (
     tokens_from_boards,
     units,
 )
+from dataset.sudoku_equivalence import equivalence_keys
 from dataset.sudoku_solver import solve
 from dataset.tasks.base import Grid, Known, PuzzleTask, TaskError, Views
 
@@ -83,6 +84,10 @@ class Task(PuzzleTask):
         joined = {name: np.concatenate([getattr(symmetries, name) for symmetries in drawn]) for name in names}
         symmetries = Symmetries(**joined).on_tokens()
         return Views(symmetries.sources(), symmetries.digits)
+
+    def equivalence_keys(self, rows: np.ndarray) -> np.ndarray:
+        """As augmentation draws symmetries: lines, bands, stacks and digits in any order, square boxes turned too."""
+        return equivalence_keys(rows, self.box)
 
     def judges(self) -> tuple[str, ...]:
         return ("sudoku",)
