@@ -1,6 +1,7 @@
 """Batches as the model takes them, and the examples that evaluation uses: which, and in what order."""
 
 from collections.abc import Iterator
+from weakref import WeakKeyDictionary
 
 import numpy as np
 import torch
@@ -70,8 +71,9 @@ def validation_rows(puzzle_set: PuzzleSet, size: int = 1024) -> np.ndarray:
     """Examples that choose checkpoints, int64, ascending: at most `size` and a fifth of all.
 
     They are those with the smallest hashes of their content, so the same puzzles are chosen however the rows are
-    ordered. Examples of equal content are all among them or all in the rest, and where the task says so those of a
-    group too: hence there are fewer where the next ones together would be too many. `test_rows` is the rest.
+    ordered. Examples of equal content, or whose inputs are equal up to a symmetry of the task, are all among them or
+    all in the rest, and where the task says so those of a group too: hence there are fewer where the next ones
+    together would be too many. `test_rows` is the rest.
     """
     unit = _units(puzzle_set)
     fits = np.cumsum(np.bincount(unit)) <= min(size, puzzle_set.num_examples // 5)
@@ -80,16 +82,30 @@ def validation_rows(puzzle_set: PuzzleSet, size: int = 1024) -> np.ndarray:
 
 def _units(puzzle_set: PuzzleSet) -> np.ndarray:
     """(N,) int64: examples of one number stay together; numbers follow the smallest hash among their examples."""
-    content = np.unique(row_hashes(puzzle_set), return_inverse=True)[1]
-    if puzzle_set.metadata.task.validation_unit == "example":
-        return content
-    puzzles = puzzle_set.puzzle_of(np.arange(puzzle_set.num_examples))
-    group = np.searchsorted(puzzle_set.group_indices, puzzles, side="right") - 1
-    # Groups that share a content stay together too: each is linked to the contents that it has.
-    contents = content.max(initial=-1) + 1
-    nodes = contents + len(puzzle_set.group_indices)
-    links = coo_array((np.ones(len(group)), (content, contents + group)), (nodes, nodes))
-    joined = connected_components(links, directed=False)[1][content]
+    if puzzle_set not in _UNITS:
+        content, equivalent = _hashes(puzzle_set)
+        links = [equivalent]
+        if puzzle_set.metadata.task.validation_unit == "group":
+            puzzles = puzzle_set.puzzle_of(np.arange(puzzle_set.num_examples))
+            links.append(np.searchsorted(puzzle_set.group_indices, puzzles, side="right") - 1)
+        _UNITS[puzzle_set] = _joined(np.unique(content, return_inverse=True)[1], links)
+    return _UNITS[puzzle_set]
+
+
+_UNITS: WeakKeyDictionary[PuzzleSet, np.ndarray] = WeakKeyDictionary()  # asked for again by every part of a start
+
+
+def _joined(content: np.ndarray, links: list[np.ndarray]) -> np.ndarray:
+    """(N,) numbers of examples that share a content (N,) or a link (each (N,)), or are tied by others that do."""
+    places, nodes, ends = [], int(content.max(initial=-1)) + 1, []
+    for link in links:
+        numbers = np.unique(link, return_inverse=True)[1]
+        places.append(content)
+        ends.append(nodes + numbers)
+        nodes += int(numbers.max(initial=-1)) + 1
+    first, second = np.concatenate(places), np.concatenate(ends)
+    graph = coo_array((np.ones(len(first)), (first, second)), (nodes, nodes))
+    joined = connected_components(graph, directed=False)[1][content]
     smallest = np.full(nodes, nodes)
     np.minimum.at(smallest, joined, content)
     return np.unique(smallest[joined], return_inverse=True)[1]
@@ -106,11 +122,16 @@ test_rows.__test__ = False  # type: ignore[attr-defined]
 
 def row_hashes(puzzle_set: PuzzleSet) -> np.ndarray:
     """(N,) uint64 hash of each example's tokens, input and label; the stored dtype does not matter."""
+    return _hashes(puzzle_set, with_keys=False)[0]
+
+
+def _hashes(puzzle_set: PuzzleSet, *, with_keys: bool = True) -> tuple[np.ndarray, np.ndarray]:
+    """(N,) uint64 of the contents of examples, and (N,) uint64 keys that inputs equal up to symmetry share."""
     chunk = max(1, (1 << 22) // puzzle_set.metadata.seq_len)
-    return np.concatenate([token_hashes(*puzzle_set.read_rows(rows)) for rows in _chunks(puzzle_set, chunk)])
-
-
-def _chunks(puzzle_set: PuzzleSet, size: int) -> Iterator[np.ndarray]:
-    """All examples in order, `size` at a time."""
-    for start in range(0, puzzle_set.num_examples, size):
-        yield np.arange(start, min(start + size, puzzle_set.num_examples))
+    contents, keys = [], []
+    for start in range(0, puzzle_set.num_examples, chunk):
+        inputs, labels = puzzle_set.read_rows(np.arange(start, min(start + chunk, puzzle_set.num_examples)))
+        contents.append(token_hashes(inputs, labels))
+        if with_keys:
+            keys.append(puzzle_set.metadata.task.equivalence_keys(inputs))
+    return np.concatenate(contents), np.concatenate(keys) if with_keys else np.empty(0, np.uint64)

@@ -6,9 +6,12 @@ import numpy as np
 def scatter(words: np.ndarray) -> np.ndarray:
     """The SplitMix64 finaliser (Steele, Lea, Flood 2014): a bijection of 64-bit words that scatters them."""
     words = words + np.uint64(0x9E3779B97F4A7C15)
-    words = (words ^ (words >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
-    words = (words ^ (words >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
-    return words ^ (words >> np.uint64(31))
+    words ^= words >> np.uint64(30)
+    words *= np.uint64(0xBF58476D1CE4E5B9)
+    words ^= words >> np.uint64(27)
+    words *= np.uint64(0x94D049BB133111EB)
+    words ^= words >> np.uint64(31)
+    return words
 
 
 def token_hashes(*parts: np.ndarray) -> np.ndarray:

@@ -49,7 +49,7 @@ CHECK_CHUNK_BYTES = 1 << 24
 FULL_CHECK_BYTES = 1 << 30
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class PuzzleSet:
     """One opened set: arrays of N examples of length S, P puzzles, G groups.
 

@@ -16,7 +16,7 @@ from dataset.hashing import scatter
 from dataset.sudoku import Box, number_by_appearance, side
 
 _ROUNDS = 5
-_CHUNK = 512  # boards at a time: their colours stay in the processor's cache
+_CHUNK = 1024  # boards at a time: their colours stay in the processor's cache
 _FIRST_DIGIT = 2
 _MARK, _TURN, _BOX, _BAND, _OLD, _DIGIT = (scatter(np.arange(6, dtype=np.uint64)) | np.uint64(1)).tolist()
 
@@ -72,7 +72,10 @@ def _refined(tokens: np.ndarray, box: Box, marks: np.ndarray | None = None) -> _
     kinds = np.arange(n + 2, dtype=np.uint64)
     kinds[_FIRST_DIGIT:] = _FIRST_DIGIT  # all digits are alike at first; padding and blanks are never like them
     digits = np.tile(scatter(kinds), (count, 1))
-    holds = [tokens == digit for digit in range(_FIRST_DIGIT, n + 2)]
+    by_digit = tokens.argsort(axis=1)
+    ends = (tokens[:, :, None] <= np.arange(_FIRST_DIGIT - 1, n + 2)).sum(
+        axis=1
+    )  # of each digit's cells, in that order
     rows = np.zeros((count, n), np.uint64)
     # Only a square box can be turned: elsewhere rows and columns differ from the start.
     columns = rows if high == wide else rows + np.uint64(_TURN)
@@ -88,9 +91,10 @@ def _refined(tokens: np.ndarray, box: Box, marks: np.ndarray | None = None) -> _
         rows = _lines(rows, cells.sum(axis=2), high)
         columns = _lines(columns, cells.sum(axis=1), wide)
         flat = cells.reshape(count, n * n)
-        for digit, where in enumerate(holds, _FIRST_DIGIT):
-            digits[:, digit] = digits[:, digit] * np.uint64(_OLD) + np.where(where, flat, 0).sum(axis=1)
-        digits[:, _FIRST_DIGIT:] = scatter(digits[:, _FIRST_DIGIT:])
+        running = np.zeros((count, n * n + 1), np.uint64)
+        np.cumsum(np.take_along_axis(flat, by_digit, axis=1), axis=1, out=running[:, 1:])
+        sums = np.diff(np.take_along_axis(running, ends, axis=1), axis=1)
+        digits[:, _FIRST_DIGIT:] = scatter(digits[:, _FIRST_DIGIT:] * np.uint64(_OLD) + sums)
     whole = scatter(rows.sum(axis=1) + columns.sum(axis=1) + digits.sum(axis=1))
     return _Colours(rows, columns, flat, whole)
 

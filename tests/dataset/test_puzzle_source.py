@@ -11,6 +11,7 @@ from dataset.eval_batches import Batch, EvalBatches, row_hashes, test_rows, vali
 from dataset.puzzle_folder import open_puzzle_set
 from dataset.puzzle_source import PuzzleSource, merge_metadata
 from dataset.source import START, Position
+from dataset.sudoku import random_symmetries
 from dataset.tasks.base import PuzzleTask
 from errors import UserError
 from tests.dataset.folders import edit_metadata, make_folder, row_numbers
@@ -436,3 +437,20 @@ def test_groups_that_share_a_row_stay_together(tmp_path: Path, monkeypatch: pyte
         np.save(path, np.load(path, allow_pickle=False)[copied])
     chosen = validation_rows(open_puzzle_set(tmp_path, "test"))
     assert len(chosen) == 40 and len(set(chosen // 10)) == 4
+
+
+def test_rows_equal_up_to_symmetry_and_answers_to_one_question_stay_together(tmp_path: Path) -> None:
+    """Rows 2k and 2k + 1 are a puzzle and its image; rows from 200 on repeat questions with another label."""
+    puzzle_set = make_folder(tmp_path, split="test", puzzles_per_group=[1] * 300, examples_per_puzzle=[1] * 300)
+    arrays = {name: np.array(getattr(puzzle_set, name)) for name in ("inputs", "labels")}
+    images = random_symmetries(100, (2, 2), np.random.default_rng(0)).on_tokens()
+    for name, array in arrays.items():
+        array[1:200:2] = images.apply(array[0:200:2])
+        if name == "inputs":
+            array[200:] = array[0:200:2]
+        np.save(tmp_path / "test" / f"all__{name}.npy", array)
+    puzzle_set = open_puzzle_set(tmp_path, "test")
+    chosen = validation_rows(puzzle_set)
+    assert len(chosen) == 60
+    together = np.concatenate([np.arange(200) // 2, np.arange(100)])
+    assert set(np.flatnonzero(np.isin(together, together[chosen]))) == set(chosen)
