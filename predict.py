@@ -2,10 +2,11 @@ r"""Solve one puzzle with a trained model, and show its answer after each superv
 
     python predict.py checkpoint=RUN/best.pt \
         puzzle=53..7....6..195....98....6.8...6...34..8.3..17...2...6.6....28....419..5....8..79
-    python predict.py checkpoint=RUN/best.pt puzzle_file=FILE          a puzzle a line, or one puzzle as a grid
+    python predict.py checkpoint=RUN/best.pt puzzle_file=FILE          a puzzle a line, or puzzles as grids
     python predict.py checkpoint=RUN/best.pt row=7                     a test puzzle of the run's data
 
-Of a Sudoku blanks are '.' or '0'; spaces and the characters | + - are passed over. A solver judges the answer:
+Of a Sudoku blanks are '.' or '0', or * x _ - ?; spaces and what is drawn between cells are passed over. A file may
+be any list that the Sudoku builder reads, a CSV file with questions too. A solver judges the answer:
 whether the puzzle has one solution, whether the model found it, and where it is wrong. On a terminal a cell is green
 when it is right, red when wrong, and underlined when it is new since the step before.
 """
@@ -18,7 +19,6 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from errors import UserError, exit_on_user_error, require_packages
-from files import UnusableFile, bounded_text
 
 require_packages()
 
@@ -27,6 +27,7 @@ import torch
 
 from dataset.eval_batches import as_batch, test_rows
 from dataset.find_task import official_shapes
+from dataset.puzzle_csv import read_puzzle_file
 from dataset.puzzle_folder import open_puzzle_set
 from dataset.puzzle_metadata import PuzzleMetadata, data_folder, read_metadata
 from dataset.tasks.base import Known, PuzzleTask
@@ -45,7 +46,6 @@ from training.trained_model import (
     with_supervision_steps,
 )
 
-MAX_FILE_BYTES = 1 << 20
 MAX_PUZZLES = 1000
 GREEN, RED, BOLD, UNDERLINE, RESET = "\033[32m", "\033[31m", "\033[1m", "\033[4m", "\033[0m"
 
@@ -56,7 +56,7 @@ class Options:
 
     checkpoint: str = option(REQUIRED, "weights file in a run folder, such as RUN/best.pt", text)
     puzzle: str | None = option(None, "its cells row by row, of a Sudoku 16, 36 or 81; '.' or '0' = blank", anything)
-    puzzle_file: str | None = option(None, "a puzzle a line, or one as a grid", text)
+    puzzle_file: str | None = option(None, "a puzzle a line, puzzles as grids, or a CSV file", text)
     row: int | None = option(None, "N-th test puzzle (from 0) that chose no checkpoint", at_least(0))
     data_path: str | None = option(None, "dataset folder of row=N; default: the run's", text)
     steps: int | None = option(None, "supervision steps; default: as trained", at_least(1))
@@ -102,23 +102,6 @@ def read_puzzle(text: str, task: PuzzleTask, where: str) -> np.ndarray:
         raise UserError(f"{where}: {error}") from None
 
 
-def read_puzzle_file(path: Path, task: PuzzleTask) -> np.ndarray:
-    """(N, S) puzzles of a file: one a line (text after '#' passed over), or one drawn as a grid."""
-    try:
-        lines = [line.split("#")[0].strip() for line in bounded_text(path, MAX_FILE_BYTES).splitlines()]
-    except UnusableFile as error:
-        raise UserError(f"puzzle_file={path}: {error}; expected a puzzle a line (for sets: evaluate.py)") from None
-    numbered = [(number, line) for number, line in enumerate(lines, 1) if line]
-    if not numbered:
-        raise UserError(f"puzzle_file={path} holds no puzzle; expected a puzzle a line")
-    whole = "\n".join(line for _, line in numbered)
-    if len(task.cells(whole)) == task.seq_len:
-        return read_puzzle(whole, task, str(path))[None]
-    if len(numbered) > MAX_PUZZLES:
-        raise UserError(f"puzzle_file={path}: {len(numbered)} puzzles, at most {MAX_PUZZLES}; evaluate.py takes sets")
-    return np.stack([read_puzzle(line, task, f"{path}, line {number}") for number, line in numbered])
-
-
 def test_puzzle(checkpoint: Checkpoint, metadata: PuzzleMetadata, row: int, data_path: str | None) -> np.ndarray:
     """The row-th test puzzle that chose no checkpoint, (S,). Errors: `UserError`."""
     config = checkpoint.config
@@ -147,7 +130,7 @@ def read_puzzles(options: Options, checkpoint: Checkpoint, metadata: PuzzleMetad
     if options.puzzle is not None:
         return read_puzzle(options.puzzle, metadata.task, "puzzle")[None]
     if options.puzzle_file is not None:
-        return read_puzzle_file(Path(options.puzzle_file), metadata.task)
+        return read_puzzle_file(Path(options.puzzle_file), metadata.task, MAX_PUZZLES).tokens
     assert options.row is not None
     return test_puzzle(checkpoint, metadata, options.row, options.data_path)[None]
 

@@ -28,14 +28,17 @@ import numpy as np
 from tqdm import tqdm
 
 from dataset.building_folder import building_folder
+from dataset.puzzle_csv import is_csv
 from dataset.puzzle_folder import write_identifiers, write_puzzle_folder
 from dataset.puzzle_metadata import PuzzleMetadata
 from dataset.sudoku import BOXES, Box, Puzzles, random_symmetries, side, tokens_from_boards
-from dataset.sudoku_collect import Collected, collect_generated, collect_lists, collect_published
-from dataset.sudoku_sources import PUBLISHED_REPO, fetch_published, is_csv, published_files, resolve_input
+from dataset.sudoku_collect import Collected, collect_lists
+from dataset.sudoku_collect_generated import collect_generated
+from dataset.sudoku_collect_published import collect_published
+from dataset.sudoku_sources import PUBLISHED_REPO, fetch_published, published_files, resolve_input
 from files import file_sha256
 
-BUILD_VERSION = 1
+BUILD_VERSION = 2  # 2: training puzzles have a stream of their own
 _AUGMENT_STREAM = 0x415547  # keeps these draws apart from others made with the same seed
 
 
@@ -145,6 +148,7 @@ def main(argv: list[str] | None = None) -> None:
                 "seed": args.seed,
                 "version": BUILD_VERSION,
                 "sources": {path.name: file_sha256(path) for path in files},
+                "notes": list(collected.notes),
             },
         }
         for split, part, num_aug in (("train", collected.train, args.num_aug), ("test", collected.test, 0)):
@@ -215,7 +219,7 @@ def _collect(args: argparse.Namespace) -> tuple[Collected, list[Path]]:
     else:
         train, test = published_files(Path(args.input_dir)) if args.input_dir else fetch_published(args.source_repo)
         train_files, test_files = [train], [test]
-    collected = collect_published(train_files, test_files, rating=args.rating or "published", **common)
+    collected = collect_published(train_files, test_files, rating=args.rating, **common)
     return collected, [*train_files, *test_files]
 
 

@@ -4,27 +4,26 @@ Which puzzles are taken is decided by the seed alone, before or independently of
 among processes; so `num_workers` never shows in the result.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
-from itertools import count
 from pathlib import Path
 
 import numpy as np
 from tqdm import tqdm
 
-from dataset.sudoku import BOXES, Box, Puzzles, canonical_form, side
-from dataset.sudoku_generator import FEWEST_CLUES, generate
+from dataset.puzzle_csv import PuzzleTable
+from dataset.puzzle_lists import PuzzleList
+from dataset.puzzle_text import BadLines
+from dataset.sudoku import Box, Puzzles, boards_from_tokens, tokens_from_boards
+from dataset.sudoku_equivalence import SymmetryClasses
 from dataset.sudoku_solver import Solved, solve
-from dataset.sudoku_sources import RawList, concatenated, read_published_csv, read_raw_list, refuse_line
+from dataset.sudoku_sources import BOX, concatenated, read_list
 from dataset.worker_pool import map_ordered
 from errors import UserError
 
 DEFAULT_TEST_SIZE = 1000
-DEFAULT_NUM_GENERATED = 1000
-MINIMAL_4X4 = 36  # inequivalent minimal 4x4 puzzles, all there are
 _SOLVE_CHUNK = 2048
-_GENERATE_CHUNK = {4: 2048, 6: 2048, 9: 256}  # candidates made at a time, by n
 _SPLIT_STREAM = 0x53504C  # keeps these draws apart from others made with the same seed
 
 
@@ -52,23 +51,18 @@ def solve_all(boards: np.ndarray, box: Box, num_workers: int, progress: str) -> 
     return Solved(**concatenated(solved_chunks, "solutions", "num_solutions", "ratings", "complete"))
 
 
-def first_occurrences(boards: np.ndarray, seen: set[bytes] | None = None) -> np.ndarray:
-    """(N,) bool: True where a row stands for the first time and is not in `seen` (which is added to)."""
-    seen = set() if seen is None else seen
-    new = np.zeros(len(boards), bool)
-    for row, board in enumerate(np.ascontiguousarray(boards)):
-        key = board.tobytes()
-        if key not in seen:
-            seen.add(key)
-            new[row] = True
-    return new
+def first_rows(boards: np.ndarray) -> np.ndarray:
+    """(N,) int64: for each board (N, cells) the first row that holds the same."""
+    whole = np.ascontiguousarray(boards).view(np.dtype((np.void, boards.shape[1]))).ravel()
+    _, first, group = np.unique(whole, return_index=True, return_inverse=True)
+    return first[group]
 
 
-def _permutation(seed: int, count: int) -> np.ndarray:
+def permutation(seed: int, count: int) -> np.ndarray:
     return np.random.default_rng([_SPLIT_STREAM, seed]).permutation(count)
 
 
-def _test_size(asked: int | None, available: int) -> int:
+def size_of_test(asked: int | None, available: int) -> int:
     """How many of `available` puzzles of one pool are set aside: as asked, else 1,000 or a fifth."""
     if available < 2:
         raise UserError(
@@ -84,20 +78,94 @@ def _test_size(asked: int | None, available: int) -> int:
     return asked
 
 
-def _refuse_unsolved(solved: Solved, rows: np.ndarray, place: Callable[[int], tuple[Path, int]]) -> None:
-    """Name the first of `rows` (in file order) that has not exactly one solution."""
-    wrong = np.flatnonzero(~solved.unique)
-    if not len(wrong):
-        return
-    first = wrong[rows[wrong].argmin()]
-    if not solved.complete[first]:
-        fault = f"could not be decided within {int(solved.ratings[first]):,} search nodes"
-    elif solved.num_solutions[first] == 0:
-        fault = "has no solution"
-    else:
-        fault = "has more than one solution"
-    path, line = place(int(rows[first]))
-    refuse_line(path, line, fault)
+@dataclass(frozen=True)
+class Pool:
+    """Puzzles of several files, and the file and line that each stands in."""
+
+    paths: list[Path]
+    puzzles: Puzzles
+    owner: np.ndarray
+    lines: np.ndarray
+
+    def bad_lines(self, rows: np.ndarray, fault: Callable[[int], str]) -> None:
+        """Refuse these rows. Errors: `UserError` for the first file that has any; nothing where there are none."""
+        if not len(rows):
+            return
+        bad = BadLines(self.paths[self.owner[rows].min()], "correct or remove the line")
+        for row in rows[self.owner[rows] == self.owner[rows].min()].tolist():
+            bad.add(int(self.lines[row]), fault(row))
+        bad.refuse()
+
+    def refuse_unsolved(self, solved: Solved, rows: np.ndarray) -> None:
+        """Name those of `rows` that have not exactly one solution."""
+        place = {int(rows[at]): int(at) for at in np.flatnonzero(~solved.unique)}
+
+        def fault(row: int) -> str:
+            at = place[row]
+            if not solved.complete[at]:
+                return f"could not be decided within {int(solved.ratings[at]):,} search nodes"
+            return "has no solution" if solved.num_solutions[at] == 0 else "has more than one solution"
+
+        self.bad_lines(np.array(sorted(place)), fault)
+
+    def refuse_other_answers(self, first: np.ndarray) -> None:
+        """Name rows whose answer differs from that of the `first` row (N,) with the same question."""
+        answers = self.puzzles.solutions
+        rows = np.flatnonzero((answers != answers[first]).any(axis=1))
+        self.bad_lines(
+            rows,
+            lambda row: (
+                f"has another answer to the question of {self.paths[self.owner[first[row]]].name}:"
+                f"{self.lines[first[row]]}, so the puzzle has more than one solution"
+            ),
+        )
+
+
+def together(order: np.ndarray, boards: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """The order of rows with rows equal up to symmetry next to the first of them, and the class of each in it."""
+    classes = SymmetryClasses(BOX).add(tokens_from_boards(boards[order]))
+    first = np.unique(classes, return_index=True)[1][classes]
+    stable = first.argsort(kind="stable")
+    return order[stable], classes[stable]
+
+
+def test_part(classes: np.ndarray, size: int) -> np.ndarray:
+    """(N,) bool: rows of the first classes that fit into `size` rows, whole ones; the smallest where none fits.
+
+    Rows of a class stand next to each other in `classes` (N,).
+    """
+    starts = np.flatnonzero(np.diff(classes, prepend=-1))
+    counts = np.diff(starts, append=len(classes))
+    taken = np.zeros(len(starts), bool)
+    room = size
+    for number, count in enumerate(counts.tolist()):
+        taken[number] = count <= room
+        room -= count * bool(taken[number])
+        if not room:
+            break
+    if len(counts) and not taken.any():
+        taken[counts.argmin()] = True
+    return np.repeat(taken, counts)
+
+
+class _SolvedOnDemand:
+    """Puzzles in an order of which only those that are asked for are solved; rows are places in that order."""
+
+    def __init__(self, pool: Pool, order: np.ndarray, min_difficulty: int | None, num_workers: int) -> None:
+        self.pool, self.order, self.num_workers = pool, order, num_workers
+        self.smallest = min_difficulty or 0
+        self.known = np.zeros(len(order), bool)
+
+    def hard(self, rows: np.ndarray) -> np.ndarray:
+        """Those of the rows with a rating that is large enough. Errors: `UserError` for what has not one solution."""
+        new = rows[~self.known[rows]]
+        if len(new):
+            places, puzzles = self.order[new], self.pool.puzzles
+            solved = solve_all(puzzles.boards[places], BOX, self.num_workers, "solving")
+            self.pool.refuse_unsolved(solved, places)
+            puzzles.solutions[places], puzzles.ratings[places] = solved.solutions, solved.ratings
+            self.known[new] = True
+        return rows[self.pool.puzzles.ratings[self.order[rows]] >= self.smallest]
 
 
 def collect_lists(
@@ -109,177 +177,70 @@ def collect_lists(
     min_difficulty: int | None,
     num_workers: int,
 ) -> Collected:
-    """Raw lists, pooled: a seeded choice is drawn first, and only what it needs is solved."""
-    notes: list[str] = []
-    sources: list[RawList] = [read_raw_list(path) for path in paths]
-    boards = np.concatenate([source.boards for source in sources])
-    lines = np.concatenate([source.lines for source in sources])
-    owner = np.repeat(np.arange(len(sources)), [len(source.lines) for source in sources])
-    distinct = np.flatnonzero(first_occurrences(boards))
+    """Raw lists, pooled and brought into a seeded order: tests from its front, training puzzles from its end.
+
+    So a larger test set of the same seed takes what was for training only where nothing else is left. Puzzles equal
+    up to symmetry go to one side. What is not needed is not solved.
+    """
+    sources = [read_list(path) for path in paths]
+    notes = [note for source in sources for note in source.notes]
+    boards = boards_from_tokens(np.concatenate([source.tokens for source in sources]))
+    pool = pooled(sources, Puzzles(boards, np.zeros_like(boards), np.zeros(len(boards), np.int32)))
+    distinct = np.flatnonzero(first_rows(boards) == np.arange(len(boards)))
     if len(distinct) < len(boards):
         notes.append(f"{len(boards) - len(distinct):,} repeated puzzles were dropped")
-    num_test = _test_size(test_size, len(distinct))
-    order = distinct[_permutation(seed, len(distinct))]
-    wanted = len(order) if num_train is None else min(num_test + num_train, len(order))
+    num_test = size_of_test(test_size, len(distinct))
+    order, classes = together(distinct[permutation(seed, len(distinct))], boards)
+    notes += said_of(classes)
+    puzzles = _SolvedOnDemand(pool, order, min_difficulty, num_workers)
+    everything = np.arange(len(order))
+    first_of_class = np.flatnonzero(np.diff(classes, prepend=-1))
 
-    kept: list[Puzzles] = []
-    position = num_kept = 0
-    while num_kept < wanted and position < len(order):
-        missing = wanted - num_kept
-        size = missing if min_difficulty is None else max(missing, _SOLVE_CHUNK)
-        rows = order[position : position + size]
-        position += len(rows)
-        solved = solve_all(boards[rows], (3, 3), num_workers, "solving")
-        _refuse_unsolved(solved, rows, lambda row: (sources[owner[row]].path, int(lines[row])))
-        hard = np.flatnonzero(solved.ratings >= (min_difficulty or 0))
-        kept.append(Puzzles(boards[rows], solved.solutions, solved.ratings).take(hard))
-        num_kept += len(hard)
-    pool = Puzzles(**concatenated(kept, "boards", "solutions", "ratings")).take(slice(wanted))
-    if test_size is None and len(pool.ratings) < wanted:
-        num_test = min(num_test, max(1, len(pool.ratings) // 5))
-    if len(pool.ratings) <= num_test:
+    hard = test = everything[:0]
+    looked_at = 0
+    while len(test) < num_test and looked_at < len(order):
+        end = looked_at + _portion(num_test - len(test), min_difficulty)
+        # Whole classes, so that what is left of one is not trained on.
+        end = int(np.append(first_of_class, len(order))[np.searchsorted(first_of_class, end)])
+        hard = np.concatenate([hard, puzzles.hard(everything[looked_at:end])])
+        test = hard[test_part(classes[hard], num_test)]
+        looked_at = end
+    train = everything[:0]
+    rest = everything[~np.isin(classes, classes[test])][::-1]
+    wanted = len(rest) if num_train is None else num_train
+    while len(train) < wanted and len(rest):
+        size = _portion(wanted - len(train), min_difficulty)
+        train = np.concatenate([train, puzzles.hard(rest[:size])])[:wanted]
+        rest = rest[size:]
+    if test_size is None and len(train) < wanted:  # all are known by now, and fewer than was thought are hard enough
+        hard = puzzles.hard(everything)
+        test = hard[test_part(classes[hard], min(num_test, max(1, len(hard) // 5)))]
+        train = hard[~np.isin(hard, test)][::-1][:wanted]
+    if not len(test) or not len(train):
         raise UserError(
-            f"{len(pool.ratings)} puzzles have a rating of at least {min_difficulty}, expected more than "
-            f"{num_test} (the test set); give a smaller --min-difficulty or --test-size"
+            f"{len(puzzles.hard(everything)):,} puzzles have a rating of at least {min_difficulty or 0}, in "
+            f"{len(np.unique(classes)):,} classes of puzzles equal up to symmetry, too few for {num_test:,} to test on "
+            "and others to train on; give a smaller --min-difficulty or --test-size"
         )
-    train = pool.take(slice(num_test, None)).take(slice(num_train))
-    if num_train is not None and len(train.ratings) < num_train:
-        notes.append(f"{num_train:,} puzzles to train on were asked for, {len(train.ratings):,} are left")
-    return Collected(train, pool.take(slice(num_test)), (3, 3), "search_nodes", tuple(notes))
+    if test_size is not None and len(test) != test_size:
+        notes.append(f"{test_size:,} puzzles to test on were asked for, {len(test):,} are what whole classes give")
+    if num_train is not None and len(train) < num_train:
+        notes.append(f"{num_train:,} puzzles to train on were asked for, {len(train):,} are left")
+    to_train, to_test = (pool.puzzles.take(order[np.sort(rows)]) for rows in (train, test))
+    return Collected(to_train, to_test, BOX, "search_nodes", tuple(notes))
 
 
-def collect_published(
-    train_paths: list[Path],
-    test_paths: list[Path],
-    *,
-    seed: int,
-    num_train: int | None,
-    test_size: int | None,
-    min_difficulty: int | None,
-    rating: str,
-    num_workers: int,
-) -> Collected:
-    """Published CSV sets: test.csv is the test set, or, without one, a seeded part of the only file.
+def _portion(missing: int, min_difficulty: int | None) -> int:
+    """How many puzzles to solve next where so many are missing: more where some will be too easy."""
+    return missing if min_difficulty is None else max(missing, _SOLVE_CHUNK)
 
-    `min_difficulty` reads the published rating, as in the official builder. No test puzzle stays in train.
-    """
-    notes: list[str] = []
-    train_sets, test_sets = (
-        [read_published_csv(path).at_least(min_difficulty) for path in paths] for paths in (train_paths, test_paths)
-    )
-    sources = test_sets + train_sets
-    pool = Puzzles(**concatenated(sources, "boards", "solutions", "ratings"))
-    lines = np.concatenate([source.lines for source in sources])
+
+def said_of(classes: np.ndarray) -> list[str]:
+    """A note where puzzles are equal up to symmetry, for classes (N,) of different puzzles."""
+    count = len(classes) - len(np.unique(classes))
+    return [f"{count:,} puzzles are equal to another up to symmetry and stand on the same side"] if count else []
+
+
+def pooled(sources: Sequence[PuzzleList] | Sequence[PuzzleTable], puzzles: Puzzles) -> Pool:
     owner = np.repeat(np.arange(len(sources)), [len(source.lines) for source in sources])
-    num_in_test = sum(len(source.lines) for source in test_sets)
-    test_rows = np.arange(num_in_test)
-    train_rows = np.arange(num_in_test, len(lines))
-    seen: set[bytes] = set()
-    if test_sets:
-        first_occurrences(pool.boards[test_rows], seen)
-        before = len(train_rows)
-        train_rows = train_rows[first_occurrences(pool.boards[train_rows], seen)]
-        notes.append(f"{before - len(train_rows):,} puzzles were dropped from train (in test, or repeated)")
-        if not len(test_rows) or not len(train_rows):
-            empty = "train" if len(test_rows) else "test"
-            raise UserError(f"no puzzle is left for the {empty} set; give a smaller --min-difficulty or more input")
-        train_rows = train_rows[_permutation(seed, len(train_rows))] if num_train else train_rows
-        if test_size is not None and test_size < len(test_rows):
-            test_rows = test_rows[np.sort(_permutation(seed, len(test_rows))[:test_size])]
-    else:
-        train_rows = train_rows[first_occurrences(pool.boards[train_rows], seen)]
-        num_test = _test_size(test_size, len(train_rows))
-        train_rows = train_rows[_permutation(seed, len(train_rows))]
-        test_rows, train_rows = train_rows[:num_test], train_rows[num_test:]
-    train_rows = train_rows[:num_train]
-    if num_train is not None and len(train_rows) < num_train:
-        notes.append(f"{num_train:,} puzzles to train on were asked for, {len(train_rows):,} are there")
-    if rating == "search":
-        rows = np.concatenate([test_rows, train_rows])
-        solved = solve_all(pool.boards[rows], (3, 3), num_workers, "rating")
-        _refuse_unsolved(solved, rows, lambda row: (sources[owner[row]].path, int(lines[row])))
-        pool.ratings[rows] = solved.ratings
-    kind = "search_nodes" if rating == "search" else "published"
-    return Collected(pool.take(train_rows), pool.take(test_rows), (3, 3), kind, tuple(notes))
-
-
-def collect_generated(
-    name: str,
-    *,
-    seed: int,
-    num_train: int | None,
-    test_size: int | None,
-    num_clues: int | None,
-    min_difficulty: int | None,
-    num_workers: int,
-) -> Collected:
-    """Generated puzzles in the order of their numbers; the first are the test set.
-
-    A puzzle is skipped when it has not the clues or the difficulty asked for, or when it is equivalent to
-    an earlier one: by canonical form up to 6x6 (so the splits are disjoint up to all Sudoku symmetries and
-    nothing repeats), by identity on 9x9.
-    """
-    box = BOXES[name]
-    n = side(box)
-    notes: list[str] = []
-    if num_clues is not None and not FEWEST_CLUES[n] <= num_clues < n * n:
-        raise UserError(
-            f"--num-clues {num_clues} is out of reach: a {name} puzzle with one solution has "
-            f"{FEWEST_CLUES[n]} to {n * n - 1} clues"
-        )
-    if n == 4:
-        notes.append(f"4x4 has only {MINIMAL_4X4} inequivalent minimal puzzles: for smoke tests only")
-        if num_clues is None:
-            num_test = min(12, MINIMAL_4X4 - (num_train or 24)) if test_size is None else test_size
-            num_train = MINIMAL_4X4 - num_test if num_train is None else num_train
-            if num_test < 1 or num_train < 1 or num_test + num_train > MINIMAL_4X4:
-                raise UserError(
-                    f"4x4 has only {MINIMAL_4X4} inequivalent minimal puzzles, for train and test together; "
-                    "use --num-train 24 --test-size 12, --num-clues N, or --generate 6x6"
-                )
-            test_size = num_test
-    num_test = DEFAULT_TEST_SIZE if test_size is None else test_size
-    total = num_test + (DEFAULT_NUM_GENERATED if num_train is None else num_train)
-    # After so many candidates in a row without a new puzzle the request counts as out of reach.
-    patience = 40_000 if n <= 6 else 4_000
-
-    boards: list[np.ndarray] = []
-    solutions: list[np.ndarray] = []
-    ratings: list[int] = []
-    seen: set[bytes] = set()
-    fruitless = skipped = 0
-    task = partial(_generate_chunk, box, seed, num_clues)
-    starts = count(0, _GENERATE_CHUNK[n])
-    with tqdm(total=total, desc=f"generating {name}", unit=" puzzles", disable=None) as bar:
-        for candidates, keys in map_ordered(task, starts, num_workers):
-            fit = candidates.ratings >= (min_difficulty or 0)
-            if num_clues is not None:
-                fit &= (candidates.boards != 0).sum(axis=1) == num_clues
-            rows = np.flatnonzero(fit)
-            new = first_occurrences(keys[rows], seen)
-            skipped += int((~new).sum())
-            rows = rows[new][: total - len(ratings)]
-            boards.extend(candidates.boards[rows])
-            solutions.extend(candidates.solutions[rows])
-            ratings.extend(candidates.ratings[rows].tolist())
-            bar.update(len(rows))
-            fruitless = 0 if len(rows) else fruitless + len(keys)
-            if len(ratings) == total:
-                break
-            if fruitless >= patience:
-                raise UserError(
-                    f"only {len(ratings):,} of the {total:,} {name} puzzles asked for were found (the last "
-                    f"{fruitless:,} candidates gave no new one); ask for fewer puzzles, more clues or less "
-                    "difficulty"
-                )
-    if skipped and n <= 6:
-        notes.append(f"{skipped:,} puzzles equivalent to an earlier one were left out")
-    everything = Puzzles(np.array(boards), np.array(solutions), np.array(ratings, np.int32))
-    test, train = everything.take(slice(num_test)), everything.take(slice(num_test, None))
-    return Collected(train, test, box, "search_nodes", tuple(notes))
-
-
-def _generate_chunk(box: Box, seed: int, num_clues: int | None, start: int) -> tuple[Puzzles, np.ndarray]:
-    """Candidates from number `start` on, and the key by which each is told from the others."""
-    candidates = generate(box, seed, np.arange(start, start + _GENERATE_CHUNK[side(box)]), num_clues)
-    return candidates, canonical_form(candidates.boards, box) if side(box) <= 6 else candidates.boards
+    return Pool([source.path for source in sources], puzzles, owner, np.concatenate([s.lines for s in sources]))

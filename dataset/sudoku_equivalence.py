@@ -55,12 +55,27 @@ def equivalence_keys(tokens: np.ndarray, box: Box) -> np.ndarray:
         chunk = np.asarray(tokens[start : start + _CHUNK])
         colours = _refined(chunk, box)
         found = colours.whole
-        for board in np.flatnonzero(colours.tied):
-            marks = np.eye(chunk.shape[1], dtype=np.uint64)
-            with_marks = _refined(np.repeat(chunk[board][None], len(marks), axis=0), box, marks)
-            found[board] = scatter(found[board : board + 1] + scatter(with_marks.whole).sum(keepdims=True))[0]
+        tied = np.flatnonzero(colours.tied)
+        for board, with_marks in zip(tied.tolist(), _each_marked(chunk[tied], box), strict=True):
+            found[board] = scatter(found[board : board + 1] + scatter(with_marks).sum(keepdims=True))[0]
         keys[start : start + _CHUNK] = found
     return keys
+
+
+def _each_marked(tokens: np.ndarray, box: Box, marks: np.ndarray | None = None) -> np.ndarray:
+    """(N, n*n) uint64: the colour of each whole board once that cell of it is marked, beside what `marks` marks."""
+    count, cells = tokens.shape
+    one = np.eye(cells, dtype=np.uint64) * np.uint64(cells)  # like no mark that `marks` has
+    together = max(1, _CHUNK // cells)
+    parts = [np.empty((0, cells), np.uint64)]
+    for start in range(0, count, together):
+        boards = tokens[start : start + together]
+        each = np.broadcast_to(one, (len(boards), cells, cells))
+        if marks is not None:
+            each = each + marks[start : start + together, None]
+        colours = _refined(np.repeat(boards, cells, axis=0), box, each.reshape(-1, cells))
+        parts.append(colours.whole.reshape(-1, cells))
+    return np.concatenate(parts)
 
 
 def _refined(tokens: np.ndarray, box: Box, marks: np.ndarray | None = None) -> _Colours:
@@ -113,14 +128,35 @@ def are_equivalent(first: np.ndarray, second: np.ndarray, box: Box) -> np.ndarra
     for start in range(0, len(first), _CHUNK):
         one, other = first[start : start + _CHUNK], second[start : start + _CHUNK]
         colours, others = _refined(one, box), _refined(other, box)
-        verdict[start : start + _CHUNK] = _matched(one, other, colours, others, box)
+        found = _matched(one, other, colours, others, box)
         # Without a tie the colours leave one way to map lines, or two with a turn, and both have been tried.
-        open_pairs = ~verdict[start : start + _CHUNK] & (colours.whole == others.whole) & colours.tied
-        for pair in np.flatnonzero(open_pairs):
-            marks = np.zeros_like(one[pair], np.uint64)
-            pairs = (one[pair], other[pair], colours.take(np.array([pair])), others.take(np.array([pair])))
-            verdict[start + pair] = _search(*pairs, marks, marks, box)
+        pairs = np.flatnonzero(~found & (colours.whole == others.whole) & colours.tied)
+        if len(pairs):
+            one, other = one[pairs], other[pairs]
+            found[pairs] = _matched(one, other, _untied(one, box), _untied(other, box), box)
+        for pair in pairs[~found[pairs]].tolist():
+            places = first[start + pair], second[start + pair]
+            marks = np.zeros(first.shape[1], np.uint64)
+            at = np.array([pair])
+            found[pair] = _search(*places, colours.take(at), others.take(at), marks, marks, box)
+        verdict[start : start + _CHUNK] = found
     return verdict
+
+
+def _untied(tokens: np.ndarray, box: Box) -> _Colours:
+    """Colours once cells have been marked until no lines are tied, each the one whose mark gives the lowest colour.
+
+    Equivalent boards nearly always come out alike: where several cells give it, mostly a symmetry relates them.
+    """
+    marks = np.zeros(tokens.shape, np.uint64)
+    colours = _refined(tokens, box, marks)
+    level = 1
+    while len(tied := np.flatnonzero(colours.tied & (level < tokens.shape[1]))):
+        lowest = np.where(marks[tied] > 0, np.iinfo(np.uint64).max, _each_marked(tokens[tied], box, marks[tied]))
+        marks[tied, lowest.argmin(axis=1)] = level
+        colours = _refined(tokens, box, marks)
+        level += 1
+    return colours
 
 
 def _matched(first: np.ndarray, second: np.ndarray, colours: _Colours, others: _Colours, box: Box) -> np.ndarray:
@@ -197,25 +233,30 @@ class SymmetryClasses:
 
     def add(self, tokens: np.ndarray) -> np.ndarray:
         """(N,) int64 classes of boards (N, n*n) of tokens. Those not met before have numbers from `count` on."""
+        return self._numbers(tokens, open_new=True)
+
+    def find(self, tokens: np.ndarray) -> np.ndarray:
+        """As `add`, but boards of classes not met before are not noted: -1."""
+        return self._numbers(tokens, open_new=False)
+
+    def _numbers(self, tokens: np.ndarray, *, open_new: bool) -> np.ndarray:
         keys = equivalence_keys(tokens, self.box).tolist()
-        classes = np.full(len(keys), -1)
+        numbers = np.full(len(keys), -1)
         waiting = list(range(len(keys)))
         compared = 0  # each waiting board is in none of so many classes of its key
         while waiting:
             pairs: list[int] = []
             for row in waiting:
-                known = self._known.setdefault(keys[row], [])
-                if len(known) > compared:
+                if len(self._known.get(keys[row], ())) > compared:
                     pairs.append(row)
-                    continue
-                classes[row] = self.count
-                known.append((self.count, tokens[row]))
-                self.count += 1
+                elif open_new:
+                    numbers[row] = self.count
+                    self._known.setdefault(keys[row], []).append((self.count, tokens[row].copy()))
+                    self.count += 1
             others = [self._known[keys[row]][compared] for row in pairs]
             boards = np.array([board for _, board in others], tokens.dtype).reshape(-1, tokens.shape[1])
             same = are_equivalent(tokens[pairs], boards, self.box)
-            for row, (number, _), equal in zip(pairs, others, same.tolist(), strict=True):
-                classes[row] = number if equal else -1
+            numbers[pairs] = np.where(same, [number for number, _ in others], -1)
             waiting = [row for row, equal in zip(pairs, same.tolist(), strict=True) if not equal]
             compared += 1
-        return classes
+        return numbers

@@ -1,8 +1,8 @@
 """Seeded generation of Sudoku puzzles with exactly one solution, many at a time.
 
-Puzzle i is a function of (seed, i) alone: its grid and the order in which clues are taken away come from a
-generator keyed by them, and the batched solver treats each board on its own. So neither the batch nor the
-number of workers shows in the result.
+Puzzle i of a stream is a function of (stream, seed, i) alone: its grid and the order in which clues are taken away
+come from a generator keyed by them, and the batched solver treats each board on its own. So neither the batch nor
+the number of workers shows in the result.
 """
 
 import numpy as np
@@ -12,16 +12,19 @@ from dataset.sudoku_solver import candidates_from_boards, solve, solve_candidate
 
 # Fewest clues of any uniquely solvable puzzle, by n (9x9: McGuire, Tugemann, Civario 2012).
 FEWEST_CLUES = {4: 4, 6: 8, 9: 17}
-_STREAM = 0x53754B  # keeps these draws apart from others made with the same seed
+# These keep the draws apart from others made with the same seed.
+TEST_STREAM, TRAIN_STREAM = 0x53754B, 0x53544B
 
 
-def generate(box: Box, seed: int, indices: np.ndarray, num_clues: int | None = None) -> Puzzles:
-    """Puzzles number `indices` of the stream `seed`, each with exactly one solution.
+def generate(
+    box: Box, seed: int, indices: np.ndarray, num_clues: int | None = None, stream: int = TEST_STREAM
+) -> Puzzles:
+    """Puzzles number `indices` of a stream of `seed`, each with exactly one solution.
 
     They are minimal (no clue can be taken away), or with `num_clues` the removal stops at that number; a
     grid on which it cannot get so far comes out minimal with more clues, for the caller to skip.
     """
-    rngs = [np.random.default_rng([_STREAM, seed, int(i)]) for i in indices]
+    rngs = [np.random.default_rng([stream, seed, int(i)]) for i in indices]
     solutions = random_grids(rngs, box)
     orders = np.array([rng.permutation(side(box) ** 2) for rng in rngs])
     boards = remove_clues(solutions, orders, box, num_clues)

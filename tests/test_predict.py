@@ -93,11 +93,11 @@ def test_puzzles_in_files(tmp_path: Path) -> None:
     tokens = TASK.parse(PUZZLE)
     drawn = "\n".join(TASK.draw(tokens))
     file = tmp_path / "puzzles.txt"
-    for text in (PUZZLE, f"# a grid\n\n{drawn}\n", PUZZLE.replace(".", "0") + " # one"):
+    for text in (PUZZLE, f"# a grid\n\n{drawn}\n", PUZZLE.replace(".", "0") + " # one", f"\ufeff{PUZZLE}\r"):
         file.write_text(text)
-        assert np.array_equal(predict.read_puzzle_file(file, TASK), tokens[None])
+        assert np.array_equal(predict.read_puzzle_file(file, TASK, 10).tokens, tokens[None])
     file.write_text(f"{PUZZLE}\n\n{SOLUTION} # solved already\n")
-    read = predict.read_puzzle_file(file, TASK)
+    read = predict.read_puzzle_file(file, TASK, 10).tokens
     assert ["".join(TASK.symbols(found)) for found in read] == [PUZZLE, SOLUTION]
 
 
@@ -175,9 +175,9 @@ def test_two_puzzles_at_once_are_refused(run: Path, capsys: pytest.CaptureFixtur
     assert "option 'steps': found 0" in refused(capsys, checkpoint, "row=1", "steps=0")
     file = tmp_path / "bad.txt"
     file.write_text(f"{PUZZLE}\n12\n")
-    assert "bad.txt, line 2: 2 characters" in refused(capsys, checkpoint, f"puzzle_file={file}")
+    assert "bad.txt:2: 2 characters, expected 36" in refused(capsys, checkpoint, f"puzzle_file={file}")
     file.write_bytes(b"\xff\xfe")
-    assert "it is no UTF-8 text" in refused(capsys, checkpoint, f"puzzle_file={file}")
+    assert "is not UTF-8 text" in refused(capsys, checkpoint, f"puzzle_file={file}")
     file.write_text("# nothing\n")
     assert "holds no puzzle" in refused(capsys, checkpoint, f"puzzle_file={file}")
 

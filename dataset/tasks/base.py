@@ -201,6 +201,11 @@ class PuzzleTask:
         """The character of each token; shorter than the vocabulary where there are too few."""
         return (string.digits + string.ascii_letters)[: self.vocab_size]
 
+    @property
+    def characters(self) -> dict[str, int]:
+        """The token of each character that a cell may be written as; an ASCII one each."""
+        return {character: token for token, character in enumerate(self.alphabet)}
+
     def symbols(self, tokens: np.ndarray) -> list[str]:
         """What is printed for each of the tokens."""
         alphabet = self.alphabet
@@ -224,17 +229,38 @@ class PuzzleTask:
         return lines
 
     def cells(self, text: str) -> str:
-        """The characters of a text that are cells, without what is drawn around them."""
-        return re.sub(r"[\s|+-]", "", text)
+        """The characters of a text that are cells, without what is drawn around them.
+
+        A dash is one only where the task reads it as a cell and the text is no puzzle without it.
+        """
+        drawn = re.sub(r"[\s|+]", "", text)
+        without = drawn.replace("-", "")
+        return drawn if "-" in self.characters and len(drawn) == self.seq_len else without
 
     def parse(self, text: str) -> np.ndarray:
         """Tokens (S,) uint8 of a puzzle as text, a character a cell. Errors: `ValueError` saying what is wrong."""
-        characters = self.cells(text)
+        cells, characters = self.cells(text), self.characters
         if len(self.alphabet) < self.vocab_size:
             raise ValueError(f"the {self.vocab_size} tokens of {self} have no characters; give a row of its data")
-        if len(characters) != self.seq_len:
-            raise ValueError(f"{len(characters)} characters, expected {self.seq_len}")
-        unknown = next((place for place, character in enumerate(characters) if character not in self.alphabet), None)
+        if len(cells) != self.seq_len:
+            raise ValueError(f"{len(cells)} characters, expected {self.seq_len}")
+        unknown = next((place for place, cell in enumerate(cells) if cell not in characters), None)
         if unknown is not None:
-            raise ValueError(f"character {characters[unknown]!r} at position {unknown + 1}, expected {self.alphabet}")
-        return np.array([self.alphabet.index(character) for character in characters], np.uint8)
+            raise ValueError(f"character {cells[unknown]!r} at position {unknown + 1}, expected {self.expected_cells}")
+        puzzle = np.array([characters[cell] for cell in cells], np.uint8)
+        if self.clashes(puzzle[None])[0]:
+            raise ValueError(self.clash_text(puzzle))
+        return puzzle
+
+    @property
+    def expected_cells(self) -> str:
+        """What cells may be written as, in words."""
+        return self.alphabet
+
+    def clashes(self, puzzles: np.ndarray) -> np.ndarray:
+        """(N,) bool: puzzles (N, S) whose givens contradict each other."""
+        return np.zeros(len(puzzles), bool)
+
+    def clash_text(self, puzzle: np.ndarray) -> str:
+        """How the givens of a puzzle (S,) contradict each other, in words; empty where they do not."""
+        return ""

@@ -7,6 +7,7 @@ import numpy as np
 
 from dataset.sudoku import (
     BLANK_TOKEN,
+    BLANKS,
     BOXES,
     Box,
     Symmetries,
@@ -14,7 +15,6 @@ from dataset.sudoku import (
     box_of_shape,
     has_conflict,
     missing_digits,
-    parse_board,
     random_lines,
     random_symmetries,
     side,
@@ -126,16 +126,23 @@ class Task(PuzzleTask):
     def symbols(self, tokens: np.ndarray) -> list[str]:
         return [str(digit) if digit else "." for digit in self._board(tokens).ravel().tolist()]
 
-    def parse(self, text: str) -> np.ndarray:
-        """'.' and '0' are blanks. A digit given twice in a row, column or box is refused too."""
-        n = side(self.box)
-        try:
-            board = parse_board(self.cells(text), self.box)
-        except ValueError as error:
-            raise ValueError(f"{error} ({n}x{n} Sudoku, '.' or '0' for a blank)") from None
-        if has_conflict(board[None], self.box)[0]:
-            raise ValueError(f"{conflict_text(board, self.box)}, so there is no solution; check the givens")
-        return tokens_from_boards(board)
+    @property
+    def characters(self) -> dict[str, int]:
+        """Digits, and the blanks that lists are found with."""
+        tokens = {str(digit): digit + 1 for digit in range(1, side(self.box) + 1)}
+        return tokens | dict.fromkeys(BLANKS, BLANK_TOKEN)
+
+    @property
+    def expected_cells(self) -> str:
+        return f"digits 1-{side(self.box)}, and for a blank one of {' '.join(BLANKS)}"
+
+    def clashes(self, puzzles: np.ndarray) -> np.ndarray:
+        """A digit given twice in a row, column or box."""
+        return has_conflict(self._board(puzzles), self.box)
+
+    def clash_text(self, puzzle: np.ndarray) -> str:
+        clash = conflict_text(self._board(puzzle), self.box)
+        return f"{clash}, so there is no solution" if clash else ""
 
     def _board(self, tokens: np.ndarray) -> np.ndarray:
         """Digits, 0 where there is none."""

@@ -11,10 +11,8 @@ from dataset.sudoku import (
     BOXES,
     board_text,
     boards_from_tokens,
-    canonical_form,
     has_conflict,
     is_solution,
-    num_geometric_symmetries,
     number_by_appearance,
     parse_board,
     random_symmetries,
@@ -23,6 +21,7 @@ from dataset.sudoku import (
     units,
 )
 from dataset.sudoku_solver import solve
+from tests.dataset.canonical_form import canonical_form, num_geometric_symmetries
 from tests.dataset.sudoku_reference import all_solutions, peers_of, shuffled_board
 
 SIZES = sorted(BOXES.values())

@@ -4,10 +4,11 @@ import numpy as np
 import pytest
 
 from dataset import sudoku_equivalence
-from dataset.sudoku import Box, canonical_form, random_symmetries, tokens_from_boards
+from dataset.sudoku import Box, random_symmetries, tokens_from_boards
 from dataset.sudoku_equivalence import SymmetryClasses, are_equivalent, equivalence_keys
-from dataset.sudoku_sources import read_raw_list
+from dataset.sudoku_sources import read_list
 from dataset.tasks.plain import Task as PlainTask
+from tests.dataset.canonical_form import canonical_form
 from tests.dataset.folders import sudoku_task
 from tests.dataset.sudoku_reference import RAW_LIST, shuffled_board
 
@@ -81,7 +82,7 @@ def test_what_is_no_symmetry_makes_another_class() -> None:
 
 def test_the_shipped_puzzles_are_all_inequivalent() -> None:
     """As their author says (Royle), of 49,151 puzzles with 17 clues."""
-    tokens = tokens_from_boards(read_raw_list(RAW_LIST).boards)
+    tokens = read_list(RAW_LIST).tokens
     assert SymmetryClasses((3, 3)).add(tokens).tolist() == list(range(49_151))
 
 

@@ -2,7 +2,7 @@
 
 import csv
 import gzip
-import io
+import re
 from functools import cache
 from pathlib import Path
 from random import Random
@@ -10,14 +10,18 @@ from typing import Any
 
 import numpy as np
 
-from dataset.sudoku_collect import Collected, collect_lists, collect_published
-from dataset.sudoku_sources import PublishedSet, RawList, read_published_csv, read_raw_list, resolve_input
+from dataset.puzzle_csv import PuzzleTable
+from dataset.puzzle_lists import PuzzleList
+from dataset.sudoku import BLANKS, boards_from_tokens
+from dataset.sudoku_collect import Collected, collect_lists
+from dataset.sudoku_collect_published import collect_published
+from dataset.sudoku_sources import read_list, read_table, resolve_input
 from tests.fuzz.byte_edits import BINARY, TEXT, damage
 from tests.fuzz.engine import Case
 from tests.fuzz.file_edits import misplace
 
 CELLS = 81
-DIGITS = "0123456789."
+DIGITS = "0123456789" + BLANKS[0]
 BOX = (3, 3)
 
 
@@ -103,12 +107,35 @@ def _text(board: np.ndarray) -> str:
 
 
 def _plain(question: str) -> str:
-    return question.replace(".", "0")
+    return re.sub(f"[{re.escape(BLANKS)}]", "0", question)
 
 
-def _unpacked(path: Path) -> str:
+def _lines(path: Path) -> list[str]:
+    """The lines of a file: LF, CR LF and CR end one, a byte order mark may begin one."""
     data = path.read_bytes()
-    return (gzip.decompress(data) if path.suffix == ".gz" else data).decode("utf-8-sig")
+    text = (gzip.decompress(data) if path.suffix == ".gz" else data).decode("utf-8")
+    return [line.removeprefix("\ufeff") for line in re.split("\r\n|\r|\n", text)]
+
+
+def _relabelled(puzzle: str) -> str:
+    """Digits in the order in which they appear: one text for all that differ by their names."""
+    names: dict[str, str] = {"0": "0"}
+    return "".join(names.setdefault(digit, str(len(names))) for digit in puzzle)
+
+
+def _split_fault(collected: Collected, distinct: set[str]) -> str | None:
+    """Whether the splits lose or repeat a puzzle, or part two that differ by the names of digits only."""
+    train, test = ([_text(board) for board in part.boards] for part in (collected.train, collected.test))
+    kept = [*train, *test]
+    if len(kept) != len(set(kept)) or set(kept) != distinct:
+        return "the splits do not hold each puzzle once"
+    return (
+        "a puzzle and its image are on both sides" if {*map(_relabelled, train)} & {*map(_relabelled, test)} else None
+    )
+
+
+def _other_digits(rng: Random, line: str) -> str:
+    return line.translate(str.maketrans("123456789", "".join(rng.sample("123456789", 9))))
 
 
 def _edit_rows(rng: Random, lines: list[str], changes: list[str]) -> None:
@@ -129,6 +156,9 @@ def _edit_rows(rng: Random, lines: list[str], changes: list[str]) -> None:
             "rating",
             "unicode",
             "relabel",
+            "image",
+            "join",
+            "end",
         ]
     )
     changes.append(kind)
@@ -154,8 +184,14 @@ def _edit_rows(rng: Random, lines: list[str], changes: list[str]) -> None:
     elif kind == "unicode" and places:
         place = rng.choice(places)
         line = line[:place] + rng.choice("\u0661\uff15\u00b3\u2460\u0967") + line[place + 1 :]
+    elif kind == "image":
+        lines.insert(rng.randrange(1, len(lines) + 1), _other_digits(rng, line))
+    elif kind == "join" and row:
+        line = lines[row - 1] + rng.choice(["", " ", ",", ";", "|", "\t", " x "]) + line
+    elif kind == "end":
+        line += rng.choice("\v\f\x1c\x1d\x1e\x85\u2028\u2029") + rng.choice(lines)
     elif kind == "relabel":
-        line = line.translate(str.maketrans("123456789", "".join(rng.sample("123456789", 9))))
+        line = _other_digits(rng, line)
     lines[row] = line
 
 
@@ -185,7 +221,9 @@ class _TextTarget:
         sound = rng.random() < 0.03
         for _ in range(0 if sound else rng.choice([0, 1, 1, 2])):
             _edit_rows(rng, lines, changes)
-        data = ("\n".join(lines) + "\n").encode("utf-8")
+        ends = rng.choice([["\n"], ["\r"], ["\r\n"], ["\n", "\r", "\r\n"]])
+        data = "".join(line + rng.choice(ends) for line in lines).encode("utf-8")
+        data = (b"\xef\xbb\xbf" if rng.random() < 0.1 else b"") + data
         if not sound and rng.random() < 0.5:
             data = damage(rng, data, TEXT, changes)
         if packed:
@@ -203,18 +241,21 @@ class _TextTarget:
 
 
 class PublishedCsv(_TextTarget):
-    """`source,question,answer,rating`, with every row validated again by plain Python."""
+    """`source,question,answer,rating` and Kaggle's columns, with every row validated again by plain Python."""
 
     name = "csv"
     share = 4.0
     suffix = "csv"
 
     def lines(self, rng: Random) -> list[str]:
+        if rng.random() < 0.3:
+            header = rng.choice(["quizzes,solutions", "puzzle,solution"])
+            return [header, *(f"{question},{answer}" for question, answer in self.puzzles[:8])]
         rows = [f"made,{question},{answer},{n}" for n, (question, answer) in enumerate(self.puzzles[:8])]
         return ["source,question,answer,rating", *rows]
 
-    def read(self, path: Path) -> tuple[PublishedSet, Collected]:
-        found = read_published_csv(resolve_input(str(path)))
+    def read(self, path: Path) -> tuple[PuzzleTable, Collected]:
+        found = read_table(resolve_input(str(path)))
         collected = collect_published(
             [path],
             [],
@@ -222,68 +263,99 @@ class PublishedCsv(_TextTarget):
             num_train=None,
             test_size=None,
             min_difficulty=None,
-            rating="published",
+            rating=None,
             num_workers=1,
         )
         return found, collected
 
-    def judge(self, result: tuple[PublishedSet, Collected], path: Path) -> str | None:
+    def judge(self, result: tuple[PuzzleTable, Collected], path: Path) -> str | None:
         found, collected = result
-        table = list(csv.reader(io.StringIO(_unpacked(path), newline="")))
-        header = [name.strip().lower() for name in table[0]]
-        rows = [dict(zip(header, row, strict=True)) for row in table[1:] if row]
-        if len(rows) != len(found.boards):
-            return f"{len(found.boards)} puzzles of {len(rows)} rows"
-        for row, board, solution, rating in zip(rows, found.boards, found.solutions, found.ratings, strict=True):
-            question, answer = _plain(row["question"]), row["answer"]
-            if _text(board) != question or _text(solution) != answer or int(rating) != int(row["rating"]):
+        first, *others = _lines(path)
+        delimiter = next((each for each in ",;\t" if each in first), ",")
+        header = [name.strip().strip('"').lower() for name in first.split(delimiter)]
+        names = {"quizzes": "question", "puzzle": "question", "solutions": "answer", "solution": "answer"}
+        header = [names.get(name, name) for name in header]
+        rows = [
+            dict(zip(header, next(csv.reader([line], delimiter=delimiter)), strict=True))
+            for line in others
+            if line.strip()
+        ]
+        if len(rows) != len(found.tokens):
+            return f"{len(found.tokens)} puzzles of {len(rows)} rows"
+        boards, solutions = boards_from_tokens(found.tokens), boards_from_tokens(found.answers)
+        for row, board, solution in zip(rows, boards, solutions, strict=True):
+            question, answer = _plain(row["question"].strip()), row["answer"].strip()
+            if _text(board) != question or _text(solution) != answer:
                 return f"a row was read as something else: {row}"
             if not is_valid(answer) or any(q not in ("0", a) for q, a in zip(question, answer, strict=True)):
                 return f"a wrong row was accepted: {row}"
-            if not row["rating"].strip().isascii():
-                return "a rating in other digits"
-        distinct = {_plain(row["question"]) for row in rows}
-        kept = [_text(board) for part in (collected.train, collected.test) for board in part.boards]
-        if len(kept) != len(set(kept)) or set(kept) != distinct:
-            return "the splits do not hold each puzzle once"
-        return None
+        ratings = [row.get("rating", "") for row in rows]
+        if found.ratings is not None and not all(map(str.isascii, map(str.strip, ratings))):
+            return "a rating in other digits"
+        if found.ratings is not None and found.ratings.tolist() != list(map(int, ratings)):
+            return "a rating was read as something else"
+        answers: dict[str, set[str]] = {}
+        for row in rows:
+            answers.setdefault(_plain(row["question"].strip()), set()).add(row["answer"].strip())
+        if any(len(each) > 1 for each in answers.values()):
+            return "a question with two answers was accepted"
+        return _split_fault(collected, set(answers))
 
 
 class RawPuzzleList(_TextTarget):
-    """81 characters a line, solved; uniqueness confirmed by another solver."""
+    """Lists in all layouts, solved; uniqueness confirmed by another solver."""
 
     name = "raw-list"
     share = 4.0
     suffix = "txt"
 
     def lines(self, rng: Random) -> list[str]:
-        chosen = [question for question, _ in self.puzzles[:6]]
-        if rng.random() < 0.3:
-            return ["# puzzles", "", *(f"{_plain(each)}  # note" for each in chosen), ""]
+        blank = rng.choice(BLANKS)
+        chosen = [question.replace(".", blank) for question, _ in self.puzzles[:6]]
+        layout = rng.choice(["plain", "plain", "comments", "beside", "spaced", "grid", "ruled"])
+        if layout == "comments":
+            return ["# puzzles", "", *(f"{each}  # note" for each in chosen), ""]
+        if layout == "beside":
+            return [rng.choice([f"0000183b305c {each}  1.2", f"{each};ED=9.9/1.2;5"]) for each in chosen]
+        if layout == "spaced":
+            return [" ".join(each) for each in chosen]
+        if layout in ("grid", "ruled"):
+            between = rng.choice(["", "Grid 01", "[Puzzle 7]"])
+            return [line for each in chosen for line in [between, *self.grid(each, ruled=layout == "ruled")]]
         return chosen
 
-    def read(self, path: Path) -> tuple[RawList, Collected]:
-        found = read_raw_list(resolve_input(str(path)))
+    def grid(self, puzzle: str, *, ruled: bool) -> list[str]:
+        rows = [puzzle[start : start + 9] for start in range(0, CELLS, 9)]
+        if not ruled:
+            return rows
+        drawn = [" | ".join(" ".join(row[start : start + 3]) for start in (0, 3, 6)) for row in rows]
+        rule = "------+-------+------"
+        return [*drawn[:3], rule, *drawn[3:6], rule, *drawn[6:]]
+
+    def read(self, path: Path) -> tuple[PuzzleList, Collected]:
+        found = read_list(resolve_input(str(path)))
         collected = collect_lists([path], seed=2, num_train=None, test_size=None, min_difficulty=None, num_workers=1)
         return found, collected
 
-    def judge(self, result: tuple[RawList, Collected], path: Path) -> str | None:
+    def judge(self, result: tuple[PuzzleList, Collected], path: Path) -> str | None:
         found, collected = result
-        expected = []
-        for line in _unpacked(path).split("\n"):
-            words = line.strip().split()
-            if words and not words[0].startswith("#"):
-                expected.append(_plain(words[0].split("#")[0]))
-        boards = [_text(board) for board in found.boards]
-        if boards != expected:
-            return f"{len(boards)} puzzles were read, the text holds {len(expected)} (or others)"
-        kept = []
+        cells = f"[1-9{re.escape(BLANKS)}]"
+        expected = ""
+        for line in _lines(path):
+            text = line.split("#")[0]
+            together = re.sub(r"[\s|]", "", text)
+            whole = [together] if re.fullmatch(f"{cells}{{81}}", together) else re.findall(f"{cells}{{81}}", text)
+            if len(whole) > 1 and not (len(whole) == 2 and is_valid(whole[1])):
+                return f"a line with {len(whole)} puzzles was accepted"
+            if not whole and re.fullmatch(f"{cells}{{9}}", together):
+                whole = [together]
+            expected += "".join(whole[:1])
+        boards = [_text(board) for board in boards_from_tokens(found.tokens)]
+        if "".join(boards) != _plain(expected):
+            return f"{len(boards)} puzzles were read, the text holds {len(expected) / CELLS} (or others)"
         for part in (collected.train, collected.test):
             for board, solution in zip(part.boards, part.solutions, strict=True):
                 puzzle = _text(board)
                 if solutions(puzzle) != (_text(solution),):
                     return f"{puzzle} was accepted; it has {len(solutions(puzzle))} solutions, or another one"
-                kept.append(puzzle)
-        if len(kept) != len(set(kept)) or set(kept) != set(boards):
-            return "the splits do not hold each puzzle once"
-        return None
+        return _split_fault(collected, set(boards))
