@@ -16,6 +16,7 @@ import dataset.sudoku_collect as collect
 import dataset.sudoku_collect_generated as generated
 from dataset.puzzle_folder import PuzzleSet, open_puzzle_set, verify_checksums
 from dataset.puzzle_metadata import read_identifiers
+from dataset.safe_files import file_sha256
 from dataset.sudoku import (
     BOXES,
     board_text,
@@ -23,6 +24,7 @@ from dataset.sudoku import (
     has_conflict,
     is_solution,
     parse_board,
+    random_symmetries,
 )
 from dataset.sudoku_solver import solve
 from tests.dataset.canonical_form import canonical_form
@@ -108,11 +110,38 @@ def test_generated_6x6_is_disjoint_up_to_symmetry_and_the_same_for_any_workers(b
     assert metadata["augmentation"] == {"kind": "sudoku", "box": [2, 3]} and metadata["task"] == "sudoku"
     assert "--seed 3" in metadata["build"]["command"]
     assert read_identifiers(one) == ["<blank>"]
+    notes = metadata["build"]["notes"]
+    assert notes[-1] == "no training puzzle is, up to symmetry, among the first 4,093 that seed 3 tests on"
     other = build("other", "--generate", "6x6", "--num-train", 300, "--test-size", 100, "--seed", 4)
     assert not np.array_equal(boards_of(other, "train")[0], train)
     larger = build("larger", "--generate", "6x6", "--num-train", 350, "--test-size", 100, "--seed", 3)
     assert np.array_equal(boards_of(larger, "test")[0], test)
     assert np.array_equal(boards_of(larger, "train")[0][:300], train)
+
+
+def test_a_larger_test_set_takes_no_puzzle_that_was_trained_on(build: Build) -> None:
+    """Of one seed: training sets of any size against test sets of any size, up to symmetry."""
+    train = check_split(build("long", "--generate", "6x6", "--num-train", 400, "--test-size", 1), "train", (2, 3))
+    larger = build("wide", "--generate", "6x6", "--num-train", 5, "--test-size", 1500)
+    test = check_split(larger, "test", (2, 3))
+    assert len(np.unique(canonical_form(np.concatenate([train, test]), (2, 3)), axis=0)) == 1900
+    assert np.array_equal(check_split(larger, "train", (2, 3)), train[:5])
+
+
+@pytest.mark.parametrize(
+    ("words", "digest"),
+    [
+        (("6x6", "--test-size", 60), "d82061fb9b1d783b"),
+        (("6x6", "--test-size", 60, "--num-clues", 20, "--seed", 1), "6c55bab4b0341e3b"),
+        (("9x9", "--test-size", 3), "410713724740c628"),
+        (("4x4",), "9d59a5aacee44b87"),
+    ],
+    ids=str,
+)
+def test_test_sets_of_a_seed_are_what_they_always_were(build: Build, words: tuple[object, ...], digest: str) -> None:
+    """Recorded from the builder whose training puzzles were the next ones of the same stream."""
+    folder = build("one", "--generate", *words, "--num-train", 4) / "test"
+    assert file_sha256(folder / "all__inputs.npy")[:16] == digest
 
 
 def test_generated_4x4_and_9x9(
@@ -157,6 +186,113 @@ def test_list_splits_are_seeded_disjoint_and_solved_only_where_needed(
     for split in ("train", "test"):
         ratings = open_puzzle_set(hard, split).ratings
         assert ratings is not None and ratings.min() >= 5
+
+
+def test_training_puzzles_of_a_list_come_from_the_other_end(build: Build, texts: list[str], tmp_path: Path) -> None:
+    """So a larger test set of the same seed takes none of them while others are left."""
+    path = tmp_path / "list.txt"
+    path.write_text("\n".join(texts))
+    train = boards_of(build("one", "--input-file", path, "--num-train", 40, "--test-size", 20), "train")[0]
+    larger = build("two", "--input-file", path, "--num-train", 40, "--test-size", 300)
+    assert np.array_equal(boards_of(larger, "train")[0], train) and len(boards_of(larger, "test")[0]) == 300
+    assert not {board.tobytes() for board in boards_of(larger, "test")[0]} & {board.tobytes() for board in train}
+
+
+@pytest.mark.parametrize("form", ["list", "csv", "two csv"])
+@pytest.mark.parametrize("seed", range(3))
+def test_puzzles_equal_up_to_symmetry_go_to_one_side(
+    build: Build, csv_rows: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str], form: str, seed: int
+) -> None:
+    """60 puzzles, each with an image under some symmetry, shuffled."""
+    pairs = [row.split(",")[1:3] for row in csv_rows[:60]]
+    boards, solutions = (np.array([parse_board(pair[part]) for pair in pairs]) for part in (0, 1))
+    symmetries = random_symmetries(60, (3, 3), np.random.default_rng(seed))
+    images = symmetries.apply(boards), symmetries.apply(solutions)
+    boards, solutions = np.concatenate([boards, images[0]]), np.concatenate([solutions, images[1]])
+    order = np.random.default_rng(seed).permutation(120)
+    rows = [f"x,{board_text(boards[row])},{board_text(solutions[row])},3\n" for row in order]
+    if form == "list":
+        path = tmp_path / "list.txt"
+        path.write_text("".join(row.split(",")[1] + "\n" for row in rows))
+        words = ["--input-file", path]
+    elif form == "csv":
+        path = tmp_path / "mine.csv"
+        path.write_text(CSV_HEADER + "".join(rows))
+        words = ["--input-file", path]
+    else:
+        (tmp_path / "train.csv").write_text(CSV_HEADER + "".join(rows[40:]))
+        (tmp_path / "test.csv").write_text(CSV_HEADER + "".join(rows[:40]))
+        words = ["--input-dir", tmp_path]
+    root = build("one", *words, "--seed", seed)
+    train, test = boards_of(root, "train")[0], boards_of(root, "test")[0]
+    number = {board.tobytes(): row % 60 for row, board in enumerate(boards.astype(np.uint8))}
+    sides = [{number[board.tobytes()] for board in part} for part in (train, test)]
+    assert not sides[0] & sides[1]
+    if form == "two csv":
+        in_test = {row % 60 for row in order[:40]}
+        dropped = sum(row % 60 in in_test for row in order[40:])
+        said = f"{dropped} puzzles were dropped from train: up to symmetry they are in test"
+        assert len(test) == 40 and len(train) == 80 - dropped
+    else:
+        said = "60 puzzles are equal to another up to symmetry and stand on the same side"
+        assert (len(train), len(test)) == (96, 24)
+    assert f"note: {said}" in capsys.readouterr().out
+    for split in ("train", "test"):
+        assert said in json.loads((root / split / "dataset.json").read_text())["build"]["notes"]
+
+
+def test_what_whole_classes_cannot_give_is_said(
+    build: Build, texts: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Pairs only: no test set of 5. And a list that is one puzzle in several shapes has no two sides."""
+    path = tmp_path / "list.txt"
+    swapped = str.maketrans("12", "21")
+    path.write_text("".join(f"{text}\n{text.translate(swapped)}\n" for text in texts[:20]))
+    root = build("one", "--input-file", path, "--test-size", 5)
+    assert len(boards_of(root, "test")[0]) == 4 and "5 puzzles to test on were asked for, 4" in capsys.readouterr().out
+    root = build("two", "--input-file", path, "--test-size", 1)
+    assert len(boards_of(root, "test")[0]) == 2
+    path.write_text(f"{texts[0]}\n{texts[0].translate(swapped)}\n")
+    assert "1 classes of puzzles equal up to symmetry" in refused(capsys, "--input-file", path, "--output-dir", "three")
+
+
+def test_one_question_with_two_answers_is_refused_by_line(
+    tmp_path: Path, csv_rows: list[str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    answer = csv_rows[0].split(",")[2]
+    swap = str.maketrans("12", "21")
+    question = "".join("." if digit in "12" else digit for digit in answer)
+    rows = [f"x,{question},{answer},1\n", *csv_rows[1:9], f"x,{question},{answer.translate(swap)},1\n"]
+    (tmp_path / "mine.csv").write_text(CSV_HEADER + "".join(rows))
+    message = refused(capsys, "--input-file", "mine.csv", "--output-dir", "out")
+    assert "mine.csv:11: has another answer to the question of mine.csv:2" in message
+    (tmp_path / "train.csv").write_text(CSV_HEADER + "".join(rows[:-1]))
+    (tmp_path / "test.csv").write_text(CSV_HEADER + rows[-1])
+    message = refused(capsys, "--input-dir", ".", "--output-dir", "out")
+    assert "train.csv:2: has another answer to the question of test.csv:2" in message
+    assert not (tmp_path / "out").exists()
+
+
+def test_kaggle_columns_are_rated_by_search(
+    build: Build, tmp_path: Path, csv_rows: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    rows = [row.split(",") for row in csv_rows[:30]]
+    (tmp_path / "sudoku.csv").write_text("quizzes,solutions\r" + "\r".join(f"{q},{a}" for _, q, a, _ in rows))
+    root = build("one", "--input-file", "sudoku.csv")
+    assert "no column 'rating': ratings are counted by search" in capsys.readouterr().out
+    check_split(root, "train", (3, 3))
+    assert json.loads((root / "train" / "dataset.json").read_text())["rating"] == "search_nodes"
+    for words, expected in ((["--rating", "published"], "give --rating search"), (["--min-difficulty", 2], "a list")):
+        assert expected in refused(capsys, "--input-file", "sudoku.csv", *words, "--output-dir", "out")
+
+
+def test_lists_of_any_line_end_are_read_whole(build: Build, tmp_path: Path, texts: list[str]) -> None:
+    (tmp_path / "unix.txt").write_text("\n".join(texts[:6]))
+    (tmp_path / "mac.txt").write_bytes("\r".join(texts[6:12]).encode())
+    root = build("one", "--input-file", "unix.txt", "mac.txt")
+    kept = {board_text(board, "0") for split in ("train", "test") for board in boards_of(root, split)[0]}
+    assert kept == set(texts[:12])
 
 
 def test_unsolvable_and_ambiguous_lines_are_refused_by_number(
