@@ -31,9 +31,9 @@ _PROVENANCE = f"""# Provenance of recorded results
 
 A row for each result that holds, made from `results/<id>.yaml` by `python scripts/record_result.py --render`; do not
 edit it. Everything measured, with commits, hashes and what was corrected later: [docs/results.md](docs/results.md). The
-commands are in the record; to measure one again: `python scripts/record_result.py --rerun ID --to DIR`, at the record's
-commit where it trained on generated puzzles before their training stream was parted from the test stream (docs/data.md):
-only the builder of that time makes those training sets. Test sets are the same.
+commands are in the record; to measure one again: `python scripts/record_result.py --rerun ID --to DIR`, at the
+record's commit where it trained on generated puzzles before their training stream was parted from the test stream
+([docs/data.md](docs/data.md)): only the builder of that time makes those training sets. Test sets are the same.
 
 {_HOW}
 
