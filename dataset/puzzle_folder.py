@@ -129,7 +129,7 @@ def write_puzzle_folder(
     with _renewed(folder / "dataset.json") as file:
         file.write(text.encode() + b"\n")
     try:
-        open_puzzle_set(root, split, set_name)
+        open_puzzle_set(root, split, set_name, verify=False)
     except UserError as error:
         raise ValueError(f"refusing to write a folder that could not be read: {error}") from error
 
@@ -151,13 +151,17 @@ def _opened(folder: str | Path | PuzzleFolder) -> PuzzleFolder:
     return folder if isinstance(folder, PuzzleFolder) else PuzzleFolder(folder)
 
 
-def open_puzzle_set(folder: str | Path | PuzzleFolder, split: str, set_name: str = "all") -> PuzzleSet:
+def open_puzzle_set(
+    folder: str | Path | PuzzleFolder, split: str, set_name: str = "all", *, verify: bool = True
+) -> PuzzleSet:
     """Open one set of a split; tokens stay on disk, memory-mapped.
 
     Headers are compared with `dataset.json` and the files' sizes before anything is mapped; offsets,
     identifiers and tokens are checked before anything is returned (tokens of arrays above 1 GiB: as rows
-    are read).
+    are read), and in the end every file of the set is compared with the SHA-256 that `dataset.json` has for it.
 
+    Args:
+        verify: False where another process of the same run compares the sums, or nothing but counts is read.
     Errors: `UserError` naming the file, what was found, what was expected, and the command that builds a
     good one.
     """
@@ -206,6 +210,9 @@ def open_puzzle_set(folder: str | Path | PuzzleFolder, split: str, set_name: str
     if checked:
         _check_tokens(paths["inputs"], inputs, metadata, mend)
         _check_tokens(paths["labels"], labels, metadata, mend)
+    ratings = _read_ratings(path, set_name, num_examples, mend)
+    if verify:
+        verify_checksums(opened, split, [f"{set_name}__{name}.npy" for name in (*ARRAYS, "ratings")])
     return PuzzleSet(
         folder=opened,
         split=split,
@@ -216,15 +223,20 @@ def open_puzzle_set(folder: str | Path | PuzzleFolder, split: str, set_name: str
         puzzle_identifiers=np.array(identifiers, dtype=np.int64),
         puzzle_indices=puzzle_indices,
         group_indices=group_indices,
-        ratings=_read_ratings(path, set_name, num_examples, mend),
+        ratings=ratings,
         values_checked=checked,
     )
 
 
-def open_puzzle_sets(folders: Sequence[str | Path | PuzzleFolder], split: str) -> list[PuzzleSet]:
-    """All sets of a split of several folders, in their order. Errors: as `open_puzzle_set`."""
-    opened = map(_opened, folders)
-    return [open_puzzle_set(folder, split, name) for folder in opened for name in folder.metadata(split).sets]
+def open_puzzle_sets(
+    folders: Sequence[str | Path | PuzzleFolder], split: str, *, verify: bool = True
+) -> list[PuzzleSet]:
+    """All sets of a split of several folders, in their order. Args, errors: as `open_puzzle_set`."""
+    return [
+        open_puzzle_set(folder, split, name, verify=verify)
+        for folder in map(_opened, folders)
+        for name in folder.metadata(split).sets
+    ]
 
 
 def recognised_tasks(sets: Iterable[PuzzleSet]) -> list[str]:
@@ -310,20 +322,32 @@ def _check_tokens(path: Path, tokens: np.ndarray, metadata: PuzzleMetadata, mend
             refuse(path, f"holds token {value} in row {row}, expected 0 to {metadata.vocab_size - 1}", mend)
 
 
-def verify_checksums(folder: str | Path | PuzzleFolder, split: str) -> int:
-    """Compare the files of a split with the SHA-256 sums in its `dataset.json`; returns how many there are.
+def verify_checksums(folder: str | Path | PuzzleFolder, split: str, names: Iterable[str] | None = None) -> int:
+    """Compare files of a split with the SHA-256 sums in its `dataset.json`, each once for a `PuzzleFolder`.
 
-    Folders of the official builders carry no sums (0 is returned). Errors: `UserError` naming the differing
-    file.
+    Folders of the official builders carry no sums, and are read as they are. In one that does every file must have one.
+
+    Args:
+        names: files, of which one may be missing where it has no sum; None = all that have one.
+    Returns: how many have one.
+    Errors: `UserError` naming the file that differs, is gone, or is none of those that were built.
     """
     opened = _opened(folder)
     checksums, mend = opened.metadata(split).extra.get("sha256", {}), rebuild_hint(opened.root)
-    for name, expected in checksums.items():
+    count = 0
+    for name in (checksums if names is None else names) if checksums else ():
         path = opened.root / split / name
-        file_size(path, mend)
-        if file_sha256(path) != expected:
-            refuse(path, "has other bytes than when it was built (SHA-256 differs)", mend)
-    return len(checksums)
+        if name not in checksums:
+            if path.exists():
+                refuse(path, "is none of the files that were built (dataset.json has no SHA-256 for it)", mend)
+            continue
+        count += 1
+        if (split, name) not in opened.verified:
+            file_size(path, mend)
+            if file_sha256(path) != checksums[name]:
+                refuse(path, "has other bytes than when it was built (SHA-256 differs)", mend)
+            opened.verified.add((split, name))
+    return count
 
 
 def fingerprint(folder: str | Path | PuzzleFolder, split: str) -> str:

@@ -155,6 +155,7 @@ class PuzzleFolder:
 
     def __init__(self, root: str | Path) -> None:
         self.root = Path(root)
+        self.verified: set[tuple[str, str]] = set()  # (split, file) whose bytes have the SHA-256 of dataset.json
         self._metadata: dict[str, PuzzleMetadata] = {}
 
     def metadata(self, split: str) -> PuzzleMetadata:

@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from dataset.eval_batches import EvalBatches, test_rows, validation_rows
-from dataset.puzzle_folder import PuzzleSet, open_puzzle_sets, verify_checksums
+from dataset.puzzle_folder import PuzzleSet, open_puzzle_sets
 from dataset.puzzle_metadata import PuzzleFolders, PuzzleMetadata
 from dataset.puzzle_source import PuzzleSource
 from errors import UserError
@@ -38,10 +38,12 @@ class EvalRows:
         return EvalBatches(self.puzzle_set, rows, min(self.batch_size, max(1, len(rows))))
 
 
-def open_training_data(config: TrainConfig, *, verify: bool, folders: PuzzleFolders | None = None) -> PuzzleSource:
+def open_training_data(
+    config: TrainConfig, *, verify: bool = True, folders: PuzzleFolders | None = None
+) -> PuzzleSource:
     """The official sampler over the train splits of `data_paths`.
 
-    `verify` also compares every file of both splits with the checksums that the folder stores.
+    verify: as `open_puzzle_set`.
     """
     if not config.data_paths:
         raise UserError(
@@ -49,13 +51,8 @@ def open_training_data(config: TrainConfig, *, verify: bool, folders: PuzzleFold
             "--output-dir data/NAME ...` and pass data_paths=[data/NAME]"
         )
     folders = folders or PuzzleFolders()
-    if verify:
-        for path in config.data_paths:
-            verify_checksums(folders[path], "train")
-        for path in config.data_paths_test or config.data_paths:
-            verify_checksums(folders[path], "test")
     return PuzzleSource(
-        open_puzzle_sets([folders[path] for path in config.data_paths], "train"),
+        open_puzzle_sets([folders[path] for path in config.data_paths], "train", verify=verify),
         seed=config.seed,
         global_batch_size=config.global_batch_size,
         epochs_per_iteration=config.eval_interval or config.epochs,
@@ -64,12 +61,14 @@ def open_training_data(config: TrainConfig, *, verify: bool, folders: PuzzleFold
     )
 
 
-def open_evaluation_rows(config: TrainConfig, folders: PuzzleFolders | None = None) -> list[EvalRows]:
-    """Validation and test rows of every test folder; they never overlap."""
+def open_evaluation_rows(
+    config: TrainConfig, folders: PuzzleFolders | None = None, *, verify: bool = True
+) -> list[EvalRows]:
+    """Validation and test rows of every test folder; they never overlap. verify: as `open_puzzle_set`."""
     folders = folders or PuzzleFolders()
     opened = [folders[path] for path in config.data_paths_test or config.data_paths]
     result = []
-    for puzzle_set in open_puzzle_sets(opened, "test"):
+    for puzzle_set in open_puzzle_sets(opened, "test", verify=verify):
         chosen = validation_rows(puzzle_set, config.validation_size)
         fast = validation_rows(puzzle_set, min(config.fast_validation_size, max(1, len(chosen))))
         if not np.isin(fast, chosen).all():

@@ -93,7 +93,7 @@ def build_run(config: TrainConfig, world: World, objective: Objective | None = N
     seed_everything(config.seed)
     folders = PuzzleFolders()
     source = open_training_data(config, verify=world.is_main, folders=folders)
-    evaluation_rows = open_evaluation_rows(config, folders)
+    evaluation_rows = open_evaluation_rows(config, folders, verify=world.is_main)
     for rows in evaluation_rows:
         build_judges(config.evaluators, rows.puzzle_set, rows.validation)  # what cannot be judged is said now
     if world.is_main:

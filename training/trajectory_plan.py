@@ -23,7 +23,7 @@ def plan_lines(config: TrainConfig) -> list[str]:
     Reads settings, data and weights as the run would, and writes nothing. Errors: `UserError`, as the run would raise.
     """
     folders = PuzzleFolders()
-    source = open_training_data(config, verify=False, folders=folders)
+    source = open_training_data(config, folders=folders)
     device = resolve_device(config.device)
     model = build_network(config, source.metadata, torch.device("cpu"))
     decision = decide_start(RunFolder(config.checkpoint_path or "."), config.resume, config.init_from)

@@ -9,12 +9,14 @@ import pytest
 
 from dataset import puzzle_folder
 from dataset.puzzle_folder import (
+    ARRAYS,
     fingerprint,
     open_puzzle_set,
     verify_checksums,
     write_puzzle_folder,
 )
-from dataset.puzzle_metadata import PuzzleMetadata, read_identifiers, read_metadata
+from dataset.puzzle_metadata import PuzzleFolder, PuzzleMetadata, read_identifiers, read_metadata
+from dataset.safe_files import file_sha256
 from errors import UserError
 from tests.dataset.folders import edit_metadata, make_folder, sudoku_task
 
@@ -335,6 +337,7 @@ def test_tokens_outside_the_vocabulary(
         refused(folder, path.name, str(token), "row 7")
         return
     monkeypatch.setattr(puzzle_folder, "FULL_CHECK_BYTES", 0)
+    edit_metadata(folder / "train", sha256=...)
     opened = open_puzzle_set(folder, "train")
     opened.read_rows(np.array([0, 6, 8]))
     with pytest.raises(UserError, match=path.name):
@@ -417,14 +420,46 @@ def test_wrong_identifiers(folder: Path, names: object) -> None:
 # checksums and fingerprints
 
 
-def test_checksums_notice_a_flipped_bit(folder: Path) -> None:
-    path = folder / "train" / "all__labels.npy"
-    assert verify_checksums(folder, "train") == 5
+@pytest.mark.parametrize("name", [*ARRAYS, "ratings"])
+def test_a_flipped_bit_is_noticed_by_whoever_opens_the_set(folder: Path, name: str) -> None:
+    """Also where it gives another good value, and in a file that is gone or was put there since."""
+    path = folder / "train" / f"all__{name}.npy"
+    np.save(folder / "train" / "all__ratings.npy", np.arange(9, dtype=np.int32))
+    sums = {file.name: file_sha256(file) for file in (folder / "train").glob("*.npy")}
+    edit_metadata(folder / "train", sha256=sums)
+    sound = open_puzzle_set(folder, "train")
+    assert verify_checksums(folder, "train") == 6
     data = bytearray(path.read_bytes())
-    data[-1] ^= 1
+    data[-1 if name in ("inputs", "labels") else -4] ^= 1
     path.write_bytes(data)
-    with pytest.raises(UserError, match="all__labels.npy.*SHA-256"):
-        verify_checksums(folder, "train")
+    refused(folder, path.name)
+    if name in ("inputs", "labels", "ratings"):
+        refused(folder, path.name, "SHA-256 differs")
+        assert open_puzzle_set(folder, "train", verify=False).num_examples == sound.num_examples
+    path.unlink()
+    refused(folder, path.name)
+
+
+def test_a_file_that_nobody_built_is_refused(folder: Path) -> None:
+    np.save(folder / "train" / "all__ratings.npy", np.arange(9, dtype=np.int32))
+    refused(folder, "all__ratings.npy", "none of the files that were built")
+    edit_metadata(folder / "train", sha256=...)
+    assert open_puzzle_set(folder, "train").ratings is not None, "a folder without sums is read with what it has"
+
+
+def test_each_file_is_hashed_once(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    hashed: list[Path] = []
+
+    def noted(path: Path) -> str:
+        hashed.append(path)
+        return file_sha256(path)
+
+    monkeypatch.setattr(puzzle_folder, "file_sha256", noted)
+    opened = PuzzleFolder(folder)
+    for _ in range(2):
+        open_puzzle_set(opened, "train")
+    assert sorted(path.name for path in hashed) == sorted(f"all__{name}.npy" for name in ARRAYS)
+    assert verify_checksums(opened, "train") == len(hashed) == 5
 
 
 def test_fingerprint_follows_content(folder: Path, tmp_path: Path) -> None:

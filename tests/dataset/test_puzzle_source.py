@@ -378,6 +378,7 @@ def test_validation_rows_follow_content_not_order_or_dtype(tmp_path: Path) -> No
     for name in ("inputs", "labels"):
         path = tmp_path / "test" / f"all__{name}.npy"
         np.save(path, np.load(path, allow_pickle=False)[order].astype(np.int64))
+    edit_metadata(tmp_path / "test", sha256=...)
     shuffled = open_puzzle_set(tmp_path, "test")
     rows = validation_rows(shuffled, 40)
     assert {bytes(row.astype(np.uint8)) for row in np.asarray(shuffled.inputs)[rows]} == content
@@ -410,6 +411,7 @@ def test_equal_rows_are_never_on_both_sides(
     for name in ("inputs", "labels"):
         path = root / "test" / f"all__{name}.npy"
         np.save(path, np.load(path, allow_pickle=False)[[content % count for content in contents]])
+    edit_metadata(root / "test", sha256=...)
     puzzle_set = open_puzzle_set(root, "test")
     chosen, rest = validation_rows(puzzle_set, size), test_rows(puzzle_set, size)
     assert np.array_equal(np.sort(np.concatenate([chosen, rest])), np.arange(count))
@@ -435,6 +437,7 @@ def test_groups_that_share_a_row_stay_together(tmp_path: Path, monkeypatch: pyte
     for name in ("inputs", "labels"):
         path = tmp_path / "test" / f"all__{name}.npy"
         np.save(path, np.load(path, allow_pickle=False)[copied])
+    edit_metadata(tmp_path / "test", sha256=...)
     chosen = validation_rows(open_puzzle_set(tmp_path, "test"))
     assert len(chosen) == 40 and len(set(chosen // 10)) == 4
 

@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -78,10 +79,10 @@ def select_rows(
 
 def training_label_counts(config: TrainConfig, folders: PuzzleFolders) -> np.ndarray | None:
     """Label counts of the training sets, for the trivial predictors; None when those folders are not there."""
-    try:
-        sets = open_puzzle_sets([folders[data_folder(path)] for path in config.data_paths], "train")
-    except UserError:
+    paths = [data_folder(path) for path in config.data_paths]
+    if not all(Path(path, "train").is_dir() for path in paths):
         return None
+    sets = open_puzzle_sets([folders[path] for path in paths], "train")
     return np.sum([label_counts(puzzle_set) for puzzle_set in sets], axis=0) if sets else None
 
 

@@ -386,7 +386,7 @@ def _plan_epochs(settings: dict[str, Any]) -> None:
     paths = settings["data_paths"]
     if not paths:
         return
-    sets, augment = open_puzzle_sets(paths, "train"), settings["augment"]
+    sets, augment = open_puzzle_sets(paths, "train", verify=False), settings["augment"]
     source = PuzzleSource(sets, seed=0, global_batch_size=batch, epochs_per_iteration=_EPOCHS, augment=augment)
     # Half as many again, since an epoch may give fewer batches than it does on average.
     rows_per_pass = _EPOCHS * source.total_groups * source.mean_examples
