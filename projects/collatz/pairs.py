@@ -48,7 +48,7 @@ class PairSource(DrawnSource):
         furthest = max([1, *(ahead for ahead, _ in further_states(settings))])
         self._states = furthest + 1
         self.pool = HardPool(kept_out, decontaminate=settings.decontaminate, successors=furthest)
-        self._ready: dict[int, Batch] = {}
+        self._ready: dict[int, tuple[Batch, int]] = {}  # with how many rows have a state on a test orbit
         self._mined_at: int | None = None
 
     def next(self, position: Position) -> tuple[Batch, Position]:
@@ -57,14 +57,16 @@ class PairSource(DrawnSource):
             self._mine(epoch)
         if epoch not in self._ready:
             self._ready = self._prepare(epoch)
-        return self._ready.pop(epoch), {"iteration": epoch + 1, "batch": 0, "cursor": 0}
+        batch, overlap = self._ready.pop(epoch)
+        self.overlap, self.drawn = self.overlap + overlap, self.drawn + self.total_groups
+        return batch, {"iteration": epoch + 1, "batch": 0, "cursor": 0}
 
     def random_rows(self, epoch: int, count: int) -> Batch:
         """`count` random numbers as in training, drawn apart from it: for a quick look at the network."""
         generator = stream(self.seed, _QUICK, epoch, 0)
         return self._walk(self._random(count, generator)).batch()
 
-    def _prepare(self, first: int) -> dict[int, Batch]:
+    def _prepare(self, first: int) -> dict[int, tuple[Batch, int]]:
         """The batches from `first` on, up to the next mining."""
         epochs = [first]
         while len(epochs) < _AHEAD and not self._mines_at(epochs[-1] + 1):
@@ -74,13 +76,13 @@ class PairSource(DrawnSource):
         limbs = np.concatenate([resized(numbers, longest) for numbers, _ in drawn], axis=1)
         walked = self._walk(limbs)
         overlap = walked.on_test_orbit.any(axis=1)
-        self.overlap, self.drawn = self.overlap + int(overlap.sum()), self.drawn + len(overlap)
         kept = ~overlap if self.settings.decontaminate else np.ones(len(overlap), bool)
         whole = walked.batch(hard=np.concatenate([hard for _, hard in drawn]), kept=kept)
         size = self.total_groups
+        places = {epoch: slice(i * size, (i + 1) * size) for i, epoch in enumerate(epochs)}
         return {
-            epoch: {name: leaf[i * size : (i + 1) * size] for name, leaf in whole.items()}
-            for i, epoch in enumerate(epochs)
+            epoch: ({name: leaf[place] for name, leaf in whole.items()}, int(overlap[place].sum()))
+            for epoch, place in places.items()
         }
 
     def _walk(self, limbs: np.ndarray) -> Any:
@@ -134,11 +136,16 @@ class PairSource(DrawnSource):
         self._mined_at, self._ready = epoch, {}
 
     def state_dict(self) -> dict[str, Any]:
-        """The mined numbers, as decimal text, and when they were last mined."""
-        return {"mined": [str(number) for number in self.pool.mined], "mined_at": self._mined_at}
+        """The mined numbers, as decimal text, when they were last mined, and the counts."""
+        mined = [str(number) for number in self.pool.mined]
+        return {"mined": mined, "mined_at": self._mined_at, **self._counted_state()}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Errors: `UserError` for anything but what `state_dict` gives."""
+        try:
+            state = self._take_counts(state)
+        except ValueError as error:
+            raise UserError(f"{error}; use another state") from None
         mined, mined_at = state.get("mined"), state.get("mined_at")
         texts = isinstance(mined, list) and all(
             isinstance(text, str) and text.isascii() and text.isdigit() and len(text) < 400 and int(text) % 2

@@ -203,8 +203,8 @@ class CollatzScoring:
 
 
 def overlap_line(overlap: dict[str, int], decontaminate: bool) -> str:
-    """How many of the rows of this session had a state on a test orbit."""
+    """How many of the rows that were drawn had a state on a test orbit."""
     rows, drawn = overlap["rows_on_test_orbits"], overlap["rows_prepared"]
     share = f" ({100 * rows / drawn:.2f} %)" if drawn else ""
     fate = "kept out of training" if decontaminate else "trained on; --decontaminate keeps them out"
-    return f"split by orbit: {rows:,} of {drawn:,} rows of this session{share} had a state on a test orbit: {fate}"
+    return f"split by orbit: {rows:,} of {drawn:,} rows{share} had a state on a test orbit: {fate}"

@@ -44,6 +44,9 @@ class SegmentSource(DrawnSource):
             self._block = number, self._make(number)
         rows = slice(index * self.total_groups, (index + 1) * self.total_groups)
         arrays = {name: array[rows] for name, array in self._block[1].items()}
+        tested, going = arrays.pop("tested"), arrays.pop("going")
+        self.overlap += int((tested & going).sum())
+        self.drawn += int(going.sum())
         nothing = np.empty((0, 0))
         walked = Walk(arrays.pop("logs"), arrays.pop("residues"), arrays.pop("valuations"), nothing, nothing)
         return walked.batch(**arrays), {"iteration": epoch + 1, "batch": 0, "cursor": 0}
@@ -72,11 +75,11 @@ class SegmentSource(DrawnSource):
         walked = walk(limbs, steps * SEGMENTS_PER_START + 1, lookahead, self._kept_out, window_logs=True)
         tested = walked.on_test_orbit[:, :-1] | walked.on_test_orbit[:, 1:]
         going = ~walked.at_one[:, :-1]
-        self.overlap += int((tested & going).sum())
-        self.drawn += int(going.sum())
         kept = going & ~tested if settings.decontaminate else going
-        widths = {"logs": steps + 1 + lookahead, "residues": steps + 1, "valuations": steps + lookahead, "kept": steps}
-        arrays = {"logs": walked.logs, "residues": walked.residues, "valuations": walked.valuations, "kept": kept}
+        widths = {"logs": steps + 1 + lookahead, "residues": steps + 1, "valuations": steps + lookahead}
+        arrays = {"logs": walked.logs, "residues": walked.residues, "valuations": walked.valuations}
+        of_steps = {"kept": kept, "tested": tested, "going": going}
+        widths, arrays = widths | dict.fromkeys(of_steps, steps), arrays | of_steps
         order = generator.permutation(self._block_starts * SEGMENTS_PER_START)
         return {
             name: sliding_window_view(array, widths[name], axis=1)[:, ::steps].reshape(-1, widths[name])[order]
@@ -84,9 +87,10 @@ class SegmentSource(DrawnSource):
         }
 
     def state_dict(self) -> dict[str, Any]:
-        """Empty: the position is all there is."""
-        return {}
+        """The counts: beside them the position is all there is."""
+        return self._counted_state()
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        if state:
+        """Errors: `ValueError` for anything but counts."""
+        if state := self._take_counts(state):
             raise ValueError(f"the state's source holds {sorted(state)}, but orbit segments keep none")

@@ -42,7 +42,8 @@ class Walk:
 class DrawnSource:
     """What the sources of Collatz runs share: a position is an update, whose batch is drawn anew.
 
-    Attributes: `overlap`, how much so far lies on a test orbit, of `drawn`; counted in what this process prepared.
+    Attributes: `overlap`, how much of the batches so far lies on a test orbit, of `drawn`: of the whole run, since both
+    are in its state. A state of before they were goes on from none.
     """
 
     epochs_per_iteration = 1
@@ -53,6 +54,17 @@ class DrawnSource:
     def __init__(self, settings: CollatzConfig, batch_size: int, seed: int, kept_out: KeptOut) -> None:
         self.settings, self.total_groups, self.seed, self._kept_out = settings, batch_size, seed, kept_out
         self.overlap = self.drawn = 0
+
+    def _counted_state(self) -> dict[str, Any]:
+        return {"overlap": self.overlap, "drawn": self.drawn}
+
+    def _take_counts(self, state: dict[str, Any]) -> dict[str, Any]:
+        """Take the counts out of a state; the rest of it. Errors: `ValueError` for what is no count."""
+        counts = [state.get(name, 0) for name in self._counted_state()]
+        if not all(type(count) is int and 0 <= count < 2**63 for count in counts) or counts[0] > counts[1]:
+            raise ValueError(f"the state's source has {counts} for overlap and drawn, which are no counts")
+        self.overlap, self.drawn = counts
+        return {name: value for name, value in state.items() if name not in self._counted_state()}
 
     def learn(self, losses: RowLosses) -> None:
         """Nothing here hears of single rows."""

@@ -3,6 +3,7 @@
 import math
 from collections import Counter
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -248,8 +249,10 @@ def test_a_foreign_state_is_refused(state: dict[str, object]) -> None:
 def test_rows_on_test_orbits_are_counted_and_with_the_switch_not_kept() -> None:
     for decontaminate in (False, True):
         source = PairSource(replace(PAIRS, use_t4=True, decontaminate=decontaminate), 64, 0, OUT)
-        batch, _ = source.next(at(0))
-        assert source.drawn == 8 * 64 and 0 < source.overlap < source.drawn
+        for epoch in range(8):
+            batch, _ = source.next(at(7 - epoch))
+            assert source.drawn == 64 * (epoch + 1), "counted as batches are given, not as they are prepared"
+        assert 0 < source.overlap < source.drawn
         small = batch["logs"][:, 0] < math.log(2**50)
         for number, kept in zip(
             batch["logs"][small, 0].exp().round().long().tolist(), batch["kept"][small].tolist(), strict=True
@@ -303,9 +306,31 @@ def test_segments_with_a_test_state_or_an_end_are_not_kept() -> None:
     assert kept and dropped and 0 < source.overlap < source.drawn
 
 
-def test_segments_keep_no_state() -> None:
+@pytest.mark.parametrize("kind", [PairSource, SegmentSource])
+def test_overlap_is_that_of_the_run_however_often_it_started(kind: Any) -> None:
+    settings = PAIRS if kind is PairSource else replace(SEGMENTS, fewest_bits=12, most_bits=20)
+    whole, position = kind(settings, 16, 0, OUT), at(0)
+    for _ in range(15):
+        _, position = whole.next(position)
+    state, position = {}, at(0)
+    for starts in (3, 5, 7):  # each by a process of its own, which prepared more than it gave
+        source = kind(settings, 16, 0, OUT)
+        source.load_state_dict(state or source.state_dict())
+        for _ in range(starts):
+            _, position = source.next(position)
+        state = source.state_dict()
+    assert state == whole.state_dict() and 0 < state["overlap"] < state["drawn"]
+    older = {key: value for key, value in state.items() if key not in ("overlap", "drawn")}
+    source.load_state_dict(older)
+    assert (source.overlap, source.drawn) == (0, 0), "a state of before they were counted"
+    for wrong in ({"overlap": -1}, {"overlap": 2, "drawn": 1}, {"drawn": 1.5}):
+        with pytest.raises((UserError, ValueError), match="no counts"):
+            source.load_state_dict(older | wrong)
+
+
+def test_segments_keep_counts_only() -> None:
     source = SegmentSource(SEGMENTS, 4, 0, OUT)
-    assert source.state_dict() == {}
+    assert source.state_dict() == {"overlap": 0, "drawn": 0}
     source.load_state_dict({})
     with pytest.raises(ValueError, match="keep none"):
         source.load_state_dict({"mined": []})
