@@ -3,7 +3,7 @@ r"""Solve one puzzle with a trained model, and show its answer after each superv
     python predict.py checkpoint=RUN/best.pt \
         puzzle=53..7....6..195....98....6.8...6...34..8.3..17...2...6.6....28....419..5....8..79
     python predict.py checkpoint=RUN/best.pt puzzle_file=FILE          a puzzle a line, or puzzles as grids
-    python predict.py checkpoint=RUN/best.pt row=7                     a test puzzle of the run's data
+    python predict.py checkpoint=RUN/best.pt row=7                     row 7 of the test set, as in tables and pictures
 
 Of a Sudoku blanks are '.' or '0', or * x _ - ?; spaces and what is drawn between cells are passed over. A file may
 be any list that the Sudoku builder reads, a CSV file with questions too. A solver judges the answer:
@@ -25,10 +25,9 @@ require_packages()
 import numpy as np
 import torch
 
-from dataset.eval_batches import as_batch, test_rows
+from dataset.eval_batches import as_batch, validation_rows
 from dataset.find_task import official_shapes
 from dataset.puzzle_csv import read_puzzle_file
-from dataset.puzzle_folder import open_puzzle_set
 from dataset.puzzle_metadata import PuzzleMetadata, data_folder, read_metadata
 from dataset.tasks.base import Known, PuzzleTask
 from models.recursive_model import RecursiveModel
@@ -40,12 +39,18 @@ from training.settings.key_values import parse_key_values
 from training.settings.schema import DTYPES, Device
 from training.trained_model import (
     Checkpoint,
+    data_is_here,
     open_checkpoint,
+    open_test_set,
+    recorded_metadata,
     restore_model,
+    shaped,
     test_metadata,
     with_supervision_steps,
 )
 
+# (name, cells) -> tokens of official puzzles that are no task here.
+OTHER_OFFICIAL = {("maze", 900): 6, ("arc", 900): 12}
 MAX_PUZZLES = 1000
 GREEN, RED, BOLD, UNDERLINE, RESET = "\033[32m", "\033[31m", "\033[1m", "\033[4m", "\033[0m"
 
@@ -57,7 +62,7 @@ class Options:
     checkpoint: str = option(REQUIRED, "weights file in a run folder, such as RUN/best.pt", text)
     puzzle: str | None = option(None, "its cells row by row, of a Sudoku 16, 36 or 81; '.' or '0' = blank", anything)
     puzzle_file: str | None = option(None, "a puzzle a line, puzzles as grids, or a CSV file", text)
-    row: int | None = option(None, "N-th test puzzle (from 0) that chose no checkpoint", at_least(0))
+    row: int | None = option(None, "row of the test set, from 0, as tables and pictures number them", at_least(0))
     data_path: str | None = option(None, "dataset folder of row=N; default: the run's", text)
     steps: int | None = option(None, "supervision steps; default: as trained", at_least(1))
     color: str = option("auto", "auto = on a terminal", one_of("auto", "always", "never"))
@@ -66,27 +71,29 @@ class Options:
 
 
 def puzzle_metadata(checkpoint: Checkpoint, data_path: str | None) -> PuzzleMetadata:
-    """Shape and task of the puzzles that a model was trained on: of its data, else of `data_path`, else by its tokens.
+    """Shape and task of the puzzles that a model was trained on, with the rows of its puzzle table.
 
-    It has the checkpoint's puzzle table. Errors: `UserError` when no task, or more than one, has so many tokens.
+    As its folder knows them; of an old or a foreign folder as its data say, else `data_path`, else its number of tokens
+    where one kind of official puzzles has so many, which is said. Errors: `UserError` when nothing tells.
     """
     size = checkpoint.vocab_size
-    try:
+    metadata = recorded_metadata(checkpoint)
+    if metadata is None and data_path is not None:
+        metadata = read_metadata(data_folder(data_path), "test")
+    if metadata is None and data_is_here(checkpoint.config):
         metadata = test_metadata(checkpoint.config)
-    except UserError:  # the data may lie on another machine
-        if data_path is not None:
-            metadata = read_metadata(data_folder(data_path), "test")
-        else:
-            shapes = official_shapes(size)
-            if len(shapes) != 1:
-                known = ", ".join(f"{name} of {seq_len} cells" for name, seq_len in shapes) or "no task"
-                raise UserError(
-                    f"{checkpoint.path} knows {size} tokens, as do: {known}; its data is not here to say which "
-                    "puzzles it reads; give data_path=data/NAME"
-                ) from None
-            ((name, seq_len),) = shapes
-            shape = {"seq_len": seq_len, "vocab_size": size, "total_groups": 1, "total_puzzles": 1}
-            metadata = PuzzleMetadata(**shape, extra={"task": name})  # type: ignore[arg-type]
+    if metadata is None:
+        shapes = [*official_shapes(size), *(shape for shape, tokens in OTHER_OFFICIAL.items() if tokens == size)]
+        if len(shapes) != 1:
+            known = ", ".join(f"{name} of {seq_len} cells" for name, seq_len in shapes) or "no task"
+            raise UserError(
+                f"{checkpoint.path} knows {size} tokens, as do: {known}; its data is not here to say which "
+                "puzzles it reads; give data_path=data/NAME"
+            )
+        ((name, seq_len),) = shapes
+        metadata = shaped(task=name, seq_len=seq_len, vocab_size=size)
+        taken = f"its {size} tokens are taken for {metadata.task}"
+        print(f"warning: nothing here says what {checkpoint.path} was trained on: {taken}", file=sys.stderr)
     if metadata.vocab_size != size:
         raise UserError(
             f"{checkpoint.path} knows {size} tokens, but the puzzles of its data have {metadata.vocab_size}"
@@ -103,22 +110,20 @@ def read_puzzle(text: str, task: PuzzleTask, where: str) -> np.ndarray:
 
 
 def test_puzzle(checkpoint: Checkpoint, metadata: PuzzleMetadata, row: int, data_path: str | None) -> np.ndarray:
-    """The row-th test puzzle that chose no checkpoint, (S,). Errors: `UserError`."""
-    config = checkpoint.config
-    paths = [data_path] if data_path else config.data_paths_test or config.data_paths
-    if not paths:
-        raise UserError("row=N needs a dataset: give data_path=data/NAME")
-    puzzle_set = open_puzzle_set(data_folder(paths[0]), "test")
+    """Row `row` of the test set, (S,). One that chose the best checkpoint is said to be so. Errors: `UserError`."""
+    puzzle_set = open_test_set(checkpoint, data_path, option="data_path=")
     found = puzzle_set.metadata
     if (found.seq_len, found.vocab_size) != (metadata.seq_len, metadata.vocab_size):
         raise UserError(
-            f"{paths[0]} holds other puzzles than the model's: {found.seq_len} cells of {found.vocab_size} tokens "
-            f"({found.task}), expected {metadata.seq_len} of {metadata.vocab_size} ({metadata.task})"
+            f"{puzzle_set.root} holds other puzzles than the model's: {found.seq_len} cells of {found.vocab_size} "
+            f"tokens ({found.task}), expected {metadata.seq_len} of {metadata.vocab_size} ({metadata.task})"
         )
-    rows = test_rows(puzzle_set, config.validation_size)
-    if not 0 <= row < len(rows):
-        raise UserError(f"row={row}: {paths[0]} has {len(rows)} test puzzles, expected 0 to {len(rows) - 1}")
-    return puzzle_set.read_rows(rows[row : row + 1])[0][0]
+    if row >= puzzle_set.num_examples:
+        last = puzzle_set.num_examples - 1
+        raise UserError(f"row={row}: {puzzle_set.root} has test rows 0 to {last}")
+    if row in validation_rows(puzzle_set, checkpoint.config.validation_size):
+        print(f"row {row} is a validation row: it helped to choose the best checkpoint")
+    return puzzle_set.read_rows(np.array([row]))[0][0]
 
 
 def read_puzzles(options: Options, checkpoint: Checkpoint, metadata: PuzzleMetadata) -> np.ndarray:

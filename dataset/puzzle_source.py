@@ -283,6 +283,18 @@ class PuzzleSource:
         batch = as_batch(inputs, labels, self._puzzle_identifiers[puzzles], self.metadata)
         return batch | {"example": torch.from_numpy(examples)} if self.wants_losses else batch
 
+    def trained_rows(self) -> list[tuple[PuzzleSet, np.ndarray]]:
+        """Of each set the rows that may be drawn. Where its task has symmetries, only those of the first puzzle of a
+        group: the others are images of them."""
+        chosen = []
+        for index, puzzle_set in enumerate(self.sets):
+            start, stop = self._row_starts[index : index + 2]
+            rows = self._rows[(self._rows >= start) & (self._rows < stop)] - start
+            if puzzle_set.metadata.task.augments:
+                rows = rows[np.isin(puzzle_set.puzzle_of(rows), puzzle_set.group_indices[:-1])]
+            chosen.append((puzzle_set, rows))
+        return chosen
+
     def learn(self, losses: RowLosses) -> None:
         """Tell the steps what became of rows of the last update."""
         for step in self.steps:

@@ -1,9 +1,9 @@
 """The files of the best checkpoint: kept true to the run's state, and archived with all that explains them.
 
 `best/step_N/` holds, as hard links where the same bytes lie in the run folder: `weights.pt` (what evaluation
-used), `state.pt` (everything else, raw weights included), `all_config.yaml`, `status.json`; and the last log
-lines (`metrics.jsonl`), the uncommitted changes of the code (`git_diff.patch`) and `archive.json` with step,
-metrics, config hash and commit.
+used), `state.pt` (everything else, raw weights included), `all_config.yaml`, `weights.json`, `training_puzzles.npy`,
+`status.json`; and the last log lines (`metrics.jsonl`), the uncommitted changes of the code (`git_diff.patch`) and
+`archive.json` with step, metrics, config hash and commit.
 
 The evaluation at the end of a run may lie where the same run, made longer, evaluates nothing; its state was
 saved before (see `training/loop.py`). What such an end puts in place of the best files is undone when the run
@@ -31,7 +31,7 @@ from training.storage.atomic_file import (
     write_json_atomically,
 )
 from training.storage.checkpoint import save_weights
-from training.storage.run_folder import RunFolder
+from training.storage.run_folder import TRAINING_PUZZLES, RunFolder
 
 LOG_LINES = 200
 _ARCHIVE = re.compile(r"step_(\d+)")
@@ -120,7 +120,8 @@ def _fill(run: Run, building: Path) -> None:
     folder, best = run.folder, run.validation.best
     assert best is not None
     link_or_copy(folder.best, building / "weights.pt")
-    for source, name in ((folder.best_state, "state.pt"), (folder.all_config, None)):
+    plain = (folder.all_config, folder.weights_record, folder.path / TRAINING_PUZZLES)
+    for source, name in ((folder.best_state, "state.pt"), *((path, None) for path in plain)):
         if source.exists():
             link_or_copy(source, building / (name or source.name))
     if folder.status.exists():  # a copy: on a full disk a run writes its last word into the file's own blocks

@@ -10,6 +10,7 @@ from omegaconf import OmegaConf
 
 from errors import writing
 from models.registry import count_parameters
+from training.known_rows import described
 from training.records.metrics_log import MetricsLog
 from training.records.provenance import ProvenanceFile, collect_provenance
 from training.records.result_numbers import Number, rate, record_entry
@@ -19,6 +20,7 @@ from training.run import Run
 from training.settings.identity import config_hash, config_to_dict
 from training.settings.resolving import resolve
 from training.storage.atomic_file import write_bytes_atomically, write_json_atomically
+from training.storage.weights_record import write_record
 from training.update import UpdateResult, mean_metrics
 
 # `run.warn_about_arithmetic` compares these with what the state says, whoever wrote it.
@@ -33,7 +35,9 @@ class RunLog:
         plain = config_to_dict(config)
         text = OmegaConf.to_yaml(OmegaConf.create(plain))
         with writing(run.folder.all_config, "free some space, or name another checkpoint_path"):
+            record = described(run)
             write_bytes_atomically(run.folder.all_config, text.encode())
+            write_record(run.folder.path, record)
         self.provenance = ProvenanceFile(run.folder.provenance)
         session = collect_provenance(
             plain,

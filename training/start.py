@@ -21,6 +21,7 @@ from training.evaluation.evaluators import check_outputs
 from training.hooks.base import refuse_conflicts
 from training.inference.choose import build_inference, deciding, keeps_steps
 from training.judges.judging import build_judges
+from training.known_rows import refuse_rows_that_chose, warn_of_rows_that_chose
 from training.loop import run_training
 from training.objectives.act_streaming import ACTStreaming
 from training.objectives.base import Objective
@@ -166,6 +167,7 @@ def place(run: Run) -> None:
         load_initial_weights(run.model, str(decision.path))
         for average in run.averages.values():
             average.restart()
+        warn_of_rows_that_chose(run, decision.path)  # type: ignore[arg-type]
 
 
 def warn_about_evaluation(run: Run) -> None:
@@ -249,6 +251,7 @@ def train_in(world: World, config: TrainConfig) -> str:
         with world.together():
             if not starts_elsewhere or run.folder.states:
                 place(run)
+            refuse_rows_that_chose(run)
             warn_about_evaluation(run)
         share_weights(run)
         return "done" if already_finished(run) else run_training(run)

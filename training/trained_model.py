@@ -1,29 +1,40 @@
 """A trained model from its run folder: settings beside the checkpoint, data they name, weights checked."""
 
 import os
+import sys
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import torch
 
+from dataset.puzzle_folder import PuzzleSet, fingerprint, open_puzzle_set
 from dataset.puzzle_metadata import PuzzleMetadata, data_folder, read_metadata
+from dataset.tasks.base import TaskError
 from errors import UserError
+from files import file_sha256
 from models.config import DTYPES
 from models.recursive_model import RecursiveModel
 from training.settings.resolving import load_config_file
 from training.settings.schema import TrainConfig
 from training.setup import build_network
-from training.storage.run_folder import RunFolder
+from training.storage.run_folder import WEIGHTS_RECORD, RunFolder
 from training.storage.weights import check_weights, load_weights
+from training.storage.weights_record import WeightsRecord, read_record
 
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """Weights as read (prefixes stripped) and the settings of the run they come from."""
+    """Weights as read (prefixes stripped) and the settings of the run they come from.
+
+    record: what the folder knows of its weights; None in a foreign or an old one.
+    """
 
     path: Path
     config: TrainConfig
     weights: dict[str, torch.Tensor]
+    record: WeightsRecord | None = None
 
     @property
     def name(self) -> str:
@@ -52,7 +63,8 @@ def open_checkpoint(path: str | Path, *, device: str = "auto", dtype: str | None
     """Read weights and the `all_config.yaml` beside them, ours or the official code's.
 
     `device` replaces the run's (which may have had another machine); `dtype` too unless None. A run folder
-    means its `best.pt`. Errors: `UserError` naming the file.
+    means its `best.pt`. A line warns where nothing ties the settings to the weights. Errors: `UserError` naming the
+    file, also where the settings are no longer those that the weights were made with.
     """
     path = Path(path)
     if os.path.isdir(path) and os.path.isfile(RunFolder(path).best):
@@ -64,14 +76,17 @@ def open_checkpoint(path: str | Path, *, device: str = "auto", dtype: str | None
             f"{path} has no {config_path.name} beside it, which says how the model is built: copy the one of its run "
             f"to {config_path}"
         )
-    config = load_config_file(config_path)
+    config, record = load_config_file(config_path), read_record(path.parent)
+    if record is None or not record.knows(file_sha256(path)):
+        why = f"no {WEIGHTS_RECORD} beside it" if record is None else f"{WEIGHTS_RECORD} does not know its bytes"
+        print(f"warning: {path}: {why}, which would say that it was made with this {config_path.name}", file=sys.stderr)
     config.device = device
     if dtype is not None:
         if dtype not in ("auto", *DTYPES):
             raise UserError(f"dtype={dtype} is none of auto, {', '.join(DTYPES)}")
         config.dtype = dtype
         config.state_dtype = "auto"
-    return Checkpoint(path, config, weights)
+    return Checkpoint(path, config, weights, record)
 
 
 def test_metadata(config: TrainConfig) -> PuzzleMetadata:
@@ -80,6 +95,66 @@ def test_metadata(config: TrainConfig) -> PuzzleMetadata:
     if not paths:
         raise UserError("the run's settings name no data: give data_paths_test=[data/NAME]")
     return read_metadata(data_folder(paths[0]), "test")
+
+
+def data_is_here(config: TrainConfig) -> bool:
+    """Whether there is anything where the settings of a run say that its test data lie."""
+    paths = config.data_paths_test or config.data_paths
+    return bool(paths) and os.path.exists(data_folder(paths[0]))
+
+
+def recorded_metadata(checkpoint: Checkpoint) -> PuzzleMetadata | None:
+    """Shape and task of the run's puzzles as its folder knows them, None where it does not.
+
+    Errors: `UserError` where what stands there is no task.
+    """
+    if checkpoint.record is None or checkpoint.record.puzzles is None:
+        return None
+    try:
+        return shaped(**checkpoint.record.puzzles)
+    except (TypeError, ValueError, TaskError) as error:
+        path = checkpoint.path.with_name(WEIGHTS_RECORD)
+        raise UserError(f"{path} knows no puzzles of this suite ({error}); remove it, or use newer code") from error
+
+
+def shaped(*, task: str, seq_len: int, vocab_size: int, pad_id: int = 0, augmentation: Any = None) -> PuzzleMetadata:
+    """A description of puzzles without a data set. Errors: `TaskError`, `ValueError` for what are none."""
+    if not all(type(size) is int and 0 <= size <= 1 << 20 for size in (seq_len, vocab_size, pad_id)):
+        raise ValueError(f"{seq_len} cells of {vocab_size} tokens")
+    metadata = PuzzleMetadata(
+        seq_len=seq_len, vocab_size=vocab_size, pad_id=pad_id, total_groups=1, total_puzzles=1,
+        extra={"task": task, "augmentation": augmentation},
+    )  # fmt: skip
+    _ = metadata.task
+    return metadata
+
+
+def open_test_set(checkpoint: Checkpoint, data_path: str | None, *, option: str = "--data-path ") -> PuzzleSet:
+    """The test rows of `data_path`, else those of the run, which must be what the run was judged on.
+
+    option: what names `data_path` to a user. Errors: `UserError`.
+    """
+    paths = [data_path] if data_path else checkpoint.config.data_paths_test or checkpoint.config.data_paths
+    if not paths:
+        raise UserError(f"the run's settings name no data: give {option}data/NAME")
+    puzzle_set = open_puzzle_set(data_folder(paths[0]), "test")
+    if not data_path:
+        refuse_other_data(checkpoint, [puzzle_set], f"{option}{puzzle_set.root}")
+    return puzzle_set
+
+
+def refuse_other_data(checkpoint: Checkpoint, sets: Iterable[PuzzleSet], way_out: str) -> None:
+    """Errors: `UserError` where the run was not judged on these data, which its settings name: built anew, or edited.
+
+    way_out: the option that asks for them as for data of one's own.
+    """
+    record = checkpoint.record
+    for puzzle_set in sets if record is not None and record.rows is not None else ():
+        if fingerprint(puzzle_set.folder, puzzle_set.split) not in record.rows.get("data", ()):  # type: ignore[union-attr]
+            raise UserError(
+                f"{puzzle_set.root} is not what the run of {checkpoint.path} was judged on: its test rows were built "
+                f"anew, or the settings were changed; restore them, or ask for these data with {way_out}"
+            )
 
 
 def restore_model(checkpoint: Checkpoint, metadata: PuzzleMetadata, device: torch.device) -> RecursiveModel:

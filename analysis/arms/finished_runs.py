@@ -123,20 +123,24 @@ def read_finished(folder: Path) -> FinishedRun:
 
 def _with_perturbed(test: TestAccuracy, folder: Path, moment: str) -> TestAccuracy:
     """The test with accuracy from perturbed starts: the run's own, else what evaluate.py found for these weights."""
-    path = folder / f"evaluation_{moment}_perturbed.json"
-    if test.perturbed or not path.is_file():
+    if test.perturbed:
         return test
-    try:
-        results = [result for result in read_json_object(path)["results"] if result["rows"] == "test"]
-        exact = results[0]["exact_accuracy"]
-        counted, perturbed = _share(exact, "numerator", "denominator"), _perturbed(results[0])
-    except (JsonError, AttributeError, KeyError, IndexError, TypeError, ValueError) as error:
-        raise UserError(f"{path} is no evaluation of test rows ({error}): make it again with evaluate.py") from error
-    if len(results) != 1 or counted != (test.solved, test.count):
-        raise UserError(
-            f"{path} counts {counted[0]} of {counted[1]} test rows, the run {test.solved} of "
-            f"{test.count}: make it again with evaluate.py"
-        )
+    perturbed: dict[str, tuple[int, int]] = {}
+    for path in sorted(folder.glob(f"evaluation_{moment}_perturbed*.json")):
+        try:
+            results = [result for result in read_json_object(path)["results"] if result["rows"] == "test"]
+            exact = results[0]["exact_accuracy"]
+            counted, found = _share(exact, "numerator", "denominator"), _perturbed(results[0])
+        except (JsonError, AttributeError, KeyError, IndexError, TypeError, ValueError) as error:
+            raise UserError(
+                f"{path} is no evaluation of test rows ({error}): make it again with evaluate.py"
+            ) from error
+        if len(results) != 1 or counted != (test.solved, test.count):
+            raise UserError(
+                f"{path} counts {counted[0]} of {counted[1]} test rows, the run {test.solved} of "
+                f"{test.count}: make it again with evaluate.py"
+            )
+        perturbed |= found
     return replace(test, perturbed=perturbed)
 
 

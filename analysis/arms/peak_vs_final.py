@@ -11,7 +11,7 @@ perturbed starts that end in a solution. Then arms at equal updates, passes and 
 validation curves, and the signs by which training on perturbed trajectories would be seen to work.
 
 Reads each RUN's summary.json, metrics.jsonl, provenance.json and, for McNemar's test, test_rows.json; accuracy from
-perturbed starts also from evaluation_final_perturbed.json and evaluation_best_perturbed.json, as
+perturbed starts also from evaluation_final_perturbed*.json and evaluation_best_perturbed*.json, as
 `evaluate.py checkpoint=RUN/final.pt "eval.perturbed_starts.sigma=[0.1,1]"` writes them. Writes to DIR the table as
 peak_vs_final.txt, .csv (a line per run) and .json, and the figure
 Fig3_trajectory_perturbation_improves_peak_accuracy.png and .svg with its numbers as .csv and .json and its caption as

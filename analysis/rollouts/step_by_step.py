@@ -30,13 +30,12 @@ from matplotlib.patches import Rectangle
 from analysis.command_line import check_at_least
 from analysis.figures.figure_files import GREEN, RED, STYLE, make_folder, save_picture
 from dataset.eval_batches import EvalBatches, test_rows
-from dataset.puzzle_folder import PuzzleSet, open_puzzle_set
-from dataset.puzzle_metadata import data_folder
+from dataset.puzzle_folder import PuzzleSet
 from dataset.tasks.base import PuzzleTask
 from models.recursive_model import RecursiveModel
 from training.devices import resolve_device
 from training.inference.stepwise import StepwiseInference
-from training.trained_model import open_checkpoint, restore_model
+from training.trained_model import open_checkpoint, open_test_set, restore_model
 
 MAX_COLUMNS = 8
 LIGHT_GREEN, LIGHT_RED = "#D5EFE5", "#F8DCCB"
@@ -194,10 +193,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     options = parser.parse_args(argv)
     checkpoint = open_checkpoint(options.checkpoint, device=options.device)
     config = checkpoint.config
-    paths = [options.data_path] if options.data_path else config.data_paths_test or config.data_paths
-    if not paths:
-        raise UserError("the run's settings name no data: give --data-path data/NAME")
-    puzzle_set = open_puzzle_set(data_folder(paths[0]), "test")
+    puzzle_set = open_test_set(checkpoint, options.data_path)
     task = puzzle_set.metadata.task
     check_at_least(options, max_rows=1)
     rows = test_rows(puzzle_set, config.validation_size)[: options.max_rows]

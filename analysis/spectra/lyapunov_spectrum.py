@@ -37,8 +37,7 @@ from analysis.spectra.spectrum_measurement import CountViolations, SpectrumSetti
 from analysis.spectra.spectrum_summary import write_summary
 from analysis.spectra.spectrum_table import SpectrumTable
 from dataset.eval_batches import EvalBatches, test_rows
-from dataset.puzzle_folder import PuzzleSet, fingerprint, open_puzzle_set
-from dataset.puzzle_metadata import data_folder
+from dataset.puzzle_folder import PuzzleSet, fingerprint
 from files import file_sha256
 from long_work import progress_bar
 from models.act import Batch
@@ -47,7 +46,7 @@ from models.recursion_maps import RecursionMaps
 from models.srm import StableRecursionModel
 from training.devices import resolve_device
 from training.records.provenance import result_origin
-from training.trained_model import Checkpoint, open_checkpoint, restore_model
+from training.trained_model import Checkpoint, open_checkpoint, open_test_set, restore_model
 
 CPU = torch.device("cpu")
 
@@ -100,10 +99,7 @@ def chosen_rows(puzzle_set: PuzzleSet, validation_size: int, count: int) -> np.n
 def measure(job: Job, settings: SpectrumSettings, options: argparse.Namespace) -> SpectrumTable:
     """Measure what is missing of a job and read all of it."""
     config = job.checkpoint.config
-    paths = [options.data_path] if options.data_path else config.data_paths_test or config.data_paths
-    if not paths:
-        raise UserError("the run's settings name no data: give --data-path data/NAME")
-    puzzle_set = open_puzzle_set(data_folder(paths[0]), "test")
+    puzzle_set = open_test_set(job.checkpoint, options.data_path)
     rows = chosen_rows(puzzle_set, config.validation_size, options.num_puzzles)
     device = resolve_device(config.device)
     model = restore_model(job.checkpoint, puzzle_set.metadata, device)

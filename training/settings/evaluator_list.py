@@ -56,7 +56,7 @@ def name_parts(entries: Entries) -> list[str]:
     found = listed(entries)
     if found is None:
         return []
-    return [_label(entry).replace("/", "-") for entry in found] or ["accuracy"]
+    return [_label(entry).replace("/", ".") for entry in found] or ["accuracy"]
 
 
 def _listed(entry: Any) -> dict[str, Any]:

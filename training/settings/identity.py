@@ -87,6 +87,21 @@ def run_identity(cfg: TrainConfig) -> dict[str, Any]:
     return identity
 
 
+def shaping_settings(cfg: TrainConfig) -> dict[str, Any]:
+    """Dotted keys and values that shape what a run's weights answer: all of its identity, closed by default.
+
+    Not where its data lie, nor how long it is, which may change in the life of a run.
+    """
+    deciding = _deciding(cfg, CONTROL, JUDGING)
+    return {setting.key: value for setting, value in deciding if setting.key not in ("data_paths", "epochs")}
+
+
+def schema_fingerprint() -> str:
+    """SHA-256 (hex) of the names of all settings: settings under another one were written by other code."""
+    keys = sorted(setting.key for setting in settings_of(TrainConfig) if not setting.is_section)
+    return hashlib.sha256("\n".join(keys).encode()).hexdigest()
+
+
 def paced_by_epochs(cfg: TrainConfig) -> list[str]:
     """Sections whose schedule is drawn over the planned number of updates."""
     sections = (setting.key for setting in settings_of(type(cfg)) if setting.is_section)

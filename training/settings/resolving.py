@@ -7,7 +7,7 @@ It is idempotent: `resolve(config_to_dict(cfg)) == cfg`.
 import copy
 import os
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import is_dataclass
 from pathlib import Path
 from typing import Any
@@ -19,10 +19,18 @@ from options import settings_of
 from training.projects import project_of, settings_classes
 from training.settings.checks import check_ranges, check_resolved, shown, value_of
 from training.settings.evaluator_list import listed
-from training.settings.identity import default_run_name
-from training.settings.merging import merge_into_schema
+from training.settings.identity import (
+    config_to_dict,
+    default_run_name,
+    schema_fingerprint,
+    shaping_settings,
+    with_defaults,
+)
+from training.settings.merging import ABSENT, look_up, merge_into_schema
 from training.settings.older_names import move_older_names
 from training.settings.schema import ArchConfig, TrainConfig, schema_keys
+from training.storage.run_folder import WEIGHTS_RECORD, compare_run_identity
+from training.storage.weights_record import WeightsRecord, read_record
 
 # Official class strings and group names -> ours. A foreign file's string is looked up here, never imported.
 ARCH_NAMES = {word: name for name, model in MODELS.items() for word in (name, *model.official_names)}
@@ -125,29 +133,66 @@ def _complete(cfg: TrainConfig) -> None:
         cfg.checkpoint_path = str(Path("checkpoints") / cfg.project_name / cfg.run_name)
 
 
+# What every run of this suite has written and no official one has. One is enough: others may be damaged.
+_OWN_KEYS = ("checkpoint_interval", "term", "hook", "guards", "collatz", "fast_validation_size")
+
+
 def load_config_file(path: str | os.PathLike[str]) -> TrainConfig:
     """Read a run's `all_config.yaml`, ours or one written by the official TRM or HRM code.
 
-    Keys this schema does not have (forks add many) are ignored with one warning line. Only safe yaml
-    is read, at most 128 KiB. Errors: `UserError` naming the file.
+    Ours is read strictly: an unknown key is refused; a missing one is at its default where the file was written before
+    the key existed, else refused; and what the folder's `weights.json` says the weights were made with must stand
+    here. In a foreign file keys that this schema does not have (forks add many) are ignored with one warning line.
+    Only safe yaml is read, at most 128 KiB. Errors: `UserError` naming the file.
     """
     path = Path(path)
     raw = read_yaml(path, "expected a run's all_config.yaml")
     if not isinstance(raw, dict):
         raise UserError(f"{path}: found {type(raw).__name__}, expected option names with values")
+    record = read_record(path.parent)
+    ours = record is not None or any(key in raw for key in _OWN_KEYS)
     ignored: list[str] = []
     try:
         move_older_names(raw, TrainConfig)
-        known = _drop_unknown(raw, "", schema_keys(TrainConfig), ignored)
+        known = raw if ours else _drop_unknown(raw, "", schema_keys(TrainConfig), ignored)
         cfg = resolve(known, require_data=False)
     except UserError as error:
         raise UserError(f"{path}: {error}") from None
     except RecursionError:
         raise UserError(f"{path} is nested too deeply for a config file") from None
+    if record is not None:
+        _refuse_edited(path, raw, cfg, record)
     if ignored:
         names = " ".join(", ".join(ignored)[:500].split())
         print(f"warning: {path}: options unknown here are ignored: {names}", file=sys.stderr)
     return cfg
+
+
+def _refuse_edited(path: Path, raw: Mapping[str, Any], cfg: TrainConfig, record: WeightsRecord) -> None:
+    """Errors: `UserError` where settings are not those of the run that made the folder's weights."""
+    way_out = f"put it back, or remove {path.with_name(WEIGHTS_RECORD)} to use other settings with these weights"
+    if record.schema == schema_fingerprint():
+        missing = [key for key in _leaves(config_to_dict(cfg)) if look_up(raw, key) is ABSENT]
+        if missing:
+            raise UserError(f"{path}: option {missing[0]!r} is missing, which the run had written; {way_out}")
+    now, before = shaping_settings(cfg), dict(record.settings)
+    differences = compare_run_identity(with_defaults(before, now), with_defaults(now, before))
+    size = (record.rows or {}).get("validation_size", cfg.validation_size)
+    differences += compare_run_identity({"validation_size": size}, {"validation_size": cfg.validation_size})
+    if differences:
+        more = f" (and {len(differences) - 1} more)" if len(differences) > 1 else ""
+        raise UserError(f"{path} was changed since its run: {differences[0]}{more}; {way_out}")
+
+
+def _leaves(plain: Mapping[str, Any], prefix: str = "") -> Iterator[str]:
+    """Dotted keys of what is no section. A free-form value, such as one of `evaluators`, is a leaf."""
+    valid = schema_keys(TrainConfig)
+    for name, value in plain.items():
+        key = f"{prefix}{name}"
+        if is_dataclass(valid.get(key)) and isinstance(value, Mapping):
+            yield from _leaves(value, f"{key}.")
+        else:
+            yield key
 
 
 def _drop_unknown(raw: Mapping[Any, Any], prefix: str, valid: Mapping[str, Any], ignored: list[str]) -> dict[str, Any]:

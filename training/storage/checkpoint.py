@@ -16,7 +16,7 @@ from typing import Any
 import torch
 
 from errors import UserError
-from files import UnusableFile, check_target, reason_of, regular_size, temporary_for
+from files import UnusableFile, check_target, file_sha256, reason_of, regular_size, temporary_for
 from training.storage.archive import (
     ArchiveError,
     ChecksumMissing,
@@ -25,8 +25,9 @@ from training.storage.archive import (
     write_archive,
 )
 from training.storage.atomic_file import install, link_or_copy, pause_for_tests
-from training.storage.run_folder import BEST_STATE, FINAL_STATE, LATEST_STATE, PREVIOUS_STATE, STEP_FILE
+from training.storage.run_folder import BEST_STATE, FINAL_STATE, LATEST_STATE, PREVIOUS_STATE, STEP_FILE, WEIGHTS_RECORD
 from training.storage.weights import write_weights
+from training.storage.weights_record import note_weights
 
 FORMAT = "rrs-state"
 VERSION = 1
@@ -138,11 +139,21 @@ def load_newest(folder: Path) -> tuple[dict[str, Any], Path] | None:
 def save_weights(path: Path, state_dict: dict[str, torch.Tensor]) -> None:
     """Write a plain state dict atomically, as torch archive or, by suffix, `.safetensors`; keys as given.
 
-    Errors: `CheckpointWriteError` when the disk refuses; the old file is intact.
+    In a run's folder `weights.json` comes to know the file (`training.storage.weights_record`). Errors:
+    `CheckpointWriteError` when the disk refuses; the old file is intact.
     """
     path = Path(path)
     write = partial(write_weights, safetensors=path.suffix == ".safetensors")
-    _install(_write_temporary(path, state_dict, write), path)
+    temporary = _write_temporary(path, state_dict, write)
+    try:
+        note_weights(path, file_sha256(temporary))
+    except OSError as error:
+        temporary.unlink(missing_ok=True)
+        raise _write_error(path.with_name(WEIGHTS_RECORD), error) from error
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
+    _install(temporary, path)
 
 
 def keep_last(folder: Path, k: int) -> list[Path]:

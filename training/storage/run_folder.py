@@ -27,10 +27,11 @@ LATEST_STATE, PREVIOUS_STATE, BEST_STATE, FINAL_STATE = (
 BEST, FINAL = "best.pt", "final.pt"
 METRICS, STATUS, PROVENANCE, SUMMARY = "metrics.jsonl", "status.json", "provenance.json", "summary.json"
 TEST_ROWS = "test_rows.json"
+WEIGHTS_RECORD, TRAINING_PUZZLES = "weights.json", "training_puzzles.npy"
 STEP_FILE = re.compile(r"step_(\d+)(?:\.safetensors)?")
 _FIXED_NAMES = (
     ALL_CONFIG, LATEST_STATE, PREVIOUS_STATE, BEST_STATE, FINAL_STATE, BEST, FINAL, METRICS, STATUS, PROVENANCE,
-    SUMMARY, TEST_ROWS,
+    SUMMARY, TEST_ROWS, WEIGHTS_RECORD, TRAINING_PUZZLES,
 )  # fmt: skip
 # What a run writes. Only temporaries of these names (`files.temporary_for`) are ours to sweep.
 _TEMPORARY = re.compile(
@@ -64,6 +65,7 @@ class RunFolder:
         self.provenance = self.path / PROVENANCE
         self.summary = self.path / SUMMARY
         self.test_rows = self.path / TEST_ROWS
+        self.weights_record = self.path / WEIGHTS_RECORD
         self.lock_file = self.path / ".lock"
 
     def step(self, step: int) -> Path:

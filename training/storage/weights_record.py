@@ -1,0 +1,103 @@
+"""`weights.json`: what the weights of a run folder were made with, so that a change beside them does not pass unseen.
+
+    {"sha256": of all the rest, "weights": {SHA-256 of files: {"files": their names, "settings": hash of "settings"}},
+     "settings": {...}, ...}                    see `WeightsRecord`
+
+An entry is written before its file is put in place, and earlier entries of the name stay for a while: at every instant,
+also after a kill, the file that is there has its entry.
+"""
+
+import hashlib
+import json
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields, replace
+from pathlib import Path
+from typing import Any
+
+from dataset.plain_data import JsonError, read_json_object
+from errors import UserError
+from training.storage.atomic_file import write_json_atomically
+from training.storage.run_folder import WEIGHTS_RECORD
+
+ENTRIES_KEPT = 4  # of one file name: the present one, one that was set aside, and what a kill may have left
+
+
+@dataclass(frozen=True)
+class WeightsRecord:
+    """What is known of the weights in a folder.
+
+    Attributes:
+        schema: hash of the names of all settings that there were. settings: those that shape answers, by dotted key.
+        computes_in: dtypes of layers and states. puzzles: task and shape; rows: what judges; training: the file of the
+        training puzzles' keys; all three None for a project that has none. weights: see the module.
+    """
+
+    schema: str
+    settings: Mapping[str, Any]
+    computes_in: Mapping[str, str]
+    puzzles: Mapping[str, Any] | None = None
+    rows: Mapping[str, Any] | None = None
+    training: Mapping[str, Any] | None = None
+    weights: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+
+    def knows(self, sha256: str) -> bool:
+        """Whether weights of these bytes were made with the settings that stand here."""
+        return self.weights.get(sha256, {}).get("settings") == canonical_sha256(self.settings)
+
+
+def canonical_sha256(value: Any) -> str:
+    """SHA-256 (hex) of plain data, whatever the order of keys."""
+    text = json.dumps(value, sort_keys=True, separators=(",", ":"), allow_nan=False, default=str)
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def read_record(folder: Path) -> WeightsRecord | None:
+    """The record of a folder, None where it has none. Errors: `UserError` for a damaged one."""
+    path = folder / WEIGHTS_RECORD
+    if not path.exists():
+        return None
+    try:
+        content = read_json_object(path)
+        if content.pop("sha256", None) != canonical_sha256(content):
+            raise JsonError("it is not as it was written: its checksum differs")
+        if content.keys() != {item.name for item in fields(WeightsRecord)}:
+            raise JsonError("it has other entries than this code writes")
+        kinds = {"schema": str, "settings": dict, "computes_in": dict, "weights": dict}
+        wrong = [name for name, kind in kinds.items() if not isinstance(content[name], kind)]
+        wrong += [name for name in ("puzzles", "rows", "training") if not isinstance(content[name], dict | None)]
+        if wrong or not all(isinstance(entry, dict) for entry in content["weights"].values()):
+            raise JsonError(f"its entry {(wrong or ['weights'])[0]!r} is of another kind")
+    except JsonError as error:
+        raise UserError(
+            f"{path}: {error}; remove it to use the folder without it, when nothing ties settings to weights"
+        ) from error
+    return WeightsRecord(**content)
+
+
+def write_record(folder: Path, record: WeightsRecord) -> None:
+    """Write the record of a folder atomically. Errors: `OSError`."""
+    content = {key: dict(value) if isinstance(value, Mapping) else value for key, value in vars(record).items()}
+    content = json.loads(json.dumps(content))
+    write_json_atomically(folder / WEIGHTS_RECORD, {"sha256": canonical_sha256(content), **content})
+
+
+def note_weights(path: Path, sha256: str) -> None:
+    """Say that the file about to be `path`, of this SHA-256, was made with the settings of its folder's record.
+
+    Nothing in a folder that has none. Errors: `OSError`, `UserError` for a damaged record.
+    """
+    record = read_record(path.parent)
+    if record is None:
+        return
+    kept: dict[str, Mapping[str, Any]] = {}
+    names = Counter[str]()
+    for key, value in reversed(list(record.weights.items())):
+        named = [str(name) for name in value.get("files", ())]
+        names.update(named)
+        recent = [name for name in named if names[name] < ENTRIES_KEPT and (path.parent / name).exists()]
+        if key != sha256 and recent:
+            kept[key] = value
+    files = {path.name, *record.weights.get(sha256, {}).get("files", ())}
+    entry = {"files": sorted(files), "settings": canonical_sha256(record.settings)}
+    write_record(path.parent, replace(record, weights={**dict(reversed(list(kept.items()))), sha256: entry}))
