@@ -10,20 +10,23 @@
 The settings are read from all_config.yaml beside the checkpoint, ours or one of the official code; eval.* is not
 among them, so that without it an evaluation is the official one. Printed and written to evaluation_NAME.json beside
 the checkpoint: exact accuracy on the test rows and, apart from them, on the validation rows, and what it cost;
-accuracy after each supervision step, by difficulty, from perturbed starts, and of trivial predictors.
+accuracy after each supervision step, by difficulty, from perturbed starts, and of trivial predictors; and how many of
+the rows are puzzles that the network was trained on. NAME is that of the weights, and says everything in which an
+evaluation is not the full default one: evaluation_best_first200_bfloat16_steps64_vote8.json.
 
 eval.perturbed_starts.sigma asks for accuracy from perturbed starts, beside everything else.
 eval.stochastic_rollouts.sigma asks for rollouts with noise at every supervision step (Probabilistic TRM): q_halt
-chooses one of them, whose answer is judged. evaluation_NAME_rollouts.json says what other choices would solve, against
-forward passes, and evaluation_NAME_rollouts.npz holds every rollout (training/evaluation/rollout_table.py). Choosing
-by stability is among them where probes are asked for, which cost passes of their own:
+chooses one of them, whose answer is judged. evaluation_NAME.json then says what other choices would solve, against
+forward passes, and evaluation_NAME.npz holds every rollout (training/evaluation/rollout_table.py). Choosing by
+stability is among them where probes are asked for, which cost passes of their own:
 eval.stochastic_rollouts.probes.sizes=[1e-3].
 """
 
+import copy
 import shlex
 import sys
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -37,16 +40,18 @@ from dataset.puzzle_folder import fingerprint, recognised_tasks
 from dataset.puzzle_metadata import PuzzleFolders
 from models.registry import count_parameters
 from options import REQUIRED, anything, at_least, one_of, option, section, text
-from training.devices import resolve_device, resolve_dtype
+from training.devices import dtype_name, resolve_device, resolve_dtype
 from training.distributed import World, start_world
 from training.evaluation.answering import Evaluator
 from training.evaluation.evaluation_report import measure, select_rows, training_label_counts
 from training.evaluation.evaluators import OUTPUTS, OutputRecorder, check_outputs
+from training.evaluation.result_files import dtype_parts, report_path
 from training.evaluation.rollout_report import RolloutEvaluator
 from training.inference.choose import check_inference, keeps_steps, mode_parts
 from training.inference.stability import ProbeSettings
 from training.inference.stochastic_rollouts import Settings as Rollouts
 from training.judges.judging import Judging
+from training.known_rows import known_of
 from training.records.provenance import collect_provenance
 from training.records.result_numbers import Number, dataset_hashes, machine_of, rate, record_entry
 from training.settings.evaluator_list import listed, name_parts, refuse_awaited
@@ -54,7 +59,7 @@ from training.settings.identity import config_hash
 from training.settings.key_values import parse_key_values
 from training.settings.schema import DTYPES, Device, EvaluateConfig, TrainConfig, paths
 from training.storage.atomic_file import write_json_atomically
-from training.trained_model import Checkpoint, open_checkpoint, restore_model
+from training.trained_model import Checkpoint, open_checkpoint, refuse_other_data, restore_model
 
 
 @dataclass
@@ -75,7 +80,11 @@ class Options:
         "the rows names, [] = nothing",
         anything,
     )
-    save_outputs: list[str] = option([], f"arrays for predictions_NAME.npz: {', '.join(OUTPUTS)}", anything)
+    save_outputs: list[str] = option(
+        [],
+        f"arrays for predictions_NAME.npz (test rows) and predictions_NAME_validation.npz: {', '.join(OUTPUTS)}",
+        anything,
+    )
     eval: EvaluateConfig = section(EvaluateConfig, "how rows are answered")
     output: str | None = option(None, "the JSON file, instead of evaluation_NAME.json", text)
     device: str = option("auto", "where the network is; auto = a GPU where there is one", Device())
@@ -90,65 +99,83 @@ def check_options(options: Options) -> None:
     refuse_awaited(options.evaluators)
 
 
-def result_name(options: Options, checkpoint: Checkpoint) -> str:
-    """Results on other data than the run's, and by another evaluation than the official, get a name of their own."""
-    data = [Path(path).resolve().name for path in options.data_paths_test]
-    return "_".join([checkpoint.name, *data, *mode_parts(options.eval), *name_parts(options.evaluators)])
+def result_name(options: Options, checkpoint: Checkpoint, dtype: Sequence[str]) -> str:
+    """What the files of an evaluation are called: the weights, and every way in which it is not the full default one.
+
+    dtype: what is said of that, nothing for the run's.
+    """
+    parts = [checkpoint.name, *(Path(path).resolve().name for path in options.data_paths_test)]
+    parts += [] if options.split == "all" else [f"{options.split}_rows"]
+    parts += [] if options.max_test_rows is None else [f"first{options.max_test_rows}"]
+    if options.validation_size not in (None, checkpoint.config.validation_size):
+        parts.append(f"validation{options.validation_size}")
+    return "_".join([*parts, *dtype, *mode_parts(options.eval), *name_parts(options.evaluators)])
 
 
 def evaluate_checkpoint(options: Options, world: World) -> dict[str, Any]:
     """Measure, print and write; returns the record. Every process must call it; the first one reports."""
-    checkpoint = open_checkpoint(options.checkpoint, device=options.device, dtype=options.dtype)
-    config = checkpoint.config
+    checkpoint = open_checkpoint(options.checkpoint, device=options.device)
+    config = copy.deepcopy(checkpoint.config)
+    if options.dtype is not None:
+        config.dtype, config.state_dtype = options.dtype, "auto"
     folders = PuzzleFolders()
     train_counts = training_label_counts(config, folders)
     config.data_paths_test = options.data_paths_test or config.data_paths_test
     if options.validation_size is not None:
         config.validation_size = options.validation_size
     selections = select_rows(config, options.split, options.max_test_rows, folders)
+    sets = [selection.puzzle_set for selection in selections]
+    if not options.data_paths_test:
+        refuse_other_data(checkpoint, sets, f"data_paths_test=[{sets[0].root}]")
     if world.is_main:
-        for line in recognised_tasks([selection.puzzle_set for selection in selections]):
+        for line in recognised_tasks(sets):
             print(line)
     device = resolve_device(config.device, world.local_rank)
-    metadata = selections[0].puzzle_set.metadata
-    for selection in selections:
-        other = selection.puzzle_set.metadata
+    metadata = sets[0].metadata
+    for other_set in sets:
+        other = other_set.metadata
         if (other.seq_len, other.vocab_size) != (metadata.seq_len, metadata.vocab_size):
             raise UserError(
-                f"{selection.puzzle_set.root} has seq_len {other.seq_len} and vocab_size {other.vocab_size}, "
-                f"{selections[0].puzzle_set.root} has {metadata.seq_len} and {metadata.vocab_size}: one model "
+                f"{other_set.root} has seq_len {other.seq_len} and vocab_size {other.vocab_size}, "
+                f"{sets[0].root} has {metadata.seq_len} and {metadata.vocab_size}: one model "
                 "reads one shape, evaluate them one at a time"
             )
+    result = result_name(options, checkpoint, dtype_parts(checkpoint, options.dtype, metadata, device))
+    folder = checkpoint.path.parent
+    tested = dict.fromkeys((puzzle_set.folder, puzzle_set.split) for puzzle_set in sets)
+    datasets = [fingerprint(data, split) for data, split in tested]
+    path = report_path(folder / f"evaluation_{result}.json", options.output, datasets)
     asked = Rollouts.of(options.eval)
     if asked.in_use:
         prepare_rollouts(asked, config, device)
-    model = restore_model(checkpoint, metadata, device)
-    result = result_name(options, checkpoint)
-    folder = checkpoint.path.parent
+    model = restore_model(replace(checkpoint, config=config), metadata, device)
     session = collect_provenance({}, device=device)
-    tested = dict.fromkeys((selection.puzzle_set.folder, selection.puzzle_set.split) for selection in selections)
     record: dict[str, Any] = {
         "checkpoint": checkpoint.path.name,
         "command": ("python " + shlex.join(sys.argv)).replace(str(Path.home()), "~"),
         "git": {key: value for key, value in session["git"].items() if key in ("commit", "dirty")},
         "config_hash": config_hash(config),
-        "datasets": [fingerprint(folder, split) for folder, split in tested],
+        "datasets": datasets,
         "seed": config.seed,
         "num_params": count_parameters(model),
         "device": device.type,
-        "dtype": str(resolve_dtype(config.dtype, device)).removeprefix("torch."),
+        "dtype": dtype_name(resolve_dtype(config.dtype, device)),
         "world_size": world.size,
         **{name: session[name] for name in ("cpu", "gpu", "num_threads")},
         "results": [],
     }
     judging = Judging(options.evaluators)
-    keepers: list[Evaluator] = []  # of outputs and rollouts, of all selections together
+    keepers: dict[str, Evaluator] = {}  # of outputs and rollouts, by file
+    distinct = list(dict.fromkeys((puzzle_set.root, puzzle_set.set_name) for puzzle_set in sets))
     for number, selection in enumerate(selections):
-        prefix = f"{selection.kind}/" if len(selections) <= 2 else f"{number}_{selection.kind}/"
-        rank = f".{world.rank}" if world.size > 1 else ""
+        prefix = f"{selection.kind}/" if len(distinct) == 1 else f"{number}_{selection.kind}/"
         outputs = rollouts = None
         if options.save_outputs:
-            outputs = OutputRecorder(options.save_outputs, f"predictions_{result}{rank}.npz", prefix)
+            apart = "_validation" if selection.kind == "validation" and options.split == "all" else ""
+            rank = f".{world.rank}" if world.size > 1 else ""
+            file = f"predictions_{result}{apart}{rank}.npz"
+            set_number = distinct.index((selection.puzzle_set.root, selection.puzzle_set.set_name))
+            outputs = OutputRecorder(options.save_outputs, file, set_number if len(distinct) > 1 else None)
         if asked.in_use:
             steps = options.eval.max_steps or model.config.halt_max_steps
             rollouts = RolloutEvaluator(asked, steps, model.config, f"evaluation_{result}.npz", prefix)
@@ -162,26 +189,27 @@ def evaluate_checkpoint(options: Options, world: World) -> dict[str, Any]:
             loss_type=config.arch.loss.loss_type,
             batch_size=options.batch_size or config.eval_batch_size or config.global_batch_size,
             train_counts=train_counts,
+            known=known_of(folder, selection.puzzle_set, selection.rows),
             judges={label: judge.evaluator for label, judge in judges.items()},
             outputs=outputs,
             rollouts=rollouts,
         )
         record["results"].append(found)
         judging.add(judges)
-        own: list[Evaluator] = [keeper for keeper in (outputs, rollouts) if keeper is not None]
-        for kept, keeper in zip(keepers, own, strict=False):
-            kept.add(keeper)
-        keepers = keepers or own
+        for keeper in (outputs, rollouts):
+            if keeper is not None and keeper.file in keepers:
+                keepers[keeper.file].add(keeper)
+            elif keeper is not None:
+                keepers[keeper.file] = keeper
         if world.is_main:
             print("\n".join(lines), flush=True)
     with writing(folder, "free some space"):
-        writing_here = [keeper for keeper in keepers if world.is_main or keeper.keeps_shares]
-        written = [path for keeper in writing_here for path in keeper.files(folder)]
+        writing_here = [keeper for keeper in keepers.values() if world.is_main or keeper.keeps_shares]
+        written = [file for keeper in writing_here for file in keeper.files(folder)]
         written += judging.files(lambda label: folder / f"evaluation_{result}" / label, world)
-    for path in written:
-        print(f"written: {path}")
+    for file_written in written:
+        print(f"written: {file_written}")
     if world.is_main:
-        path = Path(options.output) if options.output else folder / f"evaluation_{result}.json"
         write_record(path, record | evaluation_entry(record))
     return record
 

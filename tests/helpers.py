@@ -287,6 +287,15 @@ def logged_training(folder: Path) -> list[dict[str, Any]]:
     return [line for line in logged(folder) if "train/grad_norm" in line]
 
 
+def newest_report(run: Path, name: str | None = None) -> dict[str, Any]:
+    """What evaluate.py wrote last beside the weights of a run, which must be called evaluation_NAME.json."""
+    path = max(run.glob("evaluation_*.json"), key=lambda path: path.stat().st_mtime_ns)
+    assert name is None or path.name == f"evaluation_{name}.json"
+    report = json.loads(path.read_text())
+    assert isinstance(report, dict)
+    return report
+
+
 def temporaries(folder: Path) -> list[Path]:
     """Temporary files that are left in a folder."""
     return sorted(path for path in folder.rglob(".*") if path.name.endswith(".tmp"))

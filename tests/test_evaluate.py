@@ -19,7 +19,7 @@ import evaluate
 from dataset.eval_batches import EvalBatches, test_rows, validation_rows
 from dataset.puzzle_folder import open_puzzle_set
 from tests.dataset.folders import edit_metadata
-from tests.helpers import ROOT, assert_same_state, train_here
+from tests.helpers import ROOT, assert_same_state, newest_report, train_here
 from training.evaluation.answering import AccuracyEvaluator
 from training.evaluation.evaluators import (
     OUTPUTS,
@@ -49,9 +49,9 @@ def run(trained: Path, tmp_path: Path) -> Path:
     return shutil.copytree(trained, tmp_path / "run")
 
 
-def evaluated(run: Path, *options: str, name: str = "best") -> dict[str, Any]:
+def evaluated(run: Path, *options: str, name: str | None = None) -> dict[str, Any]:
     evaluate.main([f"checkpoint={run}/best.pt", "device=cpu", *options])
-    return json.loads((run / f"evaluation_{name}.json").read_text())
+    return newest_report(run, name)
 
 
 def without_times(results: list[dict[str, Any]]) -> list[dict[str, Any]]:
@@ -71,8 +71,10 @@ def refused(capsys: pytest.CaptureFixture[str], *options: str) -> str:
         evaluate.main(list(options))
     captured = capsys.readouterr()
     assert caught.value.code == 2 and captured.out == ""
-    assert captured.err.startswith("error: ") and captured.err.count("\n") == 1
-    return captured.err
+    *warnings, error = captured.err.splitlines()
+    assert error.startswith("error: ")
+    assert all("weights.json" in line for line in warnings) and len(warnings) <= 1
+    return error
 
 
 def test_agrees_with_the_end_of_the_run(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -88,6 +90,7 @@ def test_agrees_with_the_end_of_the_run(run: Path, capsys: pytest.CaptureFixture
     assert validation["baselines"]["copy_givens"] == summary["baselines"]["copy_givens"]
     assert record["num_params"] == summary["num_params"]
     lines = capsys.readouterr().out.splitlines()
+    assert lines[0].startswith("8 of 32 test rows of ")
     assert lines[1].lstrip().startswith("exact_accuracy ") and "/8, 95%" in lines[1]
 
 
@@ -95,8 +98,9 @@ def test_saved_outputs_tell_the_same(run: Path, sudoku6_folder: Path) -> None:
     names = "inputs,labels,puzzle_identifiers,preds,logits,q_halt_logits,q_continue_logits,step_preds"
     record = evaluated(run, f"save_outputs=[{names}]", "split=test")
     (result,) = record["results"]
-    with np.load(run / "predictions_best.npz", allow_pickle=False) as file:
-        arrays = {key.removeprefix("test/"): file[key] for key in file.files}
+    with np.load(run / "predictions_best_test_rows.npz", allow_pickle=False) as file:
+        arrays = dict(file)
+    assert set(arrays) == {"row", *names.split(",")}, "the official keys"
     puzzle_set = open_puzzle_set(sudoku6_folder, "test")
     assert np.array_equal(arrays["row"], test_rows(puzzle_set, 8))
     assert np.array_equal(arrays["inputs"], puzzle_set.inputs[arrays["row"]])
@@ -115,14 +119,20 @@ def test_saved_outputs_tell_the_same(run: Path, sudoku6_folder: Path) -> None:
     assert sum(group["denominator"] for group in result["difficulty"]) == len(right)
 
 
-def test_rows_that_chose_the_checkpoint_are_not_reported(run: Path, sudoku6_folder: Path) -> None:
+def test_rows_that_chose_the_checkpoint_are_not_reported(
+    run: Path, sudoku6_folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     test, validation = evaluated(run)["results"]
     puzzle_set = open_puzzle_set(sudoku6_folder, "test")
     chosen = validation_rows(puzzle_set, 8)
     assert validation["exact_accuracy"]["denominator"] == len(chosen) == 8
+    assert (test["known"]["chose"], validation["known"]["chose"]) == (0, 8)
     assert test["exact_accuracy"]["denominator"] == puzzle_set.num_examples - 8
-    (everything,) = evaluated(run, "validation_size=0")["results"]
+    capsys.readouterr()
+    (everything,) = evaluated(run, "validation_size=0", name="best_validation0")["results"]
     assert everything["exact_accuracy"]["denominator"] == puzzle_set.num_examples
+    assert everything["known"]["chose"] == 8
+    assert "8 of 40 test rows chose the best checkpoint of this run" in capsys.readouterr().out
 
 
 def test_batch_size_changes_nothing(run: Path) -> None:
@@ -144,6 +154,10 @@ def test_prefixes_and_official_settings(run: Path, sudoku6_folder: Path) -> None
     arch["forward_dtype"] = "float32"
     official = {"arch": arch, "data_paths": [str(sudoku6_folder)], "global_batch_size": 8, "validation_size": 8}
     (run / "all_config.yaml").write_text(yaml.safe_dump(official))
+    for own in ("weights.json", "training_puzzles.npy"):
+        (run / own).unlink()
+    for result in plain:
+        result["known"] |= {"training": None, "up_to_symmetry": False, "chose": 0}
     assert without_times(evaluated(run)["results"]) == without_times(plain)
 
 
@@ -206,6 +220,9 @@ def test_weights_of_another_shape(run: Path, capsys: pytest.CaptureFixture[str])
     settings = yaml.safe_load((run / "all_config.yaml").read_text())
     settings["arch"] |= {"L_layers": 2, "hidden_size": 32, "puzzle_emb_ndim": 32}
     (run / "all_config.yaml").write_text(yaml.safe_dump(settings))
+    message = refused(capsys, f"checkpoint={run}/best.pt", "device=cpu")
+    assert "was changed since its run: arch.L_layers: saved 1, now 2 (and 2 more); put it back, or remove" in message
+    (run / "weights.json").unlink()
     message = refused(capsys, f"checkpoint={run}/best.pt", "device=cpu")
     assert "does not fit this model" in message
     for words in ("missing: L_level.layers.1.", "misshapen", "H_init (file 16, model 32)"):
@@ -368,7 +385,7 @@ def test_stopping_by_itself_is_what_the_halting_line_predicts(run: Path, capsys:
     options = ["batch_size=7", "dtype=float64", "save_outputs=[row,preds,steps,q_halt_logits,inputs,labels]"]
     plain = evaluated(run, *options)["results"]
     capsys.readouterr()
-    adaptive = evaluated(run, "eval.adaptive_halt=true", *options, name="best_adaptive")["results"]
+    adaptive = evaluated(run, "eval.adaptive_halt=true", *options, name="best_float64_adaptive")["results"]
     for fixed, stopped in zip(plain, adaptive, strict=True):
         assert stopped["per_step"] is None and stopped["halting"] is None
         assert stopped["exact_accuracy"]["numerator"] == fixed["halting"]["exact_count"]
@@ -383,13 +400,14 @@ def test_stopping_by_itself_is_what_the_halting_line_predicts(run: Path, capsys:
     printed = capsys.readouterr().out
     assert printed.count("no answers after each step") == 2 and "step  rows that stopped here" in printed
     assert "step  exact accuracy" not in printed and "stopping where q_halt says so:" in printed
-    with np.load(run / "predictions_best.npz") as file, np.load(run / "predictions_best_adaptive.npz") as other:
-        for name in ("test/row", "test/inputs", "test/labels", "validation/row"):
+    names = [f"predictions_best_float64{mode}.npz" for mode in ("", "_adaptive")]
+    with np.load(run / names[0]) as file, np.load(run / names[1]) as other:
+        for name in ("row", "inputs", "labels"):
             assert np.array_equal(file[name], other[name])
-        assert (file["test/steps"] == 4).all() and set(other["test/steps"].tolist()) <= {1, 2, 3, 4}
-        same = other["test/steps"] == 4
-        assert np.array_equal(file["test/preds"][same], other["test/preds"][same])
-        assert not np.array_equal(file["test/q_halt_logits"], other["test/q_halt_logits"])
+        assert (file["steps"] == 4).all() and set(other["steps"].tolist()) <= {1, 2, 3, 4}
+        same = other["steps"] == 4
+        assert np.array_equal(file["preds"][same], other["preds"][same])
+        assert not np.array_equal(file["q_halt_logits"], other["q_halt_logits"])
 
 
 def test_modes_go_together_and_overwrite_nothing(run: Path) -> None:
@@ -397,7 +415,7 @@ def test_modes_go_together_and_overwrite_nothing(run: Path) -> None:
     evaluated(run)
     before = (run / "evaluation_best.json").read_bytes()
     options = ["eval.max_steps=6", "eval.adaptive_halt=true", "eval.vote.views=3", "batch_size=6", "max_test_rows=8"]
-    test, validation = evaluated(run, *options, name="best_steps6_adaptive_vote3")["results"]
+    test, validation = evaluated(run, *options, name="best_first8_steps6_adaptive_vote3")["results"]
     assert test["mode"] == {"max_steps": 6, "adaptive_halt": True, "vote": 3}
     assert (test["compute"]["rows"], test["exact_accuracy"]["denominator"]) == (8, 8)
     # Three views of each row, each at least one step.
@@ -426,7 +444,7 @@ def test_training_judges_as_evaluate_does(
     assert train_here("trm_mlp", sudoku6_folder, voted, options) == "done"
     assert_same_state(plain, voted, ignore=("train_seconds", "validation"))
     summary = json.loads((voted / "summary.json").read_text())
-    test, validation = evaluated(voted, *options[2:], "max_test_rows=8", name="best_steps7_vote2")["results"]
+    test, validation = evaluated(voted, *options[2:], "max_test_rows=8", name="best_first8_steps7_vote2")["results"]
     for result, known in ((test, summary["test"]["best"]), (validation, summary["best"])):
         assert result["exact_accuracy"]["numerator"] == known["numerator"]
         assert result["exact_accuracy"]["denominator"] == known["denominator"]
@@ -451,12 +469,12 @@ def test_processes_share_the_rows(run: Path, sudoku6_folder: Path) -> None:
     words = [str(ROOT / "evaluate.py"), f"checkpoint={run}/best.pt", "device=cpu", "max_test_rows=9", "batch_size=5"]
     done = subprocess.run([*command, *words, "save_outputs=[preds]"], capture_output=True, text=True, timeout=200)
     assert done.returncode == 0, done.stderr
-    together = json.loads((run / "evaluation_best.json").read_text())["results"]
+    together = newest_report(run, "best_first9")["results"]
     for first, second in zip(alone, together, strict=True):
         assert first["exact_accuracy"] == second["exact_accuracy"]
         assert_equal_steps(first, second)
         assert first["difficulty"] == second["difficulty"]
-    rows = [np.load(run / f"predictions_best.{rank}.npz")["test/row"] for rank in (0, 1)]
+    rows = [np.load(run / f"predictions_best_first9.{rank}.npz")["row"] for rank in (0, 1)]
     assert sorted(np.concatenate(rows).tolist()) == test_rows(open_puzzle_set(sudoku6_folder, "test"), 8)[:9].tolist()
 
 

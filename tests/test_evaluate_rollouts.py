@@ -1,6 +1,5 @@
 """evaluate.py with stochastic rollouts: the command of the README, the official numbers without noise, refusals."""
 
-import json
 import shutil
 from pathlib import Path
 from typing import Any
@@ -9,13 +8,14 @@ import numpy as np
 import pytest
 
 import evaluate
-from tests.helpers import train_here
+from tests.helpers import newest_report, train_here
 from training.evaluation.rollout_report import SELECTORS
 from training.evaluation.rollout_table import read_rollouts
 
 ROLLOUTS = "eval.stochastic_rollouts"
 COMMAND = [*(f"{ROLLOUTS}.{word}" for word in ("rollouts=6", "sigma=0.3", "site=z_L")), "eval.max_steps=8"]
 PROBED = f"{ROLLOUTS}.probes.sizes=[1e-3]"
+ASKED = "rollouts0.3-rollouts6-sitez_L"
 SOLVES = ["lr=2e-2", "weight_decay=0", "arch.hidden_size=64", "arch.halt_max_steps=2", "epochs=80", "eval_interval=80"]
 
 
@@ -35,30 +35,37 @@ def run(trained: Path, tmp_path: Path) -> Path:
 
 def evaluated(run: Path, name: str, *options: str) -> dict[str, Any]:
     evaluate.main([f"checkpoint={run}/best.pt", "device=cpu", *options])
-    return json.loads((run / f"evaluation_{name}.json").read_text())
+    return newest_report(run, name)
 
 
 def test_noise_at_every_step_and_what_is_written(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
     record = evaluated(
-        run, "best_steps8_rollouts", *COMMAND, PROBED, "save_outputs=[preds,q_halt_logits]", "batch_size=4"
+        run,
+        f"best_steps8_{ASKED}-probes.sizes0.001",
+        *COMMAND,
+        PROBED,
+        "save_outputs=[preds,q_halt_logits]",
+        "batch_size=4",
     )
     printed = capsys.readouterr().out
     assert "stochastic rollouts: noise of 0.3 on z_L at each of 8 supervision steps, 6 rollouts of each row" in printed
     assert [result["rows"] for result in record["results"]] == ["test", "validation"]
-    arrays = np.load(run / "predictions_best_steps8_rollouts.npz", allow_pickle=False)
+    name = f"best_steps8_{ASKED}-probes.sizes0.001"
+    files = {"test": f"predictions_{name}.npz", "validation": f"predictions_{name}_validation.npz"}
     for result in record["results"]:
         kind, made = result["rows"], result["rollouts"]
-        table, settings = read_rollouts(run / "evaluation_best_steps8_rollouts.npz", f"{kind}/", mend="")
+        table, settings = read_rollouts(run / f"evaluation_{name}.npz", f"{kind}/", mend="")
+        arrays = np.load(run / files[kind], allow_pickle=False)
         assert settings == {key: value for key, value in made.items() if key != "accuracy"}
         assert (made["sigma"], made["site"], made["rollouts"], made["steps"]) == (0.3, "z_L", 6, [2, 4, 8])
         assert made["puzzles"] == len(table.row) == result["exact_accuracy"]["denominator"]
         by_name = {(each["selector"], each["steps"], each["rollouts"]): each for each in made["accuracy"]}
-        assert set(by_name) == {(name, steps, r) for name in SELECTORS for steps in (2, 4, 8) for r in (1, 2, 4, 6)}
+        assert set(by_name) == {(each, steps, r) for each in SELECTORS for steps in (2, 4, 8) for r in (1, 2, 4, 6)}
         # What q chooses is what everything else in the report judges.
         assert by_name["q", 8, 6]["exact_accuracy"] == result["exact_accuracy"]
         best = table.q[..., -1].argmax(axis=1)
         rows = np.arange(len(table.row))
-        assert np.array_equal(arrays[f"{kind}/q_halt_logits"], table.q[rows, best, -1])
+        assert np.array_equal(arrays["q_halt_logits"], table.q[rows, best, -1])
         assert result["exact_accuracy"]["numerator"] == table.exact[rows, best, -1].sum()
         assert result["per_step"] is None and result["robustness"] is None and result["mode"]["rollouts"] == 6
         padded = -(-len(rows) // 4) * 4 if len(rows) > 4 else len(rows)
@@ -71,8 +78,9 @@ def test_batch_size_changes_no_answer(run: Path) -> None:
     made = []
     for size in (3, 10):
         options = [*COMMAND, f"{ROLLOUTS}.sigma=4", "dtype=float64", f"batch_size={size}", "split=test"]
-        evaluated(run, "best_steps8_rollouts", *options)
-        made.append(read_rollouts(run / "evaluation_best_steps8_rollouts.npz", "test/", mend="")[0])
+        name = "best_test_rows_float64_steps8_rollouts4-rollouts6-sitez_L"
+        evaluated(run, name, *options)
+        made.append(read_rollouts(run / f"evaluation_{name}.npz", "test/", mend="")[0])
     for name in ("row", "exact", "answer"):
         assert np.array_equal(getattr(made[0], name), getattr(made[1], name)), name
     answers = made[0].answer[..., -1]
@@ -86,8 +94,8 @@ def test_without_noise_one_rollout_is_the_official_evaluation(run: Path, options
     name = "best" if not options else "best_steps5"
     official = evaluated(run, name, *options, outputs)
     alone = [*options, f"{ROLLOUTS}.sigma=0", f"{ROLLOUTS}.rollouts=1"]
-    stochastic = evaluated(run, f"{name}_rollouts", *alone, outputs)
-    first, second = (np.load(run / f"predictions_{each}.npz") for each in (name, f"{name}_rollouts"))
+    stochastic = evaluated(run, f"{name}_rollouts0-rollouts1", *alone, outputs)
+    first, second = (np.load(run / f"predictions_{each}.npz") for each in (name, f"{name}_rollouts0-rollouts1"))
     assert set(first.files) == set(second.files)
     for key in first.files:
         assert first[key].tobytes() == second[key].tobytes(), key
@@ -101,8 +109,9 @@ def test_without_noise_one_rollout_is_the_official_evaluation(run: Path, options
 def test_without_probes_every_pass_is_a_step_of_a_rollout(run: Path) -> None:
     """Unasked there are none, and asking for them changes no answer."""
     words = [*COMMAND, "split=test", "batch_size=5"]  # 10 rows, so that none is padding
-    plain = evaluated(run, "best_steps8_rollouts", *words)["results"][0]
-    probed = evaluated(run, "best_steps8_rollouts", *words, PROBED)["results"][0]
+    name = f"best_test_rows_steps8_{ASKED}"
+    plain = evaluated(run, name, *words)["results"][0]
+    probed = evaluated(run, f"{name}-probes.sizes0.001", *words, PROBED)["results"][0]
     rows = plain["exact_accuracy"]["denominator"]
     assert plain["compute"]["forward_passes"] == rows * 6 * 8
     assert probed["compute"]["forward_passes"] == rows * 6 * (8 + 3 * 4 * (1 + 2))
@@ -116,16 +125,16 @@ def test_without_probes_every_pass_is_a_step_of_a_rollout(run: Path) -> None:
 
 def test_the_older_spelling_makes_the_same_tables(run: Path) -> None:
     older = ["eval.rollouts=6", "eval.sigma=0.3", "eval.site=z_L", "eval.max_steps=8", "eval.stability_sizes=[1e-3]"]
-    path, files = run / "evaluation_best_steps8_rollouts.npz", []
+    name, files = f"best_steps8_{ASKED}-probes.sizes0.001", []
     for words in ([*COMMAND, PROBED], older):
-        evaluated(run, "best_steps8_rollouts", *words)
-        files.append(path.read_bytes())
+        evaluated(run, name, *words)
+        files.append((run / f"evaluation_{name}.npz").read_bytes())
     assert files[0] == files[1]
 
 
 def test_perturbed_starts_beside(run: Path) -> None:
     words = ["eval.perturbed_starts.sigma=[0.3]", "eval.perturbed_starts.site=z_L", "eval.perturbed_starts.starts=2"]
-    (test, _) = evaluated(run, "best_perturbed", *words)["results"]
+    (test, _) = evaluated(run, "best_perturbed0.3-starts2-sitez_L", *words)["results"]
     assert test["robustness"][0]["rollouts"] == 2 and "rollouts" not in test and "rollouts" not in test["mode"]
 
 
@@ -172,11 +181,12 @@ def test_bad_options(run: Path, options: str, says: str, capsys: pytest.CaptureF
 
 def test_bfloat16_layers_answer_without_probes(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
     words = [f"{ROLLOUTS}.sigma=0.3", f"{ROLLOUTS}.rollouts=2", "dtype=bfloat16", "split=test"]
-    record = evaluated(run, "best_rollouts", *words, PROBED)
+    name = "best_test_rows_bfloat16_rollouts0.3-rollouts2"
+    record = evaluated(run, f"{name}-probes.sizes0.001", *words, PROBED)
     assert "warning: no stability of rollouts: bfloat16 layers" in capsys.readouterr().err
     (result,) = record["results"]
     assert result["rollouts"]["stability"] is None
     assert {each["selector"] for each in result["rollouts"]["accuracy"]} == set(SELECTORS) - {"stability"}
-    again = evaluated(run, "best_rollouts", *words)
+    again = evaluated(run, name, *words)
     assert "warning" not in capsys.readouterr().err, "nobody asked for probes"
     assert again["results"][0]["rollouts"] == result["rollouts"]

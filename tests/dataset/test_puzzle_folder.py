@@ -16,8 +16,8 @@ from dataset.puzzle_folder import (
     write_puzzle_folder,
 )
 from dataset.puzzle_metadata import PuzzleFolder, PuzzleMetadata, read_identifiers, read_metadata
-from dataset.safe_files import file_sha256
 from errors import UserError
+from files import file_sha256
 from tests.dataset.folders import edit_metadata, make_folder, sudoku_task
 
 OFFICIAL_TRM_FIELDS = {

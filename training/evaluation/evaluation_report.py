@@ -31,6 +31,7 @@ from training.evaluation.robustness import measure_robustness, robustness_lines
 from training.evaluation.rollout_report import RolloutEvaluator
 from training.inference import perturbed_starts
 from training.inference.choose import build_inference, keeps_steps, mode
+from training.known_rows import Known
 from training.settings.schema import AnswerConfig, TrainConfig
 
 BASELINE_ROWS = 20_000  # trivial predictors vary little from row to row; ARC has hundreds of thousands
@@ -38,15 +39,21 @@ BASELINE_ROWS = 20_000  # trivial predictors vary little from row to row; ARC ha
 
 @dataclass(frozen=True)
 class Selection:
-    """Rows of one set that are reported together: `test` (chose nothing) or `validation` (chose the best)."""
+    """Rows of one set that are reported together: `test` (chose nothing) or `validation` (chose the best).
+
+    available: how many there are of this kind.
+    """
 
     kind: str
     puzzle_set: PuzzleSet
     rows: np.ndarray
+    available: int
 
     @property
     def name(self) -> str:
-        return f"{self.kind} rows of {self.puzzle_set.root} ({self.puzzle_set.set_name})"
+        """`200 of 800 test rows of data/NAME (all)`."""
+        share = "" if len(self.rows) == self.available else f"{len(self.rows)} of "
+        return f"{share}{self.available} {self.kind} rows of {self.puzzle_set.root} ({self.puzzle_set.set_name})"
 
 
 def select_rows(
@@ -63,11 +70,11 @@ def select_rows(
     paths = map(data_folder, config.data_paths_test or config.data_paths)
     for puzzle_set in open_puzzle_sets([folders[path] for path in paths], "test"):
         if split != "validation":
-            rest = test_rows(puzzle_set, config.validation_size)[:max_test_rows]
-            selections.append(Selection("test", puzzle_set, rest))
+            rest = test_rows(puzzle_set, config.validation_size)
+            selections.append(Selection("test", puzzle_set, rest[:max_test_rows], len(rest)))
         if split != "test":
             chosen = validation_rows(puzzle_set, config.validation_size)
-            selections.append(Selection("validation", puzzle_set, chosen))
+            selections.append(Selection("validation", puzzle_set, chosen, len(chosen)))
     selections = [selection for selection in selections if len(selection.rows)]
     if not selections:
         raise UserError(
@@ -96,6 +103,7 @@ def measure(
     loss_type: str,
     batch_size: int,
     train_counts: np.ndarray | None,
+    known: Known,
     judges: Mapping[str, Evaluator],
     outputs: OutputRecorder | None = None,
     rollouts: RolloutEvaluator | None = None,
@@ -104,7 +112,8 @@ def measure(
 
     Where rows stop by themselves there are no answers after each step: `per_step` and `halting` are None, and
     `step_counts` says after how many steps the rows stopped. With a vote or stochastic rollouts there are none either.
-    `rollouts` keeps the latter, and must be given for them. judges: further evaluators, by what the record calls them.
+    `rollouts` keeps the latter, and must be given for them. known: what the network knows of the rows. judges: further
+    evaluators, by what the record calls them.
     """
     max_steps = settings.max_steps or model.config.halt_max_steps
     ratings = selection.puzzle_set.ratings
@@ -132,6 +141,8 @@ def measure(
         "rows": selection.kind,
         "data": str(selection.puzzle_set.root),
         "set": selection.puzzle_set.set_name,
+        "available_rows": selection.available,
+        "known": known.report(),
         "mode": mode(settings, model.config.halt_max_steps),
         "exact_accuracy": counted_rate(found["exact_count"], found["count"]),
         "compute": compute(cost, found.get("steps"), model.config),
@@ -153,7 +164,7 @@ def measure(
         "baselines": baselines(selection, train_counts),
     }
     note = ", which chose the best checkpoint" if selection.kind == "validation" else ""
-    lines = [f"{selection.name}{note}", *accuracy.lines()]
+    lines = [f"{selection.name}{note}", *accuracy.lines(), *known.lines(selection.kind)]
     if found["count"]:
         lines += [_baseline_line(record), *(line for judge in judges.values() for line in judge.lines())]
         lines += [*calibration.lines(), _compute_line(record), *robustness_lines(robustness)]

@@ -229,14 +229,16 @@ class OutputRecorder(Evaluator):
     """Keeps chosen outputs of every real row (padding left out) for a `.npz` file. Rows of this process only.
 
     Args:
-        file: its name, another one on every process. prefix: of the arrays' names in it.
+        file: its name, another one on every process. set_number: kept for each row as `set`, where there are several.
     """
 
     keeps_shares = True
 
-    def __init__(self, names: Sequence[str], file: str, prefix: str = "", *, compressed: bool = False) -> None:
+    def __init__(
+        self, names: Sequence[str], file: str, set_number: int | None = None, *, compressed: bool = False
+    ) -> None:
         self.names = list(dict.fromkeys(("row", *names)))
-        self.file, self.prefix, self.compressed = file, prefix, compressed
+        self.file, self.set_number, self.compressed = file, set_number, compressed
 
     def begin(self) -> None:
         self.batches: dict[str, list[np.ndarray]] = {name: [] for name in self.names}
@@ -251,19 +253,21 @@ class OutputRecorder(Evaluator):
         """Outputs are too large for it."""
 
     def add(self, other: Self) -> None:
-        """The other one's rows stand behind those under the same names, else beside them."""
+        """The other one's rows stand behind these."""
         self.others.append(other.arrays())
 
     def arrays(self) -> dict[str, np.ndarray]:
         """name -> (rows, ...), by ascending `row`, added rows behind; (0,) arrays where this process had no row."""
         order = np.argsort(np.concatenate([np.zeros(0, np.int64), *self.batches["row"]]), kind="stable")
         arrays = {
-            self.prefix + name: np.concatenate(batches)[order] if batches else np.zeros(0, np.int64)
+            name: np.concatenate(batches)[order] if batches else np.zeros(0, np.int64)
             for name, batches in self.batches.items()
         }
+        if self.set_number is not None:
+            arrays["set"] = np.full(len(order), self.set_number, np.int64)
         for other in self.others:
             for name, array in other.items():
-                parts = [part for part in (arrays.get(name), array) if part is not None and len(part)]
+                parts = [part for part in (arrays[name], array) if len(part)]
                 arrays[name] = np.concatenate(parts) if parts else array
         return arrays
 

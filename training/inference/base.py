@@ -1,5 +1,6 @@
 """The inference seam: ways of producing predictions. Evaluators only judge what these return."""
 
+import hashlib
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -15,6 +16,8 @@ from models.act import Batch
 from models.losses import IGNORE_LABEL_ID
 from models.recursive_model import RecursiveModel
 from options import settings_of
+
+_LONGEST_PART = 80
 
 if TYPE_CHECKING:  # the schema is made of these sections
     from training.settings.schema import AnswerConfig
@@ -65,6 +68,9 @@ class InferenceSettings:
     in_runs: ClassVar[bool] = True
     # Whether the answers that are judged are this inference's; else it is measured beside them.
     answers: ClassVar[bool] = True
+    # In the names of result files: its word, and the setting whose value follows that at once.
+    named: ClassVar[str]
+    named_by: ClassVar[str]
     # Names under `eval` that it cannot be used with, and why; and what switches it on.
     excludes: ClassVar[tuple[str, ...]] = ()
     excludes_because: ClassVar[str] = ""
@@ -101,8 +107,13 @@ class InferenceSettings:
             raise UserError(f"option '{option}': {self.excludes_because}; leave out {' and '.join(found)}")
 
     def name_parts(self) -> list[str]:
-        """Parts of the name of a result file."""
-        return []
+        """Parts of the name of a result file, such as `rollouts0.3-sitez_L`: all that is not at its default."""
+        changed = {key: attrgetter(key)(self) for key in changed_settings(self)}
+        word = self.named + _in_name(changed.pop(self.named_by))
+        part = "-".join([word, *(key + _in_name(value) for key, value in changed.items())])
+        if len(part) > _LONGEST_PART:  # a file's name has an end
+            part = f"{part[: _LONGEST_PART - 9]}-{hashlib.sha256(part.encode()).hexdigest()[:8]}"
+        return [part]
 
     def mode(self) -> Mapping[str, Any]:
         """What a report says of it under `mode`."""
@@ -113,6 +124,12 @@ class InferenceSettings:
     ) -> Inference:
         """The inference for rows of `puzzle_sets`, on top of `inner`; `seed` is the run's. Errors: `UserError`."""
         return inner
+
+
+def _in_name(value: Any) -> str:
+    if isinstance(value, list | tuple):
+        return "+".join(map(_in_name, value))
+    return f"{value:g}" if isinstance(value, float) and float(f"{value:g}") == value else str(value)
 
 
 def changed_settings(section: Any) -> list[str]:

@@ -36,6 +36,8 @@ class Settings(InferenceSettings):
     answers: ClassVar[bool] = False
     excludes: ClassVar[tuple[str, ...]] = ("adaptive_halt", "vote")
     excludes_because: ClassVar[str] = "perturbed starts are answered after a fixed number of steps"
+    named: ClassVar[str] = "perturbed"
+    named_by: ClassVar[str] = "sigma"
     switched_on_by: ClassVar[str] = "eval.perturbed_starts.sigma=[0.1]"
 
     @property
@@ -53,9 +55,6 @@ class Settings(InferenceSettings):
         if during is not None and during.sigma_grid:
             _refuse_equal(during.sigma_grid, "eval.during.sigma_grid")
             self.refuse_excluded(settings, "eval.during.sigma_grid")
-
-    def name_parts(self) -> list[str]:
-        return ["perturbed"]
 
 
 def _refuse_equal(sigmas: list[float], option: str) -> None:

@@ -44,6 +44,8 @@ class Settings(InferenceSettings):
     in_runs: ClassVar[bool] = False
     excludes: ClassVar[tuple[str, ...]] = ("adaptive_halt", "vote", "perturbed_starts")
     excludes_because: ClassVar[str] = "they take a fixed number of steps and choose among themselves"
+    named: ClassVar[str] = "rollouts"
+    named_by: ClassVar[str] = "sigma"
     switched_on_by: ClassVar[str] = "eval.stochastic_rollouts.sigma=0.3"
 
     @property
@@ -60,9 +62,6 @@ class Settings(InferenceSettings):
         self.probes.check()
         if settings.max_steps is not None:
             judged_steps(self.judged_steps, settings.max_steps)
-
-    def name_parts(self) -> list[str]:
-        return ["rollouts"]
 
     def mode(self) -> dict[str, Any]:
         return {"rollouts": self.rollouts} if self.in_use else {}

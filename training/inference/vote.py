@@ -34,14 +34,13 @@ class Settings(InferenceSettings):
 
     views: int = option(1, "symmetric views of each puzzle whose answers vote; 1 = the puzzle alone", at_least(1))
 
+    named: ClassVar[str] = "vote"
+    named_by: ClassVar[str] = "views"
     switched_on_by: ClassVar[str] = "eval.vote.views=8"
 
     @property
     def in_use(self) -> bool:
         return self.views > 1
-
-    def name_parts(self) -> list[str]:
-        return [f"vote{self.views}"]
 
     def mode(self) -> dict[str, Any]:
         return {"vote": self.views}

@@ -191,7 +191,7 @@ def test_evaluate_makes_the_same_rollouts(run: Path, whole: Path, tmp_path: Path
     ]
     words = ["eval.max_steps=4", "max_test_rows=8", "batch_size=3", *rollouts]
     evaluate.main([f"checkpoint={copy}/best.pt", "device=cpu", *words])
-    path = copy / "evaluation_best_steps4_rollouts.npz"
+    path = copy / "evaluation_best_first8_steps4_rollouts3-rollouts5-probes.sizes0.001+0.0001+0.01.npz"
     first, _ = q_head_vs_stability.read_table(path)
     second, _ = read_rollouts(whole / "rollouts.npz", mend="")
     for name, array in vars(first).items():

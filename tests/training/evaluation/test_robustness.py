@@ -11,7 +11,7 @@ import torch
 
 import evaluate
 from errors import UserError
-from tests.helpers import assert_same_state, logged, train_here
+from tests.helpers import assert_same_state, logged, newest_report, train_here
 from tests.training import rank_jobs
 from tests.training.ranks import run_ranks
 from training.distributed import World
@@ -203,7 +203,7 @@ def test_the_end_of_a_run_tests_perturbed_starts(runs: dict[str, Path]) -> None:
 
 def evaluated(run: Path, name: str, *options: str) -> dict[str, Any]:
     evaluate.main([f"checkpoint={run}/best.pt", "device=cpu", "split=test", "max_test_rows=9", *options])
-    (result,) = json.loads((run / f"evaluation_{name}.json").read_text())["results"]
+    (result,) = newest_report(run, f"best_test_rows_first9{name}")["results"]
     return result
 
 
@@ -214,9 +214,9 @@ def untimed(records: list[dict[str, Any]]) -> list[dict[str, Any]]:
 def test_evaluate_measures_as_the_run_did(runs: dict[str, Path], capsys: pytest.CaptureFixture[str]) -> None:
     """And beside it reports what it reports without: in a file of its own."""
     run = runs["robust"]
-    plain = evaluated(run, "best")
+    plain = evaluated(run, "")
     assert plain["robustness"] is None and "perturbed" not in capsys.readouterr().out
-    result = evaluated(run, "best_perturbed", SIGMAS, "eval.perturbed_starts.starts=3", "batch_size=4")
+    result = evaluated(run, "_perturbed0+0.1-starts3", SIGMAS, "eval.perturbed_starts.starts=3", "batch_size=4")
     printed = capsys.readouterr().out
     known = summary(run)["best"]["robustness"]
     for found, expected in zip(untimed(result["robustness"]), untimed(known), strict=True):
@@ -230,7 +230,13 @@ def test_evaluate_measures_as_the_run_did(runs: dict[str, Path], capsys: pytest.
 
 
 def test_longer_rollouts(runs: dict[str, Path]) -> None:
-    result = evaluated(runs["robust"], "best_steps5_perturbed", SIGMAS, "eval.max_steps=5", f"{STARTS}.site=z_L")
+    result = evaluated(
+        runs["robust"],
+        "_steps5_perturbed0+0.1-sitez_L",
+        SIGMAS,
+        "eval.max_steps=5",
+        f"{STARTS}.site=z_L",
+    )
     assert [(each["steps"], each["site"], each["rollouts"]) for each in result["robustness"]] == [(5, "z_L", 4)] * 2
     assert result["robustness"][0]["exact_accuracy"] == result["exact_accuracy"]["value"]
 
@@ -269,8 +275,8 @@ def test_bad_options(runs: dict[str, Path], options: str, says: str, capsys: pyt
 
 
 def test_a_number_is_one_scale_where_perturbed_starts_are_named(runs: dict[str, Path]) -> None:
-    named = evaluated(runs["robust"], "best_perturbed", "eval.sigma=1e-1", "eval.inference=perturbed_starts")
-    listed = evaluated(runs["robust"], "best_perturbed", "eval.sigma=[0.1]", "eval.site=both")
+    named = evaluated(runs["robust"], "_perturbed0.1", "eval.sigma=1e-1", "eval.inference=perturbed_starts")
+    listed = evaluated(runs["robust"], "_perturbed0.1", "eval.sigma=[0.1]", "eval.site=both")
     assert untimed(named["robustness"]) == untimed(listed["robustness"]) and len(named["robustness"]) == 1
 
 
@@ -292,5 +298,5 @@ def test_settings() -> None:
     assert resolve({"data_paths": ["d"], "eval": {"perturbed_starts": {"sigma": ["1e-3", 0]}}}).eval == EvalConfig(
         perturbed_starts=Settings(sigma=[0.001, 0.0])
     )
-    assert mode_parts(EvalConfig(max_steps=9, perturbed_starts=Settings(sigma=[0.1]))) == ["steps9", "perturbed"]
+    assert mode_parts(EvalConfig(max_steps=9, perturbed_starts=Settings(sigma=[0.1]))) == ["steps9", "perturbed0.1"]
     check_inference(EvalConfig(adaptive_halt=True, vote=vote.Settings(views=2)))

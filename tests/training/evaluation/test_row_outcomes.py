@@ -56,7 +56,7 @@ def test_what_a_run_saves_is_what_its_weights_answer(sudoku4_folder: Path, tmp_p
         words = [f"checkpoint={run}/{which}.pt", "split=test", "max_test_rows=9", "save_outputs=[preds,labels]"]
         evaluate.main([*words, "device=cpu"])
         with np.load(run / f"predictions_{which}.npz") as file:
-            exact = (file["test/preds"] == file["test/labels"]).all(axis=1)
+            exact = (file["preds"] == file["labels"]).all(axis=1)
         assert np.array_equal(saved.exact[which], exact)
     assert 0 < exact.sum() < 9 and not saved.exact["initial"].any()
 

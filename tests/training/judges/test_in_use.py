@@ -85,13 +85,12 @@ def test_evaluate_takes_the_list_from_its_own_command_line(
     test, validation = json.loads((run / f"evaluation_{name}.json").read_text())["results"]
     assert "sudoku" not in test
     counts: dict[str, int] = {}
-    with np.load(run / f"predictions_{name}.npz") as file:
-        for result in (test, validation):
-            kind = result["rows"]
-            found = distinct(file[f"{kind}/preds"], 16)
+    for result, apart in ((test, ""), (validation, "_validation")):
+        with np.load(run / f"predictions_{name}{apart}.npz") as file:
+            found = distinct(file["preds"], 16)
             assert result["distinct_tokens"] == {"rows": len(found), "distinct": pytest.approx(np.mean(found))}
             assert f"  {np.mean(found):.2f} different tokens in an answer" in printed
-            counts |= {str(row): count for row, count in zip(file[f"{kind}/row"].tolist(), found, strict=True)}
+            counts |= {str(row): count for row, count in zip(file["row"].tolist(), found, strict=True)}
     # One file holds the rows of all selections.
     path = run / f"evaluation_{name}" / "distinct_tokens" / "distinct.json"
     assert json.loads(path.read_text()) == counts and f"written: {path}" in printed
@@ -173,17 +172,17 @@ def test_two_ranks_report_what_one_does(mode: str, run: Path, tmp_path: Path, mo
     lines = ["test rows of", "validation rows of"]
     assert all(line in ranks[0]["printed"] and line not in ranks[1]["printed"] for line in lines)
     if mode == "toys":
-        file = Path("evaluation_best_distinct_tokens") / "distinct_tokens" / "distinct.json"
+        file = Path("evaluation_best_first9_distinct_tokens") / "distinct_tokens" / "distinct.json"
         assert (run / file).read_bytes() == (other / file).read_bytes()
     if mode == "rollouts":
-        one, two = (np.load(folder / "evaluation_best_rollouts.npz") for folder in (run, other))
+        one, two = (np.load(folder / "evaluation_best_first9_rollouts0.3.npz") for folder in (run, other))
         with one, two:
             assert set(one) == set(two) and np.array_equal(one["test/exact"], two["test/exact"])
             assert len(one["test/row"]) == 9
     if mode == "official":
-        with np.load(run / "predictions_best.npz") as whole:
-            parts = [np.load(other / f"predictions_best.{rank}.npz") for rank in (0, 1)]
-            rows = np.concatenate([part["test/row"] for part in parts])
-            assert np.array_equal(np.sort(rows), whole["test/row"])
-            predictions = np.concatenate([part["test/preds"] for part in parts])
-            assert np.array_equal(predictions[rows.argsort()], whole["test/preds"])
+        with np.load(run / "predictions_best_first9.npz") as whole:
+            parts = [np.load(other / f"predictions_best_first9.{rank}.npz") for rank in (0, 1)]
+            rows = np.concatenate([part["row"] for part in parts])
+            assert np.array_equal(np.sort(rows), whole["row"])
+            predictions = np.concatenate([part["preds"] for part in parts])
+            assert np.array_equal(predictions[rows.argsort()], whole["preds"])

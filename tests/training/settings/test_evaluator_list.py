@@ -145,7 +145,7 @@ def test_metrics_of_one_name_are_refused(tmp_path: Path, monkeypatch: pytest.Mon
 
 def test_names_of_results() -> None:
     assert name_parts(None) == [] and name_parts([]) == ["accuracy"]
-    assert name_parts(["sudoku", {"name": "sudoku", "prefix": "a/"}]) == ["sudoku", "a-sudoku"]
+    assert name_parts(["sudoku", {"name": "sudoku", "prefix": "a/"}]) == ["sudoku", "a.sudoku"]
 
 
 @pytest.mark.parametrize("name", JUDGES.names())

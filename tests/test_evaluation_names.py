@@ -1,0 +1,132 @@
+"""Names of evaluation files: equal only where the results are, whatever option of evaluate.py differs."""
+
+import json
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+import evaluate
+from dataset.build_sudoku_dataset import main as build
+from evaluate import Options, result_name
+from options import REQUIRED, Choices, settings_of
+from tests.helpers import newest_report, refused_line, train_here
+from training.evaluation.result_files import dtype_parts
+from training.settings.checks import value_of
+from training.trained_model import Checkpoint, open_checkpoint, recorded_metadata
+
+# They decide where the network is, what else is written and where, or how rows are cut into batches.
+OF_NO_RESULT = {"checkpoint", "device", "batch_size", "save_outputs", "output"}
+# What must be asked for before a setting of the section is read.
+SWITCHES: dict[str, dict[str, Any]] = {
+    "eval.perturbed_starts": {"sigma": [0.1]},
+    "eval.stochastic_rollouts": {"sigma": 0.3},
+    "eval.stochastic_rollouts.probes": {"sizes": [1e-3]},
+}
+
+
+@pytest.fixture(scope="module")
+def trained(sudoku4_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("runs") / "run"
+    options = ["max_steps=2", "validation_size=2", "fast_validation_size=2", "arch.halt_max_steps=4", "dtype=auto"]
+    assert train_here("trm_mlp", sudoku4_folder, folder, options) == "done"
+    return folder
+
+
+@pytest.fixture
+def run(trained: Path, tmp_path: Path) -> Path:
+    return shutil.copytree(trained, tmp_path / "run")
+
+
+def put_value(options: Options, key: str, value: Any) -> None:
+    *parents, leaf = key.split(".")
+    node: Any = options
+    for name in parents:
+        node = getattr(node, name)
+    setattr(node, leaf, value)
+
+
+def switched_on(key: str) -> Options:
+    options = Options("best.pt")
+    for section, settings in SWITCHES.items():
+        if key.startswith(f"{section}."):
+            for name, value in settings.items():
+                put_value(options, f"{section}.{name}", value)
+    return options
+
+
+def values(setting: Any, value: Any) -> Iterator[Any]:
+    """Values of a setting that differ in what they ask for, the present one first."""
+    yield value
+    if isinstance(setting.range, Choices):
+        yield from (name for name in setting.range.names if name != value)
+    elif isinstance(value, bool):
+        yield not value
+    elif setting.key in ("data_paths_test", "evaluators"):
+        yield from (["a/x"], ["y"], ["a/x", "y"]) if setting.key == "data_paths_test" else ([], ["sudoku"])
+    elif "list" in str(setting.kind):
+        yield from ([1], [2], [1, 2], list(range(1, 60)), list(range(1, 61)))
+    else:
+        yield from ((value or 0) + step for step in (1, 2, 10))
+
+
+def named(options: Options, checkpoint: Checkpoint) -> str:
+    metadata = recorded_metadata(checkpoint)
+    assert metadata is not None
+    dtype = dtype_parts(checkpoint, options.dtype, metadata, torch.device("cpu"))
+    return result_name(options, checkpoint, dtype)
+
+
+def test_every_option_that_changes_results_is_in_the_name(trained: Path) -> None:
+    checkpoint = open_checkpoint(trained, device="cpu")
+    assert named(Options("best.pt"), checkpoint) == "best"
+    looked_at = set()
+    for setting in settings_of(Options):
+        if setting.is_section or setting.key in OF_NO_RESULT:
+            continue
+        assert setting.default is not REQUIRED
+        names: dict[str, Any] = {}
+        for value in values(setting, value_of(switched_on(setting.key), setting.key)):
+            options = switched_on(setting.key)
+            put_value(options, setting.key, value)
+            name = named(options, checkpoint)
+            same = (setting.key, value) in [("validation_size", 2), ("dtype", "auto"), ("dtype", "float32")]
+            assert len(name) < 200
+            if same:  # what the run has
+                assert name == "best"
+                continue
+            assert name not in names, f"{setting.key}: {value} and {names[name]}"
+            names[name] = value
+        assert len(names) > 1
+        looked_at.add(setting.key)
+    assert {"split", "max_test_rows", "dtype", "eval.max_steps", "eval.stochastic_rollouts.probes.steps"} <= looked_at
+    assert len(looked_at) > 15
+
+
+def test_options_that_are_not_in_the_name_change_no_result(run: Path, tmp_path: Path) -> None:
+    found, elsewhere = [], tmp_path / "elsewhere.json"
+    for word in ("split=all", "batch_size=3", "save_outputs=[preds]", "device=auto", f"output={elsewhere}"):
+        evaluate.main([f"checkpoint={run}/best.pt", "device=cpu", word])
+        report = json.loads(elsewhere.read_text()) if elsewhere.exists() else newest_report(run)
+        results = [{key: value for key, value in each.items() if key != "compute"} for each in report["results"]]
+        found.append(json.loads(json.dumps(results), parse_float=lambda text: round(float(text), 9)))
+    assert found[0] and all(each == found[0] for each in found)
+    assert [path.name for path in run.glob("evaluation_*")] == ["evaluation_best.json"]
+
+
+def test_no_other_evaluation_takes_a_name(run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """By output=, and by data whose folder is called as another one."""
+    for number in (1, 2):
+        folder = f"{tmp_path}/{number}/data"
+        build(f"--output-dir {folder} --generate 4x4 --num-train 24 --test-size 12 --seed {number}".split())
+    plain = [f"checkpoint={run}/best.pt", "device=cpu"]
+    evaluate.main([*plain, f"data_paths_test=[{tmp_path}/1/data]"])
+    before = {path: path.read_bytes() for path in run.glob("evaluation_*")}
+    line = refused_line(capsys, evaluate.main, [*plain, f"data_paths_test=[{tmp_path}/2/data]"])
+    assert "evaluation_best_data.json reports on other data of that name" in line
+    line = refused_line(capsys, evaluate.main, [*plain, "max_test_rows=2", f"output={run}/evaluation_best.json"])
+    assert "so is another evaluation called; this one is evaluation_best_first2.json" in line
+    assert {path: path.read_bytes() for path in run.glob("evaluation_*")} == before
