@@ -16,7 +16,6 @@ import dataset.sudoku_collect as collect
 import dataset.sudoku_collect_generated as generated
 from dataset.puzzle_folder import PuzzleSet, open_puzzle_set, verify_checksums
 from dataset.puzzle_metadata import read_identifiers
-from dataset.safe_files import file_sha256
 from dataset.sudoku import (
     BOXES,
     board_text,
@@ -27,6 +26,7 @@ from dataset.sudoku import (
     random_symmetries,
 )
 from dataset.sudoku_solver import solve
+from files import file_sha256
 from tests.dataset.canonical_form import canonical_form
 from tests.dataset.folders import sudoku_task
 from tests.dataset.sudoku_reference import RAW_LIST
