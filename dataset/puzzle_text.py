@@ -11,7 +11,7 @@ import zlib
 from collections.abc import Iterator
 from io import TextIOWrapper
 from pathlib import Path
-from typing import BinaryIO, NoReturn
+from typing import BinaryIO, NoReturn, cast
 
 from dataset.safe_files import file_size
 from errors import UserError
@@ -66,8 +66,10 @@ def text_lines(path: Path) -> Iterator[tuple[int, str]]:
     file_size(path, "give a readable text file")
     total = 0
     try:
-        with _open_binary(path) as binary:
-            stream = TextIOWrapper(binary, encoding="utf-8", errors="surrogateescape", newline=None)
+        with open_regular(path) as file:
+            packed = path.suffix.lower() == ".gz"
+            binary = gzip.GzipFile(fileobj=file, mode="rb") if packed else file
+            stream = TextIOWrapper(cast(BinaryIO, binary), encoding="utf-8", errors="surrogateescape", newline=None)
             number = 0
             while line := stream.readline(MAX_LINE_LENGTH + 1):
                 number += 1
@@ -90,8 +92,3 @@ def _fault_of(character: str) -> str:
     if "\ud800" <= character <= "\udfff":
         return "is not UTF-8 text; compressed files must be named .gz"
     return f"holds the character U+{ord(character):04X}, at which a line may end; lines end in LF, CR LF or CR"
-
-
-def _open_binary(path: Path) -> BinaryIO | gzip.GzipFile:
-    file = open_regular(path)
-    return gzip.GzipFile(fileobj=file, mode="rb") if path.suffix.lower() == ".gz" else file
