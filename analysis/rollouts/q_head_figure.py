@@ -174,7 +174,10 @@ def read_figure(folder: Path) -> FigureData:
         correlation = summary["correlation_of_q_and_growth"][0]["within"]
         _ = correlation["value"], correlation["interval95"], summary["puzzles"], summary["steps"][-1]
         path = folder / f"{NAME}.csv"
-        rows = list(csv.DictReader(io.StringIO(bounded_text(path), newline="")))
+        text = bounded_text(path)
+        if '"' in text:  # up to the next one all rows would be one field
+            raise ValueError("a quote, where none was written")
+        rows = list(csv.DictReader(io.StringIO(text, newline="")))
         points = _numbers(rows, "rollout", ("growth", "q", "exact"))
         bins = _numbers(rows, "tenth", ("growth", "q"))
         curves = [
@@ -184,7 +187,7 @@ def read_figure(folder: Path) -> FigureData:
             for row in rows
             if row["panel"] == "accuracy"
         ]
-    except (JsonError, OSError, KeyError, IndexError, TypeError, ValueError) as error:
+    except (JsonError, OSError, KeyError, IndexError, TypeError, ValueError, csv.Error) as error:
         reason = error.strerror if isinstance(error, OSError) and error.strerror else error
         raise UserError(f"{path} does not hold this figure's numbers ({reason}); {mend}") from error
     if not curves or any(curve["selector"] not in LOOKS for curve in curves):

@@ -253,6 +253,7 @@ def test_damaged_figure_files(whole: Path, tmp_path: Path) -> None:
         ("summary.json", "{}", "correlation_of_q_and_growth"),
         (f"{NAME}.csv", "a,b\n1,2\n", "panel"),
         (f"{NAME}.csv", "panel\n", "holds no accuracy"),
+        (f"{NAME}.csv", f'{(whole / f"{NAME}.csv").read_text()}"', "a quote"),
     ):
         out = shutil.copytree(whole, tmp_path / f"{len(list(tmp_path.iterdir()))}")
         (out / name).write_text(text)

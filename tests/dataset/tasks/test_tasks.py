@@ -15,7 +15,7 @@ from dataset.build_sudoku_dataset import main as build_sudoku
 from dataset.find_task import find_task, official_shapes, recognised_task, task_names
 from dataset.puzzle_folder import open_puzzle_set, recognised_tasks, write_puzzle_folder
 from dataset.puzzle_metadata import PuzzleMetadata, read_metadata
-from dataset.sudoku import BOXES, is_solution
+from dataset.sudoku import BLANKS, BOXES, is_solution
 from dataset.tasks import plain, sudoku
 from dataset.tasks.base import PuzzleTask, TaskError, Views
 from errors import UserError
@@ -136,6 +136,18 @@ def test_what_is_drawn_is_read_back(task: PuzzleTask) -> None:
     assert "".join(dressed).count("<") == task.seq_len
     with pytest.raises(ValueError, match=f"characters, expected {task.seq_len}"):
         task.parse("1")
+
+
+@pytest.mark.parametrize("blank", BLANKS)
+def test_a_sudoku_is_read_with_any_blank(blank: str) -> None:
+    """Also drawn, where a dash may be a rule: it is a blank only in a text that is no puzzle without it."""
+    task = sudoku_task((2, 3))
+    tokens = task.parse("1234....5..........................6")
+    text = "".join(task.symbols(tokens)).replace(".", blank)
+    assert np.array_equal(task.parse(text), tokens)
+    assert np.array_equal(task.parse(" ".join(text[:18]) + "\n" + text[18:]), tokens)
+    if blank != "-":
+        assert np.array_equal(task.parse("\n".join(task.draw(tokens)).replace(".", blank)), tokens)
 
 
 def test_a_large_vocabulary_has_no_text_of_one_character() -> None:
