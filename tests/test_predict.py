@@ -15,7 +15,7 @@ import predict
 from dataset.puzzle_folder import open_puzzle_set
 from dataset.sudoku import board_text, boards_from_tokens, parse_board, tokens_from_boards
 from dataset.tasks.sudoku import conflict_text
-from tests.dataset.folders import sudoku_task
+from tests.dataset.folders import edit_metadata, sudoku_task
 from tests.helpers import train_here
 from training.inference.stepwise import StepwisePredictions
 
@@ -148,6 +148,24 @@ def test_no_data_is_needed_for_a_puzzle(run: Path, tmp_path: Path, capsys: pytes
     expected = printed(capsys, f"checkpoint={run}/best.pt", f"puzzle={PUZZLE}")
     assert printed(capsys, f"checkpoint={alone}/best.pt", f"puzzle={PUZZLE}") == expected
     assert "somewhere/else" in refused(capsys, f"checkpoint={alone}/best.pt", "row=0")
+
+
+def test_the_task_is_kept_with_the_run(
+    sudoku4_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A model of a plain task with six tokens, as a 4x4 Sudoku and a maze have, whose data are gone."""
+    data = shutil.copytree(sudoku4_folder, tmp_path / "data")
+    for split in ("train", "test"):
+        edit_metadata(data / split, task="plain", augmentation=None)
+    options = ["max_steps=1", "validation_size=2", "fast_validation_size=2"]
+    train_here("trm_att", data, tmp_path / "run", options)
+    shutil.rmtree(data)
+    words = [f"checkpoint={tmp_path}/run/best.pt", "puzzle=0123450123450123"]
+    assert "puzzle: its solution is not known here" in printed(capsys, *words)
+    (tmp_path / "run" / "weights.json").unlink()
+    assert "knows 6 tokens, as do: sudoku of 16 cells, maze of 900 cells; its data is not here" in refused(
+        capsys, *words
+    )
 
 
 def test_other_tasks_are_refused(run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -9,9 +9,10 @@ also after a kill, the file that is there has its entry.
 
 import hashlib
 import json
+import re
 from collections import Counter
-from collections.abc import Mapping
-from dataclasses import dataclass, field, fields, replace
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -46,6 +47,49 @@ class WeightsRecord:
         return self.weights.get(sha256, {}).get("settings") == canonical_sha256(self.settings)
 
 
+Fits = Callable[[Any], bool]
+
+
+def _entries(**forms: Fits) -> Fits:
+    """A mapping of exactly these entries."""
+    return lambda value: (
+        isinstance(value, dict)
+        and value.keys() == forms.keys()
+        and all(fits(value[name]) for name, fits in forms.items())
+    )
+
+
+def _all(fits: Fits, kind: type) -> Fits:
+    """A list, or a mapping by texts, whose values are of this form each."""
+
+    def every_one(value: Any) -> bool:
+        values = value.values() if isinstance(value, dict) else value
+        return isinstance(value, kind) and all(fits(each) for each in values)
+
+    return every_one
+
+
+def _or_none(fits: Fits) -> Fits:
+    return lambda value: value is None or fits(value)
+
+
+_text: Fits = lambda value: isinstance(value, str)  # noqa: E731
+_count: Fits = lambda value: type(value) is int and value >= 0  # noqa: E731
+_hashes = _all(lambda value: isinstance(value, str) and re.fullmatch("[0-9a-f]{16}", value) is not None, list)
+_anything: Fits = lambda value: True  # noqa: E731
+_FORM: dict[str, Fits] = {
+    "schema": _text,
+    "settings": lambda value: isinstance(value, dict),
+    "computes_in": _entries(layers=_text, states=_text),
+    "puzzles": _or_none(_entries(task=_text, seq_len=_count, vocab_size=_count, pad_id=_count, augmentation=_anything)),
+    "rows": _or_none(_entries(validation_size=_count, data=_all(_text, list), validation=_hashes, earlier=_hashes)),
+    "training": _or_none(
+        _entries(sha256=_text, puzzles=_count, task=_text, up_to_symmetry=lambda value: isinstance(value, bool))
+    ),
+    "weights": _all(_entries(files=_all(_text, list), settings=_text), dict),
+}
+
+
 def canonical_sha256(value: Any) -> str:
     """SHA-256 (hex) of plain data, whatever the order of keys."""
     text = json.dumps(value, sort_keys=True, separators=(",", ":"), allow_nan=False, default=str)
@@ -61,13 +105,11 @@ def read_record(folder: Path) -> WeightsRecord | None:
         content = read_json_object(path)
         if content.pop("sha256", None) != canonical_sha256(content):
             raise JsonError("it is not as it was written: its checksum differs")
-        if content.keys() != {item.name for item in fields(WeightsRecord)}:
+        if content.keys() != _FORM.keys():
             raise JsonError("it has other entries than this code writes")
-        kinds = {"schema": str, "settings": dict, "computes_in": dict, "weights": dict}
-        wrong = [name for name, kind in kinds.items() if not isinstance(content[name], kind)]
-        wrong += [name for name in ("puzzles", "rows", "training") if not isinstance(content[name], dict | None)]
-        if wrong or not all(isinstance(entry, dict) for entry in content["weights"].values()):
-            raise JsonError(f"its entry {(wrong or ['weights'])[0]!r} is of another kind")
+        wrong = next((name for name, fits in _FORM.items() if not fits(content[name])), None)
+        if wrong is not None:
+            raise JsonError(f"its entry {wrong!r} is not of the form that this code writes")
     except JsonError as error:
         raise UserError(
             f"{path}: {error}; remove it to use the folder without it, when nothing ties settings to weights"
