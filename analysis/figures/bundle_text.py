@@ -3,7 +3,6 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from analysis.arms.run_curves import counted
 from analysis.figures.bundle_sources import FIG3, FIG4, Sources
 from analysis.spectra.spectrum_over_runs import lambda1_estimate
 from files import bounded_text
@@ -15,7 +14,7 @@ NUMBERS = {FIG1: 1, FIG2: 2, FIG3: 3, FIG4: 4}
 TITLES = {
     FIG1: "leading finite-time Lyapunov exponent of solved and failed puzzles",
     FIG2: "the whole measured spectrum of solved and failed puzzles",
-    FIG3: "accuracy of training on perturbed trajectories against its controls, peak and final",
+    FIG3: "test accuracy of training on perturbed trajectories and of what it is compared with, peak and final",
     FIG4: "halting value against stability among stochastic rollouts of one puzzle",
 }
 Numbers = Mapping[str, Any]
@@ -60,6 +59,19 @@ def interval(estimate: Numbers, digits: int = 3, scale: float = 1.0) -> str:
     return f"{value} [{scale * estimate['low']:.{digits}f}, {scale * estimate['high']:.{digits}f}]"
 
 
+def added(network: Numbers) -> list[str]:
+    """What the exponent adds to the AUROC of the signs that cost nothing, by run: `+0.012`, `-0.003`."""
+    values = [difference["value"] for difference in network["beyond"] if difference["value"] is not None]
+    return [f"{value:+.3f}" for value in values] or ["undefined"]
+
+
+def others(numbers: Numbers) -> list[str]:
+    """Labels of the arms of figure 3 that are neither trained on perturbed trajectories nor a baseline."""
+    baselines = {difference["baseline"] for difference in numbers["differences"]}
+    labels = [arm["label"] for arm in numbers["arms"]]
+    return [label for label in labels if label not in baselines and "multi_perturbed" not in label]
+
+
 def readme(name: str, figures: Sequence[str], left_out: Mapping[str, str]) -> str:
     """Contents, what to attach, what is missing and why."""
     date = name[-8:]
@@ -70,124 +82,28 @@ def readme(name: str, figures: Sequence[str], left_out: Mapping[str, str]) -> st
         "",
         "Contents:",
         "",
-        "- `email_draft.md`: a draft of the letter; (Fig. n) are the files below.",
+        "- `email_draft.md`: a draft of the letter, [name] and [your name] to be filled in; (Fig. n): the files below.",
         "- `figure_captions.md`: captions, numbers with their intervals, caveats.",
         *[f"- `figures/{figure}` (.png, .svg, .csv, .json): {TITLES[figure]}" for figure in figures],
         "",
         "Each .csv holds what is drawn, each .json n, seeds, command, commit and intervals.",
+        "The files keep the names that the study gave its figures beforehand: they say what was looked for. What came "
+        "out is in the captions.",
         "",
     ]
     default = [f"Fig. {NUMBERS[figure]}" for figure in figures if figure != FIG4]
     lines += ["Attach:", "", f"- by default: {', '.join(default) if default else 'nothing yet'}."]
     if FIG4 in figures:
-        lines.append("- Fig. 4 only where the side observation on stochastic rollouts is wanted.")
+        lines.append(
+            "- Fig. 4 only where the side observation on stochastic rollouts is wanted: the letter does not speak of "
+            "it; a paragraph for it stands under Fig. 4 in `figure_captions.md`."
+        )
     if left_out:
         lines += ["", "Left out:", "", *[f"- `{figure}`: {why}." for figure, why in left_out.items()]]
     return "\n".join(lines) + "\n"
 
 
-def email(sources: Sources, figures: Sequence[str]) -> str:
-    """The question, with what the results say, whatever it is."""
-    paragraphs = [
-        "Subject: Is the stability of forward inference something gradient flossing should act on?",
-        "Dear colleague,",
-        "we study recursive reasoning models, small networks such as HRM and TRM that answer a puzzle by refining a "
-        "latent state again and again. Each puzzle, with its input and the weights fixed, is a dynamical system of its "
-        "own, and we measure its finite-time Lyapunov exponents along the inference.",
-    ]
-    if FIG1 in figures:
-        paragraphs.append(_finding(sources))
-    if FIG2 in figures:
-        paragraphs.append(_spectrum_finding(sources))
-    if FIG3 in figures and sources.peak is not None:
-        paragraphs.append(_peak_finding(sources.peak.numbers))
-    paragraphs.append(
-        "As we understand gradient flossing, it conditions products of Jacobians so that learning through many steps "
-        "is possible; what we see concerns inference, whether a neighbourhood of the start reaches the answer. Is "
-        "that a distinction you would make? If so, would you expect flossing to have to be local, conditioned on the "
-        "task, or restricted to late steps or to failed puzzles in order to help here? Or is there a better framing: "
-        "transverse stability, the size of basins, shadowing, transient chaos?"
-    )
-    if FIG4 in figures and sources.rollouts is not None:
-        paragraphs.append(_rollout_finding(sources.rollouts.numbers))
-    numbers = [f"Fig. {NUMBERS[figure]}" for figure in figures]
-    if numbers:
-        paragraphs.append(
-            f"{', '.join(numbers)} {'is' if len(numbers) == 1 else 'are'} attached; the captions say how each was "
-            f"measured."
-        )
-    paragraphs += ["Any pointer, or a hint at a mistake, would help us.", "With kind regards,"]
-    return "\n\n".join(paragraphs) + "\n"
-
-
-def _finding(sources: Sources) -> str:
-    clauses, free = [], []
-    for network in (network for network in leading(sources) if network["plain"]):
-        m = network["sub_updates_per_step"]
-        if network["auroc"]["value"] is None:
-            clauses.append(f"of {network['model']} we have one outcome only")
-            continue
-        free.append(f"{network['model']} {_free(network)}")
-        clauses.append(
-            f"{network['model']}: median {interval(network['median_solved'], scale=1 / m)} nats per sub-update when "
-            f"solved and {interval(network['median_failed'], scale=1 / m)} when failed, AUROC "
-            f"{interval(network['auroc'])} ({network['solved']} of {network['of']} solved, "
-            f"{counted(network['runs'], 'run')})"
-        )
-    sentences = f"The leading exponent of solved and of failed puzzles (Fig. 1): {'; '.join(clauses)}."
-    if free:
-        sentences += (
-            " Beside it stand signs that cost nothing, late drift and the answer's margin, and what the exponent adds "
-            f"to all such signs that do not know the rules, by run: {'; '.join(free)}."
-        )
-    return sentences
-
-
-def _free(network: Numbers) -> str:
-    drift, margin = (interval(network["baselines"][name]) for name in ("late_drift", "minus_logit_margin"))
-    return f"AUROC {drift} and {margin}, adds {_added(network)}"
-
-
-def _added(network: Numbers) -> str:
-    values = [difference["value"] for difference in network["beyond"] if difference["value"] is not None]
-    return ", ".join(f"{value:+.3f}" for value in values) or "undefined"
-
-
-def _spectrum_finding(sources: Sources) -> str:
-    clauses = []
-    for network in (network for network in leading(sources) if network["plain"]):
-        positive = network["num_positive"]
-        solved, failed = interval(positive["solved"], 2), interval(positive["failed"], 2)
-        clauses.append(f"{network['model']} {solved} when solved and {failed} when failed")
-    return (
-        "Of the leading exponents so many are positive (Fig. 2; published at 9x9: 7.82 and 8.00 of 8): "
-        f"{'; '.join(clauses)}."
-    )
-
-
-def _peak_finding(numbers: Numbers) -> str:
-    finals = [
-        difference
-        for difference in numbers["differences"]
-        if difference["moment"] in ("best", "final")
-        and difference["start"] == "the initial state"
-        and "multi_perturbed" in difference["arm"]
-    ]
-    if not finals:
-        return "We also trained on perturbed trajectories, without a baseline to compare with yet (Fig. 3)."
-    clauses = []
-    for difference in finals:
-        mean = difference["interval"]
-        bounds = "" if mean["low"] is None else f" [{100 * mean['low']:.2f}, {100 * mean['high']:.2f}]"
-        clauses.append(f"{difference['moment']} weights {100 * mean['mean']:+.2f} points{bounds} ({mean['n']} seeds)")
-    return (
-        "We also trained on perturbed trajectories: several rollouts of the same puzzle from z0 + epsilon must all "
-        "reach the answer. Against the same training without noise, in accuracy on test puzzles (Fig. 3): "
-        f"{'; '.join(clauses)}. The controls of equal compute stand beside it."
-    )
-
-
-def _rollout_finding(numbers: Numbers) -> str:
+def _rollout_paragraph(numbers: Numbers) -> str:
     correlation = numbers["correlation_of_q_and_growth"][0]["within"]
     bounds = correlation["interval95"]
     words = "" if bounds is None else f" [{bounds[0]:.2f}, {bounds[1]:.2f}]"
@@ -216,7 +132,8 @@ def _caption(sources: Sources, figure: str) -> list[str]:
     if figure == FIG3 and sources.peak is not None:
         return _text_of(sources.peak.folder / f"{FIG3}.txt")
     if figure == FIG4 and sources.rollouts is not None:
-        return _text_of(sources.rollouts.folder / f"{FIG4}.txt")
+        paragraph = _rollout_paragraph(sources.rollouts.numbers)
+        return [*_text_of(sources.rollouts.folder / f"{FIG4}.txt"), "", "For the letter, if wanted:", "", paragraph]
     if figure == FIG2:
         return ["Median and quartiles over puzzles of each exponent, in QR order.", "", *_positive_table(sources)]
     rows = [
@@ -233,7 +150,7 @@ def _caption(sources: Sources, figure: str) -> list[str]:
             f"| {network['model']} | {network['runs']} | {network['solved']}/{network['of']} [{low:.2f}, {high:.2f}] | "
             f"{interval(network['median_solved'], scale=1 / m)} | {interval(network['median_failed'], scale=1 / m)} | "
             f"{interval(network['auroc'])} | {interval(network['baselines']['late_drift'])} | "
-            f"{interval(network['baselines']['minus_q_halt'])} | {_added(network)} |"
+            f"{interval(network['baselines']['minus_q_halt'])} | {', '.join(added(network))} |"
         )
     rows += [
         "",
@@ -300,10 +217,12 @@ def _caveats(sources: Sources, figures: Sequence[str]) -> list[str]:
         caveats.append(
             "Where a network has one run, intervals are over puzzles only and say nothing of other trainings."
         )
-    if FIG3 in figures:
+    if FIG3 in figures and sources.peak is not None:
+        controls = ", ".join(others(sources.peak.numbers))
         caveats.append(
             "The best weights of a run are chosen on validation puzzles and reported on test puzzles; the final ones "
-            "stand beside them. K trajectories cost K times the passes: compare with the controls of equal compute."
+            "stand beside them. K trajectories cost K times the passes: "
+            + (f"compare with {controls}." if controls else "no control of equal compute is in the figure.")
         )
     if FIG4 in figures:
         caveats.append("The stability of a rollout is a finite-difference proxy that never sees labels.")

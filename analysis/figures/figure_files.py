@@ -12,6 +12,7 @@ matplotlib.use("Agg")
 
 import matplotlib.pyplot as plt
 from matplotlib.figure import Figure
+from matplotlib.ticker import PercentFormatter
 
 from errors import UserError, writing
 from training.storage.atomic_file import json_bytes, write_bytes_atomically
@@ -40,6 +41,19 @@ _NO_METADATA: dict[str, dict[str, None]] = {
     "pdf": {"CreationDate": None, "ModDate": None, "Creator": None, "Producer": None},
     "svg": {"Date": None, "Creator": None},
 }
+
+
+def share_axis(axes: Any, *, whole: bool = False) -> None:
+    """The y axis of shares, in percent, without room below 0 and above 100 %; to be called when all is drawn.
+
+    whole: from 0 to 100 %, whatever is drawn. Lines and markers on an end are not cut in half.
+    """
+    low, high = (0.0, 1.0) if whole else axes.get_ylim()
+    axes.set_ylim(max(low, 0.0), min(high, 1.0))
+    axes.yaxis.set_major_formatter(PercentFormatter(1.0))
+    for line in axes.lines:
+        line.set_clip_on(False)
+        line.set_in_layout(False)  # an unclipped line takes room, even one without points
 
 
 def save_figure(figure: Figure, stem: Path, formats: Sequence[str] = ("png", "pdf", "svg")) -> list[Path]:

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from analysis.figures import make_figure_bundle
+from analysis.figures.bundle_letter import answer
 from analysis.figures.bundle_sources import FIG3, FIG4, find_sources
 from analysis.figures.bundle_text import FIG1, FIG2
 from analysis.spectra.spectrum_files import SpectrumStore
@@ -76,9 +77,13 @@ def test_without_figures_three_and_four(results: Path, tmp_path: Path, capsys: p
     over_runs = summary["models"]["TRM-att"]["lambda1"]
     for name in ("median_solved", "median_failed"):
         assert f"{over_runs[name]['mean']['value'] / 6:.3f} [" in letter
-    assert f"AUROC {over_runs['auroc']['mean']['value']:.3f}" in letter and "52 of 80 solved, 2 runs" in letter
+    assert f"AUROC of {over_runs['auroc']['mean']['value']:.3f}" in letter
+    assert "TRM-att solves 52 of 80 puzzles in 2 runs;" in letter and "HRM solves 26 of 40 puzzles;" in letter
     hrm = json.loads((results / "hrm" / "summary.json").read_text())["runs"][0]["lambda1"]["auroc"]
-    assert f"{hrm['value']:.3f} [{hrm['low']:.3f}, {hrm['high']:.3f}]" in letter and "1 run)" in letter
+    assert f"{hrm['value']:.3f} [{hrm['low']:.3f}, {hrm['high']:.3f}]" in letter
+    assert "larger leading exponent (Fig. 1)? Yes, in 2 of 2 networks." in letter
+    assert "Dear [name]," in letter and "[your name]" in letter and "Figs. 1 and 2 are attached" in letter
+    assert "perturbed" not in letter and "they say what was looked for" in readme
 
     numbers = json.loads((out / "figures" / f"{FIG1}.json").read_text())
     (first, *_) = numbers["measurements"]
@@ -94,12 +99,16 @@ def test_without_figures_three_and_four(results: Path, tmp_path: Path, capsys: p
     assert {path: path.read_bytes() for path in out.rglob("*") if path.is_file()} == before
 
 
-def test_figures_that_others_drew(results: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("controls", [[], ["TRM batch 64", "TRM updates=1200"]])
+def test_figures_that_others_drew(results: Path, tmp_path: Path, controls: list[str]) -> None:
     peak, rollouts = tmp_path / "peak", tmp_path / "ptrm"
-    difference = {"arm": "TRM multi_perturbed_ce K=4", "moment": "best", "start": "the initial state",
+    difference = {"arm": "TRM multi_perturbed_ce K=4", "baseline": "TRM", "moment": "best",
+                  "start": "the initial state",
                   "interval": {"mean": -0.0123, "low": -0.03, "high": 0.0054, "n": 5}}  # fmt: skip
+    final = difference | {"moment": "final", "interval": {"mean": 0.5, "low": None, "high": None, "n": 1}}
+    arms = [{"label": label} for label in ("TRM", "TRM multi_perturbed_ce K=4", *controls)]
     numbers = {
-        FIG3: (peak, f"{FIG3}.json", {"differences": [difference]}),
+        FIG3: (peak, f"{FIG3}.json", {"arms": arms, "differences": [difference, final]}),
         FIG4: (rollouts, "summary.json", {
             "correlation_of_q_and_growth": [{"within": {"value": -0.345, "interval95": [-0.5, -0.1]}}],
             "solved_partly": 17, "puzzles": 99,
@@ -113,8 +122,17 @@ def test_figures_that_others_drew(results: Path, tmp_path: Path) -> None:
     out = tmp_path / "bundle_20261125"
     make_figure_bundle.main(["--runs", str(results / "trm"), str(peak), str(rollouts), "--out", str(out)])
     letter = (out / "email_draft.md").read_text()
-    assert "best weights -1.23 points [-3.00, 0.54] (5 seeds)" in " ".join(letter.split())
-    assert "(17 of 99), is -0.34 [-0.50, -0.10]" in " ".join(letter.split())
+    gaps = (
+        "-1.23 points [-3.00, 0.54] (5 seeds) with the best weights and +50.00 points (1 seed) with the final weights."
+    )
+    assert gaps in letter
+    captions = (out / "figure_captions.md").read_text()
+    named = "Beside them stand TRM batch 64 and TRM updates=1200." in letter
+    assert named == ("compare with TRM batch 64, TRM updates=1200." in captions) == bool(controls)
+    assert ("control" in letter, "no control of equal compute" in captions) == (False, not controls)
+    # What need not be attached is in no letter; its paragraph stands under its caption.
+    assert "Fig. 4" not in letter and "17 of 99" not in letter and "Figs. 1, 2 and 3 are attached" in letter
+    assert "(17 of 99), is -0.34 [-0.50, -0.10]" in captions
     for name in (FIG3, FIG4):
         assert (out / "figures" / f"{name}.png").read_text() == f"{name} png"
         assert f"{name} txt" in (out / "figure_captions.md").read_text()
@@ -173,6 +191,24 @@ def test_the_name_holds_a_date(results: Path, tmp_path: Path, name: str, capsys:
     with pytest.raises(SystemExit) as caught:
         make_figure_bundle.main(["--runs", str(results / "hrm"), "--out", str(tmp_path / name)])
     assert caught.value.code == 2 and "ends with a date" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("yes", "of", "words"),
+    [(2, 2, "Yes, in 2 of 2 networks"), (0, 1, "No, in 0 of 1 network"), (1, 3, "Partly, in 1 of 3 networks")],
+)
+def test_a_question_is_answered_by_counting(yes: int, of: int, words: str) -> None:
+    assert answer(yes, of) == words
+
+
+def test_networks_with_one_outcome_answer_nothing(tmp_path: Path) -> None:
+    alone = table("c", "HRM", 2)
+    alone.arrays["exact"][:] = True
+    write(tmp_path / "hrm", [alone])
+    make_figure_bundle.main(["--runs", str(tmp_path / "hrm"), "--out", str(tmp_path / "bundle_20261125")])
+    letter = (tmp_path / "bundle_20261125" / "email_draft.md").read_text()
+    assert letter.count("That cannot be said yet, as no network has both outcomes.") == 2
+    assert "HRM solves 40 of 40 puzzles, so there is nothing to tell apart." in letter
 
 
 def test_folders_that_hold_nothing_are_named(results: Path, tmp_path: Path) -> None:

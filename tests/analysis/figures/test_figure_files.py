@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from analysis.figures.figure_files import make_folder, save_caption, save_csv, save_figure, save_json
+from analysis.figures.figure_files import make_folder, save_caption, save_csv, save_figure, save_json, share_axis
 from errors import UserError
 
 
@@ -28,6 +28,28 @@ def test_equal_pictures_are_equal_files(tmp_path: Path) -> None:
     for data in first.values():
         for word in (b"CreationDate", b"dc:date", b"Software", b"matplotlib.org"):
             assert word not in data
+
+
+@pytest.mark.parametrize(
+    ("values", "whole", "ends"),
+    [([0.0, 0.5], False, (0, None)), ([0.5, 1.0], False, (None, 1)), ([0.0, 0.0], False, (0, None)),
+     ([0.4, 0.5], True, (0, 1)), ([0.4, 0.5], False, (None, None))],
+)  # fmt: skip
+def test_shares_end_at_0_and_at_100_percent(
+    values: list[float], whole: bool, ends: tuple[float | None, float | None]
+) -> None:
+    """An end beyond is moved there, another stays where the values put it; what lies on it is drawn whole."""
+    figure, axes = plt.subplots()
+    (line,) = axes.plot(values)
+    before = axes.get_ylim()
+    share_axis(axes, whole=whole)
+    assert axes.get_ylim() == tuple(old if end is None else end for old, end in zip(before, ends, strict=True))
+    assert (
+        not line.get_clip_on()
+        and not line.get_in_layout()
+        and axes.yaxis.get_major_formatter()(0.25) in ("25%", "25.0%")
+    )
+    plt.close(figure)
 
 
 def test_tables_and_words(tmp_path: Path) -> None:
