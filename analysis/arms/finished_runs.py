@@ -9,12 +9,11 @@ import numpy as np
 
 from analysis.arms.run_curves import (
     RunCurve,
-    differing_settings,
+    arm_labels,
     ended_summary,
     number_or_none,
     read_run,
     refuse_repeated_seeds,
-    told_apart,
     whole,
 )
 from dataset.plain_data import JsonError, read_json_object
@@ -177,31 +176,9 @@ def arms_of(runs: Sequence[FinishedRun]) -> list[Arm]:
     for run in runs:
         groups.setdefault(settings_sha256(run.settings), []).append(run)
     arms = []
-    for (digest, members), label in zip(groups.items(), _labels(list(groups.values())), strict=True):
+    labels = arm_labels([members[0].settings for members in groups.values()])
+    for (digest, members), label in zip(groups.items(), labels, strict=True):
         refuse_repeated_seeds((run.curve.seed, run.curve.folder) for run in members)
         arch = {key: value for key, value in members[0].settings.items() if key.startswith("arch.")}
         arms.append(Arm(label, digest, settings_sha256(arch), members))
     return arms
-
-
-def _labels(groups: Sequence[Sequence[FinishedRun]]) -> list[str]:
-    """A label for each group of runs, no two alike."""
-    settings = [group[0].settings for group in groups]
-    short = [_short_label(of_group) for of_group in settings]
-    labels = []
-    for of_group, label in zip(settings, short, strict=True):
-        alike = [other for other, its in zip(settings, short, strict=True) if its == label]
-        labels.append(label if len(alike) == 1 else f"{label} ({differing_settings(of_group, alike)})")
-    # Settings beyond those that a label has room for.
-    return told_apart(labels, settings)
-
-
-def _short_label(settings: Mapping[str, Any]) -> str:
-    """Network and objective: `HRM multi_perturbed_ce K=4 loguniform`."""
-    words = [str(settings.get("arch.name", "run")).upper()]
-    name = settings.get("objective.name")
-    if name is not None:
-        words.append(str(name))
-    if str(name).endswith("perturbed_ce"):
-        words += [f"K={settings.get('objective.num_trajectories')}", str(settings.get("objective.noise_sampling"))]
-    return " ".join(words)

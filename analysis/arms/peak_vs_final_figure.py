@@ -6,13 +6,12 @@ from typing import Any
 
 import matplotlib
 import matplotlib.pyplot as plt
-import matplotlib.ticker
 from matplotlib.figure import Figure
 
 from analysis.arms.finished_runs import COMPARED, MOMENTS, Arm
 from analysis.arms.run_curves import counted
 from analysis.arms.seed_pairs import CLEAN, Difference, MeanInterval, mean_interval
-from analysis.figures.figure_files import BLUE, GREEN, GREY, ORANGE, PURPLE, RED, STYLE
+from analysis.figures.figure_files import BLUE, GREEN, GREY, ORANGE, PURPLE, RED, STYLE, share_axis
 
 FIGURE = "Fig3_trajectory_perturbation_improves_peak_accuracy"
 _COLOURS = (BLUE, ORANGE, GREEN, RED, PURPLE, GREY)
@@ -102,7 +101,7 @@ def _draw_curves(axes: Any, arms: Sequence[Arm], looks: Mapping[str, tuple[str, 
     axes.set_xlim(left=0)
     axes.set_xlabel("updates")
     axes.set_ylabel("solved validation puzzles")
-    axes.yaxis.set_major_formatter(matplotlib.ticker.PercentFormatter(1.0))
+    share_axis(axes)
 
 
 def _draw_tests(axes: Any, arms: Sequence[Arm], looks: Mapping[str, tuple[str, str]]) -> None:
@@ -116,7 +115,7 @@ def _draw_tests(axes: Any, arms: Sequence[Arm], looks: Mapping[str, tuple[str, s
     axes.set_xticks(range(len(MOMENTS)), MOMENTS)
     axes.set_xlim(-0.5, len(MOMENTS) - 0.5)
     axes.set_ylabel("solved test puzzles")
-    axes.yaxis.set_major_formatter(matplotlib.ticker.PercentFormatter(1.0))
+    share_axis(axes)
 
 
 def _draw_differences(axes: Any, differences: Sequence[Difference], looks: Mapping[str, tuple[str, str]]) -> None:

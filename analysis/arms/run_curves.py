@@ -9,6 +9,7 @@ from typing import Any
 
 from dataset.plain_data import json_object_or_refuse
 from errors import UserError
+from options import JUDGING, settings_of
 from training.records.metrics_log import read_metrics
 from training.records.provenance import settings_sha256
 from training.records.result_numbers import commit_of, machine_of, wilson_interval
@@ -25,6 +26,7 @@ AXES: dict[str, tuple[str, str, str]] = {
     "samples": ("train/samples", "rows trained", "{:,.0f} rows"),
 }
 _LABELLED = 3  # settings named in a label before the rest is counted
+_JUDGING = {setting.key for setting in settings_of(TrainConfig) if setting.role == JUDGING}
 
 
 @dataclass(frozen=True)
@@ -116,14 +118,49 @@ def shared_settings(config: Mapping[str, Any]) -> dict[str, Any]:
     return kept | {"init_from": "given" if config.get("init_from") else None}
 
 
-def differing_settings(settings: Mapping[str, Any], groups: Sequence[Mapping[str, Any]]) -> str:
-    """What `own` does not share with everybody, as `lr=0.1, arch.L_layers=3`; the network where all are alike."""
-    names = dict.fromkeys(name for others in groups for name in others)
-    different = [name for name in names if any(others.get(name) != settings.get(name) for others in groups)]
-    shown = [f"{name}={settings.get(name)}" for name in different[:_LABELLED]]
-    rest = len(different) - _LABELLED
-    more = [f"{rest} more"] if rest > 0 else []
-    return ", ".join(shown + more) or f"{settings.get('arch.name', 'all runs')}"
+def apart(settings: Mapping[str, Any], groups: Sequence[Mapping[str, Any]]) -> list[str]:
+    """Names of the settings in which one of the groups stands apart: others differ, and most are not as it is.
+
+    So of four arms the one that is like the others but for its rate is named by the rate alone, and they are not. What
+    only judges a run is named where nothing else sets it apart, a planned length where the length does not say it.
+    """
+    names = []
+    for name in dict.fromkeys(name for others in groups for name in others):
+        alike = sum(others.get(name) == settings.get(name) for others in groups)
+        if 2 * alike <= len(groups):
+            names.append(name)
+    if "updates" in names:
+        names = [name for name in names if name != "epochs"]
+    return [name for name in names if name not in _JUDGING] or names
+
+
+def arm_labels(settings: Sequence[Mapping[str, Any]]) -> list[str]:
+    """A label for each arm, no two alike: network and objective, and what sets apart arms that share them."""
+    short = [_short_label(of_arm) for of_arm in settings]
+    labels = []
+    for of_arm, label in zip(settings, short, strict=True):
+        alike = [other for other, its in zip(settings, short, strict=True) if its == label]
+        different = shortened([f"{name}={of_arm.get(name)}" for name in apart(of_arm, alike)])
+        labels.append(f"{label} ({different})" if different else label)
+    # Settings beyond those that a label has room for.
+    return told_apart(labels, settings)
+
+
+def _short_label(settings: Mapping[str, Any]) -> str:
+    """Network and objective: `HRM multi_perturbed_ce K=4 loguniform`."""
+    words = [str(settings.get("arch.name", "run")).upper()]
+    name = settings.get("objective.name")
+    if name is not None:
+        words.append(str(name))
+    if str(name).endswith("perturbed_ce"):
+        words += [f"K={settings.get('objective.num_trajectories')}", str(settings.get("objective.noise_sampling"))]
+    return " ".join(words)
+
+
+def shortened(words: Sequence[str]) -> str:
+    """The first words, and how many more there are: `lr=0.1, beta1=0.5, beta2=0.5, 2 more`."""
+    rest = [f"{len(words) - _LABELLED} more"] if len(words) > _LABELLED else []
+    return ", ".join([*words[:_LABELLED], *rest])
 
 
 def _flattened(value: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:

@@ -17,6 +17,7 @@ import itertools
 import math
 import shlex
 import sys
+import textwrap
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -31,7 +32,6 @@ require_packages()
 
 import matplotlib
 import matplotlib.pyplot as plt
-import matplotlib.ticker
 import numpy as np
 from matplotlib.figure import Figure
 
@@ -40,19 +40,31 @@ from analysis.arms.run_curves import (
     CurvePoint,
     RunCurve,
     all_finished,
+    arm_labels,
     counted,
-    differing_settings,
     origin_lines,
     origin_of,
     read_run,
     refuse_twice,
 )
-from analysis.figures.figure_files import BLUE, GREEN, GREY, ORANGE, PURPLE, RED, STYLE, make_folder, save_picture
+from analysis.figures.figure_files import (
+    BLUE,
+    GREEN,
+    GREY,
+    ORANGE,
+    PURPLE,
+    RED,
+    STYLE,
+    make_folder,
+    save_picture,
+    share_axis,
+)
 from training.evaluation.summary_table import aligned
 from training.records.provenance import settings_sha256
 from training.records.result_numbers import Number, record_entry
 
 _COLOURS = (BLUE, ORANGE, GREEN, RED, PURPLE)
+LEGEND_WIDTH = 95  # characters; a longer line would leave the axes no room
 _LINES = ("-", "--", ":")
 _ORIGIN = ("argv", "config_hash", "datasets", "cpu", "gpu", "num_threads", "world_size")
 
@@ -95,12 +107,12 @@ def grouped(runs: Sequence[RunCurve], target: float) -> list[Group]:
     for run in runs:
         members_of.setdefault(settings_sha256(run.settings), []).append(run)
     groups = []
-    for digest, members in members_of.items():
+    labels = arm_labels([members[0].settings for members in members_of.values()])
+    for label, (digest, members) in zip(labels, members_of.items(), strict=True):
         crossings = [crossing_of(run.points, target) for run in members]
         # Later than every number: a median over the runs that got there alone would flatter the group.
         reached = [math.inf if crossing.first is None else crossing.first.x for crossing in crossings]
         numbers = (_finite(np.median(reached)), _finite(min(reached)), _finite(max(reached)))
-        label = differing_settings(members[0].settings, [group[0].settings for group in members_of.values()])
         groups.append(Group(label, digest, members, crossings, *numbers))
     return groups
 
@@ -200,14 +212,13 @@ def draw(groups: Sequence[Group], target: float, metric: str, axis: str) -> Figu
                 if crossing.first is not None:
                     at = crossing.first.x, crossing.first.value
                     axes.plot(*at, "o", color=colour, markersize=5, markeredgecolor="white", zorder=5)
-            label = f"{group.label}: {spread(group, axis)}"
+            label = textwrap.fill(f"{group.label}: {spread(group, axis)}", LEGEND_WIDTH)
             axes.plot([], [], color=colour, linestyle=line, marker="o", markersize=5, label=label)
             if group.median is not None:
                 axes.vlines(group.median, 0, target, color=colour, linestyle=":", linewidth=1.4)
         axes.axhline(target, color=GREY, linestyle="--", linewidth=1.2, label=f"target {target:.4g}", zorder=1)
-        axes.set_ylim(-0.02, 1.02)
         axes.set_xlim(left=0)
-        axes.yaxis.set_major_formatter(matplotlib.ticker.PercentFormatter(1.0))
+        share_axis(axes, whole=True)
         axes.set_ylabel(metric)
         axes.set_xlabel(AXES[axis][1])
         figure.legend(loc="outside lower left", fontsize=9)

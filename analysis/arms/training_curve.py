@@ -25,7 +25,7 @@ import matplotlib.ticker
 from matplotlib.figure import Figure
 
 from analysis.arms.run_curves import commit_of
-from analysis.figures.figure_files import BLUE, GREEN, GREY, ORANGE, RED, STYLE, make_folder, save_picture
+from analysis.figures.figure_files import BLUE, GREEN, GREY, ORANGE, RED, STYLE, make_folder, save_picture, share_axis
 from dataset.plain_data import json_object_or_refuse
 from training.records.metrics_log import read_metrics
 from training.records.result_numbers import wilson_interval
@@ -88,9 +88,8 @@ def draw(curves: Curves) -> Figure:
         rows = curves.validation
         if rows:
             _draw_accuracies(upper, curves)
-        upper.set_ylim(-0.02, 1.02)
+        share_axis(upper, whole=True)
         upper.set_ylabel("accuracy on validation rows")
-        upper.yaxis.set_major_formatter(matplotlib.ticker.PercentFormatter(1.0))
         if curves.training:
             steps = [row["step"] for row in curves.training]
             lower.plot(steps, [row["lm_loss"] for row in curves.training], color=ORANGE, label="training loss")

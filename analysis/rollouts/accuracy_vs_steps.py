@@ -29,7 +29,18 @@ from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 
 from analysis.arms.run_curves import whole
-from analysis.figures.figure_files import BLUE, GREEN, GREY, ORANGE, PURPLE, RED, STYLE, make_folder, save_picture
+from analysis.figures.figure_files import (
+    BLUE,
+    GREEN,
+    GREY,
+    ORANGE,
+    PURPLE,
+    RED,
+    STYLE,
+    make_folder,
+    save_picture,
+    share_axis,
+)
 from dataset.plain_data import json_object_or_refuse
 from training.records.result_numbers import wilson_interval
 
@@ -158,13 +169,11 @@ def draw(curves: Sequence[StepCurve]) -> Figure:
         for steps in trained:
             for axes in (upper, lower):
                 axes.axvline(steps, color="black", linestyle=":", linewidth=1.4, zorder=1)
-        upper.set_ylim(-0.02, 1.02)
+        share_axis(upper, whole=True)
         upper.set_ylabel("accuracy")
-        lower.set_ylim(bottom=0)
+        share_axis(lower)
         lower.set_ylabel("rows that q\nwould stop here")
         lower.set_xlabel("supervision step" + (" (logarithmic)" if logarithmic else ""))
-        for axes in (upper, lower):
-            axes.yaxis.set_major_formatter(matplotlib.ticker.FuncFormatter(lambda share, _: f"{100 * share:g}%"))
         lower.yaxis.set_major_locator(matplotlib.ticker.MaxNLocator(4, steps=[1, 2, 5, 10]))
         figure.align_ylabels((upper, lower))
         _legend(figure, curves, trained)

@@ -17,7 +17,7 @@ import matplotlib.ticker
 import numpy as np
 from matplotlib.figure import Figure
 
-from analysis.figures.figure_files import BLUE, GREEN, GREY, ORANGE, PURPLE, RED, STYLE, save_csv, save_json
+from analysis.figures.figure_files import BLUE, GREEN, GREY, ORANGE, PURPLE, RED, STYLE, save_csv, save_json, share_axis
 from analysis.rollouts.within_puzzle import mixed_success, pooled, standardised, within, within_auroc, within_given
 from dataset.plain_data import JsonError, read_json_object
 from errors import UserError
@@ -30,6 +30,7 @@ NAME = "Fig4_optional_PTRM_Q_head_vs_stability"
 SUMMARY = "summary.json"
 MOST_POINTS = 4000
 BINS = 10
+FEWEST_POINTS = 50  # of which tenths are drawn: a mean of fewer than five rollouts is no curve
 # name in the files -> (words, colour, marker, line)
 LOOKS = {
     "q": ("highest Q", BLUE, "o", "-"),
@@ -46,7 +47,7 @@ class FigureData:
 
     Args:
         points: (n, 3) of rollouts of mixed-success puzzles: growth and Q, each standardised within its puzzle, exact.
-        bins: (m, 2) means of growth and Q of tenths of all such rollouts, by growth.
+        bins: (m, 2) means of growth and Q of tenths of all such rollouts, by growth; none of fewer than 50 rollouts.
         curves: entries of `accuracies` flattened: selector, steps, rollouts, forward_passes, value, low, high.
         summary: what `summarise` gives.
     """
@@ -112,7 +113,7 @@ def figure_data(table: RolloutTable, summary: dict[str, Any]) -> FigureData:
     known = np.isfinite(growth) & np.isfinite(q)
     points = np.stack([growth[known], q[known], exact[mixed][known]], axis=1)
     order = np.argsort(points[:, 0], kind="stable")
-    tenths = [tenth for tenth in np.array_split(points[order], BINS) if len(tenth)]
+    tenths = np.array_split(points[order], BINS) if len(points) >= FEWEST_POINTS else []
     bins = np.array([tenth[:, :2].mean(axis=0) for tenth in tenths]).reshape(-1, 2)
     # Evenly over all puzzles where there are more than can be told apart.
     shown = points[np.unique(np.linspace(0, len(points) - 1, min(len(points), MOST_POINTS)).astype(int))]
@@ -220,7 +221,8 @@ def _draw_rollouts(axes: Any, data: FigureData) -> None:
     for kind, colour, marker, words in ((~exact, RED, "x", "wrong"), (exact, BLUE, "o", "right")):
         look: dict[str, Any] = {"color": colour, "marker": marker, "label": f"{words} rollout"}
         axes.scatter(*data.points[kind, :2].T, s=9, alpha=0.35, linewidths=0.8, **look)
-    axes.plot(data.bins[:, 0], data.bins[:, 1], color="black", marker="o", markersize=4, label="mean of each tenth")
+    if len(data.bins):
+        axes.plot(data.bins[:, 0], data.bins[:, 1], color="black", marker="o", markersize=4, label="mean of each tenth")
     lines = [
         f"{words}: {_written(data.summary['correlation_of_q_and_growth'][0][name])}"
         for name, words in (("within", "rank correlation within puzzles"), ("pooled", "pooled, all puzzles"))
@@ -250,7 +252,7 @@ def _draw_accuracies(axes: Any, curves: Sequence[Mapping[str, Any]]) -> None:
     axes.set_xscale("log", base=2)
     axes.xaxis.set_major_formatter(matplotlib.ticker.StrMethodFormatter("{x:,.0f}"))
     axes.xaxis.set_minor_locator(matplotlib.ticker.NullLocator())
-    axes.yaxis.set_major_formatter(matplotlib.ticker.PercentFormatter(1.0))
+    share_axis(axes)
     axes.set_xlabel("forward passes per puzzle (supervision steps, logarithmic)")
     axes.set_ylabel("solved puzzles")
     title = f"Choosing among rollouts of {last} steps; thin: highest Q after fewer steps"
@@ -264,6 +266,7 @@ def caption(data: FigureData, command: str) -> str:
     settings = summary["settings"]
     first = summary["correlation_of_q_and_growth"][0]
     last, rollouts = summary["steps"][-1], summary["rollouts"]
+    tenths = "Black: means of tenths of these rollouts, by growth. " if len(data.bins) else ""
     lines = [
         f"Stochastic rollouts (Probabilistic TRM, arXiv:2605.19943): noise of {settings.get('sigma')} on "
         f"{settings.get('site')} before each of {last} supervision steps; {summary['puzzles']} puzzles, {rollouts} "
@@ -271,7 +274,7 @@ def caption(data: FigureData, command: str) -> str:
         f"some, {summary['solved_never']} by none.",
         "Left: rollouts of puzzles that some rollouts solve and some do not. Growth: ln of the factor by which the "
         f"distance to a trajectory {first['size']:g} of the state's norm away grows per supervision step, noise off, "
-        "from the rollout's end; no label enters it. Black: means of tenths of these rollouts, by growth. Rank "
+        f"from the rollout's end; no label enters it. {tenths}Rank "
         "correlation of Q and growth, 95 % bootstrap interval over puzzles:",
     ]
     for correlation in summary["correlation_of_q_and_growth"]:

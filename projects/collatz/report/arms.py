@@ -4,9 +4,9 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from analysis.arms.run_curves import refuse_repeated_seeds, told_apart
+from analysis.arms.run_curves import apart, refuse_repeated_seeds, shortened, told_apart
 from errors import UserError
-from projects.collatz.report.runs import BY_NAME, CollatzRun, Entry, Metric
+from projects.collatz.report.runs import BY_NAME, CollatzRun, Metric
 from training.records.provenance import settings_sha256
 
 # Decided on integers: on the same steps they count the same on every machine.
@@ -100,7 +100,7 @@ def reports_by_lookahead(arms: Sequence[CollatzArm]) -> dict[int, dict[str, Any]
     }
 
 
-# How a setting that an arm does not share with the first of its preset is named; others as key=value.
+# How a setting that sets an arm apart is named; others as key=value.
 _WORDS: dict[str, Callable[[Any], str]] = {
     "collatz.mine_negatives": lambda value: "mining" if value else "no mining",
     "collatz.mine_interval": lambda value: f"mined every {value}",
@@ -122,26 +122,23 @@ _OF_MINING = {"collatz.mine_interval", "collatz.mine_count", "collatz.mine_start
 _SAID = {"collatz.lookahead", "collatz.preset", "epochs", "min_eval_interval"}  # in the label anyway, or by `updates`
 
 
-def _unsaid(settings: Entry, base: Entry) -> set[str]:
-    """Settings without a meaning here, or that another one implies: a rate that follows a schedule cannot collapse."""
-    of_mining = set() if settings.get("collatz.mine_negatives") else _OF_MINING
-    return of_mining | (
-        {"collatz.legacy_lr_plateau"} if settings.get("lr_min_ratio") != base.get("lr_min_ratio") else set()
-    )
-
-
 def arm_labels(settings: Sequence[Mapping[str, Any]]) -> list[str]:
-    """`faithful L10 mining`: preset, lookahead, and what differs from the first arm of the preset. No two are alike."""
-    first: dict[str, Mapping[str, Any]] = {}
+    """`faithful L10 mining`: preset, lookahead, and what sets the arm apart from those of its preset. No two are alike.
+
+    Left out is what has no meaning here, and what another setting implies: a rate that follows a schedule, or is
+    compared with one, cannot collapse.
+    """
     labels = []
     for of_arm in settings:
-        base = first.setdefault(of_arm["collatz.preset"], of_arm)
-        words = [str(of_arm["collatz.preset"]), f"L{of_arm['collatz.lookahead']}"]
-        for key in dict.fromkeys([*of_arm, *base]):
-            value = of_arm.get(key)
-            if value == base.get(key) or key in _SAID or key in _unsaid(of_arm, base):
-                continue
-            words.append(_WORDS[key](value) if key in _WORDS else f"{key.removeprefix('collatz.')}={value}")
-        text = " ".join([*words[:2], ", ".join(words[2:])]).strip()
-        labels.append(text if len(text) <= 80 else f"{text[:76]}...")
+        preset = of_arm["collatz.preset"]
+        names = apart(of_arm, [others for others in settings if others["collatz.preset"] == preset])
+        unsaid = _SAID | (set() if of_arm.get("collatz.mine_negatives") else _OF_MINING)
+        if "lr_min_ratio" in names:
+            unsaid.add("collatz.legacy_lr_plateau")
+        words = [
+            _WORDS[name](of_arm[name]) if name in _WORDS else f"{name.removeprefix('collatz.')}={of_arm.get(name)}"
+            for name in names
+            if name not in unsaid
+        ]
+        labels.append(f"{preset} L{of_arm['collatz.lookahead']} {shortened(words)}".strip())
     return told_apart(labels, settings)

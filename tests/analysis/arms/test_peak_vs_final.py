@@ -134,13 +134,28 @@ def test_arms_are_settings_and_lengths_without_the_seed(tmp_path: Path) -> None:
         ["single"],
     ]
     assert [arm.label for arm in groups] == [
-        "TRM baseline_ce (global_batch_size=768, updates=30)",
-        "TRM baseline_ce (global_batch_size=768, updates=60)",
-        "TRM baseline_ce (global_batch_size=4, updates=30)",
+        "TRM baseline_ce",
+        "TRM baseline_ce (updates=60)",
+        "TRM baseline_ce (global_batch_size=4)",
         "TRM multi_perturbed_ce K=4 loguniform",
         "TRM single_perturbed_ce K=1 fixed",
     ]
     assert (groups[0].spent("flops"), groups[0].spent("seconds"), groups[1].spent("flops")) == (3e4, 60, 6e4)
+
+
+def test_arms_are_named_by_what_differs(tmp_path: Path) -> None:
+    """Two by both values; what only judges is named where nothing else differs, a planned length with no length."""
+    batch = {"global_batch_size": 4, "fast_eval_interval": 6}
+    two = arms(finished(tmp_path / "a", (1, 4, 3), **PLAIN), finished(tmp_path / "b", (1, 4, 3), **batch, **PLAIN))
+    assert [arm.label for arm in two] == [
+        "TRM baseline_ce (global_batch_size=768)", "TRM baseline_ce (global_batch_size=4)",
+    ]  # fmt: skip
+    longer = {"updates": 60, "epochs": 60}
+    two = arms(finished(tmp_path / "c", (1, 4, 3), **PLAIN), finished(tmp_path / "d", (1, 4, 3), **longer, **PLAIN))
+    assert [arm.label for arm in two] == ["TRM baseline_ce (updates=30)", "TRM baseline_ce (updates=60)"]
+    judged = {"fast_eval_interval": 6}
+    two = arms(finished(tmp_path / "e", (1, 4, 3), **PLAIN), finished(tmp_path / "f", (1, 4, 3), **judged, **PLAIN))
+    assert two[1].label == "TRM baseline_ce (fast_eval_interval=6)"
 
 
 def test_lengths_that_patience_decided_are_one_arm(tmp_path: Path) -> None:

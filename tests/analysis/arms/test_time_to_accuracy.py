@@ -90,9 +90,9 @@ def test_seeds_are_one_group_and_settings_another(tmp_path: Path) -> None:
     groups = grouped([read_run(folder, FAST, "updates") for folder in folders], 0.75)
     assert [[run.folder.name for run in group.runs] for group in groups] == [["a0", "a1", "a2"], ["b0"], ["c0", "c1"]]
     assert [group.label for group in groups] == [
-        "arch.L_layers=2, init_from=None",
-        "arch.L_layers=3, init_from=None",
-        "arch.L_layers=2, init_from=given",
+        "TRM act_streaming",
+        "TRM act_streaming (arch.L_layers=3)",
+        "TRM act_streaming (init_from=given)",
     ]
     assert len({group.settings_sha256 for group in groups}) == 3
     assert [(group.median, group.low, group.high) for group in groups] == [(20, 10, 30), (10, 10, 10), (None,) * 3]
@@ -142,7 +142,7 @@ def test_runs_that_never_get_there_are_later_than_all_others(missing: int, tmp_p
     lines = table([group], 0.75, "updates")
     assert sum("not reached in 20 updates" in line for line in lines) == missing
     if missing == 1:
-        assert lines[-1] == "trm: median 35 updates (20 updates to not reached), 3 of 4 seeds"
+        assert lines[-1] == "TRM act_streaming: median 35 updates (20 updates to not reached), 3 of 4 seeds"
     figure = draw([group], 0.75, FAST, "updates")
     (axes,) = figure.axes
     assert sum(line.get_linestyle() == "None" for line in axes.lines) == 4 - missing, "a dot per crossing"
@@ -157,7 +157,10 @@ def test_the_picture_holds_the_curves(tmp_path: Path) -> None:
     assert list(dot.get_xdata()) == [40] and list(dot.get_ydata()) == [0.8]
     assert list(second.get_ydata()) == [0.5, 0.6] and second.get_color() != first.get_color()
     texts = [text.get_text() for text in figure.legends[0].get_texts()]
-    assert texts == ["lr=0.1: 40.0 s, 1 of 1 seed", "lr=0.2: not reached, 0 of 1 seed", "target 0.75"]
+    name = "TRM act_streaming"
+    assert texts == [
+        f"{name} (lr=0.1): 40.0 s, 1 of 1 seed", f"{name} (lr=0.2): not reached, 0 of 1 seed", "target 0.75",
+    ]  # fmt: skip
 
 
 def test_files_and_what_they_say(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -193,7 +196,7 @@ def test_files_and_what_they_say(tmp_path: Path, capsys: pytest.CaptureFixture[s
         assert words in caption, words
     printed = capsys.readouterr().out.splitlines()
     assert printed[0].split() == ["run", "group", "seed", "first", "at", "0.75", "stays", "from", "best", "rows"]
-    assert printed[1].split() == ["a", "trm", "0", "40.0", "s", "80.0", "s", "0.9000", "256"]
+    assert printed[1].split() == ["a", "TRM", "act_streaming", "0", "40.0", "s", "80.0", "s", "0.9000", "256"]
     assert printed[2].endswith("not reached in 40.0 s           -  0.6000   256")
     assert "lost again" in printed[3]
 

@@ -73,6 +73,18 @@ def test_scores_that_are_no_numbers_are_the_last_choice() -> None:
     json.dumps(summary, allow_nan=False)
 
 
+@pytest.mark.parametrize(("puzzles", "tenths"), [(40, 10), (4, 0)])
+def test_tenths_of_fewer_than_fifty_rollouts_are_not_drawn(puzzles: int, tenths: int, tmp_path: Path) -> None:
+    table = made_by_hand(puzzles)
+    data = figure_data(table, summarise(table, SETTINGS, 50))
+    assert (len(data.points) >= 50) == bool(tenths) and len(data.points) and len(data.bins) == tenths
+    save_figure_data(data, tmp_path)
+    for drawn in (data, read_figure(tmp_path)):
+        labels = [text.get_text() for text in draw(drawn).axes[0].get_legend().get_texts()]
+        assert ("mean of each tenth" in labels) == ("means of tenths" in caption(drawn, "x")) == bool(tenths)
+    plt.close("all")
+
+
 def test_the_files_give_the_figure_back(tmp_path: Path) -> None:
     table = made_by_hand()
     data = figure_data(table, summarise(table, SETTINGS, 50))

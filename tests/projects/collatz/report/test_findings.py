@@ -79,7 +79,7 @@ def test_mining_hurts(gaps: list[tuple[int, float, float]], verdict: str) -> Non
     judged = finding("mining", with_and_without(gaps, mine_negatives=True, mine_interval=50))
     assert judged.verdict == verdict and len(judged.measures) == 3
     first = judged.measures[0]
-    assert first.between == "faithful L10 mining, mined every 50 minus faithful L10"
+    assert first.between == "faithful L10 mining, mined every 50 minus faithful L10 no mining"
     assert first.interval == mean_interval([float(orbits) for orbits, _, _ in gaps])
 
 
@@ -226,6 +226,14 @@ def test_labels_tell_arms_apart() -> None:
         "faithful L10 rate that does not collapse", "faithful L10 cosine", "orbit L10", "faithful L10 lr=0.5",
     ]  # fmt: skip
     assert len(set(labels)) == len(labels), "a setting that means nothing here still makes another arm"
+
+
+def test_two_arms_are_both_named_by_what_differs() -> None:
+    assert arm_labels([BASE, BASE | {"collatz.use_t4": True}]) == ["faithful L10 no T4", "faithful L10 T4"]
+    cosine = BASE | {"collatz.legacy_lr_plateau": False, "lr_min_ratio": 0.0}
+    assert arm_labels([BASE, cosine]) == ["faithful L10 constant rate", "faithful L10 cosine"]
+    many = {"collatz.use_t4": True, "collatz.use_t8": True, "collatz.ramp_len": 7, "lr": 0.5, "collatz.layers": [8, 4]}
+    assert arm_labels([BASE, BASE, BASE | many])[2] == "faithful L10 layers 8,4, T4, ramp 7, 2 more"
 
 
 def test_an_arm_beats_the_closed_forms_by_its_interval() -> None:
