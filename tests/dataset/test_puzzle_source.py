@@ -452,6 +452,7 @@ def test_rows_equal_up_to_symmetry_and_answers_to_one_question_stay_together(tmp
         if name == "inputs":
             array[200:] = array[0:200:2]
         np.save(tmp_path / "test" / f"all__{name}.npy", array)
+    edit_metadata(tmp_path / "test", sha256=...)
     puzzle_set = open_puzzle_set(tmp_path, "test")
     chosen = validation_rows(puzzle_set)
     assert len(chosen) == 60
