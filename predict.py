@@ -1,5 +1,7 @@
 r"""Solve one puzzle with a trained model, and show its answer after each supervision step.
 
+    python predict.py                                                  a 6x6 Sudoku, with the network that is shipped
+    python predict.py puzzle=.3....541.......2....5....5.4..2.3.1      yours, of 36 cells
     python predict.py checkpoint=RUN/best.pt \
         puzzle=53..7....6..195....98....6.8...6...34..8.3..17...2...6.6....28....419..5....8..79
     python predict.py checkpoint=RUN/best.pt puzzle_file=FILE          a puzzle a line, or puzzles as grids
@@ -31,7 +33,7 @@ from dataset.puzzle_csv import read_puzzle_file
 from dataset.puzzle_metadata import PuzzleMetadata, data_folder, read_metadata
 from dataset.tasks.base import Known, PuzzleTask
 from models.recursive_model import RecursiveModel
-from options import REQUIRED, anything, at_least, one_of, option, text
+from options import anything, at_least, one_of, option, text
 from training.devices import resolve_device
 from training.inference.base import to_device
 from training.inference.stepwise import StepwiseInference, StepwisePredictions
@@ -52,6 +54,8 @@ from training.trained_model import (
 # (name, cells) -> tokens of official puzzles that are no task here.
 OTHER_OFFICIAL = {("maze", 900): 6, ("arc", 900): 12}
 MAX_PUZZLES = 1000
+SHIPPED = Path(__file__).parent / "models/pretrained/sudoku6/best.pt"
+EXAMPLE = ".3....541.......2....5....5.4..2.3.1"  # a test puzzle of the 6x6 Sudokus that it never saw
 GREEN, RED, BOLD, UNDERLINE, RESET = "\033[32m", "\033[31m", "\033[1m", "\033[4m", "\033[0m"
 
 
@@ -59,7 +63,9 @@ GREEN, RED, BOLD, UNDERLINE, RESET = "\033[32m", "\033[31m", "\033[1m", "\033[4m
 class Options:
     """Options of predict.py."""
 
-    checkpoint: str = option(REQUIRED, "weights file in a run folder, such as RUN/best.pt", text)
+    checkpoint: str | None = option(
+        None, "weights file in a run folder, such as RUN/best.pt; default: the 6x6 Sudoku network that is shipped", text
+    )
     puzzle: str | None = option(None, "its cells row by row, of a Sudoku 16, 36 or 81; '.' or '0' = blank", anything)
     puzzle_file: str | None = option(None, "a puzzle a line, puzzles as grids, or a CSV file", text)
     row: int | None = option(None, "row of the test set, from 0, as tables and pictures number them", at_least(0))
@@ -129,6 +135,8 @@ def test_puzzle(checkpoint: Checkpoint, metadata: PuzzleMetadata, row: int, data
 def read_puzzles(options: Options, checkpoint: Checkpoint, metadata: PuzzleMetadata) -> np.ndarray:
     """(N, S) the puzzles asked for. Errors: `UserError`."""
     given = [name for name in ("puzzle", "puzzle_file", "row") if getattr(options, name) is not None]
+    if not given and options.checkpoint is None:
+        return read_puzzle(EXAMPLE, metadata.task, "the example")[None]
     if len(given) != 1:
         options_given = f"{given[0]} and {given[1]}" if given else "none"
         raise UserError(f"found {options_given}: give one of puzzle=53..7..., puzzle_file=FILE, row=N")
@@ -230,7 +238,7 @@ def show(
 def main(argv: Sequence[str] | None = None) -> None:
     words = sys.argv[1:] if argv is None else list(argv)
     options = parse_key_values(words, Options, description=__doc__ or "")
-    checkpoint = open_checkpoint(options.checkpoint, device=options.device, dtype=options.dtype)
+    checkpoint = open_checkpoint(options.checkpoint or SHIPPED, device=options.device, dtype=options.dtype)
     checkpoint = replace(checkpoint, config=with_supervision_steps(checkpoint.config, options.steps))
     metadata = puzzle_metadata(checkpoint, options.data_path)
     puzzles = read_puzzles(options, checkpoint, metadata)

@@ -80,8 +80,8 @@ prepare_environment() {
     make_venv "$1"
     python=.venv/bin/python
     if ! "$python" scripts/check_requirements.py "$1" >/dev/null; then
-        echo "installing $1 into .venv"
-        "$python" -m pip install --disable-pip-version-check -r "$1" \
+        echo "installing $1 into .venv: some minutes, most of it the download of torch"
+        "$python" -m pip install --quiet --disable-pip-version-check -r "$1" \
             || fail "pip could not install $1; see above (behind a mirror, set it in pip's own configuration)"
     fi
 }

@@ -74,7 +74,7 @@ longer=$((4 * trained))
 
 step "pictures"
 "$python" analysis/arms/training_curve.py "$run"
-"$python" analysis/rollouts/accuracy_vs_steps.py "$run/evaluation_best_steps$longer.json" --output-dir "$run/figures"
+"$python" analysis/rollouts/accuracy_vs_steps.py "$run/evaluation_best_test_rows_steps$longer.json" --output-dir "$run/figures"
 "$python" analysis/rollouts/step_by_step.py "$run/best.pt" --device "$device"
 
 step "Lyapunov exponents of solved and failed puzzles"
@@ -90,9 +90,15 @@ if [ "$python" = .venv/bin/python ]; then
     python=python
 fi
 
+headline=$("$python" -c 'import json, sys
+results = json.load(open(sys.argv[1]))["results"]
+exact = next(result["exact_accuracy"] for result in results if result["rows"] == "test")
+print(exact["numerator"], "of", exact["denominator"], "puzzles that it never saw are solved")' "$run/evaluation_best.json")
+
 cat <<END
 
-== done: training $(minutes $training_seconds), everything $(minutes $((SECONDS - start))) \
+== $headline
+time                        training $(minutes $training_seconds), everything $(minutes $((SECONDS - start))) \
 (of which installing $(minutes $environment_seconds))
 weights                     $run/best.pt, $run/final.pt
 results                     $run/evaluation_best.json, $run/summary.json
@@ -106,6 +112,8 @@ To try next:
   $activate
   # one puzzle, with the answer after each supervision step
   $python predict.py checkpoint=$run/best.pt row=0
+  # the same with the small network that is shipped, and with a puzzle of your own (36 cells)
+  $python predict.py puzzle=.3....541.......2....5....5.4..2.3.1
   # another seed
   $python pretrain.py ${recipe[0]} "data_paths=[$data]" seed=1 checkpoint_path=$run-seed1
   # 9x9 Sudokus with 17 clues, no download needed

@@ -218,3 +218,27 @@ def test_answers_do_not_depend_on_company(run: Path) -> None:
     assert isinstance(together, StepwisePredictions)
     assert torch.allclose(together.step_q_halt[:1], alone.step_q_halt, atol=1e-5)
     assert json.dumps(together.step_answers[0].tolist()) == json.dumps(alone.step_answers[0].tolist())
+
+
+def test_by_itself_it_shows_the_shipped_network(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """From any folder, without data: an embedded puzzle is solved, yours is answered; all is tied to the weights."""
+    monkeypatch.chdir(tmp_path)
+    predict.main([])
+    shown = capsys.readouterr()
+    assert "answer: SOLVED" in shown.out and "step 4" in shown.out and shown.err == ""
+    predict.main(["puzzle=..1...5..4..1...6......2..4..52....6"])
+    assert "puzzle: one solution" in capsys.readouterr().out
+    folder = predict.SHIPPED.parent
+    assert sum(file.stat().st_size for file in folder.iterdir()) < 4 << 20
+    assert {file.name for file in folder.iterdir()} == {
+        "README.md", "all_config.yaml", "best.pt", "training_puzzles.npy", "weights.json"
+    }  # fmt: skip
+
+
+def test_the_shipped_network_has_never_seen_the_example() -> None:
+    task = sudoku_task((2, 3))
+    known = np.load(predict.SHIPPED.with_name("training_puzzles.npy"))
+    assert len(known) == 2560
+    assert not np.isin(task.equivalence_keys(task.parse(predict.EXAMPLE)[None]), known)

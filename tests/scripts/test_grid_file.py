@@ -7,10 +7,13 @@ import pytest
 import yaml
 
 from errors import UserError
+from evaluate import Options
 from scripts.grid_file import GRIDS, ROOT, Grid, find_grid, read_grid
 from tests.scripts.test_step9_launchers import pretrained
+from training.inference.choose import mode_parts
 from training.settings.cli import compose_config
 from training.settings.identity import config_to_dict
+from training.settings.key_values import parse_key_values
 from training.settings.trajectory_flags import SIGMA_GRID, read_flags
 
 
@@ -210,3 +213,13 @@ def test_the_sigma_sweep_differs_in_sigma_only(sudoku6_folder: Path, tmp_path: P
         first["objective"]["noise_sampling"] == "fixed" and tuple(first["eval"]["during"]["sigma_grid"]) == SIGMA_GRID
     )
     assert first["init_from"] == str(tmp_path / "trm_pretrained" / "final.pt")
+
+
+@pytest.mark.parametrize("path", sorted(GRIDS.glob("*.yaml")), ids=lambda path: path.stem)
+def test_evaluations_make_the_files_that_their_grid_awaits(path: Path) -> None:
+    """The name of a report follows from the command; a grid says it once more, to know when a run is finished."""
+    for run in read_grid(path).runs:
+        if run.command[0] == "evaluate.py" and run.finished_file.name.startswith("evaluation_"):
+            options = parse_key_values(list(run.command[1:]), Options)
+            weights = Path(options.checkpoint).stem
+            assert run.finished_file.name == f"{'_'.join(['evaluation', weights, *mode_parts(options.eval)])}.json"

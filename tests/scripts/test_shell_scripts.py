@@ -133,7 +133,12 @@ def test_quickstart_runs_and_goes_on(tmp_path: Path) -> None:
     script = str(ROOT / "scripts" / "quickstart.sh")
     first = bash(script, "10", cwd=tmp_path, **places)
     assert first.returncode == 0, first.stdout + first.stderr
-    for words in ("exact_accuracy ", "== done: training", "predict.py checkpoint=", "+experiment=trm_sudoku_mlp"):
+    for words in (
+        "exact_accuracy ",
+        " puzzles that it never saw are solved",
+        "predict.py checkpoint=",
+        "+experiment=trm_sudoku_mlp",
+    ):
         assert words in first.stdout
     run = tmp_path / "a run"
     for name in ("best.pt", "evaluation_best.json", "figures/training_curve.png", "figures/step_by_step.png"):
