@@ -10,7 +10,7 @@ import re
 import sys
 import textwrap
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -18,15 +18,18 @@ import yaml
 from hydra import compose, initialize_config_dir
 from hydra import main as hydra_main
 from hydra._internal.utils import get_args_parser
+from hydra.core.hydra_config import HydraConfig
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override, OverrideType
 from hydra.errors import HydraException
+from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from arguments import nearest_key
 from errors import UserError, exit_on_user_error
 from options import settings_of
+from training.settings.identity import sweep_run_name
 from training.settings.key_values import refuse_flags, setting_lines
 from training.settings.older_names import refuse_difference, todays_name
 from training.settings.resolving import resolve
@@ -272,6 +275,23 @@ def _to_config(raw: DictConfig, *, require_data: bool = True) -> TrainConfig:
     return resolve({str(key): value for key, value in plain.items()}, require_data=require_data)
 
 
+def _named_in_sweep(config: TrainConfig, raw: DictConfig, given: Sequence[str]) -> TrainConfig:
+    """The run of a sweep (-m) in a folder that names its overrides, unless it is named or has a folder of before.
+
+    given: the command line's overrides. Outside of a sweep nothing changes.
+    """
+    job = HydraConfig.get()
+    if job.mode != RunMode.MULTIRUN or raw.get("run_name") is not None or raw.get("checkpoint_path") is not None:
+        return config
+    fixed = {override.key_or_group for override in map(_parse, given) if not override.is_sweep_override()}
+    overrides = {override.key_or_group: override.get_value_string() for override in map(_parse, job.overrides.task)}
+    swept = {key: value for key, value in overrides.items() if key not in fixed}
+    if not swept or Path(str(config.checkpoint_path)).exists():
+        return config
+    name = sweep_run_name(config, swept)
+    return replace(config, run_name=name, checkpoint_path=str(Path(str(config.checkpoint_path)).with_name(name)))
+
+
 def compose_config(overrides: Sequence[str], *, require_data: bool = True) -> TrainConfig:
     """The `TrainConfig` that the overrides of a `pretrain.py` command line stand for."""
     rewritten, _ = _rewrite(overrides, _Groups([CONFIG_DIR]), multirun=False)
@@ -300,7 +320,7 @@ def hydra_entry(config_name: str, fn: Callable[[TrainConfig], None]) -> None:
     @exit_on_user_error  # in here, as Hydra would put a line of its own before the error
     def task(raw: DictConfig) -> None:
         nonlocal entered
-        config = _to_config(raw)
+        config = _named_in_sweep(_to_config(raw), raw, command.overrides)
         entered = True
         fn(config)
         entered = False

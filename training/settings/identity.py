@@ -3,6 +3,7 @@
 import hashlib
 import json
 import os
+import re
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict
 from typing import Any
@@ -15,12 +16,34 @@ from training.settings.checks import unread_of, value_of
 from training.settings.older_names import first_name
 from training.settings.schema import TrainConfig
 
+_LONGEST_NAME, _LONGEST_VALUE = 150, 40  # file systems take 255 bytes
+
 
 def default_run_name(cfg: TrainConfig) -> str:
     """`<kind>-<8 hexadecimal digits>`. Other starting weights make another run, though not other settings."""
     project = project_of(cfg)
     start = f"{config_hash(cfg)}{cfg.init_from or ''}".encode("utf-8", "surrogateescape")
     return f"{cfg.arch.name if project is None else project[1].run_kind}-{hashlib.sha256(start).hexdigest()[:8]}"
+
+
+def sweep_run_name(cfg: TrainConfig, swept: Mapping[str, str]) -> str:
+    """The default name and the overrides that a sweep gave this run: `trm-1a2b3c4d-lr_0.001-seed_1`.
+
+    Only letters that a command line takes without quotes; keys by their last part where no other ends alike, long
+    values and names cut: the hash tells runs apart.
+    """
+    last = [key.rpartition(".")[2] for key in swept]
+    words = [
+        f"{short if last.count(short) == 1 else key}_{_plain_word(value)}"
+        for short, (key, value) in zip(last, swept.items(), strict=True)
+    ]
+    return "-".join([default_run_name(cfg), *words])[:_LONGEST_NAME].rstrip("-_.")
+
+
+def _plain_word(value: str) -> str:
+    """Of a path its last folder; without brackets, quotes and blanks."""
+    words = re.findall(r"[A-Za-z0-9.+-]+", value.rstrip("/'\"]").rpartition("/")[2])
+    return "_".join(words)[:_LONGEST_VALUE] or "empty"
 
 
 def config_to_dict(cfg: TrainConfig) -> dict[str, Any]:

@@ -1,10 +1,11 @@
 """Command lines: official commands compose to the right values; every mistake is one line and exit code 2."""
 
 import os
+import re
 import shlex
 import subprocess
 import sys
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import pytest
@@ -15,7 +16,7 @@ from errors import UserError
 from options import REQUIRED, anything, at_least, option, section
 from training.inference import vote
 from training.settings.cli import CONFIG_DIR, check_command_line, compose_config, hydra_entry
-from training.settings.identity import config_to_dict
+from training.settings.identity import config_to_dict, sweep_run_name
 from training.settings.key_values import parse_key_values
 from training.settings.resolving import ARCH_DEFAULTS, resolve
 from training.settings.schema import EvalConfig, TrainConfig, schema_keys
@@ -287,6 +288,41 @@ def test_a_sweep_runs_each_in_its_own_folder(empty_folder: Path, monkeypatch: py
     runs = run_entry(monkeypatch, "-m", "+experiment=quickstart,smoke", "run_name='r${seed}'", "seed=5")
     assert [cfg.global_batch_size for cfg in runs] == [128, 8] and runs[0].run_name == "r5"
     assert [path.name for path in empty_folder.rglob("*") if path.is_file()] == ["multirun.yaml"]
+
+
+def test_a_sweep_names_its_overrides_in_the_folder(empty_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    words = ["+experiment=smoke", "arch.hidden_size=64", "arch.num_heads=2"]
+    (alone,) = run_entry(monkeypatch, *words, "seed=1", "lr=1e-3")
+    sweep = ["-m", *words, "seed=0,1", "lr=1e-3,1e-4"]
+    runs = run_entry(monkeypatch, *sweep)
+    assert alone.run_name is not None and alone.checkpoint_path is not None
+    assert [cfg.run_name.partition("-")[2][9:] for cfg in runs if cfg.run_name is not None] == [
+        "seed_0-lr_0.001", "seed_0-lr_0.0001", "seed_1-lr_0.001", "seed_1-lr_0.0001",
+    ]  # fmt: skip
+    assert runs[2].run_name == f"{alone.run_name}-seed_1-lr_0.001", "the same hash, and the overrides behind it"
+    assert runs[2].checkpoint_path == f"{alone.checkpoint_path}-seed_1-lr_0.001"
+    assert replace(runs[2], run_name=alone.run_name, checkpoint_path=alone.checkpoint_path) == alone
+    # A folder of before goes on; a sweep without several values is a run alone.
+    Path(alone.checkpoint_path).mkdir(parents=True)
+    assert run_entry(monkeypatch, *sweep)[2] == alone
+    assert run_entry(monkeypatch, "-m", *words, "seed=1", "lr=1e-3") == [alone]
+    named = run_entry(monkeypatch, "-m", *words, "seed=0,1", "checkpoint_path='x/${seed}'")
+    assert [cfg.checkpoint_path for cfg in named] == ["x/0", "x/1"]
+    # Groups and experiments, values with special characters, and keys that end alike.
+    (first, _) = run_entry(monkeypatch, "-m", "+experiment=smoke,quickstart", "data_paths=['a/b c']")
+    assert str(first.run_name).endswith("-experiment_smoke")
+    (first, *_) = run_entry(monkeypatch, "-m", "+experiment=smoke", "data_paths=['a/b c'],['a/d']")
+    assert str(first.run_name).endswith("-data_paths_b_c")
+
+
+def test_the_name_of_a_run_of_a_sweep_is_a_plain_word() -> None:
+    config = compose_config(["+experiment=smoke"])
+    plain = str(config.run_name)
+    alike = {"term.a.weight": "1", "term.b.weight": "2", "lr": "0.1"}
+    assert sweep_run_name(config, alike) == f"{plain}-term.a.weight_1-term.b.weight_2-lr_0.1"
+    for value in ("x" * 500, "['/a','/b/']", "", "..", "a\nb", "$(x)"):
+        name = sweep_run_name(config, {"data_path": value})
+        assert name.startswith(plain) and len(name) <= 150 and re.fullmatch(r"[\w.+-]+", name), value
 
 
 def test_a_late_mistake_in_a_sweep_is_one_line(
