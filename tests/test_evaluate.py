@@ -1,6 +1,7 @@
 """evaluate.py: the same numbers by other routes, refusals in one line, nothing written by a refusal."""
 
 import json
+import re
 import shutil
 import subprocess
 import sys
@@ -350,6 +351,34 @@ def test_compute_is_reported_beside_the_accuracy(run: Path, capsys: pytest.Captu
     assert spent["rows_per_second"] == pytest.approx(9 / spent["seconds"])
     printed = capsys.readouterr().out
     assert "  4 supervision steps: 4.00 steps a row, 40 forward passes, " in printed
+
+
+ROLLOUTS = "eval.stochastic_rollouts"
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        [],
+        ["eval.max_steps=9"],
+        ["eval.vote.views=3"],
+        ["eval.perturbed_starts.sigma=[0.1,0.2]", "eval.perturbed_starts.starts=3"],
+        [f"{ROLLOUTS}.sigma=0.3", f"{ROLLOUTS}.rollouts=3"],
+        [f"{ROLLOUTS}.sigma=0.3", f"{ROLLOUTS}.probes.sizes=[1e-3,1e-2]", f"{ROLLOUTS}.judged_steps=[2,4]"],
+    ],
+)
+def test_what_it_takes_is_said_before(options: list[str], run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """The passes of the first line are those that are made, where no batch is filled up."""
+    (result,) = evaluated(run, "split=test", "max_test_rows=4", "batch_size=2", *options)["results"]
+    found = re.search(
+        r"^4 rows x (\d+) supervision steps each: (\d+) passes, (\S+) operations$", capsys.readouterr().out, re.M
+    )
+    assert found is not None
+    made = result["compute"]["forward_passes"]
+    made += sum(scale["forward_passes"] for scale in result["robustness"] or [])
+    assert (4 * int(found[1]), int(found[2])) == (made, made)
+    flops = result["compute"]["flops"] / result["compute"]["forward_passes"]
+    assert float(found[3]) == pytest.approx(made * flops, rel=6e-3)
 
 
 def test_more_steps_than_in_training(run: Path) -> None:

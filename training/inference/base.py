@@ -119,6 +119,10 @@ class InferenceSettings:
         """What a report says of it under `mode`."""
         return {}
 
+    def passes(self, inner: int, steps: int) -> int:
+        """Supervision steps of one row, where the inference beneath takes `inner` and an answer `steps` of them."""
+        return inner
+
     def build(
         self, inner: Inference, settings: "AnswerConfig", puzzle_sets: Sequence[PuzzleSet], seed: int
     ) -> Inference:

@@ -73,6 +73,15 @@ def mode(settings: "AnswerConfig", trained_steps: int) -> dict[str, Any]:
     return said
 
 
+def planned_passes(settings: "AnswerConfig", trained_steps: int) -> int:
+    """Supervision steps of one row that an evaluation takes; at most so many where rows stop by themselves."""
+    steps = passes = settings.max_steps or trained_steps
+    for section in sections(settings).values():
+        if section.in_use:
+            passes = section.passes(passes, steps)
+    return passes
+
+
 def deciding(settings: "AnswerConfig") -> dict[str, Any]:
     """The settings that decide which answers are judged, and so which checkpoint is the best; others add to reports."""
     found: dict[str, Any] = {"max_steps": settings.max_steps, "adaptive_halt": settings.adaptive_halt}

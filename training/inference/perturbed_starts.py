@@ -44,6 +44,9 @@ class Settings(InferenceSettings):
     def in_use(self) -> bool:
         return bool(self.sigma)
 
+    def passes(self, inner: int, steps: int) -> int:
+        return inner + len(self.sigma) * self.starts * steps
+
     def unread(self) -> dict[str, str]:
         """None: `eval.during.sigma_grid` reads them too."""
         return {}

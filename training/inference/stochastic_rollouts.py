@@ -66,6 +66,11 @@ class Settings(InferenceSettings):
     def mode(self) -> dict[str, Any]:
         return {"rollouts": self.rollouts} if self.in_use else {}
 
+    def passes(self, inner: int, steps: int) -> int:
+        probe = self.probes.build(self.noise_seed)
+        probing = 0 if probe is None else probe.passes() * len(judged_steps(self.judged_steps, steps))
+        return self.rollouts * (steps + probing)
+
     def build(
         self, inner: Inference, settings: "AnswerConfig", puzzle_sets: Sequence[PuzzleSet], seed: int
     ) -> Inference:

@@ -45,6 +45,9 @@ class Settings(InferenceSettings):
     def mode(self) -> dict[str, Any]:
         return {"vote": self.views}
 
+    def passes(self, inner: int, steps: int) -> int:
+        return self.views * inner
+
     def build(
         self, inner: Inference, settings: "AnswerConfig", puzzle_sets: Sequence[PuzzleSet], seed: int
     ) -> Inference:
