@@ -55,7 +55,7 @@ def test_what_a_run_saves_is_what_its_weights_answer(sudoku4_folder: Path, tmp_p
     for which in ("best", "final"):
         words = [f"checkpoint={run}/{which}.pt", "split=test", "max_test_rows=9", "save_outputs=[preds,labels]"]
         evaluate.main([*words, "device=cpu"])
-        with np.load(run / f"predictions_{which}.npz") as file:
+        with np.load(run / f"predictions_{which}_test_rows_first9.npz") as file:
             exact = (file["preds"] == file["labels"]).all(axis=1)
         assert np.array_equal(saved.exact[which], exact)
     assert 0 < exact.sum() < 9 and not saved.exact["initial"].any()
@@ -93,5 +93,5 @@ def test_another_file_is_refused(record: str, says: str, tmp_path: Path) -> None
     (tmp_path / "rows.json").write_text(record)
     with pytest.raises(UserError, match=says):
         read_test_rows(tmp_path / "rows.json")
-    with pytest.raises(UserError, match="cannot be read"):
+    with pytest.raises(UserError, match="there is no such file"):
         read_test_rows(tmp_path / "nothing.json")
