@@ -28,9 +28,10 @@ TOLD_WITH_THE_STATE = ("num_threads", "world_size", "versions.torch")
 
 
 class RunLog:
-    """The writers of one session of a run."""
+    """The writers of one session of a run. `means`: training metrics of the last line of metrics.jsonl."""
 
     def __init__(self, run: Run) -> None:
+        self.means: dict[str, float] = {}
         config = run.config
         plain = config_to_dict(config)
         text = OmegaConf.to_yaml(OmegaConf.create(plain))
@@ -85,7 +86,8 @@ class RunLog:
                 "train/lr": result.lr,
                 "train/grad_norm": result.grad_norm,
             }
-            record |= run.compute_spent | mean_metrics(run.progress.metric_sums) | run.source.numbers()
+            self.means = mean_metrics(run.progress.metric_sums)
+            record |= run.compute_spent | self.means | run.source.numbers()
             self.metrics.append(record)
             run.progress.metric_sums = {}
         self.status.update(**self._status_fields(run), lr=result.lr, grad_norm=result.grad_norm)

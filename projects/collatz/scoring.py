@@ -14,6 +14,7 @@ from projects.collatz.eval_file import EvalRows
 from projects.collatz.evaluation import not_multiples_of_3, rates
 from projects.collatz.evaluation_report import HEADLINE, SCHEMA_VERSION, full_report, report_table, validation_states
 from projects.collatz.judge import NetworkJudge
+from projects.collatz.log_lines import log_lines
 from projects.collatz.settings import collatz_of
 from projects.collatz.syracuse import TEST_STARTS, orbit
 from projects.collatz.value_networks import CollatzValue
@@ -25,6 +26,7 @@ from training.run import Run
 from training.run_log import RunLog
 from training.storage.atomic_file import warning_when_refused, write_json_atomically
 from training.storage.weights import load_weights
+from training.update import mean_metrics
 
 REPORT = "evaluation.json"
 QUICK_NUMBERS = 1000
@@ -68,22 +70,19 @@ class CollatzScoring:
             quick_record = self._quick(network) if quick else {}
             full_record = self._full(NetworkJudge("V", network)) if full else {}
         record: dict[str, Any] = {"step": run.step} | run.compute_spent | quick_record | full_record
-        words, improved = [], False
-        if quick:
-            words.append(f"27: {record['eval/quick/orbit_27_violations']} violations")
-            words.append(f"{100 * record['eval/quick/pass']:.1f} % of {QUICK_NUMBERS} random numbers pass")
+        improved = False
         if full:
             count, bad = record["eval/validation/count"], record["eval/validation/violations"]
             improved = run.validation.note_full(record[self.headline], count - bad, count, run.step)
-            words = [f"on-orbit {100 * bad / count:.2f} % violated ({bad}/{count})" + " (new best)" * improved, *words]
-            words.append(f"{record['eval/orbits/violations']} violations along {', '.join(map(str, TEST_STARTS))}")
-            if self.rows is not None:
-                words.append(f"file {100 * record['eval/csv/pass']:.2f} % pass")
         if self.run_log is not None:
             self.run_log.metrics.append(record)
-            tqdm.write(f"update {run.step}: {'; '.join(words)}")
+            tqdm.write("\n".join(log_lines(record, self._loss(self.run_log), improved=improved)))
             self.run_log.event(run, "running")
         return improved
+
+    def _loss(self, run_log: RunLog) -> float | None:
+        """Mean over the updates since the last line of the log, or over those of that line."""
+        return (mean_metrics(self.run.progress.metric_sums) or run_log.means).get("train/loss")
 
     def _quick(self, network: CollatzValue) -> dict[str, Any]:
         """The orbit of 27, and fresh random numbers of the distribution that is trained on."""

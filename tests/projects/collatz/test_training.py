@@ -23,6 +23,7 @@ from projects.collatz.build_eval import main as build_eval
 from projects.collatz.closed_forms import CLOSED_FORMS
 from projects.collatz.evaluation import judge_orbits
 from projects.collatz.judge import NetworkJudge
+from projects.collatz.log_lines import log_lines
 from projects.collatz.setup import build_value
 from projects.collatz.syracuse import TEST_STARTS, orbit
 from projects.collatz.train_flags import to_config
@@ -148,6 +149,46 @@ def test_the_log_has_every_update_and_every_evaluation(whole: Any) -> None:
     assert quick == [6, 12, 18, 24] and full == [12, 24]
     (last,) = [line for line in lines if "test/final/value" in line]
     assert last["step"] == 24
+
+
+def test_lines_of_the_log_by_hand() -> None:
+    """The source's last evaluation of its best run, and a quick look."""
+    rates = {"pass": 0.9791, "weighted_pass": 0.974, "growth_pass": 0.9982, "growth_weighted_pass": 0.9975}
+    seeds = {111: (0, None), 27: (0, None), 703: (8, -0.5), 26623: (18, -0.79), 626331: (32, -1.17)}
+    record: dict[str, Any] = {"step": 100000, "eval/csv/rows": 50000} | {f"eval/csv/{k}": v for k, v in rates.items()}
+    record |= {"eval/validation/count": 1000, "eval/validation/violations": 123, "eval/orbits/violations": 58}
+    for begin, (bad, margin) in seeds.items():
+        record[f"eval/orbits/{begin}/violations"] = bad
+        if margin is not None:
+            record[f"eval/orbits/{begin}/worst_margin"] = margin
+    assert log_lines(record, 0.015, improved=True) == [
+        "update 100000: loss 0.0150; pass 97.91 %, weighted 97.40 %, growth 99.82 %, gr.wtd 99.75 % of 50,000",
+        "    rows; on-orbit 123/1000 violated (12.30 %), new best",
+        "  hard seeds 58/429 violated (13.5 %), worst margin -1.17: 111 solved; 27 solved; 703 8/62 worst",
+        "    -0.50; 26623 18/113 worst -0.79; 626331 32/189 worst -1.17",
+    ]
+    quick = {"step": 7, "eval/quick/pass": 0.981, "eval/quick/count": 1000, "eval/quick/orbit_27_violations": 3}
+    assert log_lines(quick, None, improved=False) == [
+        "update 7: 98.1 % of 1000 random numbers pass; seed 27: 3/41 violated"
+    ]
+    solved = record | {f"eval/orbits/{begin}/violations": 0 for begin in seeds} | {"eval/orbits/violations": 0}
+    solved = {key: value for key, value in solved.items() if "worst_margin" not in key}
+    assert "(0.0 %), none violated: 111 solved" in "".join(log_lines(solved, 1.0, improved=False))
+
+
+def test_the_log_prints_the_loss_of_its_last_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Also where lines of the log and evaluations do not fall together: 24 updates, a line every 5, a look every 6."""
+    run(tmp_path / "a", *TINY, "--log-interval", "5")
+    printed = capsys.readouterr().out.splitlines()
+    every = re.compile(r"update (\d+): loss (\d+\.\d{4});")
+    losses = dict(match.groups() for match in map(every.match, printed) if match)
+    assert list(losses) == ["6", "12", "18", "24"] and all(float(loss) > 0 for loss in losses.values())
+    run(tmp_path / "b", *TINY)
+    again = dict(match.groups() for match in map(every.match, capsys.readouterr().out.splitlines()) if match)
+    by_step = {line["step"]: line["train/loss"] for line in read_metrics(tmp_path / "b" / "metrics.jsonl")
+               if "train/loss" in line}  # fmt: skip
+    assert again == {str(step): f"{by_step[step]:.4f}" for step in (6, 12, 18, 24)}
+    assert losses["6"] == again["6"] and float(losses["12"]) == pytest.approx((by_step[11] + by_step[12]) / 2, abs=1e-4)
 
 
 def test_every_written_key_is_defined(whole: Any) -> None:
