@@ -15,7 +15,7 @@ from projects.collatz.bounds import Bounds, bounds_at
 from projects.collatz.closed_forms import CLOSED_FORMS
 from projects.collatz.eval_file import read_eval_file
 from projects.collatz.evaluation import NO_RATES, judge_orbits, judge_rows, total_along
-from training.evaluation.summary_table import aligned
+from training.evaluation.summary_table import fitted, wrapped
 from training.records.result_numbers import Number, rate, record_entry
 
 SCHEMA_VERSION = 1
@@ -132,9 +132,8 @@ def format_table(report: dict[str, Any]) -> str:
     return "\n".join(
         [
             f"closed forms at lookahead {report['lookahead']}: steps on which V decreases; the rest are violations",
-            *aligned(rows, left=1),
-            f"orbits of {_starts(starts)}",
-            f"in theory: {bounds.in_words()}",
+            *fitted(rows),
+            *wrapped([f"orbits of {_starts(starts)}", f"in theory: {bounds.in_words()}"]),
         ]
     )
 

@@ -25,7 +25,7 @@ from projects.collatz.evaluation import (
 from projects.collatz.judge import NetworkJudge
 from projects.collatz.samples import FRESH_STARTS, ORBIT_BITS, SIZES, adversarial_states, numbers_of_bits, orbit_states
 from projects.collatz.syracuse import TEST_STARTS
-from training.evaluation.summary_table import aligned
+from training.evaluation.summary_table import fitted, wrapped
 from training.records.result_numbers import wilson_interval
 
 SCHEMA_VERSION = 1
@@ -142,9 +142,8 @@ def report_table(report: dict[str, Any], networks: Sequence[str]) -> str:
     return "\n".join(
         [
             f"lookahead {report['lookahead']}: V of networks in float64; a margin below 1e-6 is a violation",
-            *aligned(lines, left=1),
-            f"in theory: {bounds.in_words()}",
-            *verdicts,
+            *fitted(lines),
+            *wrapped([f"in theory: {bounds.in_words()}", *verdicts]),
         ]
     )
 

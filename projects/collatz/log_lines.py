@@ -1,12 +1,11 @@
 """What a Collatz run prints of an evaluation while it trains, in the columns of the source's log."""
 
-import textwrap
 from collections.abc import Mapping
 from typing import Any
 
 from projects.collatz.syracuse import TEST_STARTS, orbit
+from training.evaluation.summary_table import wrapped
 
-WIDTH = 100  # columns
 _OF_FILE = {"pass": "pass", "weighted_pass": "weighted", "growth_pass": "growth", "growth_weighted_pass": "gr.wtd"}
 
 
@@ -26,17 +25,16 @@ def log_lines(record: Mapping[str, Any], loss: float | None, *, improved: bool) 
         words.append(f"{_percent(record['eval/quick/pass'], 1)} of {record['eval/quick/count']} random numbers pass")
         if "eval/orbits/violations" not in record:
             words.append(f"seed 27: {record['eval/quick/orbit_27_violations']}/{orbit(27).steps} violated")
-    lines = _wrapped(f"update {record['step']}: {'; '.join(words)}")
+    lines = [f"update {record['step']}: {'; '.join(words)}"]
     if "eval/orbits/violations" in record:
         bad, steps = record["eval/orbits/violations"], sum(orbit(start).steps for start in TEST_STARTS)
         margins = [record.get(f"eval/orbits/{start}/worst_margin") for start in TEST_STARTS]
         worst = min((margin for margin in margins if margin is not None), default=None)
         told = "none violated" if worst is None else f"worst margin {worst:.2f}"
         seeds = [_state(record, start, margin) for start, margin in zip(TEST_STARTS, margins, strict=True)]
-        lines += _wrapped(
-            f"  hard seeds {bad}/{steps} violated ({100 * bad / steps:.1f} %), {told}: {'; '.join(seeds)}"
-        )
-    return lines
+        share = f"{bad}/{steps} violated ({100 * bad / steps:.1f} %)"
+        lines.append(f"  hard seeds {share}, {told}: {'; '.join(seeds)}")
+    return wrapped(lines)
 
 
 def _state(record: Mapping[str, Any], start: int, margin: float | None) -> str:
@@ -47,7 +45,3 @@ def _state(record: Mapping[str, Any], start: int, margin: float | None) -> str:
 
 def _percent(share: float | None, digits: int = 2) -> str:
     return "-" if share is None else f"{100 * share:.{digits}f} %"
-
-
-def _wrapped(text: str) -> list[str]:
-    return textwrap.wrap(text, WIDTH, subsequent_indent="    ", break_long_words=False, break_on_hyphens=False)

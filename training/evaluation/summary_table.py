@@ -1,11 +1,13 @@
 """The table at the end of a run: what was reached on which rows, and what training had cost by then."""
 
+import textwrap
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 from training.evaluation.answering import describe_rate
 from training.validation import Best
 
+WIDTH = 100  # characters of a line that a terminal need not break
 HEADER = ("rows, weights", "exact accuracy", "tokens", "loss", "updates", "samples", "FLOPs", "seconds")
 
 
@@ -49,6 +51,45 @@ def aligned(rows: Sequence[Sequence[str]], *, left: int = 2) -> list[str]:
             for index, (cell, width) in enumerate(zip(row, widths, strict=True))
         ).rstrip()
         for row in rows
+    ]
+
+
+def fitted(rows: Sequence[Sequence[str]], *, left: int = 1, width: int = WIDTH) -> list[str]:
+    """`aligned` in at most `width` characters: columns that do not fit stand in a block of their own below.
+
+    The first column opens every block, and so does a second one of those that are flush left where it tells rows apart.
+    A block has one further column at least, however wide it is.
+    """
+    names = [row[0] for row in rows]
+    repeated = 1 if left == 1 or len(set(names)) == len(names) else 2
+    columns = list(zip(*rows, strict=True))
+    sizes = [max(map(len, column)) for column in columns]
+    blocks: list[list[int]] = [list(range(repeated))]
+    for index in range(repeated, len(columns)):
+        used = sum(sizes[column] + 2 for column in blocks[-1])
+        if used + sizes[index] > width and len(blocks[-1]) > repeated:
+            blocks.append(list(range(repeated)))
+        blocks[-1].append(index)
+    lines: list[str] = []
+    for block in blocks:
+        cells = [[row[column] for column in block] for row in rows]
+        lines += [*([""] if lines else []), *aligned(cells, left=sum(column < left for column in block))]
+    return lines
+
+
+def wrapped(lines: Sequence[str], width: int = WIDTH) -> list[str]:
+    """Sentences in lines of at most `width` characters, those that continue one further in."""
+    return [
+        part
+        for line in lines
+        for part in textwrap.wrap(
+            line,
+            width,
+            subsequent_indent=" " * (len(line) - len(line.lstrip()) + 4),
+            break_long_words=False,
+            break_on_hyphens=False,
+        )
+        or [""]
     ]
 
 

@@ -64,6 +64,7 @@ from projects.collatz.report.tables import (
     peak_and_final_table,
     words_table,
 )
+from training.evaluation.summary_table import wrapped
 from training.records.result_numbers import Number, estimate, record_entry
 
 SCHEMA_VERSION = 1
@@ -169,9 +170,9 @@ def main(argv: Sequence[str] | None = None) -> None:
     verdicts = {run.name: run_verdicts(run) for run in runs}
     hard = hard_seed_records(arms)
     table = [
-        *comparison_table(arms), "", *closed_lines(closed), *(words["best"] for words in verdicts.values()), "",
-        *words_table(arms), "", *difference_lines(arms, gaps), "", *peak_and_final_table(arms), "",
-        *hard_seed_table(hard), "", *finding_lines(judged),
+        *comparison_table(arms), "", *wrapped([*closed_lines(closed), *(words["best"] for words in verdicts.values())]),
+        "", *words_table(arms), "", *wrapped(difference_lines(arms, gaps)), "", *peak_and_final_table(arms), "",
+        *hard_seed_table(hard), "", *wrapped(finding_lines(judged)),
     ]  # fmt: skip
     print("\n".join(table))
 

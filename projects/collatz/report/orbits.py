@@ -48,7 +48,7 @@ from projects.collatz.report.small_windows import MOST_LOOKAHEAD, BestWindows, b
 from projects.collatz.samples import FRESH_STARTS, ORBIT_BITS
 from projects.collatz.settings import MOST_LOOKAHEAD as LARGEST_LOOKAHEAD
 from projects.collatz.syracuse import TEST_STARTS
-from training.evaluation.summary_table import aligned
+from training.evaluation.summary_table import fitted, wrapped
 from training.records.result_numbers import Number, rate, record_entry, wilson_interval
 
 SCHEMA_VERSION = 1
@@ -117,7 +117,7 @@ def orbit_table(facts: Sequence[OrbitFacts], longer: dict[int, int | None]) -> l
             *(str(rising) for rising in fact.rising.values()), f"{fact.trained_on}/{fact.steps}",
             "-" if count is None else "record" if count == 1 else str(count),
         ])  # fmt: skip
-    return aligned(rows, left=1)
+    return fitted(rows)
 
 
 def closed_form_table(rows: Sequence[dict[str, Any]]) -> list[str]:
@@ -139,7 +139,7 @@ def closed_form_table(rows: Sequence[dict[str, Any]]) -> list[str]:
         f"in theory: {bounds.in_words()}; growth steps that every V of ln n and the window fails: "
         f"{100 * 2.0 ** -(first['lookahead'] + 1):.3g} % of all steps"
     )
-    return [*aligned(lines, left=1), theory]
+    return [*fitted(lines), *wrapped([theory])]
 
 
 def small_table(optima: Sequence[dict[str, Any]]) -> list[str]:
@@ -156,7 +156,7 @@ def small_table(optima: Sequence[dict[str, Any]]) -> list[str]:
             _percent(weighted["growth"]), _percent(weighted["decay"]), _percent(optimum["forced_growth"]),
             _percent(optimum["rate_V_min"]),
         ))  # fmt: skip
-    return aligned(rows, left=1)
+    return fitted(rows)
 
 
 def _percent(share: float) -> str:
@@ -213,15 +213,21 @@ def main(argv: Sequence[str] | None = None) -> None:
     states = test_states(options.starts)
     by_lookahead = [closed_form_rows(lookahead, states) for lookahead in progress_bar(options.lookaheads, leave=False)]
     optima = small_optima(options.small)
+    of_orbits = (
+        "Orbits. rise L: states with T^(L+1)(n) >= n. trained on: states on orbits of the source's seeds. as long: odd "
+        f"numbers up to the start with at least as many steps, of starts below {RECORDS_BELOW:,}; record: no other"
+    )
+    of_windows = (
+        "The best V = alpha ln n + G(k_1..k_L) there is, in percent of all steps, valuations from 3 on seen as one: at "
+        "equal weights (from the fewest to the most violated growth steps that are as good), and growth steps 10:1"
+    )
     table = [
-        "Orbits. rise L: states with T^(L+1)(n) >= n. trained on: states on orbits of the source's seeds. as long:",
-        f"odd numbers up to the start with at least as many steps, of starts below {RECORDS_BELOW:,}; record: no other",
+        *wrapped([of_orbits]),
         *orbit_table(facts, longer),
-        CORRECTION,
+        *wrapped([CORRECTION]),
         "",
         *(line for rows in by_lookahead for line in [*closed_form_table(rows), ""]),
-        "The best V = alpha ln n + G(k_1..k_L) there is, in percent of all steps, valuations from 3 on seen as one: at",
-        "equal weights (from the fewest to the most violated growth steps that are as good), and growth steps 10:1",
+        *wrapped([of_windows]),
         *small_table(optima),
     ]
     print("\n".join(table))

@@ -17,7 +17,7 @@ from projects.collatz.report.comparisons import (
 from projects.collatz.report.orbit_facts import CORRECTION, SOURCE_TABLE, SOURCE_VIOLATIONS, orbit_facts
 from projects.collatz.report.runs import BY_NAME, METRICS, MOMENTS, Metric, sample_metrics
 from projects.collatz.syracuse import TEST_STARTS
-from training.evaluation.summary_table import aligned
+from training.evaluation.summary_table import fitted, wrapped
 
 
 def comparison_table(arms: Sequence[CollatzArm]) -> list[str]:
@@ -29,10 +29,10 @@ def comparison_table(arms: Sequence[CollatzArm]) -> list[str]:
     ]
     sample = arms[0].runs[0].report["samples"]["on_orbit"]
     file_rows = next((run.rows for arm in arms for run in arm.runs if run.rows is not None), None)
-    lines = [
+    explained = (
         f"mean [95 % t interval over seeds]; on-orbit: {sample['states']:,} steps of {sample['starts']} orbits from "
         f"{sample['bits']}-bit starts; file: pass % of {file_rows or 'no'} rows, by weight, on growth and decay steps"
-    ]
+    )
     rows = [["", "weights", "n", *headers, "each"]]
     for arm in arms:
         for moment in MOMENTS:
@@ -43,10 +43,11 @@ def comparison_table(arms: Sequence[CollatzArm]) -> list[str]:
             by_orbit = "/".join(str(count["violations"]) for count in report[name]["orbits"].values())
             cells = [metric.shown(metric.read(report[name])) for metric in METRICS]
             rows.append([f"{name} L{lookahead}", "closed form", "", *cells, by_orbit])
-    lines += aligned(rows, left=2)
-    for lookahead, report in reports_by_lookahead(arms).items():
-        lines.append(f"in theory at lookahead {lookahead}: {Bounds(**report['bounds']).in_words()}")
-    return lines
+    theory = [
+        f"in theory at lookahead {lookahead}: {Bounds(**report['bounds']).in_words()}"
+        for lookahead, report in reports_by_lookahead(arms).items()
+    ]
+    return [*wrapped([explained]), *fitted(rows, left=2), *wrapped(theory)]
 
 
 def _cell(arm: CollatzArm, metric: Metric, moment: str) -> str:
@@ -99,7 +100,7 @@ def words_table(arms: Sequence[CollatzArm]) -> list[str]:
             [f"{name} L{lookahead}", *(metric.shown(metric.read(report[name])) for metric in metrics)]
             for name in CLOSED_NAMES
         ]
-    return aligned(rows, left=1)
+    return fitted(rows)
 
 
 def difference_lines(arms: Sequence[CollatzArm], differences: Sequence[ArmDifference]) -> list[str]:
@@ -133,7 +134,7 @@ def peak_and_final_table(arms: Sequence[CollatzArm]) -> list[str]:
                 *(orbits.shown(orbits.read(run.entries[moment]), ".0f") for moment in MOMENTS),
                 str(arm.settings["updates"]), "-" if seconds is None else f"{seconds:.0f}",
             ])  # fmt: skip
-    return aligned(rows, left=2)
+    return fitted(rows, left=2)
 
 
 def hard_seed_records(arms: Sequence[CollatzArm]) -> list[dict[str, Any]]:
@@ -173,4 +174,4 @@ def hard_seed_table(records: Sequence[dict[str, Any]]) -> list[str]:
             f"{record['source_max']:,}{wrong}", *(str(count) for count in record["source_violations"].values()),
             str(record["fewest_violations"]), names,
         ])  # fmt: skip
-    return [*aligned(rows, left=1), CORRECTION]
+    return [*fitted(rows), *wrapped([CORRECTION])]

@@ -165,7 +165,7 @@ def test_lines_of_the_log_by_hand() -> None:
         "update 100000: loss 0.0150; pass 97.91 %, weighted 97.40 %, growth 99.82 %, gr.wtd 99.75 % of 50,000",
         "    rows; on-orbit 123/1000 violated (12.30 %), new best",
         "  hard seeds 58/429 violated (13.5 %), worst margin -1.17: 111 solved; 27 solved; 703 8/62 worst",
-        "    -0.50; 26623 18/113 worst -0.79; 626331 32/189 worst -1.17",
+        "      -0.50; 26623 18/113 worst -0.79; 626331 32/189 worst -1.17",
     ]
     quick = {"step": 7, "eval/quick/pass": 0.981, "eval/quick/count": 1000, "eval/quick/orbit_27_violations": 3}
     assert log_lines(quick, None, improved=False) == [
