@@ -31,6 +31,7 @@ from pathlib import Path
 from typing import Any
 
 from errors import UserError, exit_on_user_error, require_packages, writing
+from training.setup import device_of
 
 require_packages()
 
@@ -132,7 +133,7 @@ def evaluate_checkpoint(options: Options, world: World) -> dict[str, Any]:
     if world.is_main:
         for line in recognised_tasks(sets):
             print(line)
-    device = resolve_device(config.device, world.local_rank)
+    device = device_of(config, world.local_rank)
     metadata = sets[0].metadata
     for other_set in sets:
         other = other_set.metadata

@@ -21,6 +21,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from errors import UserError, exit_on_user_error, require_packages
+from training.setup import device_of
 
 require_packages()
 
@@ -34,7 +35,6 @@ from dataset.puzzle_metadata import PuzzleMetadata, data_folder, read_metadata
 from dataset.tasks.base import Known, PuzzleTask
 from models.recursive_model import RecursiveModel
 from options import anything, at_least, one_of, option, text
-from training.devices import resolve_device
 from training.inference.base import to_device
 from training.inference.stepwise import StepwiseInference, StepwisePredictions
 from training.settings.key_values import parse_key_values
@@ -242,7 +242,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     checkpoint = replace(checkpoint, config=with_supervision_steps(checkpoint.config, options.steps))
     metadata = puzzle_metadata(checkpoint, options.data_path)
     puzzles = read_puzzles(options, checkpoint, metadata)
-    model = restore_model(checkpoint, metadata, resolve_device(checkpoint.config.device))
+    model = restore_model(checkpoint, metadata, device_of(checkpoint.config, losses=False))
     predictions = answer_puzzles(model, puzzles, metadata)
     color = options.color == "always" or (options.color == "auto" and sys.stdout.isatty())
     width = shutil.get_terminal_size().columns

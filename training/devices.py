@@ -11,10 +11,24 @@ from errors import UserError
 from models.config import DTYPES
 
 
-def resolve_device(name: str, local_rank: int = 0) -> torch.device:
-    """`auto` is CUDA where there is one, else the CPU; under torchrun each process takes its own GPU."""
+def has_float64(device: torch.device) -> bool:
+    """Whether tensors there can be float64."""
+    return device.type != "mps"
+
+
+def wide(values: Tensor) -> Tensor:
+    """In float64; in float32 on a device that has nothing wider."""
+    return values.double() if has_float64(values.device) else values.float()
+
+
+def resolve_device(name: str, local_rank: int = 0, *, float64: str | None = None) -> torch.device:
+    """`auto` is CUDA where there is one, else MPS, else the CPU; under torchrun each process takes its own GPU.
+
+    float64: what is computed in it, as `the loss is computed`. Then `auto` passes MPS over, and `mps` is refused.
+    """
     if name == "auto":
-        name = "cuda" if torch.cuda.is_available() else "cpu"
+        metal = float64 is None and torch.backends.mps.is_available()
+        name = "cuda" if torch.cuda.is_available() else "mps" if metal else "cpu"
     if name == "cuda":
         if not torch.cuda.is_available():
             raise UserError("device=cuda, but torch sees no CUDA device; use device=cpu or device=auto")
@@ -25,6 +39,8 @@ def resolve_device(name: str, local_rank: int = 0) -> torch.device:
         raise UserError(f"device={name} is no device; expected auto, cpu, cuda, cuda:N or mps") from None
     if device.type == "mps" and not torch.backends.mps.is_available():
         raise UserError("device=mps, but torch sees no Metal device; use device=cpu or device=auto")
+    if float64 is not None and not has_float64(device):
+        raise UserError(f"device={name} has no float64, in which {float64}; use device=cpu or device=auto")
     return device
 
 
@@ -62,7 +78,7 @@ def keep_freed_memory(device: torch.device) -> bool:
 
 def on_device(value: float | Tensor, device: torch.device) -> Tensor:
     """A 0-d tensor on `device`, float64 (float32 on MPS, which has no other), by a kernel and not by a copy."""
-    dtype = torch.float32 if device.type == "mps" else torch.float64
+    dtype = torch.float64 if has_float64(device) else torch.float32
     if isinstance(value, Tensor):
         return value.detach().to(dtype)
     return torch.full((), value, dtype=dtype, device=device)

@@ -38,6 +38,11 @@ class ProjectSettings:
         """What the default name of a run begins with."""
         raise NotImplementedError
 
+    @property
+    def float64(self) -> str | None:
+        """What its runs compute in float64 whatever `dtype` says, as `the loss is computed`; None for nothing."""
+        return None
+
     def check(self, config: "TrainConfig") -> None:
         """Refuse combinations that cannot run. Errors: `UserError`."""
 

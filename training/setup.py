@@ -16,8 +16,9 @@ from errors import UserError
 from models.config import ModelConfig
 from models.recursive_model import RecursiveModel
 from models.registry import MODELS, build_model
-from training.devices import resolve_dtype
+from training.devices import resolve_device, resolve_dtype
 from training.optim import SparseSignSGD, assert_ownership, dense_optimizer
+from training.projects import project_of
 from training.seeding import derived_seed
 from training.settings.schema import ArchConfig, TrainConfig
 from training.storage.weights import check_weights, load_weights
@@ -36,6 +37,21 @@ class EvalRows:
     def batches(self, rows: np.ndarray) -> EvalBatches:
         """Padded batches of some rows; small selections get no larger batch than they need."""
         return EvalBatches(self.puzzle_set, rows, min(self.batch_size, max(1, len(rows))))
+
+
+def device_of(config: TrainConfig, local_rank: int = 0, *, losses: bool = True) -> torch.device:
+    """Where a run trains, or its network answers: `auto` finds a device that has all the formats it needs.
+
+    losses: whether token losses are computed. Errors: `UserError` for a device that is not there or lacks float64.
+    """
+    float64, project = None, project_of(config)
+    if config.dtype == "float64":
+        float64 = "dtype=float64 computes"
+    elif project is not None:
+        float64 = project[1].float64
+    elif losses and config.arch.loss.loss_type == "stablemax_cross_entropy":
+        float64 = "arch.loss.loss_type=stablemax_cross_entropy computes (stablemax_cross_entropy_float32 does not)"
+    return resolve_device(config.device, local_rank, float64=float64)
 
 
 def open_training_data(

@@ -15,7 +15,7 @@ from dataset.puzzle_folder import recognised_tasks
 from dataset.puzzle_metadata import PuzzleFolders
 from errors import UserError
 from training.averages import EMA, Average
-from training.devices import keep_freed_memory, resolve_device
+from training.devices import keep_freed_memory
 from training.distributed import LostProcessError, World, start_world
 from training.evaluation.evaluators import check_outputs
 from training.hooks.base import refuse_conflicts
@@ -38,6 +38,7 @@ from training.settings.schema import TrainConfig
 from training.setup import (
     build_network,
     build_optimizers,
+    device_of,
     load_initial_weights,
     open_evaluation_rows,
     open_training_data,
@@ -82,13 +83,8 @@ def _compiles(config: TrainConfig, device: torch.device) -> bool:
 
 def build_run(config: TrainConfig, world: World, objective: Objective | None = None) -> Run:
     """All parts of a run, freshly initialised. objective: in place of the one that the settings name."""
-    device = resolve_device(config.device, world.local_rank)
+    device = device_of(config, world.local_rank)
     keep_freed_memory(device)
-    if device.type == "mps" and config.arch.loss.loss_type == "stablemax_cross_entropy":
-        raise UserError(
-            "device=mps has no float64, which stablemax_cross_entropy computes in; use "
-            "arch.loss.loss_type=stablemax_cross_entropy_float32"
-        )
     if config.threads is not None:
         torch.set_num_threads(config.threads)
     seed_everything(config.seed)
@@ -279,7 +275,7 @@ def under_an_older_name(config: TrainConfig) -> TrainConfig:
 def train(config: TrainConfig) -> str:
     """Run training as configured; returns `done` or `stopped`. Entry scripts call this."""
     config = under_an_older_name(config)
-    device_type = resolve_device(config.device).type
+    device_type = device_of(config).type
     world = World()
     try:
         world = start_world(device_type, config.collective_timeout_seconds)

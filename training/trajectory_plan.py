@@ -8,11 +8,11 @@ from dataset.puzzle_metadata import PuzzleFolders
 from errors import UserError
 from models.flops import step_flops
 from models.registry import count_parameters
-from training.devices import resolve_device, resolve_dtype
+from training.devices import resolve_dtype
 from training.inference import perturbed_starts
 from training.noise import SITES
 from training.settings.schema import TrainConfig
-from training.setup import build_network, load_initial_weights, open_evaluation_rows, open_training_data
+from training.setup import build_network, device_of, load_initial_weights, open_evaluation_rows, open_training_data
 from training.storage.checkpoint import load_state
 from training.storage.run_folder import RunFolder, decide_start
 
@@ -24,7 +24,7 @@ def plan_lines(config: TrainConfig) -> list[str]:
     """
     folders = PuzzleFolders()
     source = open_training_data(config, folders=folders)
-    device = resolve_device(config.device)
+    device = device_of(config)
     model = build_network(config, source.metadata, torch.device("cpu"))
     decision = decide_start(RunFolder(config.checkpoint_path or "."), config.resume, config.init_from)
     updates_made = 0

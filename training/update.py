@@ -13,7 +13,7 @@ from torch import Tensor
 from dataset.source import RowLosses
 from models.act import Batch
 from training.apart_gradients import PER_UPDATE, SUMS, ApartGradients, nonzero
-from training.devices import DeviceNumbers, on_device
+from training.devices import DeviceNumbers, on_device, wide
 from training.hooks.base import TrainState
 from training.objectives.base import Output, UpdateContext
 from training.optim import merge_gathers
@@ -174,7 +174,7 @@ def _answered(run: Run, outputs: list[Output]) -> RowLosses:
     """The rows that are done with this update, of all processes, in the order of their numbers. Collective."""
     mine = [output.answered for output in outputs if output.answered is not None]
     if not mine:
-        mine = [torch.zeros(0, 3, dtype=torch.float64, device=run.device)]
+        mine = [wide(torch.zeros(0, 3, device=run.device))]
     rows = run.world.gather_ragged(torch.cat(mine)).cpu()
     _, examples, losses = rows[rows[:, 0].argsort(stable=True)].numpy().T
     return RowLosses(examples.astype(np.int64), losses)

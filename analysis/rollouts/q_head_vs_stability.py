@@ -97,7 +97,7 @@ def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     add("--stability-steps", type=int, default=4, metavar="M", help="of a probe (default: %(default)s)")
     add("--stability-directions", type=int, default=2, metavar="K", help="(default: %(default)s)")
     add("--data-path", metavar="DIR", help="dataset folder (default: the run's)")
-    add("--device", default="auto", help="auto | cpu | cuda | cuda:N (default: %(default)s)")
+    add("--device", default="auto", help="auto | cpu | cuda | cuda:N; MPS has no float64 (default: %(default)s)")
     add("--dtype", choices=("float32", "float64"), default="float32", help="(default: %(default)s)")
     options = parser.parse_args(argv)
     check_at_least(options, num_puzzles=1, batch_size=1, bootstrap=1)
@@ -133,9 +133,7 @@ def rolled_out(options: argparse.Namespace) -> tuple[RolloutTable, dict[str, Any
         names = ", ".join(f"{selected.puzzle_set.root} ({selected.puzzle_set.set_name})" for selected in selections)
         raise UserError(f"the run has several test sets: {names}; name one of one set with --data-path")
     (selection,) = selections
-    device = resolve_device(config.device)
-    if device.type == "mps":
-        raise UserError("--device mps has no float64, in which distances are measured: use --device cpu")
+    device = resolve_device(config.device, float64="distances are measured")
     model = restore_model(checkpoint, selection.puzzle_set.metadata, device)
     rollouts = Rollouts.of(settings)
     recipe = rollouts.recipe() | {

@@ -13,6 +13,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from training.setup import device_of
+
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 from arguments import FlagParser
@@ -33,7 +35,6 @@ from dataset.eval_batches import EvalBatches, test_rows
 from dataset.puzzle_folder import PuzzleSet
 from dataset.tasks.base import PuzzleTask
 from models.recursive_model import RecursiveModel
-from training.devices import resolve_device
 from training.inference.stepwise import StepwiseInference
 from training.trained_model import open_checkpoint, open_test_set, restore_model
 
@@ -189,7 +190,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--data-path", metavar="DIR", help="dataset folder; default: the run's")
     parser.add_argument("--max-rows", type=int, default=500, help="test puzzles to choose from (default 500)")
     parser.add_argument("--output-dir", type=Path, metavar="DIR", help="default: figures beside the checkpoint")
-    parser.add_argument("--device", default="auto", help="auto | cpu | cuda | cuda:N")
+    parser.add_argument("--device", default="auto", help="auto | cpu | mps | cuda | cuda:N")
     options = parser.parse_args(argv)
     checkpoint = open_checkpoint(options.checkpoint, device=options.device)
     config = checkpoint.config
@@ -202,7 +203,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         if not (0 <= rows.min() and rows.max() < puzzle_set.num_examples):
             last = puzzle_set.num_examples - 1
             raise UserError(f"--rows {options.rows}: {puzzle_set.root} has test rows 0 to {last}")
-    model = restore_model(checkpoint, puzzle_set.metadata, resolve_device(config.device))
+    model = restore_model(checkpoint, puzzle_set.metadata, device_of(config, losses=False))
     traces = trace_rows(model, puzzle_set, rows, config.eval_batch_size or config.global_batch_size)
     chosen = traces if options.rows else choose(traces)
     folder = make_folder(options.output_dir or checkpoint.path.parent / "figures")

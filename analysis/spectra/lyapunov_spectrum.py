@@ -101,7 +101,7 @@ def measure(job: Job, settings: SpectrumSettings, options: argparse.Namespace) -
     config = job.checkpoint.config
     puzzle_set = open_test_set(job.checkpoint, options.data_path)
     rows = chosen_rows(puzzle_set, config.validation_size, options.num_puzzles)
-    device = resolve_device(config.device)
+    device = resolve_device(config.device, float64="exponents are summed")
     model = restore_model(job.checkpoint, puzzle_set.metadata, device)
     sub_updates = len(RecursionMaps(model, one_batch(puzzle_set, rows[:1], device)).sub_updates)
     if sub_updates % settings.qr_interval:
@@ -181,7 +181,7 @@ def parser() -> argparse.ArgumentParser:
     add("--draws", type=int, default=10000, help="of bootstrap and permutations (default 10000)")
     add("--batch-size", type=int, default=32, metavar="B", help="puzzles at a time (default 32)")
     add("--data-path", metavar="DIR", help="dataset folder; default: the run's")
-    add("--device", default="auto", help="auto | cpu | cuda | cuda:N")
+    add("--device", default="auto", help="auto | cpu | cuda | cuda:N; MPS has no float64")
     return options
 
 

@@ -11,7 +11,8 @@ from projects.collatz.evaluation_report import SCHEMA_VERSION, full_report, repo
 from projects.collatz.flags import CheckpointRequest
 from projects.collatz.judge import NetworkJudge
 from projects.collatz.settings import collatz_of
-from projects.collatz.setup import build_value, choose_device
+from projects.collatz.setup import build_value
+from training.setup import device_of
 from training.storage.weights import check_weights
 from training.trained_model import open_checkpoint
 
@@ -35,7 +36,7 @@ def checkpoint_report(request: CheckpointRequest) -> tuple[dict[str, Any], str]:
             f"--lookahead {request.lookahead}: {checkpoint.path} was trained with {settings.lookahead}, which fixes "
             f"its inputs; leave the flag out, or give --lookahead {settings.lookahead}"
         )
-    network = build_value(config, choose_device(config))
+    network = build_value(config, device_of(config))
     check_weights(network.state_dict(), checkpoint.weights, source=checkpoint.path)
     network.load_state_dict(checkpoint.weights)
     rows = file = None

@@ -11,6 +11,7 @@ from projects.collatz.closed_forms import SMALLEST_MARGIN
 from projects.collatz.syracuse import orbit
 from projects.collatz.value_networks import CollatzValue
 from projects.collatz.windows import Windows, next_residues, orbit_windows
+from training.devices import has_float64
 
 _ROWS = 1 << 12  # of one pass
 
@@ -19,7 +20,8 @@ _ROWS = 1 << 12  # of one pass
 class NetworkJudge:
     """V of a network. A margin V(n) - V(T(n)) below 1e-6 is a violation, as for the closed forms.
 
-    float64: a copy of the network that computes in float64 throughout, so that no violation is one of rounding.
+    float64: a copy of the network that computes in float64 throughout, so that no violation is one of rounding; on the
+    CPU where the network's device has no such format.
     """
 
     name: str
@@ -27,7 +29,10 @@ class NetworkJudge:
 
     @classmethod
     def float64(cls, name: str, network: CollatzValue) -> "NetworkJudge":
-        return cls(name, copy.deepcopy(network).double().eval().requires_grad_(False))
+        twin = copy.deepcopy(network)
+        device = next(network.parameters()).device
+        twin = twin if has_float64(device) else twin.cpu()
+        return cls(name, twin.double().eval().requires_grad_(False))
 
     def margins(self, windows: Windows) -> np.ndarray:
         """(B,) float64."""
@@ -53,8 +58,9 @@ class NetworkJudge:
             (windows.logs[:, 1:], after, windows.valuations[:, 1:]),
         ]
         before, following = (self.network(*(_tensor(array, device) for array in pair)) for pair in pairs)
-        return np.asarray((before - following).cpu().numpy())
+        return np.asarray((before - following).cpu().double().numpy())
 
 
 def _tensor(array: np.ndarray, device: torch.device) -> Tensor:
-    return torch.from_numpy(np.ascontiguousarray(array)).to(device)
+    tensor = torch.from_numpy(np.ascontiguousarray(array))
+    return (tensor if has_float64(device) or tensor.dtype != torch.float64 else tensor.float()).to(device)

@@ -7,6 +7,7 @@ Source: sampler, curriculum and mining of the learned-Lyapunov experiment.
 """
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -34,6 +35,7 @@ class PairSource(DrawnSource):
     """Batches with `logs`, `residues`, `valuations` (see `Walk`), `hard` (B,) bool and `kept` (B,) bool.
 
     A row with `kept` false has a state on a test orbit, and `decontaminate` is on.
+    logs: format of the logarithms, float32 for a device that has no float64.
     feedback: margins V(n) - V(T(n)) (B,) of a batch under the network as it is; needed for mining.
     `overlap` and `drawn` are rows.
     """
@@ -41,10 +43,16 @@ class PairSource(DrawnSource):
     data = "collatz pairs"
 
     def __init__(
-        self, settings: CollatzConfig, batch_size: int, seed: int, kept_out: KeptOut, feedback: Feedback | None = None
+        self,
+        settings: CollatzConfig,
+        batch_size: int,
+        seed: int,
+        kept_out: KeptOut,
+        feedback: Feedback | None = None,
+        logs: type[np.floating[Any]] = np.float64,
     ) -> None:
         super().__init__(settings, batch_size, seed, kept_out)
-        self.feedback = feedback
+        self.feedback, self._logs = feedback, logs
         furthest = max([1, *(ahead for ahead, _ in further_states(settings))])
         self._states = furthest + 1
         self.pool = HardPool(kept_out, decontaminate=settings.decontaminate, successors=furthest)
@@ -86,7 +94,8 @@ class PairSource(DrawnSource):
         }
 
     def _walk(self, limbs: np.ndarray) -> Any:
-        return walk(limbs, self._states, self.settings.lookahead, self._kept_out, window_logs=False)
+        walked = walk(limbs, self._states, self.settings.lookahead, self._kept_out, window_logs=False)
+        return replace(walked, logs=walked.logs.astype(self._logs, copy=False))
 
     def _draw(self, epoch: int, size: int, hard_ratio: float, kind: int) -> tuple[np.ndarray, np.ndarray]:
         """(limbs, size) numbers, random ones first, and which of them are hard."""
@@ -128,7 +137,7 @@ class PairSource(DrawnSource):
             raise ValueError("mining needs feedback: the margins of the network")
         limbs, _ = self._draw(epoch, MINED_SAMPLES, 0.5, _MINING)
         walked = self._walk(limbs)
-        margins = self.feedback(walked.batch()).double().cpu().numpy()
+        margins = self.feedback(walked.batch()).cpu().double().numpy()
         if self.settings.decontaminate:
             margins = np.where(walked.on_test_orbit.any(axis=1), np.inf, margins)
         worst = np.argsort(margins, kind="stable")[: self.settings.mine_count]

@@ -9,8 +9,9 @@ from projects.collatz.decrease import further_states
 from projects.collatz.eval_file import read_eval_file
 from projects.collatz.scoring import overlap_line
 from projects.collatz.settings import collatz_of
-from projects.collatz.setup import build_source, build_value, choose_device
+from projects.collatz.setup import build_source, build_value
 from training.settings.schema import TrainConfig
+from training.setup import device_of
 from training.storage.run_folder import RunFolder, decide_start
 
 # Batches that the overlap with test orbits is estimated from.
@@ -36,7 +37,7 @@ def plan_lines(config: TrainConfig) -> list[str]:
         f"run folder   {config.checkpoint_path}",
         f"network      {settings.preset}, lookahead {settings.lookahead}, layers {','.join(map(str, settings.layers))}"
         f": {sum(parameter.numel() for parameter in network.parameters()):,} parameters, {config.dtype}, on "
-        f"{choose_device(config).type}",
+        f"{device_of(config).type}",
         f"data         {_data(config)}",
         f"split        first {_SAMPLE} batches: {overlap_line(overlap, settings.decontaminate)}",
         f"loss         margin {settings.margin:g}, growth weight {settings.growth_weight:g}"

@@ -92,7 +92,7 @@ class CollatzScoring:
         along = NetworkJudge("V", network).violations(orbit_windows(orbit(27), network.lookahead))
         return {
             "eval/quick/count": QUICK_NUMBERS,
-            "eval/quick/pass": float((margins >= SMALLEST_MARGIN).double().mean()),
+            "eval/quick/pass": float((margins >= SMALLEST_MARGIN).cpu().double().mean()),
             "eval/quick/orbit_27_violations": int(along.sum()),
         }
 

@@ -5,6 +5,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 
 from errors import UserError
@@ -18,7 +19,7 @@ from projects.collatz.segments import SegmentSource
 from projects.collatz.settings import collatz_of
 from projects.collatz.value_networks import NETWORKS, CollatzValue
 from training.averages import EMA
-from training.devices import keep_freed_memory, resolve_device, resolve_dtype
+from training.devices import has_float64, keep_freed_memory, resolve_dtype
 from training.distributed import World
 from training.hooks.base import Hook
 from training.hooks.loss_plateau import LossPlateau
@@ -27,14 +28,9 @@ from training.optim import assert_ownership, dense_optimizer
 from training.run import Run
 from training.seeding import derived_seed, seed_everything
 from training.settings.schema import TrainConfig
+from training.setup import device_of
 from training.storage.run_folder import RunFolder
 from training.validation import ValidationRecord
-
-
-def choose_device(config: TrainConfig, local_rank: int = 0) -> torch.device:
-    """The device asked for; `auto` is CUDA or the CPU, since the logarithms are in float64."""
-    device = resolve_device(config.device, local_rank)
-    return torch.device("cpu") if device.type == "mps" and config.device == "auto" else device
 
 
 def build_value(config: TrainConfig, device: torch.device) -> CollatzValue:
@@ -64,13 +60,15 @@ def build_source(config: TrainConfig, network: CollatzValue | None = None) -> Pa
     if settings.preset == "orbit":
         return SegmentSource(settings, size, config.seed, states)
     feedback: Callable[[Any], torch.Tensor] | None = None
+    logs: type[np.floating[Any]] = np.float64
     if network is not None:
         device = next(network.parameters()).device
+        logs = np.float64 if has_float64(device) else np.float32
 
         def feedback(batch: dict[str, torch.Tensor]) -> torch.Tensor:
             return pair_margins(network, {name: leaf.to(device) for name, leaf in batch.items()})
 
-    return PairSource(settings, size, config.seed, states, feedback)
+    return PairSource(settings, size, config.seed, states, feedback, logs)
 
 
 def build_objective(config: TrainConfig) -> Objective:
@@ -82,7 +80,7 @@ def build_objective(config: TrainConfig) -> Objective:
 
 def build_run(config: TrainConfig, world: World) -> Run:
     """All parts of a Collatz run, freshly initialised."""
-    device = choose_device(config, world.local_rank)
+    device = device_of(config, world.local_rank)
     keep_freed_memory(device)
     if config.threads is not None:
         torch.set_num_threads(config.threads)

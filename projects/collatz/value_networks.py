@@ -2,6 +2,7 @@
 
 Both take windows: `logs` (..., J) float64, S_0..S_L of which the first is read by both and all L + 1 by the second,
 `residues` (...,) integers, n modulo 81, and `valuations` (..., L) integers, k_1..k_L. They give V (...,) in float64.
+On a device without float64 the first takes and gives float32.
 """
 
 import math
@@ -13,6 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from models.network import Network
+from training.devices import wide
 
 DRIFT_INIT = 0.35  # beta at the start, and of the fixed target
 _FLOOR = 1e-6
@@ -79,18 +81,18 @@ class LookaheadValue(CollatzValue):
 
     def forward(self, logs: Tensor, residues: Tensor, valuations: Tensor) -> Tensor:
         features = lookahead_features(logs[..., 0], residues, valuations, self.compute_dtype)
-        return (F.softplus(self._stack(features)[..., 0]) + _FLOOR).double()
+        return wide(F.softplus(self._stack(features)[..., 0]) + _FLOOR)
 
 
 def drift(valuations: Tensor) -> Tensor:
     """L log2 3 - k_1 - ... - k_L, (...,) float64: ln 2 times it is about what n gains over its window."""
-    return valuations.shape[-1] * math.log2(3) - valuations.sum(dim=-1).double()
+    return valuations.shape[-1] * math.log2(3) - wide(valuations.sum(dim=-1))
 
 
 def lookahead_features(log_n: Tensor, residues: Tensor, valuations: Tensor, dtype: torch.dtype) -> Tensor:
     """(..., 6 + L): log10(n)/40, n mod 3, 9, 27, 81 each by its largest, drift/10, and min(k_i, 10)/10."""
     columns = [log_n / (40 * math.log(10))]
-    columns += [(residues % modulus).double() / (modulus - 1) for modulus in (3, 9, 27, 81)]
+    columns += [wide(residues % modulus) / (modulus - 1) for modulus in (3, 9, 27, 81)]
     columns.append(drift(valuations) / 10)
     clipped = valuations.clamp(max=LARGEST_VALUATION).to(dtype) / LARGEST_VALUATION
     return torch.cat([torch.stack(columns, dim=-1).to(dtype), clipped], dim=-1)

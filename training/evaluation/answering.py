@@ -15,6 +15,7 @@ from long_work import progress_bar
 from models.act import Batch
 from models.losses import TOKEN_LOSSES, correctness
 from models.recursive_model import RecursiveModel
+from training.devices import wide
 from training.distributed import World
 from training.inference.base import Inference, Predictions, real_rows
 from training.records.result_numbers import wilson_interval
@@ -93,13 +94,13 @@ class AccuracyEvaluator(Evaluator):
         batch_sums = {
             "count": scored.sum(),
             "exact_count": (scored & exact).sum(),
-            "accuracy": (scored * (num_right.double() / num_scored.clamp_min(1))).sum(),
+            "accuracy": (scored * (wide(num_right) / num_scored.clamp_min(1))).sum(),
             "lm_loss": (scored * losses).sum(),
             "q_halt_accuracy": (scored & ((predictions.q_halt >= 0) == exact)).sum(),
             "steps": (scored * predictions.steps).sum(),
         }
         # The sums are read together: the host waits for the device once instead of six times.
-        values = torch.stack([value.double() for value in batch_sums.values()]).tolist()
+        values = torch.stack([wide(value) for value in batch_sums.values()]).tolist()
         for name, value in zip(batch_sums, values, strict=True):
             self.sums[name] += value
 

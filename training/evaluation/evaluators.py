@@ -12,6 +12,7 @@ from torch import Tensor
 from errors import UserError
 from models.act import Batch
 from models.losses import IGNORE_LABEL_ID, correctness
+from training.devices import wide
 from training.distributed import World
 from training.evaluation.answering import Evaluator, counted_rate, describe_rate
 from training.inference.base import Predictions
@@ -45,7 +46,7 @@ class StepAccuracyEvaluator(Evaluator):
         predictions = _stepwise(predictions)
         num_scored, num_right, exact = correctness(predictions.step_answers, batch["labels"])
         scored = num_scored[:, 0] > 0
-        accuracy = num_right.double() / num_scored.clamp_min(1)
+        accuracy = wide(num_right) / num_scored.clamp_min(1)
         stops = self.halts(predictions.step_q_halt, predictions.step_q_continue)
         stops[:, -1] = True
         first = stops.int().argmax(dim=1)

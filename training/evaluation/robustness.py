@@ -9,6 +9,7 @@ import torch
 from models.act import Batch
 from models.losses import correctness
 from models.recursive_model import RecursiveModel
+from training.devices import wide
 from training.distributed import World
 from training.evaluation.answering import Evaluator, effective_wilson, evaluate
 from training.inference.base import Predictions
@@ -44,9 +45,9 @@ class RobustnessEvaluator(Evaluator):
         solved_by = exact.sum(dim=-1)[scored]
         for k, rows in enumerate(torch.bincount(solved_by, minlength=self.rollouts + 1).tolist()):
             self.sums[f"solved_{k}"] += rows
-        accuracy = (num_right.double() / num_scored.clamp_min(1)).mean(dim=-1)
+        accuracy = (wide(num_right) / num_scored.clamp_min(1)).mean(dim=-1)
         self.sums["accuracy"] += float(accuracy[scored].sum())
-        self.sums["steps"] += float(predictions.rollout_steps.double().mean(dim=-1)[scored].sum())
+        self.sums["steps"] += float(wide(predictions.rollout_steps).mean(dim=-1)[scored].sum())
 
     def histogram(self) -> list[int]:
         """Rows by the number of rollouts that solve them: (K + 1) counts."""

@@ -10,6 +10,7 @@ from torch import Tensor
 from models.act import EXAMPLE, Batch, Carry
 from models.losses import IGNORE_LABEL_ID, TOKEN_LOSSES, act_loss
 from models.recursive_model import RecursiveModel
+from training.devices import wide
 from training.terms.base import View, WeightedTerm, add_terms
 
 if TYPE_CHECKING:  # the schema is made of objectives
@@ -182,12 +183,12 @@ class PuzzleObjective(Stateless):
     def answered(self, outputs: dict[str, Tensor], rows: Batch, done: Tensor, numbers: Tensor) -> Tensor | None:
         """What became of rows that are done (n,) bool; None where the batch does not say which examples they are.
 
-        (m, 3) float64: the row's number in the update, the same on any number of processes, as `numbers` (n,) gives it;
-        its example; its token loss.
+        (m, 3) float64 (float32 on MPS): the row's number in the update, the same on any number of processes, as
+        `numbers` (n,) gives it; its example; its token loss.
         """
         if EXAMPLE not in rows:
             return None
         examples, labels = rows[EXAMPLE][done], rows["labels"][done]
         losses = TOKEN_LOSSES[self.loss_type](outputs["logits"][done], labels).sum(dim=-1)
         scored = (labels != IGNORE_LABEL_ID).sum(dim=-1).clamp_min(1)
-        return torch.stack([numbers.to(done.device)[done].double(), examples.double(), losses.double() / scored], dim=1)
+        return torch.stack([wide(numbers.to(done.device)[done]), wide(examples), wide(losses) / scored], dim=1)

@@ -203,7 +203,7 @@ BAD = {
     "huge count": (f"--mine-interval 1{'0' * 400}", "expected an integer below 2^63"),
     "no state": ("--resume-state none.pt", "--resume-state none.pt: there is no such file"),
     "no file": ("--eval-csv none.csv", "there is no such file; make one with: python projects/collatz/build_eval.py"),
-    "mps": ("--device mps", "--device: found 'mps', which has no float64"),
+    "mps": ("--device mps", "device=mps, but torch sees no Metal device"),
     "orbits": ("--orbits 27", "--orbits has no meaning for a training run"),
 }  # fmt: skip
 
