@@ -3,7 +3,7 @@
 import sys
 from collections.abc import Sequence
 
-from errors import UserError, exit_on_user_error, require_packages
+from errors import UserError, exit_on_user_error, require_packages, say
 
 require_packages()
 
@@ -25,7 +25,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     else:
         try:
             if request.dry_run:
-                print("\n".join(plan_lines(under_an_older_name(request.config))))
+                say(*plan_lines(under_an_older_name(request.config)))
             else:
                 train(request.config)
         except UserError as error:

@@ -7,7 +7,8 @@ import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from importlib.util import find_spec
-from typing import NoReturn, ParamSpec, TypeVar
+from io import TextIOWrapper
+from typing import NoReturn, ParamSpec, TextIO, TypeVar
 
 from files import UnusableFile
 
@@ -33,6 +34,14 @@ _OF_THE_MACHINE = (
 def printable(text: str) -> str:
     """The text with every character that would move the cursor or reverse the text written as an escape."""
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode("ascii") for c in text)
+
+
+def say(*lines: str, file: TextIO | None = None, flush: bool = False) -> None:
+    """Print lines, `printable` each: names of files, settings and numbers of others may stand in them.
+
+    file: standard output where none is given.
+    """
+    print("\n".join(map(printable, lines)), file=file, flush=flush)
 
 
 class UserError(Exception):
@@ -78,6 +87,8 @@ def exit_on_user_error(main: Callable[P, R]) -> Callable[P, R]:
 
     @functools.wraps(main)
     def wrapped(*args: P.args, **kwargs: P.kwargs) -> R:
+        if isinstance(sys.stdout, TextIOWrapper):  # of a terminal that lacks a character: an escape, no traceback
+            sys.stdout.reconfigure(errors="backslashreplace")
         try:
             return main(*args, **kwargs)
         except UserError as error:
@@ -85,7 +96,7 @@ def exit_on_user_error(main: Callable[P, R]) -> Callable[P, R]:
         except UnusableFile as error:
             _end(f"{error.path}: {error}")
         except KeyboardInterrupt as stop:
-            print(f"\n{stop or 'interrupted'}", file=sys.stderr)
+            say("", str(stop or "interrupted"), file=sys.stderr)
             sys.exit(_INTERRUPTED)
         except BrokenPipeError:
             # The reader of our output (`| head`) has left: no fault, and nobody to tell. What Python still
@@ -102,5 +113,5 @@ def exit_on_user_error(main: Callable[P, R]) -> Callable[P, R]:
 
 
 def _end(message: str) -> NoReturn:
-    print(f"error: {UserError(message)}", file=sys.stderr)
+    say(f"error: {UserError(message)}", file=sys.stderr)
     sys.exit(2)

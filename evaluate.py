@@ -30,8 +30,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from errors import UserError, exit_on_user_error, require_packages, writing
-from training.setup import device_of
+from errors import UserError, exit_on_user_error, require_packages, say, writing
 
 require_packages()
 
@@ -61,6 +60,7 @@ from training.settings.evaluator_list import listed, name_parts, refuse_awaited
 from training.settings.identity import config_hash
 from training.settings.key_values import parse_key_values
 from training.settings.schema import DTYPES, Device, EvaluateConfig, TrainConfig, paths
+from training.setup import device_of
 from training.storage.atomic_file import write_json_atomically
 from training.trained_model import Checkpoint, open_checkpoint, refuse_other_data, restore_model
 
@@ -132,7 +132,7 @@ def evaluate_checkpoint(options: Options, world: World) -> dict[str, Any]:
         refuse_other_data(checkpoint, sets, f"data_paths_test=[{sets[0].root}]")
     if world.is_main:
         for line in recognised_tasks(sets):
-            print(line)
+            say(line)
     device = device_of(config, world.local_rank)
     metadata = sets[0].metadata
     for other_set in sets:
@@ -153,7 +153,10 @@ def evaluate_checkpoint(options: Options, world: World) -> dict[str, Any]:
         prepare_rollouts(asked, config, device)
     model = restore_model(replace(checkpoint, config=config), metadata, device)
     if world.is_main:
-        print(cost_line(options.eval, sum(len(selection.rows) for selection in selections), model.config), flush=True)
+        say(
+            *cost_line(options.eval, sum(len(selection.rows) for selection in selections), model.config).split("\n"),
+            flush=True,
+        )
     session = collect_provenance({}, device=device)
     record: dict[str, Any] = {
         "checkpoint": checkpoint.path.name,
@@ -207,13 +210,13 @@ def evaluate_checkpoint(options: Options, world: World) -> dict[str, Any]:
             elif keeper is not None:
                 keepers[keeper.file] = keeper
         if world.is_main:
-            print("\n".join(lines), flush=True)
+            say(*lines, flush=True)
     with writing(folder, "free some space"):
         writing_here = [keeper for keeper in keepers.values() if world.is_main or keeper.keeps_shares]
         written = [file for keeper in writing_here for file in keeper.files(folder)]
         written += judging.files(lambda label: folder / f"evaluation_{result}" / label, world)
     for file_written in written:
-        print(f"written: {file_written}")
+        say(f"written: {file_written}")
     if world.is_main:
         write_record(path, record | evaluation_entry(record))
     return record
@@ -275,14 +278,14 @@ def prepare_rollouts(settings: Rollouts, config: TrainConfig, device: torch.devi
         reason = "bfloat16 layers round the probes away; give dtype=float32 for it"
         if device.type == "mps":
             reason = "distances are measured in float64, which mps lacks; give device=cpu for it"
-        print(f"warning: no stability of rollouts: {reason}", file=sys.stderr)
+        say(f"warning: no stability of rollouts: {reason}", file=sys.stderr)
 
 
 def write_record(path: Path, record: dict[str, Any]) -> None:
     """The record as strict JSON. Errors: `UserError` naming the way out when the folder refuses."""
     with writing(path, "name another with output=FILE.json"):
         write_json_atomically(path, record)
-    print(f"written: {path}")
+    say(f"written: {path}")
 
 
 @exit_on_user_error

@@ -6,6 +6,8 @@ from typing import Any, TypeVar
 
 from tqdm import tqdm
 
+from errors import say
+
 T = TypeVar("T")
 
 SECONDS_BETWEEN_LINES = 60.0
@@ -16,7 +18,7 @@ class _Lines:
 
     def write(self, text: str) -> None:
         if line := text.strip():
-            sys.stderr.write(line + "\n")
+            say(line, file=sys.stderr)
 
     def flush(self) -> None:
         sys.stderr.flush()

@@ -85,6 +85,8 @@ class Text(Range):
     expected: str = "a name or path of at least one visible character on one line"
 
     def refusal(self, value: Any) -> str | None:
+        if any("\ud800" <= character <= "\udfff" for character in value):
+            return "a text in UTF-8, which settings are written in; rename what it names"
         return None if value.strip() and not {"\0", "\n"} & set(value) else self.expected
 
 

@@ -3,7 +3,7 @@
 import sys
 from collections.abc import Sequence
 
-from errors import UserError, exit_on_user_error, require_packages
+from errors import UserError, exit_on_user_error, require_packages, say
 
 require_packages()
 
@@ -17,7 +17,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     config, only_plan = read_flags(sys.argv[1:] if argv is None else argv)
     try:
         if only_plan:
-            print("\n".join(plan_lines(under_an_older_name(config))))
+            say(*plan_lines(under_an_older_name(config)))
         else:
             train(config)
     except UserError as error:

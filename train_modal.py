@@ -17,7 +17,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from errors import UserError, exit_on_user_error, require_packages
+from errors import UserError, exit_on_user_error, require_packages, say
 
 require_packages()
 
@@ -98,7 +98,7 @@ if modal is not None:
     def main(args: str) -> None:
         """What `modal run` starts here."""
         for command in _checked(args):
-            print("there: python", shlex.join(command))
+            say(f"there: python {shlex.join(command)}")
         train.remote(args)
 
 
@@ -114,8 +114,8 @@ def show(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--args", required=True, metavar="FLAGS", help="flags of collatz.py, as one word")
     given: argparse.Namespace = parser.parse_args(argv)
     for command in remote_commands(given.args):
-        print("python", shlex.join(command))
-    print(f"start it with: modal run --detach train_modal.py --args {shlex.quote(given.args)}", file=sys.stderr)
+        say(f"python {shlex.join(command)}")
+    say(f"start it with: modal run --detach train_modal.py --args {shlex.quote(given.args)}", file=sys.stderr)
 
 
 if __name__ == "__main__":

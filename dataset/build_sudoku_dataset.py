@@ -20,7 +20,7 @@ from typing import NoReturn
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from errors import UserError, exit_on_user_error, require_packages
+from errors import UserError, exit_on_user_error, require_packages, say
 
 require_packages()
 
@@ -284,19 +284,19 @@ def augmented_copies(
 
 def _report(output_dir: Path, collected: Collected, num_aug: int, on_the_fly: bool) -> None:
     for note in collected.notes:
-        print(f"note: {note}")
+        say(f"note: {note}")
     kind = {"search_nodes": "search nodes", "published": "as published"}[collected.rating]
     for split, puzzles in (("train", collected.train), ("test", collected.test)):
         quartiles = np.percentile(puzzles.ratings, [0, 25, 50, 75, 100], method="nearest")
         clues = (puzzles.boards != 0).sum(axis=1)
         copies = f" x {1 + num_aug:,} stored copies" if split == "train" and num_aug else ""
-        print(
+        say(
             f"{split}: {len(puzzles.ratings):,} puzzles{copies}, {clues.min()} to {clues.max()} clues; "
             f"rating ({kind}) min/quartiles/max {'/'.join(str(int(q)) for q in quartiles)}"
         )
-    print(f"augmentation: {'drawn on the fly' if on_the_fly else 'stored copies only'}")
-    print(f"written to {output_dir}")
-    print(f'next: python pretrain.py arch=trm data_paths="[{output_dir}]" evaluators="[]"')
+    say(f"augmentation: {'drawn on the fly' if on_the_fly else 'stored copies only'}")
+    say(f"written to {output_dir}")
+    say(f'next: python pretrain.py arch=trm data_paths="[{output_dir}]" evaluators="[]"')
 
 
 if __name__ == "__main__":

@@ -5,6 +5,7 @@ They stand beside the data sets because everything else of the suite may import 
 
 import json
 import math
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NoReturn
@@ -20,6 +21,7 @@ MAX_JSON_DEPTH = 32
 MAX_YAML_BYTES = 1 << 17  # the parser is slow: a megabyte takes it many seconds
 MAX_YAML_ALIASES = 16
 MAX_YAML_DEPTH = 32
+_HALF_PAIR = re.compile("[\ud800-\udfff]")
 _LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # the same language, ten times as fast
 
 
@@ -123,6 +125,16 @@ def strict_values(value: Any, nonfinite: list[str], name: str = "") -> Any:
         nonfinite.append(name.removesuffix("."))
         return None
     return str(value) if isinstance(value, Path) else value
+
+
+def json_bytes(value: Any, *, indent: int | None = 2) -> bytes:
+    """Strict JSON: NaN and infinity are null. Errors: `TypeError` for what JSON cannot hold.
+
+    Bytes of a file name that are no UTF-8 are half surrogate pairs in a text, which `parse_json` refuses; they become
+    the text of their escape, as `errors.printable` shows them.
+    """
+    text = json.dumps(strict_values(value, []), allow_nan=False, indent=indent, ensure_ascii=False) + "\n"
+    return _HALF_PAIR.sub(lambda match: f"\\\\u{ord(match[0]):04x}", text).encode()
 
 
 def read_yaml(path: Path, expected: str) -> Any:

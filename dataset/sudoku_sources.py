@@ -15,7 +15,7 @@ from dataset.puzzle_text import BadLines
 from dataset.safe_files import file_size
 from dataset.sudoku import BLANK_TOKEN, BOXES, side
 from dataset.tasks import sudoku
-from errors import UserError
+from errors import UserError, say
 
 ROOT = Path(__file__).resolve().parents[1]
 BOX = BOXES["9x9"]
@@ -84,7 +84,7 @@ def fetch_published(repo: str) -> tuple[Path, Path]:
     except ImportError as error:
         raise UserError(f"{repo}: huggingface_hub is not installed; {by_hand}") from error
     hub_logging.set_verbosity_error()  # its warnings about retries; the outcome is reported below
-    print(f"fetching {repo} (without a network this gives up within a minute)", flush=True)
+    say(f"fetching {repo} (without a network this gives up within a minute)", flush=True)
     try:
         train, test = (Path(hf_hub_download(repo, name, repo_type="dataset")) for name in ("train.csv", "test.csv"))
     # The client raises its own errors, its HTTP library's and plain OSError, which all mean the same to a user.

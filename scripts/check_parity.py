@@ -18,7 +18,7 @@ from typing import Any
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from arguments import FlagParser
-from errors import UserError, exit_on_user_error, require_packages
+from errors import UserError, exit_on_user_error, require_packages, say
 from files import open_regular
 
 require_packages()
@@ -216,7 +216,7 @@ def main() -> None:
         ]
         ok = bool(largest) and not exceeded
         printable = {name: value if np.isfinite(value) else None for name, value in sorted(largest.items())}
-        print(json.dumps({"file": str(path), "ok": ok, "exceeded": exceeded, "max_abs_diff": printable}))
+        say(json.dumps({"file": str(path), "ok": ok, "exceeded": exceeded, "max_abs_diff": printable}))
         failed |= not ok
     sys.exit(failed)
 

@@ -16,7 +16,7 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from arguments import FlagParser
-from errors import UserError, exit_on_user_error, require_packages
+from errors import UserError, exit_on_user_error, require_packages, say
 from files import bounded_text
 
 require_packages()
@@ -244,7 +244,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     folder = make_folder(parser.parse_args(argv).output_dir)
     imports = suite_imports()
     save_picture(draw(imports), folder / "architecture", caption=as_text(imports), formats=("png",))
-    print(as_text(imports))
+    say(*as_text(imports).split("\n"))
     sys.exit(any(points_backwards(item) for item in imports))
 
 

@@ -16,7 +16,7 @@ from typing import Any
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from arguments import FlagParser
-from errors import UserError, exit_on_user_error, require_packages
+from errors import UserError, exit_on_user_error, require_packages, say
 
 require_packages()
 
@@ -115,7 +115,7 @@ def main(arguments: list[str] | None = None) -> None:
         sys.exit(show(targets[0], options.seed, options.index, options.save))
     start = time.monotonic()
     reports = fuzz(targets, options.cases, options.seed, options.save)
-    print(table(reports))
+    say(*table(reports).split("\n"))
     if options.out is not None:
         figures = summary(reports, options.seed, time.monotonic() - start)
         write_json_atomically(options.out, figures)
@@ -134,7 +134,7 @@ def show(target: Target, seed: int, index: int, save: Path) -> int:
         *outcome.changes,
         f"input: {kept}",
     ]
-    print("\n".join(lines))
+    say(*lines)
     return 1 if outcome.kind == "failure" else 0
 
 

@@ -215,7 +215,7 @@ class Launcher:
 
     def _say(self, event: str) -> None:
         text = event if self._bar is not None else f"{event} [{self._status()}]"
-        tqdm.write(text, file=sys.stdout)
+        tqdm.write(printable(text), file=sys.stdout)
         sys.stdout.flush()
 
 

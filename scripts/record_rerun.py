@@ -11,7 +11,7 @@ from decimal import Decimal
 from pathlib import Path
 
 from dataset.plain_data import read_yaml
-from errors import UserError
+from errors import UserError, say
 from files import bounded_text, open_to_append
 from scripts.record_file import RESULTS, Record
 from scripts.record_render import number_text
@@ -50,7 +50,7 @@ def plan_lines(record: Record, root: Path) -> list[str]:
 def rerun(record: Record, folder: Path, root: Path) -> int:
     """Clone, run and compare; returns 1 where the headline differs. Errors: `UserError`, also for a failed command."""
     commands = commands_of(record, root)
-    print("\n".join(plan_lines(record, root)), flush=True)
+    say(*plan_lines(record, root), flush=True)
     _clone(root, folder)
     done = folder / _DONE
     finished = bounded_text(done).splitlines() if done.is_file() else []
@@ -58,7 +58,7 @@ def rerun(record: Record, folder: Path, root: Path) -> int:
         line = shlex.join(words)
         if line in finished:
             continue
-        print(f"== {line}", flush=True)
+        say(f"== {line}", flush=True)
         _make_output_folders(folder, words)
         code = subprocess.run(_started(words), cwd=folder, env=os.environ | _threads(record)).returncode
         if code:
@@ -88,11 +88,11 @@ def compare(record: Record, again: Sequence[Number]) -> int:
         now = "not there" if new is None else number_text(new)
         if place == 0 or word != "equal":
             moment = f", {old.moment}" if old.moment else ""
-            print(f"{'headline: ' if place == 0 else ''}{word}: {old.name}{moment}: recorded {number_text(old)}, "
+            say(f"{'headline: ' if place == 0 else ''}{word}: {old.name}{moment}: recorded {number_text(old)}, "
                   f"now {now}")  # fmt: skip
-    print(f"{record.id}: headline {headline}; " + ", ".join(f"{count} {word}" for word, count in counts.items()))
+    say(f"{record.id}: headline {headline}; " + ", ".join(f"{count} {word}" for word, count in counts.items()))
     if headline == "differs" and record.finished is False:
-        print("a recorded run was stopped on the steep part of its curve: other rounding ends it elsewhere")
+        say("a recorded run was stopped on the steep part of its curve: other rounding ends it elsewhere")
     return int(headline == "differs")
 
 

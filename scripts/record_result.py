@@ -22,7 +22,7 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from arguments import FlagParser
-from errors import UserError, exit_on_user_error, require_packages
+from errors import UserError, exit_on_user_error, require_packages, say
 
 require_packages()
 
@@ -93,7 +93,7 @@ def known_data_commands(root: Path, hashes: Sequence[str]) -> list[str]:
         raise UserError(f"{path}: expected a mapping of hashes, in quotes, to commands")
     unknown = [digest for digest in hashes if digest not in known and digest != "synthetic"]
     if unknown:
-        print(f"warning: nothing is known of the data {', '.join(unknown)}: give the commands that make it with "
+        say(f"warning: nothing is known of the data {', '.join(unknown)}: give the commands that make it with "
               f"--data-commands, or add it to {path}", file=sys.stderr)  # fmt: skip
     return list(dict.fromkeys(known[digest] for digest in hashes if digest in known))
 
@@ -105,21 +105,21 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if options.rerun is not None:
         record = read_record(options.rerun, folder)
         if options.to is None:
-            print("\n".join(plan_lines(record, options.root)))
+            say(*plan_lines(record, options.root))
             return 0
         return rerun(record, options.to, options.root)
     if options.check:
         stale = list(stale_pages(options.root))
         for path in stale:
-            print(f"{path} is stale: python scripts/record_result.py --render", file=sys.stderr)
+            say(f"{path} is stale: python scripts/record_result.py --render", file=sys.stderr)
         return bool(stale)
     with recording(folder):
         if not options.render:
             record = new_record(options)
             group_of(check_id(record.id))  # before anything is written
-            print(f"written: {write_record(record, folder)}")
+            say(f"written: {write_record(record, folder)}")
         for path in render(options.root):
-            print(f"written: {path}")
+            say(f"written: {path}")
     return 0
 
 

@@ -10,7 +10,7 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from arguments import FlagParser
-from errors import UserError, exit_on_user_error, require_packages
+from errors import UserError, exit_on_user_error, require_packages, say
 from files import bounded_text
 
 require_packages()
@@ -46,7 +46,7 @@ def main() -> int:
     fresh = rendered(text)
     if check:
         if text != fresh:
-            print(f"{PAGE.name} is stale: python scripts/render_glossary.py writes it", file=sys.stderr)
+            say(f"{PAGE.name} is stale: python scripts/render_glossary.py writes it", file=sys.stderr)
         return int(text != fresh)
     write_bytes_atomically(PAGE, fresh.encode())
     return 0

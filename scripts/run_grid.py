@@ -33,7 +33,7 @@ from types import FrameType
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from arguments import FlagParser
-from errors import UserError, exit_on_user_error, require_packages
+from errors import UserError, exit_on_user_error, require_packages, say
 
 require_packages()
 
@@ -94,7 +94,7 @@ def choose_threads(grid: Grid, jobs: int, record: GridRecord) -> int:
             f"{grid.source}: threads: found {grid.threads}, but the runs of {grid.out} have "
             f"{record.threads}: restore that, or name another --out"
         )
-    print(f"each run has {record.threads} threads, as in earlier launches (here it would be {wanted})")
+    say(f"each run has {record.threads} threads, as in earlier launches (here it would be {wanted})")
     return record.threads
 
 
@@ -135,15 +135,15 @@ def launch(grid: Grid, selected: list[GridRun], options: argparse.Namespace, aga
             if run.is_finished and record.changed_command(run):
                 changed = f"{run.name} was finished by another command than the grid has now"
                 mend = f"move {run.finished_file.parent} away to run it again"
-                print(f"warning: {changed}: {mend}", file=sys.stderr)
+                say(f"warning: {changed}: {mend}", file=sys.stderr)
         launcher = Launcher(grid, selected, jobs=options.jobs, threads=threads, record=record)
         plan = f"{len(selected)} runs, {launcher.count('finished')} of them finished; {options.jobs} at a time"
-        print(f"{grid.source}: {plan}, {threads} threads each; logs in {grid.out / LOGS}", flush=True)
+        say(f"{grid.source}: {plan}, {threads} threads each; logs in {grid.out / LOGS}", flush=True)
         with InterruptHandler() as interrupt:
             try:
                 launcher.run(interrupt, None if options.max_hours is None else 3600 * options.max_hours)
             except KeyboardInterrupt:
-                print("aborted", file=sys.stderr)
+                say("aborted", file=sys.stderr)
     return print_outcome(launcher, again)
 
 
@@ -155,13 +155,13 @@ def print_outcome(launcher: Launcher, again: str) -> int:
     }
     for state, run_names in names.items():
         if run_names:
-            print(f"{state}: {', '.join(run_names)}", file=sys.stderr)
+            say(f"{state}: {', '.join(run_names)}", file=sys.stderr)
     done, total = launcher.count("finished"), len(launcher.selected)
     if done == total:
-        print(f"all {total} runs are finished: {launcher.grid.out}")
+        say(f"all {total} runs are finished: {launcher.grid.out}")
         return 0
     reason = f"stopped ({launcher.stop_reason})" if launcher.stop_reason else "ended"
-    print(f"{reason} with {done} of {total} runs finished; the same command goes on: {again}")
+    say(f"{reason} with {done} of {total} runs finished; the same command goes on: {again}")
     return FAILED if names["failed"] else STOPPED
 
 
@@ -178,11 +178,11 @@ def run_in_foreground(runs: Sequence[GridRun], again: str) -> int:
     before = {number: signal.signal(number, note) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
         for run in runs:
-            print(f"\n== {run.name}", flush=True)
+            say("", f"== {run.name}", flush=True)
             process = subprocess.Popen([sys.executable, *run.command], cwd=ROOT)
             code = process.wait()
             if received:
-                print(f"stopped ({signal.Signals(received[0]).name}); the same command goes on: {again}")
+                say(f"stopped ({signal.Signals(received[0]).name}); the same command goes on: {again}")
                 return STOPPED
             if code:
                 return code if code > 0 else FAILED
@@ -230,7 +230,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     named = [] if options.only is None else match(grid, options.only)
     selected = select(grid, named if options.only is not None else list(grid.by_name))
     if options.dry_run:
-        print(describe(grid, selected, GridRecord(grid.out)))
+        say(*describe(grid, selected, GridRecord(grid.out)).split("\n"))
         return 0
     again = shlex.join(["python", "scripts/run_grid.py", *words])
     if options.foreground:

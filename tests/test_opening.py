@@ -46,9 +46,13 @@ ALLOWED = {
 }
 
 
-def opened_otherwise(path: str, source: str) -> Iterator[str]:
+def parsed(path: Path) -> ast.Module:
+    return ast.parse((ROOT / path).read_text(encoding="utf-8"))
+
+
+def opened_otherwise(path: str, tree: ast.Module) -> Iterator[str]:
     """`file:line call` of each call that opens a file by its name."""
-    for node in ast.walk(ast.parse(source)):
+    for node in ast.walk(tree):
         if not isinstance(node, ast.Call):
             continue
         name, library = "", ""
@@ -74,11 +78,7 @@ def opened_otherwise(path: str, source: str) -> Iterator[str]:
 
 
 def test_every_file_is_opened_in_one_place() -> None:
-    found = [
-        line
-        for path in suite_modules()
-        for line in opened_otherwise(path.as_posix(), (ROOT / path).read_text(encoding="utf-8"))
-    ]
+    found = [line for path in suite_modules() for line in opened_otherwise(path.as_posix(), parsed(path))]
     assert not found, "open these with files.py: " + ", ".join(found)
 
 
@@ -91,7 +91,7 @@ def test_every_file_is_opened_in_one_place() -> None:
     ],
 )  # fmt: skip
 def test_the_walk_sees(source: str) -> None:
-    assert list(opened_otherwise("some.py", source))
+    assert list(opened_otherwise("some.py", ast.parse(source)))
 
 
 @pytest.mark.parametrize(
@@ -100,11 +100,23 @@ def test_the_walk_sees(source: str) -> None:
      "copy.copy(x)", "json.load(file)"],
 )  # fmt: skip
 def test_the_walk_passes(source: str) -> None:
-    assert not list(opened_otherwise("some.py", source))
+    assert not list(opened_otherwise("some.py", ast.parse(source)))
 
 
 def test_what_is_allowed_is_still_there() -> None:
     for path, name in ALLOWED:
-        source = Path(ROOT / path).read_text(encoding="utf-8")
-        calls = {ast.unparse(node.func) for node in ast.walk(ast.parse(source)) if isinstance(node, ast.Call)}
+        calls = {ast.unparse(node.func) for node in ast.walk(parsed(Path(path))) if isinstance(node, ast.Call)}
         assert any(call.split(".")[-1] == name for call in calls), f"{path} no longer calls {name}"
+
+
+# `predict.py` colours its lines, of what a task draws; the other must run before anything of the suite can be imported.
+PRINTING = {"errors.py", "predict.py", "scripts/check_requirements.py"}
+
+
+def test_everything_is_printed_in_one_place() -> None:
+    """Words of files, arguments and folders reach a terminal through `errors.printable` only."""
+    for path in suite_modules():
+        calls = [node.func for node in ast.walk(parsed(path)) if isinstance(node, ast.Call)]
+        bare = [call.lineno for call in calls if isinstance(call, ast.Name) and call.id == "print"]
+        bare += [call.lineno for call in calls if ast.unparse(call) in ("sys.stdout.write", "sys.stderr.write")]
+        assert not bare or path.as_posix() in PRINTING, f"{path}:{bare[0]} prints: use errors.say"

@@ -10,7 +10,6 @@ saved before (see `training/loop.py`). What such an end puts in place of the bes
 goes on, so that `best.pt` always is what the state calls the best.
 """
 
-import json
 import os
 import re
 import shutil
@@ -18,7 +17,7 @@ from collections import deque
 from pathlib import Path
 from typing import Any
 
-from dataset.plain_data import JsonError, read_json_object
+from dataset.plain_data import JsonError, json_bytes, read_json_object
 from files import MAX_TEXT_BYTES, bounded_bytes
 from training.records.metrics_log import read_metrics
 from training.run import Run
@@ -168,7 +167,7 @@ def _log_tail(path: Path, step: int) -> tuple[list[bytes], dict[str, Any]]:
         for key, value in record.items()
         if key.startswith(("eval/", "guard/"))
     }
-    return [json.dumps(record, ensure_ascii=False).encode() + b"\n" for record in records], metrics
+    return [json_bytes(record, indent=None) for record in records], metrics
 
 
 def _git(provenance: Path) -> dict[str, Any]:

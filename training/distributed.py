@@ -16,7 +16,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch.distributed.rendezvous import rendezvous
 
-from errors import UserError
+from errors import UserError, say
 from training.launch_environment import read_place
 
 # Gloo, its sockets and the rendezvous store say in these words that a process is gone or does not answer.
@@ -93,7 +93,7 @@ class World:
     def leave(self, code: int, message: str | None = None) -> NoReturn:
         """Exit; without a message a little later, so that a launcher lets the others speak first."""
         if message is not None:
-            print(message, file=sys.stderr, flush=True)
+            say(message, file=sys.stderr, flush=True)
         elif self.size > 1:
             time.sleep(_LAST_WORDS_SECONDS)
         sys.exit(code)

@@ -19,7 +19,7 @@ from dataset.puzzle_folder import PuzzleSet, fingerprint
 from dataset.puzzle_metadata import PuzzleMetadata
 from dataset.safe_files import map_array, read_array_header
 from dataset.tasks.base import PuzzleTask
-from errors import UserError
+from errors import UserError, say
 from files import file_sha256
 from training.devices import dtype_name
 from training.run import Run
@@ -136,7 +136,7 @@ def warn_of_rows_that_chose(run: Run, weights: Path) -> None:
     count = sum(int(np.isin(hashes, chose).sum()) for hashes in _validated(run.evaluation_rows, rest=True))
     if count:
         size = record.rows.get("validation_size")
-        print(
+        say(
             f"warning: {count} test rows were validation rows of {weights.parent}, and may have chosen {weights.name}; "
             f"validation_size={size} leaves them out, as there",
             file=sys.stderr,

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from dataset.source import START
-from errors import UserError
+from errors import UserError, say
 from long_work import progress_bar
 from training.best_archive import align_best, archive_best, set_aside
 from training.interrupt import InterruptHandler, StopRequested
@@ -208,7 +208,7 @@ class Loop:
         except (CheckpointWriteError, OSError) as error:
             folder.require_there()
             self.refused.append((self.run.step, str(error)))
-            print(f"warning: {error}" + ("" if self.run.is_complete else "; training goes on"), file=sys.stderr)
+            say(f"warning: {error}" + ("" if self.run.is_complete else "; training goes on"), file=sys.stderr)
             return False
         return True
 
@@ -219,7 +219,7 @@ class Loop:
             asked = run.config.evaluate_weights
             if asked not in (None, run.evaluated_weights):
                 instead = f"the {run.evaluated_weights} weights are tested and exported"
-                print(f"warning: evaluate_weights={asked}, but nothing was averaged yet: {instead}", file=sys.stderr)
+                say(f"warning: evaluate_weights={asked}, but nothing was averaged yet: {instead}", file=sys.stderr)
             weights = run.evaluated_model.state_dict()
             self._write(lambda: save_weights(run.folder.final, weights))
             if self.state_step == run.step:
@@ -297,7 +297,7 @@ def run_training(run: Run) -> str:
             if run_log is not None:
                 run_log.event(run, outcome)
                 if outcome == "stopped":
-                    print(f"stopped at update {run.step}; the same command goes on from {run.folder.latest_state}")
+                    say(f"stopped at update {run.step}; the same command goes on from {run.folder.latest_state}")
         finally:
             if run_log is not None:
                 run_log.close(run, outcome)

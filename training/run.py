@@ -9,7 +9,7 @@ from typing import Any, Protocol
 import torch
 from torch import nn
 
-from errors import UserError
+from errors import UserError, say
 from models import act
 from training.averages import Average, named_parameters
 from training.distributed import World
@@ -311,7 +311,7 @@ def warn_about_arithmetic(run: Run, state: dict[str, Any]) -> None:
     now = _arithmetic(run)
     changed = [f"{key} {state.get(key)} -> {value}" for key, value in now.items() if str(state.get(key)) != str(value)]
     if changed:
-        print(
+        say(
             f"warning: {', '.join(changed)} since the state was saved: the run goes on, but not bit for bit as "
             "it would have",
             file=sys.stderr,

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from omegaconf import OmegaConf
 
-from errors import writing
+from errors import say, writing
 from models.registry import count_parameters
 from training.known_rows import described
 from training.records.metrics_log import MetricsLog
@@ -52,7 +52,7 @@ class RunLog:
         for difference in self.provenance.start(session, lambda plain: config_hash(resolve(plain, require_data=False))):
             if difference.startswith(TOLD_WITH_THE_STATE):
                 continue
-            print(f"warning: since the last session {difference}", file=sys.stderr)
+            say(f"warning: since the last session {difference}", file=sys.stderr)
         sink = open_wandb(
             config.wandb.mode,
             project=config.wandb.project or config.project_name,
@@ -65,7 +65,7 @@ class RunLog:
         self.metrics = MetricsLog(run.folder.metrics, sink=sink)
         dropped = self.metrics.truncate_to_step(run.step)
         if dropped:
-            print(f"{run.folder.metrics.name}: dropped {dropped} lines written after update {run.step}")
+            say(f"{run.folder.metrics.name}: dropped {dropped} lines written after update {run.step}")
         self.status = StatusWriter(
             run.folder.status,
             interval_seconds=config.status_interval_seconds,

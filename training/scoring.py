@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from tqdm import tqdm
 
-from errors import UserError
+from errors import UserError, printable, say
 from models.act import Batch
 from models.recursive_model import RecursiveModel
 from models.registry import build_model
@@ -139,7 +139,7 @@ class Scoring:
                 f"{run.passes_over_data:.2f} passes over the data{self._speed()}"
             )
             for line in judging.lines():
-                tqdm.write(line)
+                tqdm.write(printable(line))
             self.run_log.event(run, "running")
         return improved
 
@@ -215,7 +215,7 @@ class Scoring:
             if settings.mode == "abort":
                 raise UserError(f"{message}; guards.mode=warn goes on all the same")
             if run.world.is_main:
-                print(f"warning: {message}", file=sys.stderr)
+                say(f"warning: {message}", file=sys.stderr)
         return guards
 
     def final_results(self) -> dict[str, Any]:
@@ -264,7 +264,7 @@ class Scoring:
                 raise UserError("the run was begun by a version that did not note them")
             model = remake(run.initial, run.config, run.source.metadata, run.device)
         except UserError as error:
-            print(f"warning: no test of the initial weights: {error}", file=sys.stderr)
+            say(f"warning: no test of the initial weights: {error}", file=sys.stderr)
         lacking = run.world.sum_numbers([float(model is None)], run.device)[0]
         return None if lacking else model
 
@@ -287,7 +287,7 @@ class Scoring:
         try:
             records = [line for line in read_metrics(self.run.folder.metrics) if line["step"] == step]
         except UserError as error:
-            print(f"warning: {error}", file=sys.stderr)
+            say(f"warning: {error}", file=sys.stderr)
             records = []
         evaluated = [line for line in records if "eval/fast/count" in line]
         return compute_point(step, evaluated[-1] if evaluated else {})
@@ -327,11 +327,11 @@ class Scoring:
         """The table at the end: exact accuracy first, each rate with its denominator and interval."""
         run = self.run
         width = min(110, shutil.get_terminal_size().columns)
-        print("-" * width)
-        print(f"{run.step} updates, {run.progress.train_seconds:.0f} s of training")
-        print("\n".join(aligned(summary_table(results, run.validation.best))))
+        say("-" * width)
+        say(f"{run.step} updates, {run.progress.train_seconds:.0f} s of training")
+        say(*aligned(summary_table(results, run.validation.best)))
         for which, tested in results["test"].items():
             if lines := robustness_lines(tested["robustness"]):
-                print("\n".join([f"test, {which}", *lines]))
-        print(f"everything is in {run.folder.path}")
-        print(json.dumps({"run_folder": str(run.folder.path), "steps": run.step}))
+                say(*[f"test, {which}", *lines])
+        say(f"everything is in {run.folder.path}")
+        say(json.dumps({"run_folder": str(run.folder.path), "steps": run.step}))

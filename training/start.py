@@ -13,7 +13,7 @@ import torch
 from dataset.plain_data import JsonError, read_json_object
 from dataset.puzzle_folder import recognised_tasks
 from dataset.puzzle_metadata import PuzzleFolders
-from errors import UserError
+from errors import UserError, say
 from training.averages import EMA, Average
 from training.devices import keep_freed_memory
 from training.distributed import LostProcessError, World, start_world
@@ -95,7 +95,7 @@ def build_run(config: TrainConfig, world: World, objective: Objective | None = N
         build_judges(config.evaluators, rows.puzzle_set, rows.validation)  # what cannot be judged is said now
     if world.is_main:
         for line in recognised_tasks([*source.sets, *(rows.puzzle_set for rows in evaluation_rows)]):
-            print(line)
+            say(line)
     model = build_network(config, source.metadata, device)
     model.train()
     objective = objective or build_objective(config)
@@ -148,7 +148,7 @@ def place(run: Run) -> None:
     config = run.config
     decision = decide_start(run.folder, config.resume, config.init_from)
     if run.world.is_main:
-        print(decision.message)
+        say(decision.message)
     if decision.kind == "own_state":
         newest = load_newest(run.folder.path)
         if newest is None:
@@ -176,7 +176,7 @@ def warn_about_evaluation(run: Run) -> None:
     try:
         earlier = load_config_file(before)
     except UserError as error:
-        print(f"warning: how the best checkpoint was chosen is not known: {error}", file=sys.stderr)
+        say(f"warning: how the best checkpoint was chosen is not known: {error}", file=sys.stderr)
         return
     chosen_by, now = (
         {"evaluate_weights": config.evaluate_weights}
@@ -185,7 +185,7 @@ def warn_about_evaluation(run: Run) -> None:
     )
     changed = [f"{name} {chosen_by[name]} -> {value}" for name, value in now.items() if chosen_by[name] != value]
     if changed:
-        print(
+        say(
             f"warning: {', '.join(changed)} since update {run.step}: the weights go on as they would have, but the "
             f"best so far (update {run.validation.best.step}) was chosen by the earlier evaluation",
             file=sys.stderr,
@@ -211,7 +211,7 @@ def already_finished(run: Run) -> bool:
     if steps != run.step:
         return False
     if run.world.is_main:
-        print(f"finished at update {run.step}; results are in {summary} (a larger max_steps or epochs goes on)")
+        say(f"finished at update {run.step}; results are in {summary} (a larger max_steps or epochs goes on)")
     return True
 
 

@@ -12,7 +12,7 @@ import torch
 from dataset.puzzle_folder import PuzzleSet, fingerprint, open_puzzle_set
 from dataset.puzzle_metadata import PuzzleMetadata, data_folder, read_metadata
 from dataset.tasks.base import TaskError
-from errors import UserError
+from errors import UserError, say
 from files import file_sha256
 from models.config import DTYPES
 from models.recursive_model import RecursiveModel
@@ -79,7 +79,7 @@ def open_checkpoint(path: str | Path, *, device: str = "auto", dtype: str | None
     config, record = load_config_file(config_path), read_record(path.parent)
     if record is None or not record.knows(file_sha256(path)):
         why = f"no {WEIGHTS_RECORD} beside it" if record is None else f"{WEIGHTS_RECORD} does not know its bytes"
-        print(f"warning: {path}: {why}, which would say that it was made with this {config_path.name}", file=sys.stderr)
+        say(f"warning: {path}: {why}, which would say that it was made with this {config_path.name}", file=sys.stderr)
     config.device = device
     if dtype is not None:
         if dtype not in ("auto", *DTYPES):

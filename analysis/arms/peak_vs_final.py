@@ -28,7 +28,7 @@ from typing import Any
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 from arguments import FlagParser
-from errors import exit_on_user_error, require_packages
+from errors import exit_on_user_error, require_packages, say
 
 require_packages()
 
@@ -265,7 +265,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     budgets, signs = at_equal_budgets(arms), success_signature(arms, differences)
     table = [*snapshot(arms), "", *run_table(arms), "", *difference_table(arms, differences)]
     table += ["", *budget_table(budgets), "", *signature_table(signs)]
-    print("\n".join(table))
+    say(*table)
     command = "python analysis/arms/peak_vs_final.py " + shlex.join(
         [*map(str, options.runs), "--out", str(options.out)]
     )
@@ -298,7 +298,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         numbers={key: value for key, value in results.items() if key != "runs"} | {"points": points},
         formats=("png", "svg"),
     )
-    print(f"written: {folder / 'peak_vs_final.txt'} (also .csv .json), {files}")
+    say(f"written: {folder / 'peak_vs_final.txt'} (also .csv .json), {files}")
 
 
 if __name__ == "__main__":

@@ -26,7 +26,7 @@ from typing import Any
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 from arguments import FlagParser
-from errors import exit_on_user_error, require_packages
+from errors import exit_on_user_error, require_packages, say
 
 require_packages()
 
@@ -285,7 +285,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     refuse_twice(options.runs)
     runs = [read_run(folder, options.metric, options.x) for folder in options.runs]
     groups = grouped(runs, options.target)
-    print("\n".join(table(groups, options.target, options.x)))
+    say(*table(groups, options.target, options.x))
     folder = make_folder(options.output_dir or options.runs[0] / "figures")
     stem = folder / "time_to_accuracy"
     rows = records(groups)
@@ -314,7 +314,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         rows=rows,
         numbers={"command": command, **shown, "groups": described, "runs": curves} | entry,
     )
-    print(f"written: {files}")
+    say(f"written: {files}")
 
 
 if __name__ == "__main__":

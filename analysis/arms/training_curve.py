@@ -15,7 +15,7 @@ from typing import Any
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 from arguments import FlagParser
-from errors import UserError, exit_on_user_error, require_packages
+from errors import UserError, exit_on_user_error, require_packages, say
 
 require_packages()
 
@@ -189,7 +189,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         rows=[{"curve": kind, **row} for kind, rows in kinds.items() for row in rows],
         numbers=kinds | {"summary": curves.summary},
     )
-    print(f"written: {files}")
+    say(f"written: {files}")
 
 
 if __name__ == "__main__":

@@ -14,8 +14,9 @@ import matplotlib.pyplot as plt
 from matplotlib.figure import Figure
 from matplotlib.ticker import PercentFormatter
 
+from dataset.plain_data import json_bytes
 from errors import UserError, writing
-from training.storage.atomic_file import json_bytes, write_bytes_atomically
+from training.storage.atomic_file import write_bytes_atomically
 
 # After Okabe and Ito (2008), green and red darkened: they differ in lightness too, and are read as text.
 BLUE, ORANGE, GREEN, RED, PURPLE, GREY = "#0072B2", "#E69F00", "#007F5F", "#B3261E", "#CC79A7", "#7F7F7F"
@@ -106,12 +107,12 @@ def save_csv(rows: Sequence[Mapping[str, Any]], path: Path) -> Path:
     writer = csv.DictWriter(text, columns, lineterminator="\n")
     writer.writeheader()
     writer.writerows(rows)
-    return _write(path, text.getvalue().encode())
+    return _write(path, text.getvalue().encode("utf-8", "backslashreplace"))
 
 
 def save_caption(text: str, path: Path) -> Path:
     """Write the words that belong under a picture."""
-    return _write(path, (text.strip() + "\n").encode())
+    return _write(path, (text.strip() + "\n").encode("utf-8", "backslashreplace"))
 
 
 def make_folder(folder: Path) -> Path:

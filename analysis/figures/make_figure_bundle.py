@@ -20,7 +20,7 @@ from typing import Any
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 from arguments import FlagParser
-from errors import UserError, exit_on_user_error, require_packages
+from errors import UserError, exit_on_user_error, require_packages, say
 from files import bounded_bytes, reason_of
 
 require_packages()
@@ -147,11 +147,9 @@ def main(argv: Sequence[str] | None = None) -> None:
     check_name(options.out)
     written, edited = make_bundle(find_sources(options.runs), options.out)
     for line in edited:
-        print(f"warning: {line}", file=sys.stderr)
+        say(f"warning: {line}", file=sys.stderr)
     left_out = [name for name in _MISSING if name not in written]
-    print(
-        f"written: {options.out}, {len(written)} figures" + (f"; left out: {', '.join(left_out)}" if left_out else "")
-    )
+    say(f"written: {options.out}, {len(written)} figures" + (f"; left out: {', '.join(left_out)}" if left_out else ""))
 
 
 if __name__ == "__main__":

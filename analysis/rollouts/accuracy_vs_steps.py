@@ -16,7 +16,7 @@ from typing import Any
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 from arguments import FlagParser
-from errors import UserError, exit_on_user_error, require_packages
+from errors import UserError, exit_on_user_error, require_packages, say
 
 require_packages()
 
@@ -280,7 +280,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         rows=[{"curve": curve.name, "rows": curve.rows, **asdict(point)} for curve in curves for point in curve.points],
         numbers={"curves": [asdict(curve) for curve in curves]},
     )
-    print(f"written: {files}")
+    say(f"written: {files}")
 
 
 if __name__ == "__main__":

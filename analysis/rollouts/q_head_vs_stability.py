@@ -22,7 +22,7 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
-from errors import UserError, exit_on_user_error, require_packages, writing
+from errors import UserError, exit_on_user_error, require_packages, say, writing
 
 require_packages()
 
@@ -223,7 +223,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     folder.add_argument("--out")
     command = f"python analysis/rollouts/q_head_vs_stability.py {shlex.join(folder.parse_known_args(words)[1])}"
     save_caption(caption(data, command), options.out / f"{NAME}.txt")
-    print(f"written: {paths[0]} (also .svg .csv .txt, and {'' if options.read else f'{ROLLOUTS} '}summary.json)")
+    say(f"written: {paths[0]} (also .svg .csv .txt, and {'' if options.read else f'{ROLLOUTS} '}summary.json)")
 
 
 if __name__ == "__main__":

@@ -18,7 +18,7 @@ from training.setup import device_of
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 from arguments import FlagParser
-from errors import UserError, exit_on_user_error, require_packages
+from errors import UserError, exit_on_user_error, require_packages, say
 
 require_packages()
 
@@ -218,7 +218,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     )
     numbers = {"checkpoint": checkpoint.path.name, "traces": [as_record(trace, task) for trace in chosen]}
     files = save_picture(draw(chosen, task), stem, caption=words, numbers=numbers, formats=("png",))
-    print(f"written: {files}")
+    say(f"written: {files}")
 
 
 if __name__ == "__main__":

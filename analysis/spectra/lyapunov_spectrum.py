@@ -24,7 +24,7 @@ from typing import Any
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 from arguments import FlagParser
-from errors import UserError, exit_on_user_error, require_packages
+from errors import UserError, exit_on_user_error, require_packages, say
 
 require_packages()
 
@@ -197,14 +197,14 @@ def main(argv: Sequence[str] | None = None) -> None:
             for job in jobs_of(options.checkpoint, options.out, device=options.device, dtype=options.dtype)
         ]
     except KeyboardInterrupt:
-        print("\nstopped: what is measured is kept, the same command goes on", file=sys.stderr)
+        say("", "stopped: what is measured is kept, the same command goes on", file=sys.stderr)
         sys.exit(130)
     except ValueError as error:  # of the engine: k > D, tangents lost, ...
         raise UserError(str(error)) from error
     origin = result_origin(options.device if options.device.startswith("cuda") else "cpu")
     origin["checkpoints"] = [str(path) for path in options.checkpoint]
     write_summary(options.out, tables, burn_in=options.burn_in, draws=options.draws, seed=options.seed, origin=origin)
-    print(f"{time.perf_counter() - start:.0f} s; written: {options.out}/summary.json (also spectrum.csv, figures)")
+    say(f"{time.perf_counter() - start:.0f} s; written: {options.out}/summary.json (also spectrum.csv, figures)")
 
 
 if __name__ == "__main__":

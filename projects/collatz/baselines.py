@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from analysis.command_line import check_json_target, environment, save_json_target
-from errors import UserError
+from errors import UserError, say
 from projects.collatz.bounds import Bounds, bounds_at
 from projects.collatz.closed_forms import CLOSED_FORMS
 from projects.collatz.eval_file import read_eval_file
@@ -35,7 +35,7 @@ def run_closed_forms(run: ClosedFormRequest) -> None:
     """Judge, print the table, write the report. Errors: `UserError` for files that cannot be read or written."""
     check_report_path(run.json, run.eval_csv)
     report = closed_form_report(run)
-    print(format_table(report))
+    say(*format_table(report).split("\n"))
     save_report(run.json, report)
 
 
@@ -43,7 +43,7 @@ def save_report(path: Path | None, report: dict[str, Any]) -> None:
     """Write what `--json` asked for, if it did, and say so. Errors: `UserError` when the disk refuses."""
     save_json_target(path, report | report_entry(report))
     if path is not None:
-        print(f"written: {path}")
+        say(f"written: {path}")
 
 
 def report_entry(report: Mapping[str, Any]) -> dict[str, Any]:

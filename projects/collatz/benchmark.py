@@ -20,7 +20,7 @@ from typing import Any
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 from arguments import FlagParser
-from errors import UserError, exit_on_user_error, require_packages
+from errors import UserError, exit_on_user_error, require_packages, say
 
 require_packages()
 
@@ -225,15 +225,15 @@ def main(argv: Sequence[str] | None = None) -> int:
     check_json_target(options.json)
     described = environment("cpu_count") | {"seed": SEED}
     records = measure(options.repeats, options.scale)
-    print(format_table(records))
+    say(*format_table(records).split("\n"))
     batches = max(1, round(options.scale * BATCHES))
     loaders = [measure_loader(name, flags, options.repeats, batches) for name, flags in LOADERS.items()]
-    print(format_loaders(loaders))
+    say(*format_loaders(loaders).split("\n"))
     report = {"schema_version": SCHEMA_VERSION, "environment": described, "rates": records, "loaders": loaders}
     save_json_target(options.json, report | benchmark_entry(numbers(records, loaders), described))
     slow = [record["name"] for record in records if record["steps_per_second"] < (record["goal"] or 0)]
     if slow and options.goals:
-        print(f"below their goal: {'; '.join(slow)}", file=sys.stderr)
+        say(f"below their goal: {'; '.join(slow)}", file=sys.stderr)
         return 1
     return 0
 

@@ -14,7 +14,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
-from errors import UserError, exit_on_user_error, require_packages, writing
+from errors import UserError, exit_on_user_error, require_packages, say, writing
 from files import bounded_bytes, regular_size
 
 require_packages()
@@ -81,8 +81,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     written = _write_new_file(path, data)
     digest = hashlib.md5(data, usedforsecurity=False).hexdigest()
     state = "written to" if written else "the same bytes were already in"
-    print(f"{options.rows:,} rows of seed {options.seed}, md5 {digest}: {state} {path}")
-    print(f"next: python collatz.py --closed-forms --lookahead 20 --eval-csv {path}")
+    say(f"{options.rows:,} rows of seed {options.seed}, md5 {digest}: {state} {path}")
+    say(f"next: python collatz.py --closed-forms --lookahead 20 --eval-csv {path}")
 
 
 if __name__ == "__main__":

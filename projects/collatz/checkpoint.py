@@ -3,7 +3,7 @@
 from typing import Any
 
 from analysis.command_line import environment
-from errors import UserError
+from errors import UserError, say
 from files import file_sha256
 from projects.collatz.baselines import check_report_path, save_report
 from projects.collatz.eval_file import read_eval_file
@@ -21,7 +21,7 @@ def evaluate_checkpoint(request: CheckpointRequest) -> None:
     """Judge, print the table, write the report. Errors: `UserError`."""
     check_report_path(request.json, request.eval_csv)
     report, name = checkpoint_report(request)
-    print(report_table(report, [name]))
+    say(*report_table(report, [name]).split("\n"))
     save_report(request.json, report)
 
 

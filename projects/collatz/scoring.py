@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 from tqdm import tqdm
 
+from errors import say
 from projects.collatz.closed_forms import SMALLEST_MARGIN
 from projects.collatz.decrease import pair_margins
 from projects.collatz.eval_file import EvalRows
@@ -194,11 +195,11 @@ class CollatzScoring:
         """The table at the end, and how much of the training data lay on test orbits."""
         run = self.run
         report, networks = self._report
-        print(f"{run.step} updates, {run.progress.train_seconds:.0f} s of training")
-        print(report_table(report, networks))
-        print(overlap_line(results["overlap"], collatz_of(run.config).decontaminate))
-        print(f"everything is in {run.folder.path}")
-        print(json.dumps({"run_folder": str(Path(run.folder.path)), "steps": run.step}))
+        say(f"{run.step} updates, {run.progress.train_seconds:.0f} s of training")
+        say(*report_table(report, networks).split("\n"))
+        say(*overlap_line(results["overlap"], collatz_of(run.config).decontaminate).split("\n"))
+        say(f"everything is in {run.folder.path}")
+        say(json.dumps({"run_folder": str(Path(run.folder.path)), "steps": run.step}))
 
 
 def overlap_line(overlap: dict[str, int], decontaminate: bool) -> str:

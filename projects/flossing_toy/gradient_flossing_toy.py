@@ -30,7 +30,7 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
-from errors import UserError, exit_on_user_error, require_packages
+from errors import UserError, exit_on_user_error, require_packages, say
 
 require_packages()
 
@@ -270,7 +270,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     folder = CellFolder(options.out, settings)
     elsewhere = [] if options.report else train_cells(folder, mine)
     if elsewhere:
-        print(f"{len(elsewhere)} cells are being trained by another process")
+        say(f"{len(elsewhere)} cells are being trained by another process")
     finished = [finished_cell for finished_cell in map(folder.read, cells) if finished_cell is not None]
     if not finished:
         raise UserError(f"{options.out} holds no finished cell of these; leave out --report to train them")
@@ -278,9 +278,9 @@ def main(argv: Sequence[str] | None = None) -> None:
     lines = write_results(
         options.out, finished, missing, "python projects/flossing_toy/gradient_flossing_toy.py " + shlex.join(arguments)
     )
-    print("\n".join(lines))
+    say(*lines)
     left = f"; {missing} of {len(cells)} cells are not finished, the same command goes on" if missing else ""
-    print(f"written: {options.out}/flossing_toy.txt and the figures beside it{left}")
+    say(f"written: {options.out}/flossing_toy.txt and the figures beside it{left}")
 
 
 if __name__ == "__main__":

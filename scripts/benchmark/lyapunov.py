@@ -18,7 +18,7 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 from arguments import FlagParser
-from errors import UserError, exit_on_user_error, require_packages
+from errors import UserError, exit_on_user_error, require_packages, say
 
 require_packages()
 
@@ -245,7 +245,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     config = compose_preset(options.preset, overrides)
     shape = data_shape(config, options.preset, options.shape)
     result = measure(config, shape, options.num_exponents, options.repeats)
-    print(format_table(result))
+    say(*format_table(result).split("\n"))
     record = start_of_record(config, overrides, options) | {"result": result, "growth": None}
     if options.growth:
         record["growth"] = growth = measure_growth(config, shape, options.num_exponents, options.repeats)
@@ -261,7 +261,7 @@ def main(argv: Sequence[str] | None = None) -> None:
                 for value, seconds in zip(axis["values"], axis["seconds"], strict=True)
             ],
         )
-        print(f"written: {files}")
+        say(f"written: {files}")
     save_json_target(options.json, record | benchmark_entry(numbers(record), record["environment"]))
 
 

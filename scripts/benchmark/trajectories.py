@@ -21,7 +21,7 @@ from typing import Any
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 from arguments import FlagParser
-from errors import UserError, exit_on_user_error, require_packages
+from errors import UserError, exit_on_user_error, require_packages, say
 
 require_packages()
 
@@ -184,12 +184,12 @@ def main(argv: Sequence[str] | None = None) -> None:
     shape = data_shape(config, options.preset, options.shape)
     count = options.num_trajectories
     if options.memory_of is not None:
-        print(json.dumps(measure_memory(config, shape, count, options.memory_of)))
+        say(json.dumps(measure_memory(config, shape, count, options.memory_of)))
         return
     memory = {name: memory_in_a_process_of_its_own(words, name) for name in kinds(count)}
     times = measure_times(config, shape, count, options.repeats, halting=options.halting)
     results = {name: record | {"peak_memory": memory[name]} for name, record in times.items()}
-    print(format_table(results))
+    say(*format_table(results).split("\n"))
     record = start_of_record(config, overrides, options) | {
         "num_trajectories": count,
         "halting": options.halting,

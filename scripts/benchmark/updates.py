@@ -18,7 +18,7 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 from arguments import FlagParser
-from errors import UserError, exit_on_user_error, require_packages
+from errors import UserError, exit_on_user_error, require_packages, say
 
 require_packages()
 
@@ -193,7 +193,7 @@ def measure(options: argparse.Namespace, overrides: dict[str, str], presets: Map
             note = telling(progress, preset)
             record = measure_preset(config, shape, options.repeats, note, first=not records)
             records.append({"preset": preset, "overrides": overrides, **record})
-    print(format_table(records))
+    say(*format_table(records).split("\n"))
     record = {
         "schema_version": SCHEMA_VERSION,
         "environment": described,
@@ -203,7 +203,8 @@ def measure(options: argparse.Namespace, overrides: dict[str, str], presets: Map
     }
     save_json_target(options.json, record | benchmark_entry(numbers(records), described))
     too_slow = below_floor(records, options.floor)
-    print("\n".join(too_slow), end="\n" if too_slow else "", file=sys.stderr)
+    if too_slow:
+        say(*too_slow, file=sys.stderr)
     return 1 if too_slow else 0
 
 
@@ -220,7 +221,7 @@ def measure_growth(options: argparse.Namespace, overrides: dict[str, str], prese
         for preset, base in bases.items():
             note, (_, shape) = telling(progress, preset), presets[preset]
             rows += benchmark_growth.measure_growth(preset, overrides, shape, base, options.repeats, note)
-    print(f"written: {benchmark_growth.save_growth(rows, described, options.repeats, folder)}")
+    say(f"written: {benchmark_growth.save_growth(rows, described, options.repeats, folder)}")
     return 0
 
 

@@ -4,6 +4,7 @@ import textwrap
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from errors import printable
 from training.evaluation.answering import describe_rate
 from training.validation import Best
 
@@ -44,6 +45,7 @@ def summary_table(results: Mapping[str, Any], best: Best | None) -> list[Sequenc
 
 def aligned(rows: Sequence[Sequence[str]], *, left: int = 2) -> list[str]:
     """Lines with two spaces between columns: the first `left` columns flush left, the others flush right."""
+    rows = [[printable(cell) for cell in row] for row in rows]
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     return [
         "  ".join(

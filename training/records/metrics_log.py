@@ -1,6 +1,5 @@
 """`metrics.jsonl`, the truth about a run's numbers: one strict JSON object per line, cut back on resume."""
 
-import json
 import os
 import sys
 from collections.abc import Iterator, Mapping
@@ -8,8 +7,8 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from dataset.plain_data import parse_json, strict_values
-from errors import UserError
+from dataset.plain_data import json_bytes, parse_json, strict_values
+from errors import UserError, say
 from files import fault_of, open_regular, open_to_append, reason_of
 from training.records.wandb_sink import WandbSink
 from training.storage.atomic_file import write_atomically
@@ -45,7 +44,7 @@ class MetricsLog:
         plain = strict_values(record, nonfinite)
         if nonfinite:
             plain["nonfinite"] = nonfinite
-        self._held.append(json.dumps(plain, allow_nan=False, ensure_ascii=False).encode() + b"\n")
+        self._held.append(json_bytes(plain, indent=None))
         self._write_held()
         if self._sink is not None:
             self._sink.log(plain)
@@ -69,7 +68,7 @@ class MetricsLog:
                 dropped += 1
                 damaged += record is None and line.endswith(b"\n")
         if damaged:
-            print(f"warning: {damaged} unreadable lines dropped from {self.path}", file=sys.stderr)
+            say(f"warning: {damaged} unreadable lines dropped from {self.path}", file=sys.stderr)
         # A link, or one file under several names (`cp -al`), would be appended to elsewhere too: this run takes a copy.
         shared = self.path.is_symlink() or self.path.stat().st_nlink > 1
         if dropped or shared:
@@ -112,7 +111,7 @@ class MetricsLog:
             del self._held[:-_HELD_LINES]
             if not self._warned:
                 reason = reason_of(error)
-                print(f"warning: {self.path} cannot be written ({reason}); lines are held", file=sys.stderr)
+                say(f"warning: {self.path} cannot be written ({reason}); lines are held", file=sys.stderr)
             self._warned = True
             return
         self._held.clear()

@@ -22,7 +22,7 @@ from typing import Any
 import torch
 
 from dataset.plain_data import JsonError, read_json_object
-from errors import UserError
+from errors import UserError, say
 from files import MAX_TEXT_BYTES, bounded_bytes, bounded_text
 from training.storage.atomic_file import warning_when_refused, write_json_atomically
 
@@ -172,7 +172,7 @@ class ProvenanceFile:
         except JsonError as error:
             aside = self.path.with_name(self.path.name + ".unreadable")
             os.replace(self.path, aside)
-            print(f"warning: {self.path} is unreadable ({error}); kept as {aside.name}", file=sys.stderr)
+            say(f"warning: {self.path} is unreadable ({error}); kept as {aside.name}", file=sys.stderr)
             return None
         return record
 

@@ -10,9 +10,10 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
-from dataset.plain_data import strict_values
+from dataset.plain_data import json_bytes, strict_values
+from errors import say
 from files import overwrite_small
-from training.storage.atomic_file import json_bytes, write_json_atomically
+from training.storage.atomic_file import write_json_atomically
 from training.storage.run_folder import FolderGone
 
 SCHEMA_VERSION = 1
@@ -165,7 +166,7 @@ class StatusWriter:
             if self.state in ("failed", "stopped", "done") and self._write_over():
                 return True
             if not self._warned:
-                print(f"warning: {self.path} cannot be written ({error.strerror or error})", file=sys.stderr)
+                say(f"warning: {self.path} cannot be written ({error.strerror or error})", file=sys.stderr)
             self._warned = True
             return False
         self._warned = False

@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from errors import UserError
+from errors import UserError, say
 
 MODES = ("disabled", "offline", "online")
 _SECRET = re.compile(r"(^|_)(api_?key|secret|password|passwd|credentials?|auth_token|access_token)$", re.IGNORECASE)
@@ -48,7 +48,7 @@ class WandbSink:
             action(self._run)
         except Exception as error:  # a third-party client and the network: whatever it raises, the run goes on
             self._run = None
-            print(f"warning: wandb failed ({_short(error)}); the run goes on, metrics stay local", file=sys.stderr)
+            say(f"warning: wandb failed ({_short(error)}); the run goes on, metrics stay local", file=sys.stderr)
 
 
 def open_wandb(
@@ -93,7 +93,7 @@ def open_wandb(
             settings=wandb.Settings(**_known_settings(wandb.Settings)),
         )
     except Exception as error:  # no login, no network, a changed client: none of them is a reason not to train
-        print(f"warning: wandb did not start ({_short(error)}); metrics stay local", file=sys.stderr)
+        say(f"warning: wandb did not start ({_short(error)}); metrics stay local", file=sys.stderr)
         return None
     return WandbSink(run)
 

@@ -27,7 +27,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from arguments import nearest_key
-from errors import UserError, exit_on_user_error
+from errors import UserError, exit_on_user_error, say
 from options import settings_of
 from training.settings.identity import sweep_run_name
 from training.settings.key_values import refuse_flags, setting_lines
@@ -310,9 +310,9 @@ def hydra_entry(config_name: str, fn: Callable[[TrainConfig], None]) -> None:
         # On stderr where stdout is the composed yaml that was asked for.
         stream = sys.stderr if "--cfg" in command.argv or "-c" in command.argv else sys.stdout
         for note in command.notes:
-            print(note, file=stream, flush=True)
+            say(note, file=stream, flush=True)
     if command.help is not None:
-        print(command.help)
+        say(*command.help.split("\n"))
         sys.exit(0)
     os.environ.setdefault("HYDRA_FULL_ERROR", "1")
     entered = False

@@ -10,7 +10,7 @@ from typing import Any
 import yaml
 
 from arguments import nearest_key
-from errors import UserError
+from errors import UserError, say
 from options import settings_of
 from training.settings.checks import check_ranges
 from training.settings.merging import merge_into_schema, put
@@ -29,7 +29,7 @@ def parse_key_values(argv: Sequence[str], schema: type, *, description: str = ""
     valid = schema_keys(schema)
     if any(text in ("-h", "--help") for text in argv):
         title = description or (schema.__doc__ or "").strip()
-        print("\n".join([title, "", "options (key=value):", *setting_lines(schema)]))
+        say(*[title, "", "options (key=value):", *setting_lines(schema)])
         sys.exit(0)
     refuse_flags(argv, valid)
     raw: dict[str, Any] = {}

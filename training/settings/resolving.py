@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from dataset.plain_data import read_yaml
-from errors import UserError
+from errors import UserError, say
 from models.registry import MODELS
 from options import settings_of
 from training.projects import project_of, settings_classes
@@ -164,7 +164,7 @@ def load_config_file(path: str | os.PathLike[str]) -> TrainConfig:
         _refuse_edited(path, raw, cfg, record)
     if ignored:
         names = " ".join(", ".join(ignored)[:500].split())
-        print(f"warning: {path}: options unknown here are ignored: {names}", file=sys.stderr)
+        say(f"warning: {path}: options unknown here are ignored: {names}", file=sys.stderr)
     return cfg
 
 

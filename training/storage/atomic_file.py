@@ -7,9 +7,7 @@ temporary file, named by `files.temporary_for`, which `run_folder.sweep_temporar
 
 import contextlib
 import errno
-import json
 import os
-import re
 import shutil
 import sys
 import time
@@ -19,10 +17,10 @@ from typing import Any, BinaryIO
 
 import numpy as np
 
-from dataset.plain_data import strict_values
+from dataset.plain_data import json_bytes
+from errors import say
 from files import check_target, open_folder, open_new, open_regular, temporary_for
 
-_HALF_PAIR = re.compile("[\ud800-\udfff]")
 SLEEP_HOOK = "RRS_TEST_SLEEP_IN_SAVE"  # seconds to wait between write and rename; tests kill there
 
 
@@ -93,14 +91,6 @@ def write_json_atomically(path: Path, value: Any, *, durable: bool = True) -> No
     write_bytes_atomically(path, json_bytes(value), durable=durable)
 
 
-def json_bytes(value: Any) -> bytes:
-    """Strict JSON in two-space lines; NaN and infinity are null. Errors: `TypeError` for what JSON cannot hold."""
-    text = json.dumps(strict_values(value, []), allow_nan=False, indent=2, ensure_ascii=False) + "\n"
-    # Bytes of a file name that are no UTF-8 are half surrogate pairs in a text, of which no file could be read again.
-    text = _HALF_PAIR.sub(lambda match: f"\\\\u{ord(match[0]):04x}", text)
-    return text.encode()
-
-
 def write_npz_atomically(path: Path, arrays: Mapping[str, np.ndarray], *, compressed: bool = False) -> None:
     """Replace `path` by arrays that `np.load` reads with allow_pickle=False. Errors: `OSError`."""
     save = np.savez_compressed if compressed else np.savez
@@ -113,7 +103,7 @@ def warning_when_refused(path: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        print(f"warning: {path} cannot be written ({error.strerror or error})", file=sys.stderr)
+        say(f"warning: {path} cannot be written ({error.strerror or error})", file=sys.stderr)
 
 
 def link_or_copy(source: Path, target: Path) -> None:

@@ -15,7 +15,7 @@ from typing import Any
 
 import torch
 
-from errors import UserError
+from errors import UserError, say
 from files import UnusableFile, check_target, file_sha256, reason_of, regular_size, temporary_for
 from training.storage.archive import (
     ArchiveError,
@@ -126,7 +126,7 @@ def load_newest(folder: Path) -> tuple[dict[str, Any], Path] | None:
             continue
         if path == previous:
             reason = failures[0] if failures else f"{latest} is missing"
-            print(f"warning: {reason}; going on from {previous}", file=sys.stderr)
+            say(f"warning: {reason}; going on from {previous}", file=sys.stderr)
         return state, path
     others = [str(folder / name) for name in (BEST_STATE, FINAL_STATE) if (folder / name).exists()]
     file = others[0] if others else "FILE"
@@ -258,6 +258,6 @@ def _is_good(path: Path) -> bool:
     try:
         verify_archive(path)
     except ArchiveError as error:
-        print(f"warning: {path} is damaged ({error}) and is not kept as {PREVIOUS_STATE}", file=sys.stderr)
+        say(f"warning: {path} is damaged ({error}) and is not kept as {PREVIOUS_STATE}", file=sys.stderr)
         return False
     return True

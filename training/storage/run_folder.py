@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from errors import UserError
+from errors import UserError, say
 from files import UnusableFile, open_lock, reason_of, regular_size
 from training.storage.archive import stored_digest
 
@@ -145,7 +145,7 @@ class RunFolder:
                 break
             except OSError as error:
                 if error.errno not in _LOCK_REFUSED:
-                    print(f"warning: {self.path} cannot be locked here ({error.strerror})", file=sys.stderr)
+                    say(f"warning: {self.path} cannot be locked here ({error.strerror})", file=sys.stderr)
                     return
                 if time.monotonic() >= deadline:
                     holder = os.pread(descriptor, 20, 0).decode("ascii", errors="replace").strip()
@@ -159,7 +159,7 @@ class RunFolder:
             os.pwrite(descriptor, f"{os.getpid()}\n".encode(), 0)
         except OSError as error:
             # The lock itself is held; only the hint for others is missing (full disk).
-            print(f"warning: {self.lock_file} could not be written ({error.strerror})", file=sys.stderr)
+            say(f"warning: {self.lock_file} could not be written ({error.strerror})", file=sys.stderr)
 
 
 def _number(folder: Path) -> tuple[int, int] | None:

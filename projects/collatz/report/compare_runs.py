@@ -23,7 +23,7 @@ from typing import Any
 sys.path.insert(0, str(Path(__file__).resolve().parents[3]))
 
 from arguments import FlagParser
-from errors import exit_on_user_error, require_packages
+from errors import exit_on_user_error, require_packages, say
 
 require_packages()
 
@@ -174,7 +174,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         "", *words_table(arms), "", *wrapped(difference_lines(arms, gaps)), "", *peak_and_final_table(arms), "",
         *hard_seed_table(hard), "", *wrapped(finding_lines(judged)),
     ]  # fmt: skip
-    print("\n".join(table))
+    say(*table)
 
     command = "python projects/collatz/report/compare_runs.py " + shlex.join(
         [*map(str, options.runs), "--out", str(options.out)]
@@ -233,7 +233,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         "updates; losses of arms with different lookaheads, targets or weights are not comparable. Middle: share of "
         "violated on-orbit validation steps, which choose the best weights. Below: learning rate.", source,
     )  # fmt: skip
-    print(
+    say(
         f"written: {folder / 'collatz_report.txt'} (also .csv .json), {folder / 'collatz_margins.png'}, "
         "collatz_lookahead.png, collatz_training.png (also .svg .csv .json .txt)"
     )

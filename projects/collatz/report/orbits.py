@@ -23,7 +23,7 @@ from typing import Any
 sys.path.insert(0, str(Path(__file__).resolve().parents[3]))
 
 from arguments import FlagParser
-from errors import UserError, exit_on_user_error, require_packages
+from errors import UserError, exit_on_user_error, require_packages, say
 
 require_packages()
 
@@ -230,7 +230,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         *wrapped([of_windows]),
         *small_table(optima),
     ]
-    print("\n".join(table))
+    say(*table)
     save_caption("\n".join(table), folder / "collatz_orbits.txt")
     save_csv([row for rows in by_lookahead for row in rows], folder / "collatz_orbits.csv")
     report: dict[str, Any] = {
@@ -259,7 +259,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         findings=records,
     )
     save_json(report | entry, folder / "collatz_orbits.json")
-    print(f"written: {folder / 'collatz_orbits.txt'} (also .csv .json)")
+    say(f"written: {folder / 'collatz_orbits.txt'} (also .csv .json)")
 
 
 if __name__ == "__main__":
