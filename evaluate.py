@@ -153,10 +153,8 @@ def evaluate_checkpoint(options: Options, world: World) -> dict[str, Any]:
         prepare_rollouts(asked, config, device)
     model = restore_model(replace(checkpoint, config=config), metadata, device)
     if world.is_main:
-        say(
-            *cost_line(options.eval, sum(len(selection.rows) for selection in selections), model.config).split("\n"),
-            flush=True,
-        )
+        num_rows = sum(len(selection.rows) for selection in selections)
+        say(cost_line(options.eval, num_rows, model.config), flush=True)
     session = collect_provenance({}, device=device)
     record: dict[str, Any] = {
         "checkpoint": checkpoint.path.name,
