@@ -21,7 +21,6 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from errors import UserError, exit_on_user_error, require_packages
-from training.setup import device_of
 
 require_packages()
 
@@ -39,6 +38,7 @@ from training.inference.base import to_device
 from training.inference.stepwise import StepwiseInference, StepwisePredictions
 from training.settings.key_values import parse_key_values
 from training.settings.schema import DTYPES, Device
+from training.setup import device_of
 from training.trained_model import (
     Checkpoint,
     data_is_here,

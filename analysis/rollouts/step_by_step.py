@@ -13,8 +13,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from training.setup import device_of
-
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 from arguments import FlagParser
@@ -36,6 +34,7 @@ from dataset.puzzle_folder import PuzzleSet
 from dataset.tasks.base import PuzzleTask
 from models.recursive_model import RecursiveModel
 from training.inference.stepwise import StepwiseInference
+from training.setup import device_of
 from training.trained_model import open_checkpoint, open_test_set, restore_model
 
 MAX_COLUMNS = 8
