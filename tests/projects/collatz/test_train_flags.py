@@ -242,6 +242,8 @@ def test_evaluate_refuses_what_does_not_fit(tmp_path: Path, capsys: pytest.Captu
     assert "is the state of another run" in refused(capsys, *shlex.split(other), "--output-dir", "run")
     assert load_weights(Path("run/final.pt"))["layers.0.weight"].shape == (4, 11)
     (tmp_path / "run" / "all_config.yaml").write_text("data_paths: [x]\n")
+    assert "remove run/weights.json" in refused(capsys, "--evaluate", "run/final.pt")
+    (tmp_path / "run" / "weights.json").unlink()
     assert "is of a run on puzzles, expected one of collatz.py" in refused(capsys, "--evaluate", "run/final.pt")
 
 
