@@ -7,9 +7,9 @@ from errors import UserError, exit_on_user_error, require_packages, say
 
 require_packages()
 
+from training.run_plan import plan_lines
 from training.settings.trajectory_flags import in_flags, read_flags
 from training.start import train, under_an_older_name
-from training.trajectory_plan import plan_lines
 
 
 @exit_on_user_error

@@ -20,8 +20,8 @@ GRIDS = ROOT / "config" / "grid"
 KINDS = ("confirmatory", "exploratory")
 LOGS = "logs"
 
-_GRID_KEYS = ("base", "out", "threads", "common", "runs")
-_RUN_KEYS = ("name", "kind", "for", "needs", "makes", "command")
+_GRID_KEYS = ("base", "out", "threads", "common", "earlier", "runs")
+_RUN_KEYS = ("name", "kind", "for", "needs", "makes", "sizes", "command")
 _EXPECTED = "expected a grid such as config/grid/step9_sigma_sweep.yaml"
 _PLACEHOLDER = re.compile(r"\{\{|\}\}|\{([A-Za-z_][A-Za-z0-9_]*)\}")
 _WHOLE_WORD = re.compile(r"(?<!\S)\{([A-Za-z_][A-Za-z0-9_]*)\}(?!\S)")
@@ -34,7 +34,8 @@ class GridRun:
     """One run: `command` is what follows `python` in the suite's folder.
 
     finished_file: present when and only when the run has reached its end. form: its name before placeholders were
-    filled in; runs of one form are alike, and so are their durations.
+    filled in; runs of one form are alike, and so are their durations. sizes: (side, train, test) of the Sudokus that it
+    makes, where a plan cannot make them itself.
     """
 
     name: str
@@ -43,6 +44,7 @@ class GridRun:
     needs: tuple[str, ...]
     command: tuple[str, ...]
     finished_file: Path
+    sizes: tuple[int, int, int] | None = None
 
     @property
     def is_finished(self) -> bool:
@@ -51,12 +53,16 @@ class GridRun:
 
 @dataclass(frozen=True)
 class Grid:
-    """A checked grid. `out`: relative paths mean the suite's folder; `threads` of each run, None = by the machine."""
+    """A checked grid. `out`: relative paths mean the suite's folder; `threads` of each run, None = by the machine.
+
+    earlier: what makes that from which the runs start, and is started by hand only.
+    """
 
     source: Path
     out: Path
     threads: int | None
     runs: tuple[GridRun, ...]
+    earlier: tuple[GridRun, ...] = ()
 
     @property
     def by_name(self) -> dict[str, GridRun]:
@@ -81,10 +87,12 @@ def read_grid(path: Path, out: Path | None = None, texts: Mapping[str, str] | No
     """
     raw = _mapping(read_yaml(path, _EXPECTED), _GRID_KEYS, str(path))
     common, entries = _common_and_runs(raw, path)
+    earlier_path = path
     if "base" in raw:
         base_path = find_grid(_text(raw["base"], f"{path}: base"))
         base = _mapping(read_yaml(base_path, _EXPECTED), _GRID_KEYS[1:], str(base_path))  # a base has none itself
         base_common, base_entries = _common_and_runs(base, base_path)
+        earlier_path = path if "earlier" in raw else base_path
         raw, common, entries = base | raw, base_common | common, entries + base_entries
     for name in texts or ():
         if name not in common:
@@ -98,14 +106,28 @@ def read_grid(path: Path, out: Path | None = None, texts: Mapping[str, str] | No
     if threads is not None and (type(threads) is not int or threads < 1):
         raise UserError(f"{path}: threads: found {threads!r}, expected a whole number from 1")
     _refuse_names(common, ("out", "name"), f"{path}: common")
+    runs = _all_runs(entries, path, out, common)
+    earlier = _all_runs(_entries(raw.get("earlier") or [], "earlier", earlier_path), path, out, common)
+    _check_together(runs, str(path))
+    _check_together([*earlier, *runs], str(path))
+    return Grid(path, ROOT / out, threads, tuple(runs), tuple(earlier))
+
+
+def _all_runs(entries: Iterable[tuple[str, Any]], path: Path, out: Path, common: Mapping[str, str]) -> list[GridRun]:
     runs: list[GridRun] = []
     for where, entry in entries:
         for run in _runs_of(entry, where, out, common):
             runs.append(run)
             if len(runs) > _MOST_RUNS:
                 raise UserError(f"{path}: more than {_MOST_RUNS:,} runs; cut it into several grids")
-    _check_together(runs, str(path))
-    return Grid(path, ROOT / out, threads, tuple(runs))
+    return runs
+
+
+def _entries(value: Any, key: str, path: Path) -> list[tuple[str, Any]]:
+    """The entries of a list of runs, each after words for where it stands."""
+    if not isinstance(value, list):
+        raise UserError(f"{path}: {key}: found {shown(value)}, expected a list of runs")
+    return [(f"{path}: {'run' if key == 'runs' else key} {number}", entry) for number, entry in enumerate(value, 1)]
 
 
 def _common_and_runs(raw: Mapping[str, Any], path: Path) -> tuple[dict[str, str], list[tuple[str, Any]]]:
@@ -114,10 +136,7 @@ def _common_and_runs(raw: Mapping[str, Any], path: Path) -> tuple[dict[str, str]
         key: _text(value, f"{path}: common.{key}")
         for key, value in _mapping(raw.get("common") or {}, None, f"{path}: common").items()
     }
-    entries = raw.get("runs")
-    if not isinstance(entries, list) or not entries:
-        raise UserError(f"{path}: runs: found {shown(entries)}, expected a list of runs")
-    return common, [(f"{path}: run {number}", entry) for number, entry in enumerate(entries, start=1)]
+    return common, _entries(raw.get("runs") or None, "runs", path)
 
 
 def _runs_of(entry: Any, where: str, out: Path, common: Mapping[str, str]) -> Iterator[GridRun]:
@@ -154,7 +173,17 @@ def _runs_of(entry: Any, where: str, out: Path, common: Mapping[str, str]) -> It
             finished_file=RunFolder(ROOT / out / name).summary
             if finished_by is None
             else ROOT / filler.text(finished_by),
+            sizes=_sizes(fields["sizes"], where) if "sizes" in fields else None,
         )
+
+
+def _sizes(value: Any, where: str) -> tuple[int, int, int]:
+    keys = ("side", "train", "test")
+    sizes = _mapping(value, keys, f"{where}: sizes")
+    if sizes.keys() != set(keys) or not all(type(size) is int and size > 0 for size in sizes.values()):
+        raise UserError(f"{where}: sizes: found {shown(value)}, expected {', '.join(keys)}, whole numbers from 1")
+    side, train, test = (sizes[key] for key in keys)
+    return side, train, test
 
 
 class _Filler:

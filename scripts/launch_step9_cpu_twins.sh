@@ -5,7 +5,8 @@
 #
 # Names as in scripts/launch_step9_long_runs.sh. First the puzzles are made and HRM or TRM is pretrained, where
 # that has not been done. Stopped at any time, the same command goes on. FLAGS go to step9_trajectory_perturb_train.py,
-# such as --seed 1 (with another OUT) or --train-steps 1000.
+# such as --seed 1 (with another OUT) or --train-steps 1000. With --dry-run it is printed what each run would do and
+# cost, and nothing is written.
 #
 # PRETRAIN_UPDATES=350  updates of the pretraining: so few that there is something left to learn
 # OUT=runs/step9_cpu    where everything goes but the puzzles

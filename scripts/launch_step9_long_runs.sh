@@ -9,7 +9,8 @@
 #   control_input_noise and control_weight_noise are H with its noise on the embedded input or on the weights
 #
 # Stopped at any time, the same command goes on; a finished run is passed over. FLAGS go to
-# step9_trajectory_perturb_train.py: --dry-run prints what each run would do and cost.
+# step9_trajectory_perturb_train.py. With --dry-run it is printed what each run would do and cost, and nothing is
+# written; where they start from need not be there, and is told how to make.
 #
 # HRM_ROOT, HRM_CKPT  folder of a pretraining of HRM and the weights in it (runs/hrm_sudoku, step_26040)
 # TRM_ROOT, TRM_CKPT  likewise for TRM (runs/trm_sudoku, step_26041)

@@ -12,6 +12,7 @@ Each run has CORES / JOBS threads, and the same ones when another launch goes on
 
 --set NAME=TEXT replaces a text of the grid's `common`; what follows -- is the text `flags` of a grid that has one.
 --foreground runs one after the other in this terminal, with no log, record or choice of threads.
+--dry-run --plans says of each run also what it would do and cost; a --dry-run after -- asks for both.
 
 Ctrl-C and SIGTERM are passed on to the runs, which save their state; a second Ctrl-C aborts them.
 Exit code: 0 all finished, 1 a run failed, 2 a mistake in the command or the grid, 3 stopped before the end.
@@ -40,6 +41,7 @@ require_packages()
 from arguments import nearest_key
 from scripts.grid_file import LOGS, ROOT, Grid, GridRun, find_grid, read_grid
 from scripts.grid_launcher import Launcher, is_running, log_of
+from scripts.grid_plan import GridPlan, planning
 from scripts.grid_record import GridRecord, in_words
 from training.interrupt import InterruptHandler
 from training.storage.run_folder import RunFolder, sweep_temporaries
@@ -98,10 +100,9 @@ def choose_threads(grid: Grid, jobs: int, record: GridRecord) -> int:
     return record.threads
 
 
-def describe(grid: Grid, selected: Sequence[GridRun], record: GridRecord) -> str:
-    """The plan: a line for each run with its state, and its command."""
+def describe(grid: Grid, selected: Sequence[GridRun], record: GridRecord, plans: GridPlan | None = None) -> None:
+    """Print the plan: a line for each run with its state, its command, and what it would do and cost."""
     states = {run.name: "finished" if run.is_finished else "new" for run in grid.runs}
-    lines = []
     for run in selected:
         state = states[run.name]
         if state == "new" and is_running(log_of(grid, run)):
@@ -110,10 +111,12 @@ def describe(grid: Grid, selected: Sequence[GridRun], record: GridRecord) -> str
             state = f"goes on after {in_words(record.seconds(run.name))}"
         missing = [name for name in run.needs if states[name] != "finished"]
         after = f", after {', '.join(missing)}" if missing and state != "finished" else ""
-        lines.append(f"{run.name} ({run.kind}): {state}{after}")
-        lines.append(f"    python {shlex.join(run.command)}")
+        say(f"{run.name} ({run.kind}): {state}{after}")
+        say(f"    python {shlex.join(run.command)}", flush=plans is not None)
+        if plans is not None and state != "finished":
+            say(*(f"    {line}" for line in plans.lines(run)), "", flush=True)
     done = sum(states[run.name] == "finished" for run in selected)
-    return "\n".join([*lines, f"{len(selected)} runs, {done} of them finished; in {grid.out}"])
+    say(f"{len(selected)} runs, {done} of them finished; in {grid.out}")
 
 
 def launch(grid: Grid, selected: list[GridRun], options: argparse.Namespace, again: str) -> int:
@@ -211,12 +214,18 @@ def main(argv: Sequence[str] | None = None) -> int:
     )
     parser.add_argument("--max-hours", type=float, metavar="H", help="stop after so long, as SIGTERM does")
     parser.add_argument("--dry-run", action="store_true", help="print runs, states and commands; write nothing")
+    parser.add_argument("--plans", action="store_true", help="with --dry-run: what each run would do and cost too")
     words = list(sys.argv[1:] if argv is None else argv)
     end = words.index("--") if "--" in words else len(words)
     options = parser.parse_args(words[:end])
     texts = dict(map(_read_setting, options.set))
     if end < len(words):
-        texts["flags"] = shlex.join(words[end + 1 :]).replace("{", "{{").replace("}", "}}")
+        flags = [word for word in words[end + 1 :] if word != "--dry-run"]
+        if len(flags) < len(words) - end - 1:
+            options.dry_run = options.plans = True
+        texts["flags"] = shlex.join(flags).replace("{", "{{").replace("}", "}}")
+    if options.plans and not options.dry_run:
+        raise UserError("--plans: expected with --dry-run; a launch starts the runs themselves")
     if options.jobs < 1:
         raise UserError(f"--jobs {options.jobs}: expected a whole number from 1")
     if options.max_hours is not None and not (math.isfinite(options.max_hours) and options.max_hours > 0):
@@ -230,7 +239,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     named = [] if options.only is None else match(grid, options.only)
     selected = select(grid, named if options.only is not None else list(grid.by_name))
     if options.dry_run:
-        say(*describe(grid, selected, GridRecord(grid.out)).split("\n"))
+        with planning(grid) if options.plans else contextlib.nullcontext() as plans:
+            describe(grid, selected, GridRecord(grid.out), plans)
         return 0
     again = shlex.join(["python", "scripts/run_grid.py", *words])
     if options.foreground:

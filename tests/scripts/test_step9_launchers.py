@@ -11,6 +11,7 @@ import pytest
 import yaml
 
 from dataset.plain_data import read_json_object
+from scripts.grid_file import find_grid, read_grid
 from tests.helpers import ROOT
 from training.settings.cli import CONFIG_DIR, compose_config
 from training.settings.identity import config_to_dict
@@ -105,9 +106,9 @@ def test_a_launcher_and_its_preset_describe_one_run(
 
 
 def test_the_order_and_what_is_passed_on(tmp_path: Path) -> None:
-    found = commands(tmp_path, LONG, "G", "E", "--dry-run", "--seed", "3", OUT="o")
+    found = commands(tmp_path, LONG, "G", "E", "--save-best", "--seed", "3", OUT="o")
     assert [words[words.index("--output-dir") + 1][:9] for words in found] == ["o/step9_G", "o/step9_E"]
-    assert all(words[-3:] == ["--dry-run", "--seed", "3"] for words in found)
+    assert all(words[-3:] == ["--save-best", "--seed", "3"] for words in found)
     assert len(commands(tmp_path, LONG)) == 4
     (two,) = commands(tmp_path, LONG, "F", NPROC="2")
     assert two[:4] == ["-m", "torch.distributed.run", "--nproc-per-node", "2"]
@@ -123,6 +124,53 @@ def test_the_order_and_what_is_passed_on(tmp_path: Path) -> None:
     assert "max_steps=9" in made[1]
     assert made[2][made[2].index("--ckpt-root") + 1] == f"{out}/hrm_pretrained"
     assert made[2][-2:] == ["--seed", "{3}"] and "{3}" not in made[1]
+
+
+def files_of_the_suite() -> set[Path]:
+    return {path for name in ("runs", "data", "config", "scripts") for path in (ROOT / name).rglob("*")
+            if "__pycache__" not in path.parts}  # fmt: skip
+
+
+def test_a_dry_run_plans_all_and_writes_nothing(tmp_path: Path) -> None:
+    """Neither puzzles nor pretrainings are there; both launchers, every kind of run."""
+    temporary = tmp_path / "temporary"
+    temporary.mkdir()
+    env = {"PYTHON": sys.executable, "NO_VENV": "1", "OMP_NUM_THREADS": "1", "TMPDIR": str(temporary)}
+    places = {name: str(tmp_path / name) for name in ("OUT", "DATA", "HRM_ROOT", "TRM_ROOT")}
+    before = files_of_the_suite()
+    twins = bash(TWINS, "H", "--seed", "3", "--dry-run", PRETRAIN_UPDATES="9", **env, **places)
+    long = bash(LONG, "E", "--dry-run", "--max-test-rows", "2000", **env, **places)
+    assert (twins.returncode, long.returncode) == (0, 0), twins.stderr + long.stderr
+    assert list(tmp_path.rglob("*")) == [temporary] and files_of_the_suite() == before
+    assert str(temporary) not in twins.stdout + long.stdout
+    puzzles, pretraining, further, _ = twins.stdout.split("\n\n")
+    assert f"makes        {places['DATA']}" in puzzles
+    assert "objective    act_streaming" in pretraining and "updates      9 (of 9)" in pretraining
+    # 128 slots, one step each in an update.
+    assert f"training {9 * 128:,} forward passes, of which {9 * 128:,} trained" in pretraining
+    assert "32 puzzles x 4 = 128 per update" in further and "seed 3" in further
+    assert f"weights of {places['OUT']}/trm_pretrained/final.pt\n" in further
+    for plan in (pretraining, further, long.stdout):
+        assert plan.count("    memory       about ") == 1 and plan.count("    time         about ") == 1
+        assert "not there yet: python dataset/build_sudoku_dataset.py --output-dir" in plan
+    assert f"weights of {places['HRM_ROOT']}/step_26040\n" in long.stdout
+    assert "not there yet: python pretrain.py +experiment=hrm_sudoku global_batch_size=768 " in long.stdout
+    assert "20 times on 1024 rows" in long.stdout and "best and final on 2,000 test rows" in long.stdout
+    assert "training 3,400,000 forward passes" in long.stdout and "hours at 1e+13 FLOP/s" in long.stdout
+
+
+def test_the_named_pretrainings_end_at_the_updates_that_the_long_runs_start_from(tmp_path: Path) -> None:
+    grid = read_grid(find_grid("step9_long_runs"))
+    data, *trainings = grid.earlier
+    assert data.sizes is not None
+    for run in trainings:
+        config = compose_config(run.command[1:])
+        assert ROOT / str(config.checkpoint_path) == run.finished_file.parent and config.checkpoint_every_eval
+        assert config.data_paths == [data.command[data.command.index("--output-dir") + 1]]
+        # The sampler gives full batches of a pass only.
+        batches = data.sizes[1] * (config.eval_interval or config.epochs) // config.global_batch_size
+        passes = config.epochs // (config.eval_interval or config.epochs)
+        assert run.finished_file.name == f"step_{passes * batches}"
 
 
 @pytest.mark.parametrize("script", [LONG, TWINS], ids=["long", "twin"])
