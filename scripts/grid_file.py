@@ -11,6 +11,7 @@ from typing import Any
 
 from arguments import nearest_key
 from dataset.plain_data import read_yaml
+from dataset.sudoku import BOXES, side
 from errors import UserError
 from training.settings.checks import shown
 from training.storage.run_folder import RunFolder
@@ -182,8 +183,10 @@ def _sizes(value: Any, where: str) -> tuple[int, int, int]:
     sizes = _mapping(value, keys, f"{where}: sizes")
     if sizes.keys() != set(keys) or not all(type(size) is int and size > 0 for size in sizes.values()):
         raise UserError(f"{where}: sizes: found {shown(value)}, expected {', '.join(keys)}, whole numbers from 1")
-    side, train, test = (sizes[key] for key in keys)
-    return side, train, test
+    length, train, test = (sizes[key] for key in keys)
+    if length not in (known := sorted({side(box) for box in BOXES.values()})):
+        raise UserError(f"{where}: sizes: side: found {length}, expected one of {', '.join(map(str, known))}")
+    return length, train, test
 
 
 class _Filler:

@@ -244,7 +244,9 @@ def test_evaluate_refuses_what_does_not_fit(tmp_path: Path, capsys: pytest.Captu
     (tmp_path / "run" / "all_config.yaml").write_text("data_paths: [x]\n")
     assert "remove run/weights.json" in refused(capsys, "--evaluate", "run/final.pt")
     (tmp_path / "run" / "weights.json").unlink()
-    assert "is of a run on puzzles, expected one of collatz.py" in refused(capsys, "--evaluate", "run/final.pt")
+    with pytest.raises(SystemExit, match="2"):
+        script.main(["--evaluate", "run/final.pt"])
+    assert "is of a run on puzzles, expected one of collatz.py" in capsys.readouterr().err
 
 
 def test_evaluate_asks_for_what_was_given() -> None:
