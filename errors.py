@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from importlib.util import find_spec
 from io import TextIOWrapper
+from types import TracebackType
 from typing import NoReturn, ParamSpec, TextIO, TypeVar
 
 from files import UnusableFile
@@ -67,11 +68,21 @@ def writing(path: object, mend: str) -> Iterator[None]:
         raise UserError(f"{path} cannot be written: {error.strerror or error}; {mend}") from error
 
 
+def _told(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
+    if issubclass(kind, KeyboardInterrupt):
+        print("\ninterrupted", file=sys.stderr)
+    else:
+        sys.__excepthook__(kind, error, trace)
+
+
 def require_packages() -> None:
     """End the program with one line and exit code 2 where this Python lacks packages of requirements.txt.
 
-    Runnable files call it before their other imports, which would end in a traceback instead.
+    Runnable files call it before their other imports, which would end in a traceback instead; they take seconds, and a
+    Ctrl-C meanwhile is a line from here on.
     """
+    if sys.excepthook is sys.__excepthook__:
+        sys.excepthook = _told
     missing = [name for name in PACKAGES if find_spec(name) is None]
     if missing:
         print(
@@ -96,7 +107,7 @@ def exit_on_user_error(main: Callable[P, R]) -> Callable[P, R]:
         except UnusableFile as error:
             _end(f"{error.path}: {error}")
         except KeyboardInterrupt as stop:
-            say("", str(stop or "interrupted"), file=sys.stderr)
+            say("", str(stop) or "interrupted", file=sys.stderr)
             sys.exit(_INTERRUPTED)
         except BrokenPipeError:
             # The reader of our output (`| head`) has left: no fault, and nobody to tell. What Python still

@@ -24,8 +24,9 @@ ANSWER_COLUMNS = ("answer", "answers", "solution", "solutions")
 _SEPARATORS = re.compile(r"[\s,;|]+")
 _DRAWN = re.compile(r"[\s|]+")
 _RULE = re.compile(r"[-=+|\s]*[-=+][-=+|\s]*")
-# A word and perhaps a number: Grid 01, [Puzzle 3], easy. One of x alone may be a row of blanks that lost a cell.
-_LABEL = re.compile(r"\W*(?![xX]+\b)[A-Za-z]{2,}[\s.:_-]*\d*\W*")
+# A word and perhaps a number: Grid 01, [Puzzle 3], easy. One of x alone may be a row of blanks that lost a cell, and
+# what is longer a puzzle that did.
+_LABEL = re.compile(r"\W{0,3}(?![xX]+\b)[A-Za-z]{2,}[\s.:_-]{0,3}\d{0,6}\W{0,3}")
 
 
 @dataclass(frozen=True)
@@ -73,7 +74,12 @@ def _expected(path: Path, task: PuzzleTask) -> str:
     shown = "".join(character for character in cells if character != "-") + "-" * ("-" in cells)
     rows, columns = task.grid
     lines = f", or {rows} lines of {columns} cells" if rows > 1 else ""
-    command = f"grep -aoE '[{shown}]{{{task.seq_len}}}' {shlex.quote(str(path))} > puzzles.txt"
+    name, packed = shlex.quote(str(path)), path.suffix.lower() == ".gz"
+    # Whatever is no cell ends a line; then lines of other lengths are left out, also longer ones.
+    command = (
+        f"tr -c '\\n{shown}' '\\n' {'' if packed else f'< {name} '}| grep -axE '.{{{task.seq_len}}}' > puzzles.txt"
+    )
+    command = f"gzip -dc {name} | {command}" if packed else command
     return (
         f"expected a puzzle of {task.seq_len} cells ({cells}) a line, its name, rating or solution beside it{lines}; "
         f"to take puzzles out of other text: {command}"
@@ -131,6 +137,7 @@ class _Reader:
         fields = [field.strip("\"'") for field in _SEPARATORS.split(text)]
         whole = [field for field in fields if len(field) == self.task.seq_len and self.cells.issuperset(field)]
         rest = [field for field in fields if field not in whole]
+        beside = sum(len(field) for field in rest if self.cells.issuperset(field))
         glued = [field for field in rest if self.run.search(field)]
         if len(whole) > 2 or (whole and glued) or any(len(field) >= 2 * self.task.seq_len for field in glued):
             self._refuse(number, "holds more than one puzzle; put each on a line of its own")
@@ -138,6 +145,8 @@ class _Reader:
             raise UserError(f"{self.bad.path}:{number}: is the header of a CSV file; name the file .csv to read it so")
         elif not whole:
             self._refuse(number, self._fault(fields))
+        elif 2 * beside >= self.task.seq_len:
+            self._refuse(number, f"holds {beside} more cells beside its puzzle, more than a name and a rating have")
         elif len(whole) == 2 and not self._answers(*whole):
             self._refuse(number, "holds two puzzles; put each on a line of its own")
         else:

@@ -1,6 +1,7 @@
 """Names of evaluation files: equal only where the results are, whatever option of evaluate.py differs."""
 
 import json
+import os
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
@@ -130,3 +131,26 @@ def test_no_other_evaluation_takes_a_name(run: Path, tmp_path: Path, capsys: pyt
     line = refused_line(capsys, evaluate.main, [*plain, "max_test_rows=2", f"output={run}/evaluation_best.json"])
     assert "so is another evaluation called; this one is evaluation_best_first2.json" in line
     assert {path: path.read_bytes() for path in run.glob("evaluation_*")} == before
+
+
+@pytest.mark.parametrize("name", ["best.pt", "weights.json", "summary.json", "notes.md", "mine.json"])
+def test_output_replaces_nothing_but_a_report(name: str, run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Neither a file of the run nor one that a person wrote; it is said before anything is measured."""
+    path = run / name
+    if not path.exists():
+        path.write_text('{"mine": 1}' if name.endswith(".json") else "mine\n")
+    before = path.read_bytes()
+    line = refused_line(capsys, evaluate.main, [f"checkpoint={run}/best.pt", f"output={path}"])
+    assert f"output={path}" in line and "name another" in line
+    assert path.read_bytes() == before and not (run / "evaluation_best.json").exists()
+
+
+@pytest.mark.parametrize("place", ["none/x.json", ".", "pipe"])
+def test_an_output_that_cannot_be_is_refused_before_the_work(
+    place: str, run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(evaluate, "measure", None)
+    if place == "pipe":
+        os.mkfifo(tmp_path / "pipe")
+    line = refused_line(capsys, evaluate.main, [f"checkpoint={run}/best.pt", f"output={tmp_path / place}"])
+    assert "cannot be written" in line and "output=FILE.json" in line

@@ -157,7 +157,7 @@ def test_several_bad_lines_are_counted_and_the_first_named(tmp_path: Path) -> No
     path.write_text("\n".join([PUZZLE, *(f"row {number}:" + "1" * number for number in range(1, 11)), PUZZLE]))
     message = refusal(path)
     assert f"{path}:2: no puzzle of 81" in message and "10 bad lines in all, next 3, 4, 5, 6, ..." in message
-    assert "grep -aoE" in message and f"'{path}' > puzzles.txt" in message
+    assert "tr -c '" in message and f"< '{path}' | grep -axE '.{{81}}' > puzzles.txt" in message
     path.write_text(f"11{PUZZLE[2:]}\n{PUZZLE}\n22{PUZZLE[2:]}\n")
     assert "(2 bad lines in all, next 3)" in refusal(path)
 
@@ -169,6 +169,35 @@ def test_the_command_of_the_error_takes_the_puzzles_out(tmp_path: Path, monkeypa
     command = refusal(path).split("other text: ")[1]
     subprocess.run(["bash", "-c", command], check=True, timeout=60)
     assert read(tmp_path / "puzzles.txt") == TEXTS
+
+
+@pytest.mark.parametrize("packed", [False, True])
+def test_the_command_shifts_no_puzzle(packed: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Numbers that are glued to a puzzle make it longer: it is left out, not cut elsewhere."""
+    monkeypatch.chdir(tmp_path)
+    text = f"1.{TEXTS[0]}\nx:{TEXTS[1]};\n".encode()
+    path = tmp_path / ("list.txt.gz" if packed else "list.txt")
+    path.write_bytes(gzip.compress(text) if packed else text)
+    subprocess.run(["bash", "-c", refusal(path).split("other text: ")[1]], check=True, timeout=60)
+    assert read(tmp_path / "puzzles.txt") == [TEXTS[1]]
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        f"easy {PUZZLE[:-1]}",
+        f"Puzzle 5 {'.' * 80}",
+        f"{'.' * 80} easy",
+        f"{PUZZLE},{TEXTS[1][:-1]}",
+        f"{PUZZLE} {' '.join(TEXTS[1])}",
+        f"{PUZZLE} {' '.join(rows_of(TEXTS[1]))}",
+        f"{PUZZLE}|{TEXTS[1][:80]}",
+    ],
+)
+def test_a_puzzle_that_lost_a_cell_is_no_name_and_no_rating(line: str, tmp_path: Path) -> None:
+    path = tmp_path / "list.txt"
+    path.write_text(f"{TEXTS[2]}\n{line}\n{TEXTS[3]}\n")
+    assert f"{path}:2: " in refusal(path)
 
 
 def test_files_that_are_no_text(tmp_path: Path) -> None:

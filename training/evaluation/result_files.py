@@ -1,15 +1,18 @@
 """Names of the files that evaluations write: equal only where the results are."""
 
+import os
 from collections.abc import Sequence
 from pathlib import Path
 
 import torch
 
-from dataset.plain_data import json_object_or_refuse
+from dataset.plain_data import JsonError, json_object_or_refuse, read_json_object
 from dataset.puzzle_metadata import PuzzleMetadata
-from errors import UserError
+from errors import UserError, writing
+from files import UnusableFile, check_target
 from training.devices import dtype_name, resolve_dtype
 from training.setup import model_config
+from training.storage.run_folder import ALL_CONFIG, FIXED_NAMES
 from training.trained_model import Checkpoint
 
 
@@ -36,10 +39,13 @@ def dtype_parts(checkpoint: Checkpoint, asked: str | None, metadata: PuzzleMetad
 def report_path(own: Path, output: str | None, datasets: Sequence[str]) -> Path:
     """Where a report goes: `output`, else its own place.
 
-    Errors: `UserError` where `output` is how another evaluation of these weights is called, and where a report of this
-    name is there and is of other data, whose folder is called alike. datasets: fingerprints.
+    Errors: `UserError` where `output` is how another evaluation of these weights is called, is no place for a file or
+    that of a file which is no report, and where a report of this name is there and is of other data, whose folder is
+    called alike. datasets: fingerprints.
     """
     path = own if output is None else Path(output)
+    if output is not None:
+        _check_output(path)
     if path.name.startswith("evaluation_") and path.resolve().parent == own.resolve().parent and path.name != own.name:
         raise UserError(f"output={output}: so is another evaluation called; this one is {own.name}")
     if own.exists():
@@ -47,3 +53,20 @@ def report_path(own: Path, output: str | None, datasets: Sequence[str]) -> Path:
         if earlier != list(datasets):
             raise UserError(f"{own} reports on other data of that name: move it away, or rename the data's folder")
     return path
+
+
+def _check_output(path: Path) -> None:
+    """Before anything is measured. Errors: `UserError`."""
+    with writing(path, "name another with output=FILE.json"):
+        check_target(path)
+        if not os.access(path.absolute().parent, os.W_OK):
+            raise UnusableFile("its folder is not there, or is not writable", path)
+    if path.name in FIXED_NAMES and (path.parent / ALL_CONFIG).exists():
+        raise UserError(f"output={path}: so is a file of the run called; name another")
+    if path.exists():
+        try:
+            report = read_json_object(path)
+        except JsonError:
+            report = {}
+        if "results" not in report:
+            raise UserError(f"output={path} is there and is no report of an evaluation; name another, or remove it")

@@ -29,13 +29,13 @@ METRICS, STATUS, PROVENANCE, SUMMARY = "metrics.jsonl", "status.json", "provenan
 TEST_ROWS = "test_rows.json"
 WEIGHTS_RECORD, TRAINING_PUZZLES = "weights.json", "training_puzzles.npy"
 STEP_FILE = re.compile(r"step_(\d+)(?:\.safetensors)?")
-_FIXED_NAMES = (
+FIXED_NAMES = (
     ALL_CONFIG, LATEST_STATE, PREVIOUS_STATE, BEST_STATE, FINAL_STATE, BEST, FINAL, METRICS, STATUS, PROVENANCE,
     SUMMARY, TEST_ROWS, WEIGHTS_RECORD, TRAINING_PUZZLES,
 )  # fmt: skip
 # What a run writes. Only temporaries of these names (`files.temporary_for`) are ours to sweep.
 _TEMPORARY = re.compile(
-    rf"\.(?:{'|'.join(map(re.escape, _FIXED_NAMES))}|(?:best|final)\.safetensors|{STEP_FILE.pattern}"
+    rf"\.(?:{'|'.join(map(re.escape, FIXED_NAMES))}|(?:best|final)\.safetensors|{STEP_FILE.pattern}"
     r"|step_\d+_all_preds\.\d+\.npz)\.(?:[0-9a-f]{16}|\d+)\.tmp"  # the process number of earlier code
 )
 _SHOWN = 8  # differences listed before the rest is counted
