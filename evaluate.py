@@ -148,6 +148,8 @@ def evaluate_checkpoint(options: Options, world: World) -> dict[str, Any]:
     tested = dict.fromkeys((puzzle_set.folder, puzzle_set.split) for puzzle_set in sets)
     datasets = [fingerprint(data, split) for data, split in tested]
     path = report_path(folder / f"evaluation_{result}.json", options.output, datasets)
+    if options.output is not None:  # what is kept beside a report is called as the report is
+        result = path.stem.removeprefix("evaluation_")
     asked = Rollouts.of(options.eval)
     if asked.in_use:
         prepare_rollouts(asked, config, device)
@@ -158,6 +160,7 @@ def evaluate_checkpoint(options: Options, world: World) -> dict[str, Any]:
     session = collect_provenance({}, device=device)
     record: dict[str, Any] = {
         "checkpoint": checkpoint.path.name,
+        "checkpoint_sha256": checkpoint.sha256,
         "command": ("python " + shlex.join(sys.argv)).replace(str(Path.home()), "~"),
         "git": {key: value for key, value in session["git"].items() if key in ("commit", "dirty")},
         "config_hash": config_hash(config),

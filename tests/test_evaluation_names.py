@@ -13,6 +13,7 @@ import torch
 import evaluate
 from dataset.build_sudoku_dataset import main as build
 from evaluate import Options, result_name
+from files import file_sha256
 from options import REQUIRED, Choices, settings_of
 from tests.helpers import newest_report, refused_line, train_here
 from training.evaluation.result_files import dtype_parts
@@ -154,3 +155,12 @@ def test_an_output_that_cannot_be_is_refused_before_the_work(
         os.mkfifo(tmp_path / "pipe")
     line = refused_line(capsys, evaluate.main, [f"checkpoint={run}/best.pt", f"output={tmp_path / place}"])
     assert "cannot be written" in line and "output=FILE.json" in line
+
+
+def test_what_is_kept_beside_a_report_is_called_as_it_is(run: Path, tmp_path: Path) -> None:
+    """Two outputs, two files of predictions; a report says of which bytes it is."""
+    for name in ("a", "b"):
+        evaluate.main([f"checkpoint={run}/best.pt", f"output={tmp_path / name}.json", "save_outputs=[preds]"])
+        report = json.loads((tmp_path / f"{name}.json").read_text())
+        assert report["checkpoint_sha256"] == file_sha256(run / "best.pt")
+    assert {path.name for path in run.glob("predictions_*")} >= {"predictions_a.npz", "predictions_b.npz"}

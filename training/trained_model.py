@@ -28,13 +28,14 @@ from training.storage.weights_record import WeightsRecord, read_record
 class Checkpoint:
     """Weights as read (prefixes stripped) and the settings of the run they come from.
 
-    record: what the folder knows of its weights; None in a foreign or an old one.
+    record: what the folder knows of its weights; None in a foreign or an old one. sha256: of the file.
     """
 
     path: Path
     config: TrainConfig
     weights: dict[str, torch.Tensor]
     record: WeightsRecord | None = None
+    sha256: str = ""
 
     @property
     def name(self) -> str:
@@ -76,8 +77,8 @@ def open_checkpoint(path: str | Path, *, device: str = "auto", dtype: str | None
             f"{path} has no {config_path.name} beside it, which says how the model is built: copy the one of its run "
             f"to {config_path}"
         )
-    config, record = load_config_file(config_path), read_record(path.parent)
-    if record is None or not record.knows(file_sha256(path)):
+    config, record, sha256 = load_config_file(config_path), read_record(path.parent), file_sha256(path)
+    if record is None or not record.knows(sha256):
         why = f"no {WEIGHTS_RECORD} beside it" if record is None else f"{WEIGHTS_RECORD} does not know its bytes"
         say(f"warning: {path}: {why}, which would say that it was made with this {config_path.name}", file=sys.stderr)
     config.device = device
@@ -86,7 +87,7 @@ def open_checkpoint(path: str | Path, *, device: str = "auto", dtype: str | None
             raise UserError(f"dtype={dtype} is none of auto, {', '.join(DTYPES)}")
         config.dtype = dtype
         config.state_dtype = "auto"
-    return Checkpoint(path, config, weights, record)
+    return Checkpoint(path, config, weights, record, sha256)
 
 
 def test_metadata(config: TrainConfig) -> PuzzleMetadata:

@@ -54,7 +54,13 @@ def _record(folder: Path) -> dict[str, str]:
         found = read_json_object(folder / RECORD) if (folder / RECORD).exists() else {}
     except JsonError:
         return {}  # then everything counts as edited
-    return {name: digest for name, digest in found.items() if isinstance(digest, str) and ".." not in Path(name).parts}
+    # The record is a file like others: it names nothing outside the folder, be it by a link.
+    inside = folder.resolve()
+    return {
+        name: digest
+        for name, digest in found.items()
+        if isinstance(digest, str) and (folder / name).resolve().is_relative_to(inside)
+    }
 
 
 def _is_edited(path: Path, data: bytes, digest: str | None) -> bool:
