@@ -21,6 +21,7 @@ from dataset.puzzle_folder import write_identifiers, write_puzzle_folder
 from dataset.puzzle_metadata import PuzzleMetadata
 from dataset.sudoku import BOXES, random_symmetries, side, tokens_from_boards
 from errors import UserError
+from files import open_new
 from scripts.grid_file import ROOT, Grid, GridRun
 from training.run_plan import plan_lines
 from training.settings.cli import compose_config
@@ -115,9 +116,11 @@ class GridPlan:
             config = self._pretraining(_script_and_words(maker)[1])
             folder = self._new(target, maker)
             folder.mkdir()
-            (folder / ALL_CONFIG).write_text(yaml.safe_dump(config_to_dict(config)), encoding="utf-8")
+            with open_new(folder / ALL_CONFIG) as file:
+                file.write(yaml.safe_dump(config_to_dict(config)).encode())
         folder, _ = self.stand_ins[target]
-        (folder / name).touch()
+        if not (folder / name).exists():
+            open_new(folder / name).close()
         return folder
 
     def _new(self, target: Path, maker: GridRun) -> Path:
