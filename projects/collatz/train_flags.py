@@ -1,16 +1,14 @@
 """The training flags of collatz.py, and what they mean in the schema that all training runs share."""
 
 import argparse
-import os
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 from analysis.command_line import whole_numbers
 from errors import UserError
 from options import settings_of
 from projects.collatz.settings import WIDEST_LAYER, CollatzConfig
-from training.settings.flags import add_setting_flags
+from training.settings.flags import add_setting_flags, state_file
 from training.settings.flags import in_flags as named_in_flags
 from training.settings.identity import config_to_dict
 from training.settings.resolving import load_config_file, resolve
@@ -191,9 +189,7 @@ def _run_of(state: str) -> dict[str, Any]:
 
     How early that run was to stop is not what this one is to do. Errors: `UserError`.
     """
-    path = Path(os.path.expanduser(state))
-    if not os.path.isfile(path):  # of a name that is too long, too
-        raise UserError(f"--resume-state {state}: there is no such file; name a state such as RUN/latest_state.pt")
+    path = state_file(state)
     start = {"resume": str(path), "checkpoint_path": str(path.parent)}
     beside = path.parent / ALL_CONFIG
     if not beside.is_file():

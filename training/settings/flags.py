@@ -1,8 +1,10 @@
 """Flags made from settings: their type, choices and help are those of the setting's field."""
 
 import argparse
+import os
 import re
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 from errors import UserError
@@ -13,6 +15,14 @@ from training.settings.schema import TrainConfig
 def destination(flag: str) -> str:
     """`--batch-size` as the name under which argparse keeps its value."""
     return flag.removeprefix("--").replace("-", "_")
+
+
+def state_file(given: str) -> Path:
+    """The file that `--resume-state` names. Errors: `UserError` where there is none, whatever the name."""
+    path = Path(os.path.expanduser(given))
+    if not os.path.isfile(path):
+        raise UserError(f"--resume-state {given}: there is no such file; name a state such as RUN/latest_state.pt")
+    return path
 
 
 def add_setting_flags(

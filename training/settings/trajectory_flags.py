@@ -17,7 +17,7 @@ from dataset.puzzle_source import PuzzleSource
 from errors import UserError
 from options import settings_of
 from training.noise import SITES
-from training.settings.flags import add_setting_flags, destination
+from training.settings.flags import add_setting_flags, destination, state_file
 from training.settings.flags import in_flags as named_in_flags
 from training.settings.identity import config_to_dict, paced_by_epochs
 from training.settings.merging import put
@@ -219,7 +219,7 @@ def read_flags(argv: Sequence[str]) -> tuple[TrainConfig, bool]:
         action.default = argparse.SUPPRESS
     given = parser.parse_args(list(argv))
     try:
-        if flags.resume_state is not None and (beside := Path(flags.resume_state).parent / ALL_CONFIG).is_file():
+        if flags.resume_state is not None and (beside := state_file(flags.resume_state).parent / ALL_CONFIG).is_file():
             return _of_the_state(flags, given, load_config_file(beside)), flags.dry_run
         return _to_config(flags), flags.dry_run
     except UserError as error:
@@ -238,7 +238,7 @@ def _of_the_state(flags: argparse.Namespace, given: argparse.Namespace, before: 
     if "perturb" in given:
         put(settings, "eval.perturbed_starts.site", flags.perturb if flags.perturb in SITES else "both")
     start = _start(flags) | ({} if flags.ckpt_name is not None else {"init_from": before.init_from})
-    if start["checkpoint_path"] != str(Path(flags.resume_state).parent):
+    if start["checkpoint_path"] != str(state_file(flags.resume_state).parent):
         settings["run_name"] = None
     if "save_train_state" in given:
         settings["checkpoint_interval"] = _STATE_EVERY
@@ -317,10 +317,7 @@ def _start(flags: argparse.Namespace) -> dict[str, Any]:
     """Where the run starts and where it lies."""
     folder = flags.output_dir
     if flags.resume_state is not None:
-        state = Path(os.path.expanduser(flags.resume_state))
-        if not state.is_file():
-            raise UserError(f"--resume-state {state}: there is no such file; name a state such as RUN/latest_state.pt")
-        folder = folder or str(state.parent)
+        folder = folder or str(state_file(flags.resume_state).parent)
     elif flags.ckpt_root is None:
         raise UserError("no start: give --ckpt-root DIR with --ckpt-name NAME, or --resume-state FILE")
     elif flags.ckpt_name is None:
