@@ -41,7 +41,7 @@ from dataset.puzzle_metadata import PuzzleFolders
 from models.config import ModelConfig
 from models.flops import step_flops
 from models.registry import count_parameters
-from options import REQUIRED, anything, at_least, one_of, option, section, text
+from options import MOST_ROWS, REQUIRED, anything, at_least, one_of, option, section, text
 from training.devices import dtype_name, resolve_device, resolve_dtype
 from training.distributed import World, start_world
 from training.evaluation.answering import Evaluator
@@ -76,7 +76,7 @@ class Options:
     validation_size: int | None = option(
         None, "rows held out as validation; default: the run's; 0 reports all rows", at_least(0)
     )
-    batch_size: int | None = option(None, "default: the run's", at_least(1))
+    batch_size: int | None = option(None, "default: the run's", at_least(1, MOST_ROWS))
     evaluators: list[Any] | None = option(
         None,
         "what is judged beside accuracy, as in a run: names, or {name: NAME} with options; null = what the task of "

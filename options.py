@@ -15,6 +15,9 @@ from dataclasses import MISSING, Field, dataclass, field, fields, is_dataclass, 
 from typing import Any, get_type_hints
 
 HUGE = 2**63
+# Counts that multiply what is computed or held: a larger one is a slip of the keyboard or a hostile file, and would end
+# in no answer or no memory.
+MOST_REPEATS, MOST_LAYERS, MOST_CHANNELS, MOST_ROWS = 100_000, 1_024, 1 << 17, 1 << 24
 # Of a setting that decides nothing of what is computed (where a run is placed, when it stops), and of one that decides
 # only how it is judged.
 CONTROL, JUDGING = "control", "judging"
@@ -57,11 +60,15 @@ class Numbers(Range):
         if self.high == math.inf:
             if self.low == 0:
                 return "a number above 0" if self.low_open else "0 or more"
-            return "a finite number" if self.low == -math.inf else f"at least {self.low:g}"
-        low = f"above {self.low:g}" if self.low_open else f"from {self.low:g}"
+            return "a finite number" if self.low == -math.inf else f"at least {_short(self.low)}"
+        low = f"above {_short(self.low)}" if self.low_open else f"from {_short(self.low)}"
         join = " and at most" if self.low_open else " to"
-        high = "2^63 - 1" if self.high == HUGE - 1 else f"{self.high:g}"
+        high = "2^63 - 1" if self.high == HUGE - 1 else _short(self.high)
         return f"a number {low}{join}{' below' if self.high_open else ''} {high}"
+
+
+def _short(number: float) -> str:
+    return f"{number:.0f}" if float(number).is_integer() and abs(number) < 1e9 else f"{number:g}"
 
 
 @dataclass(frozen=True)

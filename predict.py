@@ -33,7 +33,7 @@ from dataset.puzzle_csv import read_puzzle_file
 from dataset.puzzle_metadata import PuzzleMetadata, data_folder, read_metadata
 from dataset.tasks.base import Known, PuzzleTask
 from models.recursive_model import RecursiveModel
-from options import anything, at_least, one_of, option, text
+from options import MOST_REPEATS, anything, at_least, one_of, option, text
 from training.inference.base import to_device
 from training.inference.stepwise import StepwiseInference, StepwisePredictions
 from training.settings.key_values import parse_key_values
@@ -70,7 +70,7 @@ class Options:
     puzzle_file: str | None = option(None, "a puzzle a line, puzzles as grids, or a CSV file", text)
     row: int | None = option(None, "row of the test set, from 0, as tables and pictures number them", at_least(0))
     data_path: str | None = option(None, "dataset folder of row=N; default: the run's", text)
-    steps: int | None = option(None, "supervision steps; default: as trained", at_least(1))
+    steps: int | None = option(None, "supervision steps; default: as trained", at_least(1, MOST_REPEATS))
     color: str = option("auto", "auto = on a terminal", one_of("auto", "always", "never"))
     device: str = option("auto", "where the network is; auto = a GPU where there is one", Device())
     dtype: str | None = option(None, "of the layers; default: the run's", one_of(*DTYPES))

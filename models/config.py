@@ -7,7 +7,18 @@ from typing import Any
 
 import torch
 
-from options import above_zero, anything, at_least, fraction, one_of, option
+from options import (
+    MOST_CHANNELS,
+    MOST_LAYERS,
+    MOST_REPEATS,
+    Numbers,
+    above_zero,
+    anything,
+    at_least,
+    fraction,
+    one_of,
+    option,
+)
 
 DTYPES = {"float64": torch.float64, "float32": torch.float32, "bfloat16": torch.bfloat16}
 POSITION_ENCODINGS = ("rope", "learned", "none")
@@ -21,22 +32,30 @@ class Architecture:
 
     halt_exploration_prob: float = option(0.1, "probability per row and step of a minimum number of steps", fraction)
     halt_max_steps: int = option(
-        16, "supervision steps at most; evaluation takes all of them unless eval.* says otherwise", at_least(1)
+        16,
+        "supervision steps at most; evaluation takes all of them unless eval.* says otherwise",
+        at_least(1, MOST_REPEATS),
     )
-    H_cycles: int = option(3, "updates of z_H in a supervision step", at_least(1))
-    L_cycles: int = option(6, "updates of z_L before each update of z_H", at_least(1))
-    H_layers: int = option(0, "blocks of the H stack; read by hrm, as trm has one stack of L_layers", at_least(0))
-    L_layers: int = option(2, "blocks of the L stack", at_least(1))
-    hidden_size: int = option(512, "channels D of a token", at_least(1))
-    num_heads: int = option(8, "attention heads", at_least(1))
+    H_cycles: int = option(3, "updates of z_H in a supervision step", at_least(1, MOST_REPEATS))
+    L_cycles: int = option(6, "updates of z_L before each update of z_H", at_least(1, MOST_REPEATS))
+    H_layers: int = option(
+        0, "blocks of the H stack; read by hrm, as trm has one stack of L_layers", at_least(0, MOST_LAYERS)
+    )
+    L_layers: int = option(2, "blocks of the L stack", at_least(1, MOST_LAYERS))
+    hidden_size: int = option(512, "channels D of a token", at_least(1, MOST_CHANNELS))
+    num_heads: int = option(8, "attention heads", at_least(1, MOST_CHANNELS))
     expansion: float = option(
-        4.0, "the SwiGLU width is round(expansion * width * 2/3), rounded up to swiglu_multiple", above_zero
+        4.0,
+        "the SwiGLU width is round(expansion * width * 2/3), rounded up to swiglu_multiple",
+        Numbers(0, 1_000, low_open=True),
     )
-    swiglu_multiple: int = option(256, "see expansion; written into the official code", at_least(1))
+    swiglu_multiple: int = option(256, "see expansion; written into the official code", at_least(1, MOST_CHANNELS))
     puzzle_emb_ndim: int = option(
-        512, "values per puzzle identifier; hidden_size when not given, 0 = none", at_least(0)
+        512, "values per puzzle identifier; hidden_size when not given, 0 = none", at_least(0, MOST_CHANNELS)
     )
-    puzzle_emb_len: int = option(16, "prefix slots; 0 = ceil(puzzle_emb_ndim / hidden_size)", at_least(0))
+    puzzle_emb_len: int = option(
+        16, "prefix slots; 0 = ceil(puzzle_emb_ndim / hidden_size)", at_least(0, MOST_CHANNELS)
+    )
     pos_encodings: str = option("rope", "how attention knows positions", one_of(*POSITION_ENCODINGS))
     rope_theta: float = option(10000.0, "base of the rotary frequencies", above_zero)
     rms_norm_eps: float = option(1e-5, "added to the mean square in RMS norms", above_zero)

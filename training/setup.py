@@ -17,6 +17,7 @@ from models.config import ModelConfig
 from models.recursive_model import RecursiveModel
 from models.registry import MODELS, build_model
 from training.devices import resolve_device, resolve_dtype
+from training.memory_need import require_memory
 from training.optim import SparseSignSGD, assert_ownership, dense_optimizer
 from training.projects import project_of
 from training.seeding import derived_seed
@@ -115,11 +116,18 @@ def model_config(
         raise UserError(f"arch: {error}") from None
 
 
-def build_network(config: TrainConfig, metadata: PuzzleMetadata, device: torch.device) -> RecursiveModel:
-    """The freshly initialised network of a run, on its device."""
+def network_shape(config: TrainConfig, metadata: PuzzleMetadata, device: torch.device) -> ModelConfig:
+    """What the network of a run is built from."""
     dtype = resolve_dtype(config.dtype, device)
     state_dtype = None if config.state_dtype == "auto" else resolve_dtype(config.state_dtype, device)
-    shape = model_config(config.arch, metadata, dtype, state_dtype)
+    return model_config(config.arch, metadata, dtype, state_dtype)
+
+
+def build_network(config: TrainConfig, metadata: PuzzleMetadata, device: torch.device) -> RecursiveModel:
+    """The freshly initialised network of a run, on its device. Errors: `UserError` where there is no room for it."""
+    shape = network_shape(config, metadata, device)
+    for place in {torch.device("cpu"), device}:  # it is made on the CPU, whatever the device
+        require_memory(shape, place)
     try:
         return build_model(shape, derived_seed(config.seed, "weights")).to(device)
     except (RuntimeError, MemoryError, OverflowError, TypeError) as error:

@@ -23,6 +23,7 @@ from training.inference.choose import build_inference, deciding, keeps_steps
 from training.judges.judging import build_judges
 from training.known_rows import refuse_rows_that_chose, warn_of_rows_that_chose
 from training.loop import run_training
+from training.memory_need import TRAINED_COPIES, require_memory
 from training.objectives.act_streaming import ACTStreaming
 from training.objectives.base import Objective
 from training.objectives.choose import build_objective, give_terms
@@ -40,6 +41,7 @@ from training.setup import (
     build_optimizers,
     device_of,
     load_initial_weights,
+    network_shape,
     open_evaluation_rows,
     open_training_data,
     planned_updates,
@@ -96,6 +98,9 @@ def build_run(config: TrainConfig, world: World, objective: Objective | None = N
     if world.is_main:
         for line in recognised_tasks([*source.sets, *(rows.puzzle_set for rows in evaluation_rows)]):
             say(line)
+    shape = network_shape(config, source.metadata, device)
+    copies = (1 if config.freeze_weights else TRAINED_COPIES) + config.ema
+    require_memory(shape, device, copies=copies, rows=config.global_batch_size // world.size)
     model = build_network(config, source.metadata, device)
     model.train()
     objective = objective or build_objective(config)

@@ -4,7 +4,18 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from errors import UserError
-from options import JUDGING, Range, above_zero, anything, at_least, fraction, one_of, option
+from options import (
+    JUDGING,
+    MOST_REPEATS,
+    MOST_ROWS,
+    Range,
+    above_zero,
+    anything,
+    at_least,
+    fraction,
+    one_of,
+    option,
+)
 from projects.collatz.hard_pool import TRAINING_SEEDS
 from training.projects import ProjectSettings
 
@@ -66,10 +77,10 @@ class CollatzConfig(ProjectSettings):
     )
     mine_negatives: bool = option(False, "numbers on which V decreases least join the pool", anything)
     mine_interval: int = option(5000, "updates between minings", at_least(1))
-    mine_count: int = option(50, "numbers mined each time", at_least(1))
+    mine_count: int = option(50, "numbers mined each time", at_least(1, MOST_ROWS))
     mine_start_epoch: int = option(0, "no mining before so many updates", at_least(0))
     # -- data of preset orbit
-    segment_steps: int = option(32, "steps of one row of orbit's batch", at_least(1))
+    segment_steps: int = option(32, "steps of one row of orbit's batch", at_least(1, MOST_REPEATS))
     fewest_bits: int = option(200, "of orbit's starts", bits)
     most_bits: int = option(256, "of orbit's starts", bits)
     # -- of both
@@ -83,8 +94,12 @@ class CollatzConfig(ProjectSettings):
     eval_interval: int = option(5000, "updates between full evaluations", at_least(1), role=JUDGING)
     quick_eval_interval: int = option(1000, "updates between quick ones", at_least(1), role=JUDGING)
     # The sizes of the samples do shape the data, which leave their orbits out.
-    test_starts: int = option(200, "orbits of the on-orbit sample that is reported, never trained on", at_least(1))
-    validation_starts: int = option(40, "likewise of the sample that chooses the best checkpoint", at_least(1))
+    test_starts: int = option(
+        200, "orbits of the on-orbit sample that is reported, never trained on", at_least(1, MOST_ROWS)
+    )
+    validation_starts: int = option(
+        40, "likewise of the sample that chooses the best checkpoint", at_least(1, MOST_ROWS)
+    )
 
     unread = frozenset(
         "arch objective floss term hook source step eval guards data_paths data_paths_test data_path evaluators "

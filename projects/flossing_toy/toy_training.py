@@ -20,7 +20,7 @@ import torch
 from torch import Tensor
 
 from dynamics.lyapunov import lyapunov_spectrum
-from options import above_zero, at_least, option
+from options import MOST_CHANNELS, MOST_REPEATS, MOST_ROWS, above_zero, at_least, option
 from projects.flossing_toy.delayed_bits import DelayedBits, delayed_bits, draw_bits
 from projects.flossing_toy.rate_exponents import window_exponents
 from projects.flossing_toy.rate_network import Gradients, RateNetwork, task_pass
@@ -57,13 +57,13 @@ ARMS = {
 class ToySettings:
     """What all cells of a comparison share. Lengths are steps of the network, `epochs` updates of the task."""
 
-    num_units: int = option(80, "N, rate units", at_least(1))
+    num_units: int = option(80, "N, rate units", at_least(1, MOST_CHANNELS))
     gain: float = option(1.0, "g of the first J; the one setting without a flag", above_zero)
-    num_steps: int = option(300, "T, steps of a sequence", at_least(1))
-    batch_size: int = option(16, "B, sequences of a batch", at_least(1))
+    num_steps: int = option(300, "T, steps of a sequence", at_least(1, MOST_REPEATS))
+    batch_size: int = option(16, "B, sequences of a batch", at_least(1, MOST_ROWS))
     epochs: int = option(3001, "updates of the task", at_least(1))
-    num_exponents: int = option(75, "k, exponents flossed", at_least(1))
-    window: int = option(55, "steps of a flossing update", at_least(1))
+    num_exponents: int = option(75, "k, exponents flossed", at_least(1, MOST_CHANNELS))
+    window: int = option(55, "steps of a flossing update", at_least(1, MOST_REPEATS))
     transient: int = option(16, "of these, steps before exponents are measured", at_least(0))
     qr_interval: int = option(3, "steps between orthonormalisations", at_least(1))
     floss_updates: int = option(500, "flossing updates of one episode", at_least(1))
@@ -73,8 +73,8 @@ class ToySettings:
     clip: float = option(0.03, "norm to which each array of the task's gradient is clipped", above_zero)
     floss_clip: float = option(0.03, "likewise of flossing; 0: none, as in the source", at_least(0))
     block: int = option(10, "epochs of one point of the learning curve", at_least(1))
-    eval_batches: int = option(16, "batches of the final accuracy", at_least(1))
-    measured_sequences: int = option(4, "sequences that spectra are measured on", at_least(1))
+    eval_batches: int = option(16, "batches of the final accuracy", at_least(1, MOST_REPEATS))
+    measured_sequences: int = option(4, "sequences that spectra are measured on", at_least(1, MOST_ROWS))
     # Not before the last episode.
     stop_accuracy: float | None = option(
         None, "end training once so accurate for --patience points (default: never)", above_zero

@@ -13,7 +13,7 @@ from torch import Tensor
 from errors import UserError
 from models.act import Batch
 from models.recursive_model import RecursiveModel
-from options import at_least, one_of, option
+from options import MOST_REPEATS, at_least, one_of, option
 from training.inference.base import InferenceSettings, Predictions
 from training.inference.fixed import FixedInference, start_state, step_of, unroll
 from training.noise import SITES, draw_state_noise, perturb
@@ -30,7 +30,7 @@ class Settings(InferenceSettings):
     """Accuracy from perturbed starts z0 + sigma epsilon, beside everything else."""
 
     sigma: list[float] = option([], "noise scales, each measured; in a run once, at its end", at_least(0))
-    starts: int = option(4, "perturbed starts of each row and noise scale", at_least(1))
+    starts: int = option(4, "perturbed starts of each row and noise scale", at_least(1, MOST_REPEATS))
     site: str = option("both", "what is perturbed", one_of(*SITES))
 
     answers: ClassVar[bool] = False

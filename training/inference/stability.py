@@ -8,7 +8,7 @@ from torch import Tensor
 from dynamics.finite_size import finite_size_growth
 from errors import UserError
 from models.recursion import RecurrentState, SupervisionStep
-from options import at_least, option
+from options import MOST_REPEATS, at_least, option
 from training.noise import draw_state_noise
 
 
@@ -22,8 +22,8 @@ class ProbeSettings:
         # Below, a float32 state keeps too few digits of a probe; above, it is another state.
         at_least(1e-6, 1),
     )
-    steps: int = option(4, "supervision steps that a probe is followed for", at_least(1))
-    directions: int = option(2, "probes of each rollout and size", at_least(1))
+    steps: int = option(4, "supervision steps that a probe is followed for", at_least(1, MOST_REPEATS))
+    directions: int = option(2, "probes of each rollout and size", at_least(1, MOST_REPEATS))
 
     @property
     def in_use(self) -> bool:

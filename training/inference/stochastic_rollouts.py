@@ -17,7 +17,7 @@ from errors import UserError
 from models.act import Batch
 from models.recursion import RecurrentState, SupervisionStep
 from models.recursive_model import RecursiveModel
-from options import anything, at_least, one_of, option, section
+from options import MOST_REPEATS, anything, at_least, one_of, option, section
 from training.inference.base import Inference, InferenceSettings, Predictions, changed_settings
 from training.inference.fixed import FixedInference, start_state, step_of
 from training.inference.stability import ProbeSettings, StabilityProbe
@@ -32,7 +32,7 @@ class Settings(InferenceSettings):
     """Noise at every supervision step, many rollouts of each row, of which the highest q_halt counts."""
 
     sigma: float | None = option(None, "noise scale; null = no stochastic rollouts", at_least(0))
-    rollouts: int = option(4, "rollouts of each row", at_least(1))
+    rollouts: int = option(4, "rollouts of each row", at_least(1, MOST_REPEATS))
     site: str = option("both", "which states have noise", one_of(*SITES))
     noise_seed: int = option(0, "seed of the noise", at_least(0))
     clean_first: bool = option(False, "the first rollout has no noise", anything)

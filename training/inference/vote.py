@@ -19,7 +19,7 @@ from errors import UserError
 from models.act import Batch
 from models.losses import IGNORE_LABEL_ID
 from models.recursive_model import RecursiveModel
-from options import at_least, option
+from options import MOST_REPEATS, at_least, option
 from training.inference.base import Inference, InferenceSettings, Predictions
 
 if TYPE_CHECKING:
@@ -32,7 +32,9 @@ _VIEW = 4  # 1 to 3 are the streams of training batches
 class Settings(InferenceSettings):
     """Symmetric views of each puzzle vote."""
 
-    views: int = option(1, "symmetric views of each puzzle whose answers vote; 1 = the puzzle alone", at_least(1))
+    views: int = option(
+        1, "symmetric views of each puzzle whose answers vote; 1 = the puzzle alone", at_least(1, MOST_REPEATS)
+    )
 
     named: ClassVar[str] = "vote"
     named_by: ClassVar[str] = "views"

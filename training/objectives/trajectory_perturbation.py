@@ -18,7 +18,7 @@ from torch import Tensor
 from models.act import Batch, draw_min_halt_steps, halting
 from models.recursion import RecurrentState
 from models.recursive_model import RecursiveModel
-from options import at_least, fraction, one_of, option
+from options import MOST_REPEATS, at_least, fraction, one_of, option
 from training.noise import SITES
 from training.objectives.base import Objective, ObjectiveSettings, Output, PuzzleObjective, UpdateContext, equal_slices
 from training.objectives.perturbed_starts import Trajectories, input_noise, starting_state, trajectories
@@ -39,7 +39,9 @@ class Settings(ObjectiveSettings):
         "how the K trajectories of a puzzle are followed",
         one_of("parallel_fixed", "serial_act", "act_mask"),
     )
-    num_trajectories: int = option(1, "K per puzzle, the clean one of multi_perturbed_ce included", at_least(1))
+    num_trajectories: int = option(
+        1, "K per puzzle, the clean one of multi_perturbed_ce included", at_least(1, MOST_REPEATS)
+    )
     perturb: str = option(
         "both", "which states; or, as a control, the input or the weights", one_of(*SITES, "input", "weights")
     )

@@ -15,6 +15,9 @@ from options import (
     CONTROL,
     HUGE,
     JUDGING,
+    MOST_CHANNELS,
+    MOST_REPEATS,
+    MOST_ROWS,
     Numbers,
     Range,
     Text,
@@ -103,7 +106,7 @@ class AnswerConfig:
     """How rows are answered, in training and in evaluate.py. The defaults are the official evaluation."""
 
     max_steps: int | None = option(
-        None, "supervision steps, more or fewer than in training; null = arch.halt_max_steps", at_least(1)
+        None, "supervision steps, more or fewer than in training; null = arch.halt_max_steps", at_least(1, MOST_REPEATS)
     )
     adaptive_halt: bool = option(False, "a row stops where q_halt says so, at the latest after max_steps", anything)
 
@@ -150,18 +153,20 @@ class FlossConfig:
 
     mode: str = option("off", "before training, during it, or both", one_of("off", "pre", "inter", "pre_inter"))
     weight: float = option(1.0, "of its gradient in an update; 0 = off", at_least(0))
-    k: int = option(4, "exponents per puzzle", at_least(1))
+    k: int = option(4, "exponents per puzzle", at_least(1, MOST_CHANNELS))
     target: float = option(0.0, "where they are pushed, nats per unit", finite)
     unit: str = option("step", "what exponents and window are counted in", one_of("step", "sub_update"))
-    window: int = option(1, "units over which exponents are measured, with a graph", at_least(1))
-    warmup: int = option(1, "supervision steps before the window in which tangents align, without a graph", at_least(0))
-    qr_interval: int = option(1, "sub-updates between two QRs", at_least(1))
+    window: int = option(1, "units over which exponents are measured, with a graph", at_least(1, MOST_REPEATS))
+    warmup: int = option(
+        1, "supervision steps before the window in which tangents align, without a graph", at_least(0, MOST_REPEATS)
+    )
+    qr_interval: int = option(1, "sub-updates between two QRs", at_least(1, MOST_REPEATS))
     where: str = option(
         "all",
         "windows anywhere from the start, late (the last steps), or of failed rows (late, not solved at the end)",
         one_of("all", "late", "failed"),
     )
-    rows: int | None = option(8, "the first so many slots of the batch; null = all", at_least(1))
+    rows: int | None = option(8, "the first so many slots of the batch; null = all", at_least(1, MOST_ROWS))
     every: int = option(1, "inter: at every so many-th update, beside the task's loss", at_least(1))
     pre_steps: int = option(100, "pre: first updates, which floss and do nothing else", at_least(0))
     clip: float | None = option(1.0, "norm to which its gradient is clipped, before the weight", above_zero)
@@ -238,7 +243,7 @@ class _TrainConfig:
     )
 
     # -- length
-    global_batch_size: int = option(768, "rows per update, over all processes", at_least(1))
+    global_batch_size: int = option(768, "rows per update, over all processes", at_least(1, MOST_ROWS))
     epochs: int = option(100000, "passes over the groups; sets the planned number of updates", at_least(1))
     eval_interval: int | None = option(10000, "epochs between evaluations; null = one at the end", at_least(1))
     checkpoint_every_eval: bool = option(
@@ -304,7 +309,7 @@ class _TrainConfig:
     )
     grad_clip_norm: float | None = option(None, "norm to which gradients are clipped; null = never", above_zero)
     accumulation_slices: int = option(
-        1, "slices of the batch whose gradients are summed before one update", at_least(1), role=CONTROL
+        1, "slices of the batch whose gradients are summed before one update", at_least(1, MOST_ROWS), role=CONTROL
     )
     augment: str = option(
         "auto", "symmetric views: the stored ones, or drawn anew", one_of("auto", "stored", "on_the_fly", "none")
@@ -320,13 +325,13 @@ class _TrainConfig:
     compile: bool | None = option(
         None, "null = on CUDA, unless the variable DISABLE_COMPILE is set (officially named)", anything, role=CONTROL
     )
-    threads: int | None = option(None, "CPU threads; null = torch's own choice", at_least(1), role=CONTROL)
+    threads: int | None = option(None, "CPU threads; null = torch's own choice", at_least(1, 1_024), role=CONTROL)
     collective_timeout_seconds: float = option(
         600.0, "a process that waits longer for the others fails", above_zero, role=CONTROL
     )
 
     # -- not in the official code: evaluation
-    eval_batch_size: int | None = option(None, "null = global_batch_size", at_least(1), role=CONTROL)
+    eval_batch_size: int | None = option(None, "null = global_batch_size", at_least(1, MOST_ROWS), role=CONTROL)
     fast_validation_size: int = option(
         256, "validation rows that a fast evaluation looks at", at_least(0), role=JUDGING
     )

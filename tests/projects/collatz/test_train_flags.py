@@ -182,7 +182,7 @@ BAD = {
     "layers many": (f"--layers {','.join(65 * '8')}", "expected 1 to 64 widths from 1 to 65536"),
     "epochs": ("--epochs 0", "--epochs: found 0, expected at least 1"),
     "epochs x": ("--epochs x", "argument --epochs: invalid int value: 'x'"),
-    "batch": ("--batch-size 0", "--batch-size: found 0, expected at least 1"),
+    "batch": ("--batch-size 0", "--batch-size: found 0, expected a number from 1 to 16777216"),
     "seed": ("--seed -1", "--seed: found -1, expected a number from 0 to 2^63 - 1"),
     "seeds": ("--start-seeds 50", "--start-seeds: found 50, expected a number from 0 to 49"),
     "ramp": ("--ramp-len 0", "--ramp-len: found 0, expected at least 1"),

@@ -201,7 +201,7 @@ def test_options_of_srm_tell_runs_of_srm_apart_and_no_others() -> None:
         ({"pos_encodings": "rope"}, "arch.pos_encodings': found 'rope', expected none or learned"),
         ({"mlp_t": True}, "arch.mlp_t': found True, expected False"),
         ({"hidden_size": 100}, "arch.hidden_size': found 100, expected a multiple of arch.num_heads=8"),
-        ({"L_layers": 0}, "arch.L_layers': found 0, expected at least 1"),
+        ({"L_layers": 0}, "arch.L_layers': found 0, expected a number from 1 to 1024"),
     ],
 )
 def test_what_srm_cannot_be_is_refused(change: dict[str, Any], words: str) -> None:
