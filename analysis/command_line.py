@@ -1,6 +1,7 @@
 """What the command lines of measurements share: checks of numbers, the report that `--json` asks for."""
 
 import argparse
+import os
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
@@ -8,6 +9,7 @@ from typing import Any
 import torch
 
 from errors import UserError
+from files import check_target, reason_of
 from training.records.provenance import collect_provenance
 from training.records.result_numbers import Number, record_entry
 from training.storage.atomic_file import write_json_atomically
@@ -57,7 +59,13 @@ def benchmark_entry(numbers: Iterable[Number], described: Mapping[str, Any]) -> 
 
 def check_json_target(path: Path | None) -> None:
     """Errors: `UserError` where a report could not be written there, before minutes are spent on it."""
-    if path is not None and (path.is_dir() or not path.absolute().parent.is_dir()):
+    if path is None:
+        return
+    try:
+        check_target(path)
+    except OSError as error:
+        raise UserError(f"--json {path}: {reason_of(error)}; name another") from error
+    if not os.path.isdir(path.absolute().parent):
         raise UserError(f"--json {path}: expected a file in a folder that exists")
 
 

@@ -8,7 +8,9 @@ from pathlib import Path
 
 import pytest
 
+from analysis.command_line import check_json_target
 from dataset.plain_data import read_json
+from errors import UserError
 from files import (
     MAX_NAME_BYTES,
     UnusableFile,
@@ -170,3 +172,16 @@ def test_appending_goes_to_the_end(tmp_path: Path) -> None:
 def test_bytes_of_a_name_that_are_no_text_become_escapes_in_json(tmp_path: Path) -> None:
     write_json_atomically(tmp_path / "it.json", {"path": os.fsdecode(b"/x/\xff")})
     assert read_json(tmp_path / "it.json") == {"path": "/x/\\udcff"}
+
+
+@pytest.mark.parametrize("kind", NO_FILES)
+def test_reports_are_refused_before_work_where_they_could_not_be_written(tmp_path: Path, kind: str) -> None:
+    make, words = NO_FILES[kind]
+    path = make(tmp_path / "it")
+    with pytest.raises(UserError, match=f"--json .*{words} is there"):
+        check_json_target(path)
+    for name in ("x" * (MAX_NAME_BYTES + 1), "none/report.json"):
+        with pytest.raises(UserError, match="--json "):
+            check_json_target(tmp_path / name)
+    check_json_target(tmp_path / "free")
+    check_json_target(None)

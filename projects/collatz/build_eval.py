@@ -15,7 +15,7 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 from errors import UserError, exit_on_user_error, require_packages, say, writing
-from files import bounded_bytes, regular_size
+from files import bounded_bytes, check_target, reason_of, regular_size
 
 require_packages()
 
@@ -50,8 +50,10 @@ def _check_target(path: Path) -> None:
         raise UserError(
             f"--output-csv {path}: there is no such folder; make it with: mkdir -p {path.absolute().parent}"
         )
-    if path.exists() and not path.is_file():
-        raise UserError(f"--output-csv {path}: is not a regular file; name another")
+    try:
+        check_target(path)
+    except OSError as error:
+        raise UserError(f"--output-csv {path}: {reason_of(error)}; name another") from error
 
 
 def _write_new_file(path: Path, data: bytes) -> bool:

@@ -9,6 +9,7 @@ from tests.fuzz.targets.golden import Golden
 from tests.fuzz.targets.puzzle_lists import PublishedCsv, RawPuzzleList
 from tests.fuzz.targets.records import Records
 from tests.fuzz.targets.restored import Restored
+from tests.fuzz.targets.run_folders import RunFolders
 from tests.fuzz.targets.run_record import RunRecord
 from tests.fuzz.targets.states import States
 from tests.fuzz.targets.weights import Weights
@@ -24,6 +25,7 @@ def all_targets() -> list[Target]:
         Restored(),
         Weights(),
         RunRecord(),
+        RunFolders(),
         Configs(),
         Records(),
         Golden(),

@@ -114,9 +114,9 @@ def test_bad_options(options: list[str], expected: str, tmp_path: Path, capsys: 
 
 def test_bad_places(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert f"mkdir -p {tmp_path / 'no'}" in refused(tmp_path / "no" / "eval.csv", capsys)
-    assert "is not a regular file" in refused(tmp_path, capsys)
+    assert "is there, expected a file or a free name" in refused(tmp_path, capsys)
     os.mkfifo(tmp_path / "pipe")
-    assert "is not a regular file" in refused(tmp_path / "pipe", capsys)
+    assert "is there, expected a file or a free name" in refused(tmp_path / "pipe", capsys)
 
 
 def test_runs_from_elsewhere(tmp_path: Path) -> None:
