@@ -34,7 +34,9 @@ class FlagParser(argparse.ArgumentParser):
         words = [self._spelled(word) for word in (sys.argv[1:] if args is None else args)]
         self._refuse_key_values(words)
         for word in words[: words.index("--") if "--" in words else None]:
-            if word.startswith("--") and (flag := word.partition("=")[0]) not in self._option_string_actions:
+            flag = word.partition("=")[0]
+            # As argparse has it, words with a space in them are a value: --args "--epochs 3".
+            if flag.startswith("--") and " " not in flag and flag not in self._option_string_actions:
                 self.error(f"unknown flag {flag!r}{self._nearest(flag)}")
         parsed, unknown = self.parse_known_args(words, namespace)
         if unknown:

@@ -122,7 +122,7 @@ def test_row_is_the_row_that_evaluate_reports(
 ) -> None:
     monkeypatch.setenv("COLUMNS", "200")  # all panels side by side
     evaluate.main([f"checkpoint={run}/best.pt", "split=test", "save_outputs=[step_preds]", f"output={tmp_path}/e.json"])
-    arrays = np.load(run / "predictions_best_test_rows.npz")
+    arrays = np.load(run / "predictions_e.npz")
     capsys.readouterr()
     rows, row = arrays["row"], int(arrays["row"][20])
     assert row != 20, "rows are numbered as in the test set, of which some chose the checkpoint"

@@ -81,7 +81,7 @@ def assert_all_finite(folder: Path) -> int:
     """Scan every file of a run folder; returns how many states and weights were among them."""
     archives = 0
     for path in folder.rglob("*"):
-        if not path.is_file() or path.name in (".lock", "all_config.yaml", "git_diff.patch"):
+        if not path.is_file() or path.name in (".lock", "all_config.yaml", "git_diff.patch", "training_puzzles.npy"):
             continue
         if path.suffix == ".json":
             values: Any = strict_json(path.read_text())

@@ -160,7 +160,7 @@ class ProvenanceFile:
         self._write()
 
     def _earlier(self) -> dict[str, Any] | None:
-        if not self.path.exists():
+        if not os.path.lexists(self.path):  # a link in a loop does not "exist", and cannot be written over either
             return None
         try:
             record = read_json_object(self.path)
