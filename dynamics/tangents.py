@@ -5,7 +5,7 @@ fused attention has no forward derivative; under autocast tangents come back in 
 map returns no tangents at all. `TangentMap` turns each of these into one clear error at its first application.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -73,19 +73,42 @@ def push_tangents(
     return list(primal), list(pushed)
 
 
-class _LinearInTheState(TorchFunctionMode):
-    """Linear maps whose weights do not move: the tangent is the map of the tangent.
+_Operation = Callable[..., Any]
+_SUMS: tuple[_Operation, ...] = (torch.add, torch.Tensor.add, torch.Tensor.__add__, torch.Tensor.__radd__)
+# Operations by the operands of which they are linear functions while the others stand still.
+_LINEAR: dict[_Operation, tuple[int, ...]] = {
+    torch.nn.functional.linear: (0,),
+    **dict.fromkeys((torch.bmm, torch.mul, torch.Tensor.mul, torch.Tensor.__mul__, torch.Tensor.__rmul__), (0, 1)),
+    **dict.fromkeys((torch.div, torch.Tensor.div, torch.Tensor.__truediv__), (0,)),
+    **dict.fromkeys(_SUMS, (0, 1)),
+}
 
-    torch's own rule adds x @ 0 for the weights, a whole product that costs as much as the primal's.
+
+class _LinearInTheState(TorchFunctionMode):
+    """Operations of which one operand moves and that are linear in it: the tangent is the operation on the tangent.
+
+    torch's own rules add the other operand's part, x @ 0 or x * 0: for products a whole one that costs as much as the
+    primal's, else a detour through kernels in Python that costs more than a short product.
     """
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        if func is torch.nn.functional.linear and len(args) >= 2 and not kwargs:
-            primal, tangent = forward_ad.unpack_dual(args[0])
-            if tangent is not None and not any(_has_tangent(weight) for weight in args[1:]):
-                moved = torch.nn.functional.linear(tangent, args[1])
-                return forward_ad.make_dual(torch.nn.functional.linear(primal, *args[1:]), moved)
+        places = _LINEAR.get(func, ()) if not kwargs and len(args) >= 2 else ()
+        if places:
+            moving = [place for place, value in enumerate(args) if _has_tangent(value)]
+            if len(moving) == 1 and moving[0] in places:
+                return self._of_one(func, list(args), moving[0])
         return func(*args, **(kwargs or {}))
+
+    @staticmethod
+    def _of_one(func: _Operation, args: list[Any], place: int) -> Tensor:
+        """The dual number: an addend and a bias, which stands third, have no part in the tangent."""
+        operands = args[:2]
+        args[place], operands[place] = forward_ad.unpack_dual(args[place])
+        result = func(*args)
+        if func not in _SUMS:
+            return forward_ad.make_dual(result, func(*operands))
+        moved = operands[place].expand(result.shape).to(result.dtype, copy=True)  # what is written into one stays there
+        return forward_ad.make_dual(result, moved)
 
 
 class TangentMap:

@@ -31,17 +31,22 @@ def truncated_normal_(tensor: Tensor, std: float, generator: torch.Generator | N
     return nn.init.trunc_normal_(tensor, 0.0, sigma, -2 * sigma, 2 * sigma, generator=generator)
 
 
-def rms_norm(x: Tensor, eps: float) -> Tensor:
-    """Root-mean-square norm over the last axis without a gain; statistics in at least float32."""
-    wide = torch.promote_types(x.dtype, torch.float32)
-    return F.rms_norm(x.to(wide), (x.shape[-1],), eps=eps).to(x.dtype)
+def rms_norm(x: Tensor, eps: float, dim: int = -1) -> Tensor:
+    """Root-mean-square norm over an axis without a gain; statistics in at least float32.
+
+    Written out on a CPU, where `F.rms_norm` takes more passes over memory, and copies what lies in another order.
+    """
+    wide = x.to(torch.promote_types(x.dtype, torch.float32))
+    if x.device.type == "cpu" or dim != -1:
+        return (wide * torch.rsqrt(wide.square().mean(dim, keepdim=True) + eps)).to(x.dtype)
+    return F.rms_norm(wide, (x.shape[-1],), eps=eps).to(x.dtype)
 
 
-def residual_rms_norm(x: Tensor, y: Tensor, eps: float) -> Tensor:
+def residual_rms_norm(x: Tensor, y: Tensor, eps: float, dim: int = -1) -> Tensor:
     """`rms_norm(x + y)`."""
-    if cpu_bfloat16.is_used_for(x):
+    if cpu_bfloat16.is_used_for(x) and dim == -1:
         return cpu_bfloat16.residual_rms_norm(x, y, eps)
-    return rms_norm(x + y, eps)
+    return rms_norm(x + y, eps, dim)
 
 
 class CastedLinear(nn.Module):
@@ -61,6 +66,10 @@ class CastedLinear(nn.Module):
             return cpu_bfloat16.casted_linear(x, self.weight, self.cast)
         bias = None if self.bias is None else self.bias.to(x.dtype)
         return F.linear(x, self.weight.to(x.dtype), bias)
+
+    def from_left(self, x: Tensor) -> Tensor:
+        """The map over the second axis of x (B, in, D), as one product per row: (B, out, D), without a bias."""
+        return torch.bmm(self.weight.to(x.dtype).expand(x.shape[0], -1, -1), x)
 
 
 class CastedEmbedding(nn.Module):
@@ -137,6 +146,11 @@ class SwiGLU(nn.Module):
         gate, up = gate_up.chunk(2, dim=-1)
         return self.down_proj(F.silu(gate) * up)
 
+    def from_left(self, x: Tensor) -> Tensor:
+        """The same over the second axis of x (B, L, D), which stays as it lies in memory."""
+        gate, up = self.gate_up_proj.from_left(x).chunk(2, dim=1)
+        return self.down_proj.from_left(F.silu(gate) * up)
+
 
 class Block(nn.Module):
     """Post-norm block: x <- rms(x + mixer(x)), x <- rms(x + SwiGLU(x)).
@@ -159,12 +173,21 @@ class Block(nn.Module):
 
     def forward(self, x: Tensor, cos_sin: CosSin | None) -> Tensor:
         if self.mlp_t is not None:
-            by_channel = x.transpose(1, 2)
-            mixed = self.mlp_t(by_channel.to(self.dtype)).to(x.dtype)
-            x = residual_rms_norm(by_channel, mixed, self.eps).transpose(1, 2)
+            x = self._mix_tokens(x, self.mlp_t)
         elif self.self_attn is not None:
             x = residual_rms_norm(x, self.self_attn(x.to(self.dtype), cos_sin).to(x.dtype), self.eps)
         return residual_rms_norm(x, self.mlp(x.to(self.dtype)).to(x.dtype), self.eps)
+
+    def _mix_tokens(self, x: Tensor, mixer: SwiGLU) -> Tensor:
+        """On a CPU one product per row, since one large product would copy its transposed input, and its result.
+
+        Not in bfloat16, where large products gain more than copies cost, and not on a GPU.
+        """
+        if x.device.type == "cpu" and self.dtype is not torch.bfloat16:
+            return residual_rms_norm(x, mixer.from_left(x.to(self.dtype)).to(x.dtype), self.eps, dim=1)
+        by_channel = x.transpose(1, 2)
+        mixed = mixer(by_channel.to(self.dtype)).to(x.dtype)
+        return residual_rms_norm(by_channel, mixed, self.eps).transpose(1, 2)
 
 
 class Stack(nn.Module):

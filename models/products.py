@@ -6,6 +6,8 @@ own beside its network (`models/srm.py`).
 
 from dataclasses import dataclass
 
+import torch
+
 from models.config import ModelConfig
 
 
@@ -17,6 +19,7 @@ class Product:
         name: the parameter or the part of attention that it belongs to, and for gradients which one.
         left_transposed: the left operand lies in memory as (inner, rows), a weight gradient's `g.T @ x` for one.
         right_transposed: the right operand lies in memory as (columns, inner), as the weight of a linear map.
+        left_shared: all pairs have one and the same left matrix, a weight.
     """
 
     name: str
@@ -27,6 +30,7 @@ class Product:
     columns: int
     left_transposed: bool = False
     right_transposed: bool = False
+    left_shared: bool = False
 
     @property
     def flops(self) -> int:
@@ -34,9 +38,10 @@ class Product:
         return 2 * self.count * self.batch * self.rows * self.inner * self.columns
 
     @property
-    def shape(self) -> tuple[int, int, int, int, bool, bool]:
+    def shape(self) -> tuple[int, int, int, int, bool, bool, bool]:
         """What its time depends on: equal for products that only differ in name or count."""
-        return self.batch, self.rows, self.inner, self.columns, self.left_transposed, self.right_transposed
+        lies = self.left_transposed, self.right_transposed, self.left_shared
+        return self.batch, self.rows, self.inner, self.columns, *lies
 
 
 def total_flops(products: list[Product]) -> int:
@@ -52,6 +57,21 @@ def linear_products(
     if backward:
         weight = Product(f"{name} weight gradient", backward, 1, features_out, rows, features_in, left_transposed=True)
         products += [Product(f"{name} input gradient", backward, 1, rows, features_out, features_in), weight]
+    return products
+
+
+def products_from_left(
+    name: str, batch: int, features_in: int, features_out: int, columns: int, forward: int, backward: int
+) -> list[Product]:
+    """W @ x for each of `batch` rows, and W.T @ g, g @ x.T for its gradients; x is (in, columns)."""
+    products = [Product(name, forward, batch, features_out, features_in, columns, left_shared=True)]
+    if backward:
+        to_input = (batch, features_in, features_out, columns)
+        to_weight = (batch, features_out, columns, features_in)
+        products += [
+            Product(f"{name} input gradient", backward, *to_input, left_transposed=True, left_shared=True),
+            Product(f"{name} weight gradient", backward, *to_weight, right_transposed=True),
+        ]
     return products
 
 
@@ -73,14 +93,18 @@ def block_products(config: ModelConfig, batch_size: int, forward: int, backward:
     Both gradients of every product: autograd skips none, because the input embeddings are trained and so the first
     block's input has a gradient too. (With `freeze_weights` there would be no weight gradients.) The gradient of
     attention is that of its two products; kernels that make the scores anew in the backward pass multiply once more.
+    Token mixing as on a CPU, where it is one product per row but for bfloat16.
     """
     tokens = batch_size * config.total_len
     size, width = config.hidden_size, config.swiglu_width(config.hidden_size)
     products = []
     if config.mlp_t:
-        channels, mixed = batch_size * size, config.swiglu_width(config.total_len)
-        products += linear_products("mlp_t.gate_up_proj", channels, config.total_len, 2 * mixed, forward, backward)
-        products += linear_products("mlp_t.down_proj", channels, mixed, config.total_len, forward, backward)
+        length, mixed, passes = config.total_len, config.swiglu_width(config.total_len), (forward, backward)
+        for name, *features in (("mlp_t.gate_up_proj", length, 2 * mixed), ("mlp_t.down_proj", mixed, length)):
+            if config.dtype == torch.bfloat16:
+                products += linear_products(name, batch_size * size, *features, *passes)
+            else:
+                products += products_from_left(name, batch_size, *features, size, *passes)
     else:
         products += linear_products("self_attn.qkv_proj", tokens, size, 3 * size, forward, backward)
         products += _attention(config, batch_size, forward, backward)

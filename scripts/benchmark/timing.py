@@ -9,7 +9,7 @@ from torch import Tensor
 from analysis.timing import seconds_of, timed
 from models.products import Product
 
-Shape = tuple[int, int, int, int, bool, bool]
+Shape = tuple[int, int, int, int, bool, bool, bool]
 
 _SHORTEST_SAMPLE_SECONDS = 1e-3
 _INNER_CACHE_BYTES = 64 << 20
@@ -29,6 +29,8 @@ def operands(product: Product, dtype: torch.dtype, device: torch.device) -> tupl
         return tensor.mT if transposed else tensor
 
     left = stored(product.rows, product.inner, product.left_transposed)
+    if product.left_shared and leading:
+        left = left[:1].expand_as(left)
     right = stored(product.inner, product.columns, product.right_transposed)
     return left, right, torch.empty(*leading, product.rows, product.columns, dtype=dtype, device=device)
 

@@ -99,7 +99,7 @@ class ProductRecorder(TorchDispatchMode):
             self.seen[batch, frozenset((rows, right.shape[-1])), inner] += 1
             if left.ndim == 2:
                 transposed = (not part.is_contiguous() and part.t().is_contiguous() for part in (left, right))
-                self.layouts[1, rows, inner, right.shape[1], *transposed] += 1
+                self.layouts[1, rows, inner, right.shape[1], *transposed, False] += 1
         return func(*args, **(kwargs or {}))
 
 
@@ -162,9 +162,9 @@ def test_the_three_products_of_a_linear_map() -> None:
     forward = products["self_attn.qkv_proj"]
     assert forward == Product("self_attn.qkv_proj", 42, 1, rows, size, 3 * size, False, True)
     to_input = products["self_attn.qkv_proj input gradient"]
-    assert to_input.shape == (1, rows, 3 * size, size, False, False) and to_input.count == 14
+    assert to_input.shape == (1, rows, 3 * size, size, False, False, False) and to_input.count == 14
     to_weight = products["self_attn.qkv_proj weight gradient"]
-    assert to_weight.shape == (1, 3 * size, rows, size, True, False) and to_weight.count == 14
+    assert to_weight.shape == (1, 3 * size, rows, size, True, False, False) and to_weight.count == 14
 
 
 def test_training_costs_of_the_published_models() -> None:
