@@ -1,16 +1,21 @@
 """The benchmark of K trajectories: what is counted, what is refused, what is written. No assertion on time."""
 
+import itertools
 import json
+import subprocess
+import sys
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
-import torch
 
 from errors import UserError
 from scripts.benchmark import trajectories as benchmark_trajectories
 from scripts.benchmark.setup import compose_preset, data_shape
 from scripts.benchmark.trajectories import kinds, measure_times
 from scripts.record_sources import gathered
+from tests.helpers import ROOT
 
 TINY = {"device": "cpu", "global_batch_size": "2", "threads": "1", "arch.hidden_size": "16", "arch.num_heads": "2"}
 
@@ -31,13 +36,43 @@ def test_all_kinds_are_compared_at_equal_steps(preset: str) -> None:
     assert results["baseline_ce"]["over_baseline"]["median"] == 1.0
 
 
-def test_the_whole_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+@pytest.fixture
+def asked_processes(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> list[list[str]]:
+    """Commands of the processes that measure memory; this process does what each is told to."""
+    asked: list[list[str]] = []
+
+    def run_here(command: list[str], **_: Any) -> subprocess.CompletedProcess[str]:
+        asked.append(command)
+        code: object = 0
+        try:
+            benchmark_trajectories.main(command[2:])
+        except SystemExit as leaving:
+            code = leaving.code
+        assert isinstance(code, int)
+        return subprocess.CompletedProcess(command, code, *capsys.readouterr())
+
+    monkeypatch.setattr(benchmark_trajectories, "subprocess", SimpleNamespace(run=run_here))
+    return asked
+
+
+def test_the_whole_command(
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+    asked_processes: list[list[str]],
+) -> None:
+    # One MiB more at each look: the growth of every kind is known.
+    sizes = itertools.count(0, 1 << 20)
+    monkeypatch.setattr(benchmark_trajectories, "peak_memory", lambda: {"rss_bytes": next(sizes)})
     file = tmp_path / "trajectories.json"
     options = [word for key, value in TINY.items() if "." in key or key == "threads" for word in (f"{key}={value}",)]
-    benchmark_trajectories.main([
+    words = [
         "--preset", "smoke", "--batch-size", "2", "--device", "cpu", "--num-trajectories", "2", "--repeats", "1",
         "--json", str(file), "--set", *options,
-    ])  # fmt: skip
+    ]  # fmt: skip
+    benchmark_trajectories.main(words)
+    program = [sys.executable, str(ROOT / "scripts" / "benchmark" / "trajectories.py")]
+    assert asked_processes == [[*program, *words, "--memory-of", kind] for kind in kinds(2)]
     table = capsys.readouterr().out.splitlines()
     assert [line.split()[0] for line in table] == ["update", *kinds(2)]
     record = json.loads(file.read_text())
@@ -52,16 +87,17 @@ def test_the_whole_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -
     assert numbers[f"{what}: update (quartiles)"] == pytest.approx(1e3 * kind["seconds"]["median"], rel=1e-5)
     assert numbers[f"{what}: passes"] == kind["passes"]["trained"]
     for result in record["results"].values():
-        assert result["peak_memory"]["kind"] == "resident_growth" and result["peak_memory"]["bytes"] >= 0
+        assert result["peak_memory"] == {"kind": "resident_growth", "bytes": 1 << 20}
+    assert numbers[f"{what}: peak memory"] == numbers[f"{what}: peak memory over the clean unroll's"] == 1
 
 
 def test_memory_that_is_used_is_seen() -> None:
     """A larger batch takes more, by the measure that is taken in a process of its own."""
     sizes = []
-    for size in (2, 512):
+    for size in (2, 128):
         argv = ["--preset", "smoke", "--device", "cpu", "--batch-size", str(size), "--set", "arch.hidden_size=64"]
         sizes.append(benchmark_trajectories.memory_in_a_process_of_its_own(argv, "parallel_fixed")["bytes"])
-    hidden = 512 * 4 * 17 * 64 * 4  # one activation of all trajectories in float32
+    hidden = 128 * 4 * 17 * 64 * 4  # one activation of all trajectories in float32
     assert sizes[1] - sizes[0] > 2 * hidden
 
 
@@ -79,7 +115,10 @@ def test_mistakes(argv: list[str], words: str, capsys: pytest.CaptureFixture[str
     assert ending.value.code == 2 and words in capsys.readouterr().err
 
 
+@pytest.mark.usefixtures("asked_processes")
 def test_a_failed_process_is_one_line() -> None:
-    with pytest.raises(UserError, match="peak memory of baseline_ce could not be measured"):
+    """With the last line that it said."""
+    words = "peak memory of baseline_ce could not be measured: error: .*no_such_preset"
+    with pytest.raises(UserError, match=words) as caught:
         benchmark_trajectories.memory_in_a_process_of_its_own(["--preset", "no_such_preset"], "baseline_ce")
-    assert torch.get_num_threads() >= 1
+    assert len(str(caught.value).splitlines()) == 1
