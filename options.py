@@ -9,6 +9,7 @@ mistake that `Setting.range` raises, so that a new setting cannot be open by neg
 """
 
 import copy
+import functools
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import MISSING, Field, dataclass, field, fields, is_dataclass, make_dataclass
@@ -176,9 +177,15 @@ class Setting:
         return next((words for words in map(self.range.refusal, items) if words is not None), None)
 
 
+@functools.cache
+def _kinds(schema: type) -> dict[str, Any]:
+    """Types of the fields by name; a schema is walked many times, and its annotations are looked up once."""
+    return get_type_hints(schema)
+
+
 def settings_of(schema: type, prefix: str = "", role: str | None = None) -> Iterator[Setting]:
     """Every setting of a schema, sections included (before what they hold), in the order of declaration."""
-    kinds = get_type_hints(schema)
+    kinds = _kinds(schema)
     for item in fields(schema):
         kind = kinds[item.name]
         own_role = role or item.metadata.get("role")

@@ -120,10 +120,9 @@ class ProvenanceFile:
         """
         self.record = self._earlier() or {"schema_version": SCHEMA_VERSION, **session, "sessions": []}
         sessions = self.record["sessions"]
-        first = self._rehashed(self.record, digest)
         differences = session_differences(self._rehashed(sessions[-1], digest), session) if sessions else []
         # Configs and diffs are long and a run may be resumed many times, so only what changed is repeated.
-        same_config = bool(sessions) and session["config_hash"] == first["config_hash"]
+        same_config = bool(sessions) and session["config_hash"] == self._rehashed(self.record, digest)["config_hash"]
         same_diff = bool(sessions) and session["git"]["diff_sha256"] == self.record["git"].get("diff_sha256")
         entry = {key: value for key, value in session.items() if key not in ("config", "git", "datasets")}
         entry["git"] = {key: value for key, value in session["git"].items() if key != "diff"}

@@ -36,7 +36,7 @@ def merge_into_schema(raw: Mapping[Any, Any], schema: type) -> Any:
     valid = schema_keys(schema)
     _check_keys(raw, "", valid)
     try:
-        return OmegaConf.to_object(OmegaConf.merge(_structured(schema), dict(raw)))
+        return OmegaConf.to_object(OmegaConf.merge(_structured(schema), _changed(raw, _defaults(schema), "", valid)))
     except OmegaConfBaseException as error:
         key = (getattr(error, "full_key", None) or "").split("[", 1)[0]
         if key not in valid:
@@ -54,6 +54,24 @@ def merge_into_schema(raw: Mapping[Any, Any], schema: type) -> Any:
 def _structured(schema: type) -> Any:
     """The schema as OmegaConf sees it, made once: that takes more than half of a merge, which works on a copy of it."""
     return OmegaConf.structured(schema)
+
+
+@functools.cache
+def _defaults(schema: type) -> Any:
+    return OmegaConf.to_container(_structured(schema))
+
+
+def _changed(raw: Mapping[Any, Any], defaults: Any, prefix: str, valid: Mapping[str, Any]) -> dict[Any, Any]:
+    """What `raw` says beside the defaults: most of a merge is spent on nodes for values that stay as they are."""
+    changed = {}
+    for name, value in raw.items():
+        if is_dataclass(valid[f"{prefix}{name}"]) and isinstance(defaults[name], dict):
+            if inside := _changed(value, defaults[name], f"{prefix}{name}.", valid):
+                changed[name] = inside
+        # By text: 1, 1.0 and True are equal, as 0.0 and -0.0 are.
+        elif type(value) is not type(defaults[name]) or repr(value) != repr(defaults[name]):
+            changed[name] = value
+    return changed
 
 
 ABSENT = object()
