@@ -12,6 +12,7 @@ from analysis.figures import make_figure_bundle
 from analysis.figures.bundle_letter import answer
 from analysis.figures.bundle_sources import FIG3, FIG4, find_sources
 from analysis.figures.bundle_text import FIG1, FIG2
+from analysis.spectra import spectrum_over_runs
 from analysis.spectra.spectrum_files import SpectrumStore
 from analysis.spectra.spectrum_summary import write_summary
 from analysis.spectra.spectrum_table import SpectrumTable
@@ -48,7 +49,9 @@ def write(folder: Path, tables: list[SpectrumTable]) -> dict[str, Any]:
         "command": "python analysis/spectra/lyapunov_spectrum.py ...",
         "git": {"commit": "c0ffee", "dirty": False},
     }
-    return write_summary(folder, tables, burn_in=2, draws=200, seed=0, origin=origin)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(spectrum_over_runs, "DRAWS_OVER_RUNS", 100)  # these take most of the time
+        return write_summary(folder, tables, burn_in=2, draws=200, seed=0, origin=origin)
 
 
 @pytest.fixture(scope="module")

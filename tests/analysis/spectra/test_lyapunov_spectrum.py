@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from analysis.spectra import lyapunov_spectrum
+from analysis.spectra import lyapunov_spectrum, spectrum_over_runs
 from analysis.spectra.spectrum_files import read_arrays
 from tests.helpers import refused_line, train_here
 
@@ -21,6 +21,11 @@ def runs(sudoku6_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> list
     for seed in (0, 1):
         train_here("trm_att", sudoku6_folder, folder / f"seed{seed}", ["max_steps=2", f"seed={seed}"])
     return [folder / f"seed{seed}" / "best.pt" for seed in (0, 1)]
+
+
+@pytest.fixture(autouse=True)
+def few_draws_over_runs(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(spectrum_over_runs, "DRAWS_OVER_RUNS", 100)
 
 
 def run(checkpoints: list[Path], out: Path, *options: str) -> None:

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from scipy.stats import mannwhitneyu
 
+from analysis.spectra import spectrum_over_runs
 from analysis.spectra.spectrum_over_runs import paired_differences, statistics_over_runs
 from analysis.spectra.spectrum_summary import finite, run_statistics
 from analysis.spectra.spectrum_table import SpectrumTable, Window
@@ -94,12 +95,14 @@ def test_estimator(one: SpectrumTable) -> None:
     assert between_tangents["standard_deviation"] == pytest.approx(0.1 / np.sqrt(2))  # of one of the two
 
 
-def test_runs_of_one_network_together() -> None:
+def test_runs_of_one_network_together(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(spectrum_over_runs, "DRAWS_OVER_RUNS", 100)
     tables = [table("a", "TRM-att", 0), table("b", "TRM-att", 1), table("c", "HRM", 2)]
     joint = statistics_over_runs(tables, burn_in=2, seed=0)
     assert list(joint) == ["TRM-att", "HRM"] and joint["TRM-att"]["runs"] == ["a", "b"]
     areas = [area(of_run.exponents(of_run.whole(2))[:, 0], of_run.failed) for of_run in tables[:2]]
     assert joint["TRM-att"]["lambda1"]["auroc"]["values"] == pytest.approx(areas)
+    assert joint["TRM-att"]["lambda1"]["auroc"]["draws"] == 100
     assert "not included" in joint["HRM"]["lambda1"]["auroc"]["speaks_of"]
 
 
