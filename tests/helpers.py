@@ -79,6 +79,12 @@ def tiny_config(arch: str, data: Path | str, folder: Path | str, options: Sequen
     return resolve(raw)
 
 
+def compose_tiny_configs() -> None:
+    """What `tiny_config` needs of Hydra, so that processes forked from this one have it."""
+    for arch in ARCHITECTURES:
+        _composed(arch)
+
+
 @functools.lru_cache
 def _composed(arch: str) -> dict[str, Any]:
     raw = config_to_dict(compose_config(tiny_overrides(arch), require_data=False))
@@ -145,7 +151,7 @@ class ForkedPretrain:
 
 
 class PretrainServer:
-    """Forks `pretrain.py` processes from one that has imported everything and computed nothing.
+    """Forks `pretrain.py` processes from one that has imported everything, read the settings and computed nothing.
 
     Each is a process of its own from its first tensor on, started in hundredths of a second.
     """
@@ -194,6 +200,7 @@ def serve() -> None:
     import scipy.stats  # noqa: F401 - what a run imports late, imported once here
     import torch._dynamo  # noqa: F401 - by the first optimizer step
 
+    compose_config(tiny_overrides("trm_att"), require_data=False)  # what the schema is made into, once for all
     for line in sys.stdin:
         message = json.loads(line)
         if "wait" in message:

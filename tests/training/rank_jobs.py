@@ -16,7 +16,7 @@ from torch import Tensor
 
 from errors import UserError
 from evaluate import Options, evaluate_checkpoint
-from tests.helpers import tiny_config
+from tests.helpers import compose_tiny_configs, tiny_config
 from tests.models.small import small_batch, small_model
 from tests.training.judges.toys import ROOM
 from training import distributed
@@ -44,6 +44,9 @@ from training.storage.checkpoint import load_state, save_state
 from training.update import NonFiniteError
 
 Record = dict[str, Any]
+
+# Before ranks are forked: composing the settings of a tiny run takes longer than an update of it.
+compose_tiny_configs()
 
 # 40 slots: 2 ranks, 5 slices, and both. The q head is made lively below, so that slots halt by it.
 UPDATE_OPTIONS = (

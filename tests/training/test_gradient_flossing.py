@@ -295,6 +295,7 @@ def test_flossing_alone_lowers_its_loss(sudoku6_folder: Path, tmp_path: Path) ->
 def test_stop_and_go_on(arch: str, mode: str, sudoku6_folder: Path, tmp_path: Path) -> None:
     """Cut inside the first updates and behind them: every tensor of the state, every logged number, all weights."""
     options = [f"floss.mode={mode}", "floss.k=2", "floss.rows=3", "floss.pre_steps=5", "floss.every=3"]
+    options.append("arch.L_cycles=1")  # no fewer updates, only shorter ones
     whole, parts = tmp_path / "whole", tmp_path / "parts"
     for folder, step in ((whole, 14), (parts, 3), (parts, 9), (parts, 14)):
         train_here(arch, sudoku6_folder, folder, [*options, "log_interval=4", f"max_steps={step}"])
