@@ -99,12 +99,12 @@ def block_products(config: ModelConfig, batch_size: int, forward: int, backward:
     size, width = config.hidden_size, config.swiglu_width(config.hidden_size)
     products = []
     if config.mlp_t:
-        length, mixed, passes = config.total_len, config.swiglu_width(config.total_len), (forward, backward)
-        for name, *features in (("mlp_t.gate_up_proj", length, 2 * mixed), ("mlp_t.down_proj", mixed, length)):
+        length, mixed = config.total_len, config.swiglu_width(config.total_len)
+        for name, inner, outer in (("mlp_t.gate_up_proj", length, 2 * mixed), ("mlp_t.down_proj", mixed, length)):
             if config.dtype == torch.bfloat16:
-                products += linear_products(name, batch_size * size, *features, *passes)
+                products += linear_products(name, batch_size * size, inner, outer, forward, backward)
             else:
-                products += products_from_left(name, batch_size, *features, size, *passes)
+                products += products_from_left(name, batch_size, inner, outer, size, forward, backward)
     else:
         products += linear_products("self_attn.qkv_proj", tokens, size, 3 * size, forward, backward)
         products += _attention(config, batch_size, forward, backward)

@@ -39,12 +39,42 @@ def moving_bias(z: Tensor) -> Tensor:
     return F.linear(z, WEIGHT, z.mean(dim=(0, 1)) * 0 + BIAS) if z.ndim == 3 else z
 
 
+def sums_and_products_with_constants(z: Tensor) -> Tensor:
+    scaled = 2 * (z * INPUT) / (1 + INPUT**2) + torch.bmm(WEIGHT[:L, :L].expand(B, L, L), z / 3)
+    return INPUT[:1] * scaled.sin() + INPUT + 1.5
+
+
+def divisor_moves(z: Tensor) -> Tensor:
+    return INPUT / (2 + z.cos()) - torch.bmm(z, WEIGHT.expand(B, D, D))
+
+
+def broadcast_operands(z: Tensor) -> Tensor:
+    return z[:, :1] + INPUT + z[:, :1] * INPUT
+
+
+def sum_written_into(z: Tensor) -> Tensor:
+    moved = z + INPUT
+    return moved.mul_(3) + z
+
+
 def moving_weight(z: Tensor) -> Tensor:
     return torch.stack([F.linear(one, WEIGHT + one.T @ one) for one in z])
 
 
 @pytest.mark.parametrize(
-    "advance", [with_bias, without_bias, named_arguments, of_a_constant, moving_bias, moving_weight]
+    "advance",
+    [
+        with_bias,
+        without_bias,
+        named_arguments,
+        of_a_constant,
+        moving_bias,
+        moving_weight,
+        sums_and_products_with_constants,
+        divisor_moves,
+        broadcast_operands,
+        sum_written_into,
+    ],
 )
 def test_tangents_are_those_of_the_jacobian(advance) -> None:  # type: ignore[no-untyped-def]
     z, tangents = draw(B, L, D, seed=4), draw(K, B, L, D, seed=5)
