@@ -47,7 +47,7 @@ from training.distributed import World, start_world
 from training.evaluation.answering import Evaluator
 from training.evaluation.evaluation_report import measure, select_rows, training_label_counts
 from training.evaluation.evaluators import OUTPUTS, OutputRecorder, check_outputs
-from training.evaluation.result_files import dtype_parts, report_path
+from training.evaluation.result_files import KEPT, dtype_parts, kept_beside, predictions_file, report_path
 from training.evaluation.rollout_report import RolloutEvaluator
 from training.inference.choose import check_inference, keeps_steps, mode_parts, planned_passes
 from training.inference.stability import ProbeSettings
@@ -102,17 +102,40 @@ def check_options(options: Options) -> None:
     refuse_awaited(options.evaluators)
 
 
-def result_name(options: Options, checkpoint: Checkpoint, dtype: Sequence[str]) -> str:
-    """What the files of an evaluation are called: the weights, and every way in which it is not the full default one.
+def asked_of(options: Options, checkpoint: Checkpoint, dtype: Sequence[str]) -> dict[str, list[str]]:
+    """Every way in which an evaluation is not the full default one, in words, by what they are about.
 
     dtype: what is said of that, nothing for the run's.
     """
-    parts = [checkpoint.name, *(Path(path).resolve().name for path in options.data_paths_test)]
-    parts += [] if options.split == "all" else [f"{options.split}_rows"]
-    parts += [] if options.max_test_rows is None else [f"first{options.max_test_rows}"]
+    rows = [] if options.split == "all" else [f"{options.split}_rows"]
+    rows += [] if options.max_test_rows is None else [f"first{options.max_test_rows}"]
     if options.validation_size not in (None, checkpoint.config.validation_size):
-        parts.append(f"validation{options.validation_size}")
-    return "_".join([*parts, *dtype, *mode_parts(options.eval), *name_parts(options.evaluators)])
+        rows.append(f"validation{options.validation_size}")
+    return {
+        "data": [Path(path).resolve().name for path in options.data_paths_test],
+        "rows": rows,
+        "dtype": list(dtype),
+        "inference": mode_parts(options.eval),
+        "evaluators": name_parts(options.evaluators),
+    }
+
+
+def result_name(asked: Mapping[str, Sequence[str]], checkpoint: Checkpoint) -> str:
+    """What the files of an evaluation are called: the weights, and all that is asked for."""
+    return "_".join([checkpoint.name, *(word for words in asked.values() for word in words)])
+
+
+def planned_files(options: Options, result: str, kinds: Sequence[str], processes: int) -> dict[str, dict[str, Any]]:
+    """What may be written beside the report, as `kept_beside` takes it. kinds: of rows."""
+    planned: dict[str, dict[str, Any]] = {f"evaluation_{result}": {"processes": processes}}  # the judges' folder
+    if Rollouts.of(options.eval).in_use:
+        planned[f"evaluation_{result}.npz"] = {"processes": 1}
+    if options.save_outputs:
+        share = {"arrays": list(dict.fromkeys(options.save_outputs)), "processes": processes}
+        for kind in kinds:
+            for rank in range(processes):
+                planned[predictions_file(result, kind, options.split, rank, processes)] = share
+    return planned
 
 
 def evaluate_checkpoint(options: Options, world: World) -> dict[str, Any]:
@@ -143,16 +166,26 @@ def evaluate_checkpoint(options: Options, world: World) -> dict[str, Any]:
                 f"{sets[0].root} has {metadata.seq_len} and {metadata.vocab_size}: one model "
                 "reads one shape, evaluate them one at a time"
             )
-    result = result_name(options, checkpoint, dtype_parts(checkpoint, options.dtype, metadata, device))
+    asked = asked_of(options, checkpoint, dtype_parts(checkpoint, options.dtype, metadata, device))
+    result = result_name(asked, checkpoint)
     folder = checkpoint.path.parent
     tested = dict.fromkeys((puzzle_set.folder, puzzle_set.split) for puzzle_set in sets)
-    datasets = [fingerprint(data, split) for data, split in tested]
-    path = report_path(folder / f"evaluation_{result}.json", options.output, datasets)
+    identity: dict[str, Any] = {
+        "checkpoint_sha256": checkpoint.sha256,
+        "run_settings": config_hash(
+            replace(checkpoint.config, data_paths=[], data_paths_test=[])
+        ),  # not where data lie
+        "datasets": [fingerprint(data, split) for data, split in tested],
+        "asked": asked,
+    }
+    path = report_path(folder / f"evaluation_{result}.json", options.output, identity)
     if options.output is not None:  # what is kept beside a report is called as the report is
         result = path.stem.removeprefix("evaluation_")
-    asked = Rollouts.of(options.eval)
-    if asked.in_use:
-        prepare_rollouts(asked, config, device)
+    kinds = [selection.kind for selection in selections]
+    kept = kept_beside(folder, path, planned_files(options, result, kinds, world.size))
+    noisy = Rollouts.of(options.eval)
+    if noisy.in_use:
+        prepare_rollouts(noisy, config, device)
     model = restore_model(replace(checkpoint, config=config), metadata, device)
     if world.is_main:
         num_rows = sum(len(selection.rows) for selection in selections)
@@ -160,17 +193,17 @@ def evaluate_checkpoint(options: Options, world: World) -> dict[str, Any]:
     session = collect_provenance({}, device=device)
     record: dict[str, Any] = {
         "checkpoint": checkpoint.path.name,
-        "checkpoint_sha256": checkpoint.sha256,
+        **identity,
         "command": ("python " + shlex.join(sys.argv)).replace(str(Path.home()), "~"),
         "git": {key: value for key, value in session["git"].items() if key in ("commit", "dirty")},
         "config_hash": config_hash(config),
-        "datasets": datasets,
         "seed": config.seed,
         "num_params": count_parameters(model),
         "device": device.type,
         "dtype": dtype_name(resolve_dtype(config.dtype, device)),
         "world_size": world.size,
         **{name: session[name] for name in ("cpu", "gpu", "num_threads")},
+        KEPT: kept,
         "results": [],
     }
     judging = Judging(options.evaluators)
@@ -180,14 +213,12 @@ def evaluate_checkpoint(options: Options, world: World) -> dict[str, Any]:
         prefix = f"{selection.kind}/" if len(distinct) == 1 else f"{number}_{selection.kind}/"
         outputs = rollouts = None
         if options.save_outputs:
-            apart = "_validation" if selection.kind == "validation" and options.split == "all" else ""
-            rank = f".{world.rank}" if world.size > 1 else ""
-            file = f"predictions_{result}{apart}{rank}.npz"
+            file = predictions_file(result, selection.kind, options.split, world.rank, world.size)
             set_number = distinct.index((selection.puzzle_set.root, selection.puzzle_set.set_name))
             outputs = OutputRecorder(options.save_outputs, file, set_number if len(distinct) > 1 else None)
-        if asked.in_use:
+        if noisy.in_use:
             steps = options.eval.max_steps or model.config.halt_max_steps
-            rollouts = RolloutEvaluator(asked, steps, model.config, f"evaluation_{result}.npz", prefix)
+            rollouts = RolloutEvaluator(noisy, steps, model.config, f"evaluation_{result}.npz", prefix)
         judges = judging.build(selection.puzzle_set, selection.rows)
         found, lines = measure(
             model,
@@ -212,14 +243,15 @@ def evaluate_checkpoint(options: Options, world: World) -> dict[str, Any]:
                 keepers[keeper.file] = keeper
         if world.is_main:
             say(*lines, flush=True)
+    with world.together():  # the report first: what stands beside it is never of nobody knows what
+        if world.is_main:
+            write_record(path, record | evaluation_entry(record))
     with writing(folder, "free some space"):
         writing_here = [keeper for keeper in keepers.values() if world.is_main or keeper.keeps_shares]
         written = [file for keeper in writing_here for file in keeper.files(folder)]
         written += judging.files(lambda label: folder / f"evaluation_{result}" / label, world)
     for file_written in written:
         say(f"written: {file_written}")
-    if world.is_main:
-        write_record(path, record | evaluation_entry(record))
     return record
 
 

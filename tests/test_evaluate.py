@@ -155,7 +155,7 @@ def test_prefixes_and_official_settings(run: Path, sudoku6_folder: Path) -> None
     arch["forward_dtype"] = "float32"
     official = {"arch": arch, "data_paths": [str(sudoku6_folder)], "global_batch_size": 8, "validation_size": 8}
     (run / "all_config.yaml").write_text(yaml.safe_dump(official))
-    for own in ("weights.json", "training_puzzles.npy"):
+    for own in ("weights.json", "training_puzzles.npy", "evaluation_best.json"):
         (run / own).unlink()
     for result in plain:
         result["known"] |= {"training": None, "up_to_symmetry": False, "chose": 0}
@@ -191,8 +191,14 @@ def test_stepwise_is_the_official_inference(trained: Path, sudoku6_folder: Path)
         ),
         (["checkpoint={run}/best.pt", "chekpoint=1"], "nearest valid key is 'checkpoint'"),
         (["checkpoint={run}/best.pt", "save_outputs=[everything]"], "'everything' is none of inputs"),
-        (["checkpoint={run}/best.pt", "eval.max_steps=0"], "option 'eval.max_steps': found 0, expected at least 1"),
-        (["checkpoint={run}/best.pt", "eval.vote.views=-1"], "option 'eval.vote.views': found -1, expected at least 1"),
+        (
+            ["checkpoint={run}/best.pt", "eval.max_steps=0"],
+            "option 'eval.max_steps': found 0, expected a number",
+        ),
+        (
+            ["checkpoint={run}/best.pt", "eval.vote.views=-1"],
+            "option 'eval.vote.views': found -1, expected a number",
+        ),
         (["checkpoint={run}/best.pt", "eval.max_step=2"], "nearest valid key is 'eval.max_steps'"),
         (["checkpoint={run}/best.pt", "eval=3"], "cannot read 'eval=3': expected keys such as 'eval.max_steps'"),
         (["checkpoint={run}/best.pt", "eval.adaptive_halt=maybe"], "adaptive_halt': found 'maybe', expected bool"),

@@ -7,17 +7,20 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 
 import evaluate
 from dataset.build_sudoku_dataset import main as build
-from evaluate import Options, result_name
+from errors import UserError
+from evaluate import Options, asked_of, result_name
 from files import file_sha256
 from options import REQUIRED, Choices, settings_of
 from tests.helpers import newest_report, refused_line, train_here
-from training.evaluation.result_files import dtype_parts
+from training.evaluation.result_files import dtype_parts, kept_beside
 from training.settings.checks import value_of
+from training.storage.weights import load_weights
 from training.trained_model import Checkpoint, open_checkpoint, recorded_metadata
 
 # They decide where the network is, what else is written and where, or how rows are cut into batches.
@@ -79,7 +82,7 @@ def named(options: Options, checkpoint: Checkpoint) -> str:
     metadata = recorded_metadata(checkpoint)
     assert metadata is not None
     dtype = dtype_parts(checkpoint, options.dtype, metadata, torch.device("cpu"))
-    return result_name(options, checkpoint, dtype)
+    return result_name(asked_of(options, checkpoint, dtype), checkpoint)
 
 
 def test_every_option_that_changes_results_is_in_the_name(trained: Path) -> None:
@@ -164,3 +167,114 @@ def test_what_is_kept_beside_a_report_is_called_as_it_is(run: Path, tmp_path: Pa
         report = json.loads((tmp_path / f"{name}.json").read_text())
         assert report["checkpoint_sha256"] == file_sha256(run / "best.pt")
     assert {path.name for path in run.glob("predictions_*")} >= {"predictions_a.npz", "predictions_b.npz"}
+
+
+def files_of(run: Path) -> dict[Path, bytes]:
+    return {path: path.read_bytes() for path in run.rglob("*") if path.is_file()}
+
+
+def refused_keeping(capsys: pytest.CaptureFixture[str], run: Path, words: list[str]) -> str:
+    """The line of a refusal before anything was measured, after which every file is as it was."""
+    before = files_of(run)
+    line = refused_line(capsys, evaluate.main, [*words, "device=cpu"])
+    assert files_of(run) == before
+    return line
+
+
+def test_fewer_arrays_replace_no_file(run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    plain = [f"checkpoint={run}/best.pt"]
+    evaluate.main([*plain, "device=cpu", "save_outputs=[inputs,preds]"])
+    line = refused_keeping(capsys, run, [*plain, "save_outputs=[labels,preds]"])
+    assert "predictions_best.npz also keeps inputs: give save_outputs=[inputs,preds,labels]" in line
+    assert "output=FILE.json" in line
+    before = files_of(run)
+    evaluate.main([*plain, "device=cpu"])  # a new report of the same; the arrays stay, and it still knows them
+    assert all(files_of(run)[path] == data for path, data in before.items() if path.suffix == ".npz")
+    refused_keeping(capsys, run, [*plain, "save_outputs=[preds]"])
+    evaluate.main([*plain, "device=cpu", "save_outputs=[inputs,preds,labels]"])
+    with np.load(run / "predictions_best.npz") as file:
+        assert {"inputs", "preds", "labels", "row"} == set(file)
+    evaluate.main([*plain, "device=cpu", "save_outputs=[row]", f"output={tmp_path}/x.json"])
+
+
+def test_other_weights_replace_no_report(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Weights exchanged under one name, and two files whose names differ in nothing that a report is called by."""
+    shutil.copyfile(run / "best.pt", run / "x.pt")
+    evaluate.main([f"checkpoint={run}/x.pt", "device=cpu", "save_outputs=[preds]"])
+    (run / "weights.json").unlink()
+    torch.save({key: value + 1 for key, value in load_weights(run / "x.pt").items()}, run / "x")
+    line = refused_after_warning(capsys, [f"checkpoint={run}/x", "device=cpu"])
+    assert "evaluation_x.json reports on other weights of that name: move it away, or" in line
+    (run / "x").replace(run / "x.pt")
+    assert "other weights" in refused_after_warning(capsys, [f"checkpoint={run}/x.pt", "device=cpu"])
+    (run / "evaluation_x.json").unlink()
+    line = refused_after_warning(capsys, [f"checkpoint={run}/x.pt", "device=cpu", "save_outputs=[preds]"])
+    assert "predictions_x.npz is there, and" in line and "evaluation_x.json does not say of what" in line
+
+
+def refused_after_warning(capsys: pytest.CaptureFixture[str], words: list[str]) -> str:
+    capsys.readouterr()
+    with pytest.raises(SystemExit) as leaving:
+        evaluate.main(words)
+    warning, line = capsys.readouterr().err.splitlines()
+    assert leaving.value.code == 2 and "weights.json" in warning
+    return line
+
+
+def test_settings_changed_beside_the_weights_replace_no_report(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (run / "weights.json").unlink()
+    evaluate.main([f"checkpoint={run}/best.pt", "device=cpu"])
+    settings = run / "all_config.yaml"
+    settings.write_text(settings.read_text().replace("H_cycles: 2", "H_cycles: 1"))
+    assert "H_cycles: 1" in settings.read_text()
+    line = refused_after_warning(capsys, [f"checkpoint={run}/best.pt", "device=cpu"])
+    assert "evaluation_best.json reports on other settings beside the weights: move" in line
+
+
+@pytest.mark.parametrize(
+    ("folder", "first", "then"),
+    [
+        ("validation", "save_outputs=[preds]", "save_outputs=[preds]"),
+        ("first2", "max_test_rows=2", ""),
+        ("validation_rows", "split=validation", ""),
+        ("steps5", "eval.max_steps=5", ""),
+    ],
+)
+def test_a_folder_called_like_a_part_of_a_name(
+    folder: str, first: str, then: str, run: Path, sudoku4_folder: Path, tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:  # fmt: skip
+    """Of the very same data, so that only what is asked differs; in both orders."""
+    plain, data = [f"checkpoint={run}/best.pt"], shutil.copytree(sudoku4_folder, tmp_path / folder)
+    one, other = [*plain, first], [*plain, f"data_paths_test=[{data}]", *([then] if then else [])]
+    for number, (earlier, later) in enumerate(((one, other), (other, one))):
+        there = shutil.copytree(run, tmp_path / f"run{number}")
+        earlier, later = ([word.replace(str(run), str(there)) for word in words] for words in (earlier, later))
+        evaluate.main([*earlier, "device=cpu"])
+        assert "move it away, or name another report" in refused_keeping(capsys, there, later)
+
+
+def test_two_reports_of_one_file_name_share_no_predictions(
+    run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for name in ("a", "b"):
+        (tmp_path / name).mkdir()
+    words = [f"checkpoint={run}/best.pt", "save_outputs=[preds]", f"output={tmp_path}/a/x.json"]
+    for _ in range(2):
+        evaluate.main([*words, "device=cpu"])
+    line = refused_keeping(capsys, run, [*words[:2], "max_test_rows=2", f"output={tmp_path}/b/x.json"])
+    assert "predictions_x.npz is there" in line
+    assert "reports on what other options ask" in refused_keeping(capsys, run, [*words, "max_test_rows=2"])
+
+
+def test_shares_of_other_processes_are_not_mixed(tmp_path: Path) -> None:
+    """Two files of four processes would be replaced by those of two, whose rows stand in the other two as well."""
+    report = tmp_path / "evaluation_best.json"
+    shares = {f"predictions_best.{rank}.npz": {"arrays": ["preds"], "processes": 4} for rank in range(4)}
+    report.write_text(json.dumps({"kept": kept_beside(tmp_path, report, shares)}))
+    for name in shares:
+        (tmp_path / name).touch()
+    assert kept_beside(tmp_path, report, shares) == shares
+    two = {name: {"arrays": ["preds"], "processes": 2} for name in list(shares)[:2]}
+    with pytest.raises(UserError, match="keeps the rows of one among 4 processes, now there are 2"):
+        kept_beside(tmp_path, report, two)

@@ -1,8 +1,9 @@
 """Names of the files that evaluations write: equal only where the results are."""
 
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -14,6 +15,17 @@ from training.devices import dtype_name, resolve_dtype
 from training.setup import model_config
 from training.storage.run_folder import ALL_CONFIG, FIXED_NAMES
 from training.trained_model import Checkpoint
+
+KEPT = "kept"  # entry of a report: the files beside it, by name
+# Entries of a report that say what it is of, and what a report is said to be of where one differs.
+_OTHER = {
+    "checkpoint_sha256": "other weights of that name",
+    "run_settings": "other settings beside the weights",
+    "datasets": "other data of that name",
+    "asked": "what other options ask",
+}
+_AGAIN = "remove it to make it again"
+_WAYS_OUT = "move it away, or name another report with output=FILE.json"
 
 
 def dtype_parts(checkpoint: Checkpoint, asked: str | None, metadata: PuzzleMetadata, device: torch.device) -> list[str]:
@@ -36,23 +48,58 @@ def dtype_parts(checkpoint: Checkpoint, asked: str | None, metadata: PuzzleMetad
     return [now["layers"] if now["states"] == now["layers"] else f"{now['layers']}-states-{now['states']}"]
 
 
-def report_path(own: Path, output: str | None, datasets: Sequence[str]) -> Path:
+def report_path(own: Path, output: str | None, of: Mapping[str, Any]) -> Path:
     """Where a report goes: `output`, else its own place.
 
     Errors: `UserError` where `output` is how another evaluation of these weights is called, is no place for a file or
-    that of a file which is no report, and where a report of this name is there and is of other data, whose folder is
-    called alike. datasets: fingerprints.
+    that of a file which is no report, and where a report is there that is of anything else than this one.
+    of: entries of a report that are equal where it reports on the same.
     """
     path = own if output is None else Path(output)
     if output is not None:
         _check_output(path)
     if path.name.startswith("evaluation_") and path.resolve().parent == own.resolve().parent and path.name != own.name:
         raise UserError(f"output={output}: so is another evaluation called; this one is {own.name}")
-    if own.exists():
-        earlier = json_object_or_refuse(own, "remove it to make it again").get("datasets")
-        if earlier != list(datasets):
-            raise UserError(f"{own} reports on other data of that name: move it away, or rename the data's folder")
+    if path.exists():
+        earlier = json_object_or_refuse(path, _AGAIN)
+        # A report of earlier code that lacks an entry is of who knows what.
+        other = [words for name, words in _OTHER.items() if earlier.get(name) != of[name]]
+        if other:
+            raise UserError(f"{path} reports on {' and '.join(other)}: {_WAYS_OUT}")
     return path
+
+
+def predictions_file(name: str, kind: str, split: str, rank: int, processes: int) -> str:
+    """What the file of the answers to rows of a kind is called; of several processes each has one, of its share."""
+    apart = "_validation" if kind == "validation" and split == "all" else ""
+    return f"predictions_{name}{apart}{f'.{rank}' if processes > 1 else ''}.npz"
+
+
+def kept_beside(folder: Path, report: Path, planned: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
+    """What will stand beside a report when `planned` is written: with what an earlier one of it has left there.
+
+    Args:
+        planned: the files in `folder`, by name: `arrays` that one keeps, `processes` that share its rows.
+    Errors: `UserError` where a file is there that is of another evaluation, or keeps what the new one would not.
+    """
+    earlier: Any = json_object_or_refuse(report, _AGAIN).get(KEPT) if report.exists() else None
+    entries = earlier.items() if isinstance(earlier, dict) else ()
+    known = {name: entry for name, entry in entries if isinstance(entry, dict) and os.path.lexists(folder / name)}
+    for name in (name for name in planned if os.path.lexists(folder / name)):
+        if name not in known:
+            raise UserError(f"{folder / name} is there, and {report} does not say of what: {_WAYS_OUT}")
+        before, now = known[name], planned[name]
+        arrays = list(map(str, before.get("arrays") or ()))
+        lost = [array for array in arrays if array not in now["arrays"]]
+        if lost:
+            both = ",".join(dict.fromkeys([*arrays, *now["arrays"]]))
+            raise UserError(f"{folder / name} also keeps {', '.join(lost)}: give save_outputs=[{both}], or {_WAYS_OUT}")
+        if before.get("processes") != now["processes"]:
+            raise UserError(
+                f"{folder / name} keeps the rows of one among {before.get('processes')} processes, now there are "
+                f"{now['processes']}: {_WAYS_OUT}"
+            )
+    return {**known, **planned}
 
 
 def _check_output(path: Path) -> None:

@@ -243,7 +243,7 @@ def test_longer_rollouts(runs: dict[str, Path]) -> None:
 
 BAD = {
     f"{STARTS}.site=z_Q": f"option '{STARTS}.site': found 'z_Q', expected one of: z_H, z_L, both",
-    f"{STARTS}.starts=0": f"option '{STARTS}.starts': found 0, expected at least 1",
+    f"{STARTS}.starts=0": f"option '{STARTS}.starts': found 0, expected a number from 1",
     f"{STARTS}.sigma=[-1e-3]": f"option '{STARTS}.sigma': found [-0.001], expected 0 or more",
     f"{STARTS}.sigma=[.inf]": f"option '{STARTS}.sigma': found [inf], expected a finite number",
     f"{STARTS}.sigma=[0.001,1e-3]": f"option '{STARTS}.sigma': found 0.001, 0.001, expected each noise scale once",
