@@ -243,7 +243,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--output-dir", type=Path, default=ROOT / "docs" / "pictures", metavar="DIR")
     folder = make_folder(parser.parse_args(argv).output_dir)
     imports = suite_imports()
-    save_picture(draw(imports), folder / "architecture", caption=as_text(imports), formats=("png",))
+    picture = folder / "architecture"
+    save_picture(draw(imports), picture, caption=as_text(imports), formats=("png",), generated=True)
     say(*as_text(imports).split("\n"))
     sys.exit(any(points_backwards(item) for item in imports))
 

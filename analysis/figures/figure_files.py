@@ -2,6 +2,7 @@
 
 import csv
 import io
+import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -14,8 +15,9 @@ import matplotlib.pyplot as plt
 from matplotlib.figure import Figure
 from matplotlib.ticker import PercentFormatter
 
+from analysis.figures.kept_edits import put
 from dataset.plain_data import json_bytes
-from errors import UserError, writing
+from errors import UserError, say, writing
 from training.storage.atomic_file import write_bytes_atomically
 
 # After Okabe and Ito (2008), green and red darkened: they differ in lightness too, and are read as text.
@@ -57,14 +59,19 @@ def share_axis(axes: Any, *, whole: bool = False) -> None:
         line.set_in_layout(False)  # an unclipped line takes room, even one without points
 
 
-def save_figure(figure: Figure, stem: Path, formats: Sequence[str] = ("png", "pdf", "svg")) -> list[Path]:
-    """Write `<stem>.<format>` for each format; the same figure gives the same bytes. Errors: `UserError`."""
+def save_figure(
+    figure: Figure, stem: Path, formats: Sequence[str] = ("png", "pdf", "svg"), *, generated: bool = False
+) -> list[Path]:
+    """Write `<stem>.<format>` for each format; the same figure gives the same bytes. Errors: `UserError`.
+
+    generated: nobody edits it, whatever is there is replaced.
+    """
     paths = []
     for kind in formats:
         buffer = io.BytesIO()
         with matplotlib.rc_context(STYLE):
             figure.savefig(buffer, format=kind, metadata=_NO_METADATA[kind], bbox_inches="tight")
-        paths.append(_write(stem.with_name(f"{stem.name}.{kind}"), buffer.getvalue()))
+        paths.append(_write(stem.with_name(f"{stem.name}.{kind}"), buffer.getvalue(), generated))
     return paths
 
 
@@ -76,28 +83,33 @@ def save_picture(
     rows: Sequence[Mapping[str, Any]] | None = None,
     numbers: Any = None,
     formats: Sequence[str] = ("png", "pdf", "svg"),
+    generated: bool = False,
 ) -> str:
     """Write a figure with all that belongs to it, and close it. Errors: `UserError`.
 
     Args:
         caption: `<stem>.txt`. rows: what is drawn, `<stem>.csv`. numbers: `<stem>.json`.
+        generated: as `save_figure` has it, of the caption too.
     Returns:
         The files in words: `DIR/curve.png (also .pdf .svg .csv .json .txt)`.
     """
-    first, *others = save_figure(figure, stem, formats)
+    first, *others = save_figure(figure, stem, formats, generated=generated)
     plt.close(figure)
     written = [path.suffix for path in others]
     if rows is not None:
         written.append(save_csv(rows, stem.with_suffix(".csv")).suffix)
     if numbers is not None:
         written.append(save_json(numbers, stem.with_suffix(".json")).suffix)
-    written.append(save_caption(caption, stem.with_suffix(".txt")).suffix)
+    written.append(save_caption(caption, stem.with_suffix(".txt"), generated=generated).suffix)
     return f"{first} (also {' '.join(written)})"
 
 
 def save_json(value: Any, path: Path) -> Path:
-    """Write a value as strict JSON. Errors: `UserError` when the disk refuses."""
-    return _write(path, json_bytes(value))
+    """Write a value as strict JSON, which is results and no draft: the earlier file is replaced.
+
+    Errors: `UserError` when the disk refuses.
+    """
+    return _write(path, json_bytes(value), generated=True)
 
 
 def save_csv(rows: Sequence[Mapping[str, Any]], path: Path) -> Path:
@@ -110,9 +122,9 @@ def save_csv(rows: Sequence[Mapping[str, Any]], path: Path) -> Path:
     return _write(path, text.getvalue().encode("utf-8", "backslashreplace"))
 
 
-def save_caption(text: str, path: Path) -> Path:
-    """Write the words that belong under a picture."""
-    return _write(path, (text.strip() + "\n").encode("utf-8", "backslashreplace"))
+def save_caption(text: str, path: Path, *, generated: bool = False) -> Path:
+    """Write the words that belong under a picture. generated: as `save_figure` has it."""
+    return _write(path, (text.strip() + "\n").encode("utf-8", "backslashreplace"), generated)
 
 
 def make_folder(folder: Path) -> Path:
@@ -124,7 +136,12 @@ def make_folder(folder: Path) -> Path:
     return folder
 
 
-def _write(path: Path, data: bytes) -> Path:
-    with writing(path, "name another folder"):
-        write_bytes_atomically(path, data, durable=False)
+def _write(path: Path, data: bytes, generated: bool = False) -> Path:
+    if generated:
+        with writing(path, "name another folder"):
+            write_bytes_atomically(path, data, durable=False)
+        return path
+    path, lines = put(path, data)
+    if lines:
+        say(*lines, file=sys.stderr)
     return path

@@ -1,6 +1,10 @@
-"""Files that a person may edit between two runs of the script that writes them: an edited one is never overwritten."""
+"""Files that a person may edit between two runs of the script that writes them: an edited one is never overwritten.
+
+All figures and captions are written so, of single scripts by `put`, of a bundle by `place`.
+"""
 
 import hashlib
+from collections.abc import Collection
 from pathlib import Path
 
 from dataset.plain_data import JsonError, read_json_object
@@ -15,38 +19,62 @@ _MAX_BYTES = 64 << 20
 def place(staged: Path, folder: Path) -> list[str]:
     """Put every file below `staged` into `folder`, and remove what an earlier call put there and this one lacks.
 
-    A file that was edited since, or that the script never wrote, stays; what would have replaced it is written beside
-    it as `<name>_new.<ending>`, unless it is what the script wrote there before. Returns a line about each such file.
-    Errors: `UserError` when the disk refuses, or the folder holds what cannot be read.
+    A file that was edited since, or that the script never wrote, stays, as `put` has it. Returns a line about each such
+    file. Errors: `UserError` when the disk refuses, or the folder holds what cannot be read.
     """
     written, said = _record(folder), []
-    fresh = {str(path.relative_to(staged)): path for path in sorted(staged.rglob("*")) if path.is_file()}
+    files = (path for path in sorted(staged.rglob("*")) if path.is_file() and path.name != RECORD)
+    fresh = {str(path.relative_to(staged)): path for path in files}
     for name, path in fresh.items():
-        data = bounded_bytes(path, _MAX_BYTES)
-        there = name
-        if _is_edited(folder / name, data, written.get(name)):
-            if _sha256(data) == written.get(name):
-                said.append(f"{folder / name} was edited and stays; there is nothing new for it")
-                continue
-            there = _beside(folder, name, data, written)
-            said.append(f"{folder / name} was edited and stays; the new one is {Path(there).name}")
-        target = folder / there
-        with writing(target, "name another folder"):
-            target.parent.mkdir(parents=True, exist_ok=True)
-            write_bytes_atomically(target, data, durable=False)
-        written[there] = _sha256(data)
-    for name in sorted(written.keys() - fresh.keys()):
-        original = fresh.keys() & {name.replace(f"_new{number}", "") for number in ("", *range(2, 100))}
-        if original or not (folder / name).exists():
-            continue  # the new one beside an edited one
+        with writing(folder / name, "name another folder"):
+            (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        said += _put(folder, name, bounded_bytes(path, _MAX_BYTES), written, fresh.keys())[1]
+    beside = {new for name in fresh for new in _new_names(name)}
+    for name in sorted(written.keys() - fresh.keys() - beside):
+        if not (folder / name).exists():
+            continue
         if _is_edited(folder / name, b"", written[name]):
             said.append(f"{folder / name} was edited and stays, though it no longer belongs to the rest")
         else:
             (folder / name).unlink()
             del written[name]
-    with writing(folder / RECORD, "name another folder"):
-        write_json_atomically(folder / RECORD, dict(sorted(written.items())), durable=False)
+    _save_record(folder, written)
     return said
+
+
+def put(path: Path, data: bytes) -> tuple[Path, list[str]]:
+    """Write one file; returns where its content stands now, and lines to say.
+
+    A file that was edited since a script wrote it here, or that none wrote, stays; what would have replaced it is
+    written beside it as `<name>_new.<ending>`, unless it is what the script wrote there before. There is one such new
+    file, which the next one replaces; only where it was edited too, the next one is `<name>_new2.<ending>`.
+    Errors: `UserError` when the disk refuses, or the path holds what cannot be read.
+    """
+    written = _record(path.parent)
+    name, said = _put(path.parent, path.name, data, written, ())
+    _save_record(path.parent, written)
+    return path.with_name(name), said
+
+
+def _put(
+    folder: Path, name: str, data: bytes, written: dict[str, str], others: Collection[str]
+) -> tuple[str, list[str]]:
+    """As `put`. others: names that are no new files, whatever they are called."""
+    there, said = name, []
+    if _is_edited(folder / name, data, written.get(name)):
+        is_new = _sha256(data) != written.get(name)
+        there = _beside(folder, name, data, written) if is_new else name
+        news = f"the new one is {Path(there).name}" if is_new else "there is nothing new for it"
+        said.append(f"{folder / name} was edited and stays; {news}")
+    if there != name or not said:
+        with writing(folder / there, "name another folder"):
+            write_bytes_atomically(folder / there, data, durable=False)
+        written[there] = _sha256(data)
+    for old in written.keys() & {*_new_names(name)} - {there, *others}:
+        if not _is_edited(folder / old, b"", written[old]):
+            (folder / old).unlink(missing_ok=True)
+            del written[old]
+    return there, said
 
 
 def _record(folder: Path) -> dict[str, str]:
@@ -74,13 +102,21 @@ def _is_edited(path: Path, data: bytes, digest: str | None) -> bool:
     return present != data and _sha256(present) != digest
 
 
-def _beside(folder: Path, name: str, data: bytes, written: dict[str, str]) -> str:
+def _new_names(name: str) -> list[str]:
     path = Path(name)
-    for number in ("", *range(2, 100)):
-        candidate = str(path.with_name(f"{path.stem}_new{number}{path.suffix}"))
+    return [str(path.with_name(f"{path.stem}_new{number}{path.suffix}")) for number in ("", *range(2, 100))]
+
+
+def _beside(folder: Path, name: str, data: bytes, written: dict[str, str]) -> str:
+    for candidate in _new_names(name):
         if not _is_edited(folder / candidate, data, written.get(candidate)):
             return candidate
     raise UserError(f"{folder / name}: a hundred edited ones stand beside it; name another folder")
+
+
+def _save_record(folder: Path, written: dict[str, str]) -> None:
+    with writing(folder / RECORD, "name another folder"):
+        write_json_atomically(folder / RECORD, dict(sorted(written.items())), durable=False)
 
 
 def _sha256(data: bytes) -> str:

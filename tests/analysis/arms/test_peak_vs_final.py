@@ -389,7 +389,7 @@ def test_files_and_what_they_say(tmp_path: Path, capsys: pytest.CaptureFixture[s
     ]
     for name in ("out", "again"):
         peak_vs_final.main([*map(str, folders), "--out", str(tmp_path / name)])
-    files = sorted((tmp_path / "out").iterdir())
+    files = sorted((tmp_path / "out").glob("[!.]*"))
     assert [path.name for path in files] == [
         *(f"{FIGURE}.{kind}" for kind in ("csv", "json", "png", "svg", "txt")),
         *(f"peak_vs_final.{kind}" for kind in ("csv", "json", "txt")),

@@ -171,7 +171,7 @@ def test_files_and_what_they_say(tmp_path: Path, capsys: pytest.CaptureFixture[s
     ]
     for name in ("out", "again"):
         time_to_accuracy.main([*runs, "--output-dir", str(tmp_path / name)])
-    files = sorted((tmp_path / "out").iterdir())
+    files = sorted((tmp_path / "out").glob("[!.]*"))
     kinds = ("csv", "json", "pdf", "png", "svg", "txt")
     assert [path.name for path in files] == [f"time_to_accuracy.{kind}" for kind in kinds]
     assert all(path.read_bytes() == (tmp_path / "again" / path.name).read_bytes() for path in files)

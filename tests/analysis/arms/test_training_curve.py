@@ -43,7 +43,7 @@ def finish(run: Path) -> None:
 def test_numbers_and_files(run: Path, tmp_path: Path) -> None:
     finish(run)
     training_curve.main([str(run), "--output-dir", str(tmp_path / "out")])
-    files = {path.name for path in (tmp_path / "out").iterdir()}
+    files = {path.name for path in (tmp_path / "out").glob("[!.]*")}
     assert files == {f"training_curve.{kind}" for kind in ("png", "pdf", "svg", "csv", "json", "txt")}
     rows = list(csv.DictReader((tmp_path / "out" / "training_curve.csv").open()))
     drawn = [(row["curve"], int(row["step"]), row["exact_accuracy"] or row["lm_loss"]) for row in rows]

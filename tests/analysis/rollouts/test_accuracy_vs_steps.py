@@ -49,7 +49,7 @@ def table(folder: Path) -> list[dict[str, str]]:
 def test_numbers_and_files(report: Path) -> None:
     accuracy_vs_steps.main([str(report)])
     folder = report.parent / "figures"
-    assert {path.name for path in folder.iterdir()} == {f"accuracy_vs_steps.{kind}" for kind in KINDS}
+    assert {path.name for path in folder.glob("[!.]*")} == {f"accuracy_vs_steps.{kind}" for kind in KINDS}
     rows = table(folder)
     entries = json.loads(report.read_text())["results"][0]["per_step"]
     assert len(rows) == 24 and {(row["curve"], row["rows"]) for row in rows} == {("run/best", "test")}

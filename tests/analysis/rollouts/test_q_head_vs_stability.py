@@ -149,7 +149,7 @@ def whole(run: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def bytes_of(folder: Path) -> dict[str, bytes]:
-    return {path.name: path.read_bytes() for path in folder.iterdir()}
+    return {path.name: path.read_bytes() for path in folder.glob("[!.]*")}
 
 
 def test_files(whole: Path) -> None:
