@@ -47,7 +47,7 @@ def read_json_object(path: Path, *, max_bytes: int = MAX_JSON_BYTES) -> dict[str
     return value
 
 
-def json_object_or_refuse(path: Path, mend: str = "", *, max_bytes: int = MAX_JSON_BYTES) -> dict[str, Any]:
+def json_object_or_refuse(path: Path, mend: object = "", *, max_bytes: int = MAX_JSON_BYTES) -> dict[str, Any]:
     """As `read_json_object`. Errors: `UserError` that names the file and, where given, what mends it."""
     try:
         return read_json_object(path, max_bytes=max_bytes)

@@ -28,10 +28,10 @@ from dataset.find_task import PLAIN
 from dataset.puzzle_metadata import (
     PuzzleFolder,
     PuzzleMetadata,
+    RebuildHint,
     brief,
     metadata_as_json,
     offsets_header,
-    rebuild_hint,
 )
 from dataset.safe_files import (
     ArrayHeader,
@@ -86,7 +86,7 @@ class PuzzleSet:
         """(inputs, labels) of some examples in the stored dtype, copied out of the memory maps."""
         inputs, labels = np.asarray(self.inputs[rows]), np.asarray(self.labels[rows])
         if not self.values_checked:
-            mend, folder = rebuild_hint(self.root), self.root / self.split
+            mend, folder = RebuildHint(self.root), self.root / self.split
             for name, tokens in (("inputs", inputs), ("labels", labels)):
                 _check_tokens(folder / f"{self.set_name}__{name}.npy", tokens, self.metadata, mend)
         return inputs, labels
@@ -166,7 +166,7 @@ def open_puzzle_set(
     good one.
     """
     opened = _opened(folder)
-    metadata, mend = opened.metadata(split), rebuild_hint(opened.root)
+    metadata, mend = opened.metadata(split), RebuildHint(opened.root)
     path = opened.root / split
     if set_name not in metadata.sets:
         refuse(path / "dataset.json", f"lists the sets {brief(list(metadata.sets))}, not {set_name!r}", mend)
@@ -249,7 +249,7 @@ def recognised_tasks(sets: Iterable[PuzzleSet]) -> list[str]:
     ]
 
 
-def _check_counts(metadata: PuzzleMetadata, path: Path, num_groups: int, num_puzzles: int, mend: str) -> None:
+def _check_counts(metadata: PuzzleMetadata, path: Path, num_groups: int, num_puzzles: int, mend: object) -> None:
     """The official Sudoku and Maze builders store the number of groups in `total_puzzles`: accepted too."""
     single = len(metadata.sets) == 1
     if num_groups > metadata.total_groups or (single and num_groups != metadata.total_groups):
@@ -262,7 +262,7 @@ def _check_counts(metadata: PuzzleMetadata, path: Path, num_groups: int, num_puz
         )
 
 
-def _check_identifier_names(folder: PuzzleFolder, metadata: PuzzleMetadata, mend: str) -> None:
+def _check_identifier_names(folder: PuzzleFolder, metadata: PuzzleMetadata, mend: object) -> None:
     """`identifiers.json` may be missing (training does not need it), but must not contradict the table."""
     count = folder.num_identifiers
     if count is not None and count != metadata.num_puzzle_identifiers:
@@ -273,7 +273,7 @@ def _check_identifier_names(folder: PuzzleFolder, metadata: PuzzleMetadata, mend
         )
 
 
-def _read_offsets(header: ArrayHeader, last: int, step: int, mend: str) -> np.ndarray:
+def _read_offsets(header: ArrayHeader, last: int, step: int, mend: object) -> np.ndarray:
     """Offsets as int64: from 0 to `last`, each at least `step` above the one before."""
     stored = map_array(header, mend)
     if int(stored.min()) < 0 or int(stored.max()) > last or int(stored[0]) != 0 or int(stored[-1]) != last:
@@ -290,7 +290,7 @@ def _read_offsets(header: ArrayHeader, last: int, step: int, mend: str) -> np.nd
     return offsets
 
 
-def _read_ratings(folder: Path, set_name: str, num_examples: int, mend: str) -> np.ndarray | None:
+def _read_ratings(folder: Path, set_name: str, num_examples: int, mend: object) -> np.ndarray | None:
     path = folder / f"{set_name}__ratings.npy"
     if not path.exists():
         return None
@@ -304,7 +304,7 @@ def _read_ratings(folder: Path, set_name: str, num_examples: int, mend: str) -> 
     return np.array(ratings, dtype=np.int32)
 
 
-def _check_tokens(path: Path, tokens: np.ndarray, metadata: PuzzleMetadata, mend: str) -> None:
+def _check_tokens(path: Path, tokens: np.ndarray, metadata: PuzzleMetadata, mend: object) -> None:
     """Every token is in [0, vocab_size), or is the label to ignore; in chunks, so that memory stays small."""
     ignore = metadata.ignore_label_id if path.name.endswith("__labels.npy") else None
     rows = max(1, CHECK_CHUNK_BYTES // max(1, tokens.shape[1] * tokens.dtype.itemsize))
@@ -333,7 +333,7 @@ def verify_checksums(folder: str | Path | PuzzleFolder, split: str, names: Itera
     Errors: `UserError` naming the file that differs, is gone, or is none of those that were built.
     """
     opened = _opened(folder)
-    checksums, mend = opened.metadata(split).extra.get("sha256", {}), rebuild_hint(opened.root)
+    checksums, mend = opened.metadata(split).extra.get("sha256", {}), RebuildHint(opened.root)
     count = 0
     for name in (checksums if names is None else names) if checksums else ():
         path = opened.root / split / name
@@ -358,7 +358,7 @@ def fingerprint(folder: str | Path | PuzzleFolder, split: str) -> str:
     KiB.
     """
     opened = _opened(folder)
-    metadata, mend = opened.metadata(split), rebuild_hint(opened.root)
+    metadata, mend = opened.metadata(split), RebuildHint(opened.root)
     content = metadata_as_json(metadata)
     content.pop("build", None)
     digest = hashlib.sha256(json.dumps(content, sort_keys=True).encode())

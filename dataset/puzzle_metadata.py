@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from dataset.find_task import find_task
-from dataset.plain_data import JsonError, json_object_or_refuse, read_json
+from dataset.plain_data import JsonError, json_object_or_refuse, read_json, read_json_object
 from dataset.safe_files import ArrayHeader, read_array_header, refuse
 from dataset.tasks.base import PuzzleTask, TaskError
 from errors import UserError
@@ -52,17 +52,49 @@ class PuzzleMetadata:
 
 # What official folders are named after, beside sudoku.
 _OFFICIAL_KINDS = ("maze", "arc")
+_BUILDER = re.compile(r"dataset/build_[a-z0-9_]+_dataset\.py")
+_RAW = ROOT / "dataset" / "raw"
+_MAX_COMMAND = 1000  # characters: a message has room for it
 
 
-def rebuild_hint(root: str | Path) -> str:
-    """The end of an error message: the command that makes a good folder at `root`, by the puzzles it is named after."""
-    kind = next(
-        (name for name in _OFFICIAL_KINDS if re.search(rf"(?<![a-z]){name}", Path(root).name.lower())), "sudoku"
-    )
-    builder = f"dataset/build_{kind}_dataset.py"
-    if not (ROOT / builder).is_file():
-        return f"a folder that {builder} of the official HRM code has made is read as it is"
-    return f"build one with: python {builder} --output-dir {shlex.quote(str(root))} ..."
+@dataclass(frozen=True)
+class RebuildHint:
+    """The end of an error message, read only where there is one: the command that makes a good folder at `root`.
+
+    It is the one that built the folder, where its `dataset.json` says so; else that of the puzzles it is named after.
+    """
+
+    root: Path
+
+    def __str__(self) -> str:
+        place = f"--output-dir {shlex.quote(str(self.root))}"
+        splits = [path for split in ("train", "test") if os.path.isfile(path := self.root / split / "dataset.json")]
+        if recorded := next(filter(None, map(_recorded_command, splits)), None):
+            return f"build it again with: {recorded} {place} --overwrite"
+        kind = next(
+            (name for name in _OFFICIAL_KINDS if re.search(rf"(?<![a-z]){name}", self.root.name.lower())), "sudoku"
+        )
+        builder = f"dataset/build_{kind}_dataset.py"
+        if not (ROOT / builder).is_file():
+            return f"a folder that {builder} of the official HRM code has made is read as it is"
+        return f"build one with: python {builder} {place}{' --overwrite' if splits else ''} ..."
+
+
+def _recorded_command(path: Path) -> str | None:
+    """The command that `dataset.json` keeps; None for one that is not of a builder here: a person will run it."""
+    try:
+        build = read_json_object(path, max_bytes=MAX_METADATA_BYTES).get("build")
+        words = shlex.split(build["command"]) if isinstance(build, dict) and isinstance(build["command"], str) else []
+    except (JsonError, KeyError, ValueError):  # ValueError: a quotation that does not end
+        return None
+    if words[:1] != ["python"] or not _BUILDER.fullmatch(" ".join(words[1:2])) or not (ROOT / words[1]).is_file():
+        return None
+    if any(word.startswith(("--output", "--over")) for word in words):
+        return None
+    # Of files only the names are kept; those that are shipped lie in one place.
+    words = [f"dataset/raw/{word}" if "/" not in word and os.path.isfile(_RAW / word) else word for word in words]
+    command = shlex.join(words)
+    return command if len(command) <= _MAX_COMMAND else None
 
 
 def metadata_as_json(metadata: PuzzleMetadata) -> dict[str, Any]:
@@ -80,7 +112,7 @@ def data_folder(path: str) -> str:
 
 def read_identifiers(root: str | Path) -> list[str]:
     """Names of the puzzle identifiers of a data set, in order. Errors: `UserError`."""
-    path, mend = Path(root) / "identifiers.json", rebuild_hint(root)
+    path, mend = Path(root) / "identifiers.json", RebuildHint(Path(root))
     try:
         names = read_json(path, max_bytes=MAX_IDENTIFIER_BYTES)
     except JsonError as error:
@@ -95,7 +127,7 @@ def read_metadata(root: str | Path, split: str) -> PuzzleMetadata:
 
     Errors: `UserError` naming the file, what is wrong, and the command that builds a good one.
     """
-    root, mend = Path(root), rebuild_hint(root)
+    root, mend = Path(root), RebuildHint(Path(root))
     folder = _split_folder(root, split, mend)
     path = folder / "dataset.json"
     data = json_object_or_refuse(path, mend, max_bytes=MAX_METADATA_BYTES)
@@ -180,7 +212,7 @@ class PuzzleFolders:
         return self._by_root.setdefault(Path(path), PuzzleFolder(path))
 
 
-def _split_folder(root: Path, split: str, mend: str) -> Path:
+def _split_folder(root: Path, split: str, mend: object) -> Path:
     if not _SET_NAME.fullmatch(split):
         raise UserError(f"{split!r} is not the name of a split, expected train or test")
     folder = root / split
@@ -215,7 +247,7 @@ def brief(value: Any) -> str:
     return text if len(text) <= 80 else text[:77] + "..."
 
 
-def offsets_header(folder: Path, set_name: str, name: str, mend: str) -> ArrayHeader:
+def offsets_header(folder: Path, set_name: str, name: str, mend: object) -> ArrayHeader:
     header = read_array_header(folder / f"{set_name}__{name}.npy", mend)
     if len(header.shape) != 1 or header.shape[0] < 2:
         refuse(header.path, f"has shape {header.shape}, expected a vector of at least two offsets", mend)

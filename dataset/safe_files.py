@@ -22,12 +22,12 @@ MAX_HEADER_BYTES = 10_000  # numpy's own limit for headers that need no pickle
 MAX_DIMENSIONS = 4
 
 
-def refuse(path: Path, reason: str, mend: str) -> NoReturn:
+def refuse(path: Path, reason: str, mend: object) -> NoReturn:
     """Raise the one-line `UserError` for a damaged or foreign file."""
     raise UserError(f"{path}: {reason}; {mend}")
 
 
-def file_size(path: Path, mend: str) -> int:
+def file_size(path: Path, mend: object) -> int:
     """As `regular_size`. Errors: `UserError`, ending with `mend`."""
     try:
         return regular_size(path)
@@ -35,7 +35,7 @@ def file_size(path: Path, mend: str) -> int:
         refuse(path, str(error), mend)
 
 
-def read_bytes(path: Path, max_bytes: int, mend: str) -> bytes:
+def read_bytes(path: Path, max_bytes: int, mend: object) -> bytes:
     """As `bounded_bytes`. Errors: `UserError`, ending with `mend`."""
     try:
         return bounded_bytes(path, max_bytes)
@@ -53,7 +53,7 @@ class ArrayHeader:
     offset: int
 
 
-def read_array_header(path: Path, mend: str) -> ArrayHeader:
+def read_array_header(path: Path, mend: object) -> ArrayHeader:
     """Header of a C-ordered integer `.npy` file; its claim must match the file's size to the byte.
 
     Errors: `UserError` for anything else (object, structured or floating dtypes, Fortran order, a truncated
@@ -105,7 +105,7 @@ def read_array_header(path: Path, mend: str) -> ArrayHeader:
     return ArrayHeader(path, shape, dtype, head.tell())
 
 
-def map_array(header: ArrayHeader, mend: str) -> np.ndarray:
+def map_array(header: ArrayHeader, mend: object) -> np.ndarray:
     """Read-only memory map of an array whose header has been checked (a plain array when it is empty)."""
     if math.prod(header.shape) == 0:
         return np.zeros(header.shape, header.dtype)
