@@ -6,7 +6,9 @@ import os
 import re
 import shlex
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from functools import partial
+from pathlib import Path
 from typing import Any, NoReturn
 
 from errors import UserError
@@ -14,10 +16,19 @@ from errors import UserError
 _KEY_VALUE = re.compile(r"(\+{0,2}[A-Za-z_][\w.-]*)=")
 
 
+_OF_PLACES = ("DIR", "FILE", "NAME")  # metavars
+
+
+def _place(text: str, *, kind: Callable[[str], Any]) -> Any:
+    if not text.strip():  # Path("") is the present folder, and an empty default is another one
+        raise argparse.ArgumentTypeError("found an empty text, expected a path or a name")
+    return kind(text)
+
+
 class FlagParser(argparse.ArgumentParser):
     """Flags are written out in full, help is printed as it is written. A mistake raises `UserError`.
 
-    `--num_aug` is taken for `--num-aug`, as official scripts write it.
+    `--num_aug` is taken for `--num-aug`, as official scripts write it. An empty text names no file or folder.
 
     Args:
         help_command: what lists the flags, without `--help`; default: as the script was started.
@@ -31,6 +42,9 @@ class FlagParser(argparse.ArgumentParser):
         self, args: Sequence[str] | None = None, namespace: argparse.Namespace | None = None
     ) -> argparse.Namespace:
         """Errors: `UserError` for a flag that there is not, before one that is missing."""
+        for action in self._actions:
+            if action.type is Path or (action.type is None and action.metavar in _OF_PLACES):
+                action.type = partial(_place, kind=action.type or str)
         words = [self._spelled(word) for word in (sys.argv[1:] if args is None else args)]
         self._refuse_key_values(words)
         for word in words[: words.index("--") if "--" in words else None]:

@@ -11,15 +11,14 @@ the same bytes, whatever --num-workers.
 """
 
 import argparse
-import difflib
 import shlex
 import sys
 from functools import partial
 from pathlib import Path
-from typing import NoReturn
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
+from arguments import FlagParser
 from errors import UserError, exit_on_user_error, require_packages, say
 
 require_packages()
@@ -42,30 +41,6 @@ BUILD_VERSION = 2  # 2: training puzzles have a stream of their own
 _AUGMENT_STREAM = 0x415547  # keeps these draws apart from others made with the same seed
 
 
-class _Parser(argparse.ArgumentParser):
-    """Accepts --num_aug for --num-aug as the official builder does, and refuses in one line."""
-
-    def parse_args(  # type: ignore[override]
-        self, args: list[str] | None = None, namespace: argparse.Namespace | None = None
-    ) -> argparse.Namespace:
-        words = sys.argv[1:] if args is None else args
-        parsed, unknown = self.parse_known_args([_hyphenated(word) for word in words], namespace)
-        if unknown:
-            options = [option for option in self._option_string_actions if option.startswith("--")]
-            close = difflib.get_close_matches(unknown[0].split("=")[0], options, n=1)
-            hint = f"did you mean {close[0]}?" if close else "--help lists the options"
-            self.error(f"unknown option {unknown[0]!r}; {hint}")
-        return parsed
-
-    def error(self, message: str) -> NoReturn:
-        raise UserError(message)
-
-
-def _hyphenated(word: str) -> str:
-    name, equals, value = word.partition("=")
-    return name.replace("_", "-") + equals + value if word.startswith("--") else word
-
-
 def _at_least(smallest: int, text: str) -> int:
     if not (text.isascii() and text.isdigit() and len(text) <= 9 and int(text) >= smallest):
         raise argparse.ArgumentTypeError(f"{text!r} is not a whole number from {smallest} to 999999999")
@@ -75,9 +50,9 @@ def _at_least(smallest: int, text: str) -> int:
 _natural, _positive = partial(_at_least, 0), partial(_at_least, 1)
 
 
-def parser() -> argparse.ArgumentParser:
+def parser() -> FlagParser:
     """The command line; names and defaults of the official options are the official ones."""
-    options = _Parser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False)
+    options = FlagParser(description=__doc__)
     add = options.add_argument
     add("--output-dir", metavar="DIR", help="default data/sudoku-extreme-full, or named after the source")
     add("--overwrite", action="store_true", help="replace a data set that is already there")
@@ -86,7 +61,12 @@ def parser() -> argparse.ArgumentParser:
 
     source = options.add_argument_group("source (default: the published set, fetched)")
     add = source.add_argument
-    add("--source-repo", default=PUBLISHED_REPO, help=f"Hugging Face data set (default {PUBLISHED_REPO})")
+    add(
+        "--source-repo",
+        default=PUBLISHED_REPO,
+        metavar="NAME",
+        help=f"Hugging Face data set (default {PUBLISHED_REPO})",
+    )
     add("--input-dir", metavar="DIR", help="folder with train.csv and test.csv placed by hand")
     add(
         "--input-file",

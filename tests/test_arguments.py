@@ -1,9 +1,14 @@
 """The parser of flags: its own spelling, that of official scripts, and what it says of others."""
 
+import argparse
+from pathlib import Path
+
 import pytest
 
+import evaluate
 from arguments import FlagParser
 from errors import UserError
+from training.settings.key_values import parse_key_values
 
 
 @pytest.fixture
@@ -38,3 +43,31 @@ def test_mistakes(parser: FlagParser, words: list[str], says: str) -> None:
     with pytest.raises(UserError, match="^") as caught:
         parser.parse_args(words)
     assert says in str(caught.value)
+
+
+def test_an_empty_text_names_no_place() -> None:
+    parser = FlagParser("x.py", help_command="python x.py")
+    parser.add_argument("runs", nargs="*", type=Path)
+    group = parser.add_argument_group("more")
+    group.add_argument("--out", type=Path, default=Path("there"))
+    group.add_argument("--input", metavar="FILE", nargs="+")
+    group.add_argument("--note")
+    assert parser.parse_args(["a", "--input", "b", "c", "--note", ""]) == argparse.Namespace(
+        runs=[Path("a")], out=Path("there"), input=["b", "c"], note=""
+    )
+    for words, flag in (
+        ([""], "runs"),
+        (["--out", ""], "--out"),
+        (["--out="], "--out"),
+        (["--input", "b", " "], "--input"),
+    ):
+        with pytest.raises(UserError, match=f"argument {flag}: found an empty text, expected a path or a name"):
+            parser.parse_args(words)
+
+
+@pytest.mark.parametrize("key", ["checkpoint", "output", "max_test_rows", "data_paths_test", "eval.max_steps"])
+def test_an_empty_value_is_no_default(key: str) -> None:
+    """As of a shell variable that is not set; `null` asks for the default."""
+    for empty in ("", " "):
+        with pytest.raises(UserError, match=f"option '{key}': found nothing, expected a value"):
+            parse_key_values([f"{key}={empty}"], evaluate.Options)

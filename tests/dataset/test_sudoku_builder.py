@@ -410,13 +410,24 @@ def test_bad_requests_are_one_line_and_leave_nothing(
         ("--input-file", "absent.txt"): "absent.txt",
         ("--input-file", "mine.csv"): "header",
         ("--input-dir", "nowhere"): "train.csv",
-        ("--sub-sample-size", 5): "did you mean --subsample-size?",
+        ("--sub-sample-size", 5): "unknown flag '--sub-sample-size', the nearest is --subsample-size",
+        ("--input-dir", ""): "argument --input-dir: found an empty text, expected a path or a name",
         ("--seed", -1): "whole number",
         ("--subsample-size", 0): "whole number",
     }
     for words, expected in cases.items():
         assert expected in refused(capsys, *words, "--output-dir", "out"), words
     assert sorted(path.name for path in tmp_path.iterdir()) == ["list.txt", "mine.csv"]
+
+
+def test_an_empty_place_is_not_the_default_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    for empty in ("", " "):
+        assert "--output-dir: found an empty text" in refused(capsys, "--generate", "4x4", "--output-dir", empty)
+    assert "--output-dir: found an empty text" in refused(capsys, "--generate", "4x4", "--output-dir=")
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_nothing_is_overwritten_unasked(build: Build, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

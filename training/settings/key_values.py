@@ -68,11 +68,13 @@ def refuse_flags(argv: Sequence[str], keys: Collection[str]) -> None:
 
 def _read_value(key: str, value: str, kind: Any) -> Any:
     optional = type(None) in getattr(kind, "__args__", ())
-    if optional and value.lower() in ("null", "none", "~", ""):
+    if not value.strip():  # as of a shell variable that is not set
+        raise UserError(f"option '{key}': found nothing, expected a value{', or null for none' * optional}")
+    if optional and value.lower() in ("null", "none", "~"):
         return None
     if kind is str or str in getattr(kind, "__args__", ()) and "list" not in str(kind):
         # OmegaConf reads ${...} as an interpolation, and nothing is there to be interpolated.
-        if "${" in value or not value.strip():
+        if "${" in value:
             raise UserError(f"option '{key}': found {value!r}, expected a text or path")
         return value
     try:
