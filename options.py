@@ -86,6 +86,14 @@ class Choices(Range):
         return " | ".join(self.names)
 
 
+IN_UTF8 = "a text in UTF-8, which settings are written in; rename what it names"
+
+
+def is_utf8(text: str) -> bool:
+    """False where a command line or a folder had bytes that are no UTF-8, which Python keeps as lone surrogates."""
+    return not any("\ud800" <= character <= "\udfff" for character in text)
+
+
 @dataclass(frozen=True)
 class Text(Range):
     """A visible text on one line."""
@@ -93,8 +101,8 @@ class Text(Range):
     expected: str = "a name or path of at least one visible character on one line"
 
     def refusal(self, value: Any) -> str | None:
-        if any("\ud800" <= character <= "\udfff" for character in value):
-            return "a text in UTF-8, which settings are written in; rename what it names"
+        if not is_utf8(value):
+            return IN_UTF8
         return None if value.strip() and not {"\0", "\n"} & set(value) else self.expected
 
 

@@ -14,6 +14,7 @@ from dataset.plain_data import JsonError, json_object_or_refuse, read_json, read
 from dataset.safe_files import ArrayHeader, read_array_header, refuse
 from dataset.tasks.base import PuzzleTask, TaskError
 from errors import UserError
+from options import is_utf8
 
 ROOT = Path(__file__).resolve().parents[1]
 MAX_METADATA_BYTES = 1 << 20
@@ -67,7 +68,8 @@ class RebuildHint:
     root: Path
 
     def __str__(self) -> str:
-        place = f"--output-dir {shlex.quote(str(self.root))}"
+        name = str(self.root) if is_utf8(str(self.root)) else "data/NAME"  # another could not be copied from a line
+        place = f"--output-dir {shlex.quote(name)}"
         splits = [path for split in ("train", "test") if os.path.isfile(path := self.root / split / "dataset.json")]
         if recorded := next(filter(None, map(_recorded_command, splits)), None):
             return f"build it again with: {recorded} {place} --overwrite"

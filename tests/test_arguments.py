@@ -7,7 +7,8 @@ import pytest
 
 import evaluate
 from arguments import FlagParser
-from errors import UserError
+from errors import UserError, printable
+from training.settings.cli import check_command_line
 from training.settings.key_values import parse_key_values
 
 
@@ -63,6 +64,18 @@ def test_an_empty_text_names_no_place() -> None:
     ):
         with pytest.raises(UserError, match=f"argument {flag}: found an empty text, expected a path or a name"):
             parser.parse_args(words)
+
+
+@pytest.mark.parametrize("script", ["pretrain.py", "evaluate.py"])
+@pytest.mark.parametrize("word", ["data_paths_test=[data/x,data/\udcff]", "evaluators=[\udcff]", "\udcff=3"])
+def test_bytes_that_are_no_utf8(word: str, script: str) -> None:
+    """In a list too, where no quoting would help; Python has them as lone surrogates."""
+    key, _, value = word.partition("=")
+    with pytest.raises(UserError) as caught:
+        check_command_line([word]) if script == "pretrain.py" else parse_key_values([word], evaluate.Options)
+    says = f"option '{key}': found {value!r}, expected a text in UTF-8, which settings are written in;"
+    says += " rename what it names"
+    assert str(caught.value) == printable(says)
 
 
 @pytest.mark.parametrize("key", ["checkpoint", "output", "max_test_rows", "data_paths_test", "eval.max_steps"])

@@ -30,7 +30,7 @@ from arguments import nearest_key
 from errors import UserError, exit_on_user_error, say
 from options import settings_of
 from training.settings.identity import sweep_run_name
-from training.settings.key_values import refuse_flags, setting_lines
+from training.settings.key_values import refuse_flags, refuse_undecoded, setting_lines
 from training.settings.older_names import refuse_difference, todays_name
 from training.settings.resolving import resolve
 from training.settings.schema import TrainConfig, schema_keys
@@ -207,6 +207,7 @@ def _refuse_another(older: Override, today: Sequence[Override]) -> None:
 
 
 def _parse(text: str) -> Override:
+    refuse_undecoded(text)
     key, equals, value = text.partition("=")
     key = key.strip("+~ ")
     try:

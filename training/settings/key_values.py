@@ -11,7 +11,7 @@ import yaml
 
 from arguments import nearest_key
 from errors import UserError, say
-from options import settings_of
+from options import IN_UTF8, is_utf8, settings_of
 from training.settings.checks import check_ranges
 from training.settings.merging import merge_into_schema, put
 from training.settings.older_names import move_older_names, todays_name
@@ -35,6 +35,7 @@ def parse_key_values(argv: Sequence[str], schema: type, *, description: str = ""
     raw: dict[str, Any] = {}
     older: dict[str, Any] = {}
     for text in argv:
+        refuse_undecoded(text)
         key, equals, value = text.lstrip("+").partition("=")
         if not equals or not key:
             first = next(iter(valid))
@@ -52,6 +53,13 @@ def parse_key_values(argv: Sequence[str], schema: type, *, description: str = ""
     options = merge_into_schema(raw, schema)
     check_ranges(options)
     return options
+
+
+def refuse_undecoded(word: str) -> None:
+    """Errors: `UserError` for a word of a command line that is no UTF-8, before anything quotes or parses it."""
+    if not is_utf8(word):
+        key, _, value = word.partition("=")
+        raise UserError(f"option '{key}': found {value!r}, expected {IN_UTF8}")
 
 
 def refuse_flags(argv: Sequence[str], keys: Collection[str]) -> None:

@@ -20,6 +20,7 @@ from training.noise import SITES
 from training.settings.flags import add_setting_flags, destination, state_file
 from training.settings.flags import in_flags as named_in_flags
 from training.settings.identity import config_to_dict, paced_by_epochs
+from training.settings.key_values import refuse_undecoded
 from training.settings.merging import put
 from training.settings.older_names import todays_name
 from training.settings.resolving import load_config_file, resolve
@@ -358,6 +359,7 @@ def _grid(text: str) -> list[float]:
 
 
 def _set(settings: dict[str, Any], text: str) -> None:
+    refuse_undecoded(text)
     key, equals, value = text.partition("=")
     valid = schema_keys(TrainConfig)
     key = todays_name(key, valid) or key
