@@ -3,6 +3,7 @@
 import errno
 import functools
 import os
+import signal
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -70,7 +71,9 @@ def writing(path: object, mend: str) -> Iterator[None]:
 
 def _told(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
     if issubclass(kind, KeyboardInterrupt):
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
         print("\ninterrupted", file=sys.stderr)
+        sys.exit(_INTERRUPTED)  # else Python ends itself by the signal, which a shell loop takes for a crash
     else:
         sys.__excepthook__(kind, error, trace)
 
@@ -107,6 +110,8 @@ def exit_on_user_error(main: Callable[P, R]) -> Callable[P, R]:
         except UnusableFile as error:
             _end(f"{error.path}: {error}")
         except KeyboardInterrupt as stop:
+            if main.__module__ == "__main__":  # a second one while Python takes itself down would be a traceback
+                signal.signal(signal.SIGINT, signal.SIG_IGN)
             say("", str(stop) or "interrupted", file=sys.stderr)
             sys.exit(_INTERRUPTED)
         except BrokenPipeError:

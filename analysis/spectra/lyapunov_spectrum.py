@@ -196,9 +196,8 @@ def main(argv: Sequence[str] | None = None) -> None:
             measure(job, settings, options)
             for job in jobs_of(options.checkpoint, options.out, device=options.device, dtype=options.dtype)
         ]
-    except KeyboardInterrupt:
-        say("", "stopped: what is measured is kept, the same command goes on", file=sys.stderr)
-        sys.exit(130)
+    except KeyboardInterrupt as stop:
+        raise KeyboardInterrupt("stopped: what is measured is kept, the same command goes on") from stop
     except ValueError as error:  # of the engine: k > D, tangents lost, ...
         raise UserError(str(error)) from error
     origin = result_origin(options.device if options.device.startswith("cuda") else "cpu")
