@@ -6,10 +6,13 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from dataset.puzzle_folder import ARRAYS
+from dataset.puzzle_metadata import read_metadata
 from errors import UserError
 from files import open_folder, open_regular, reason_of
 
-OVERWRITABLE_FILES = {".json"}  # what builders write beside train/ and test/; notes and lists are a person's
+_SPLITS = ("train", "test")
+_BESIDE_THEM = {"identifiers.json", "test_puzzles.json"}  # the second is of the official ARC builder
 
 
 @contextmanager
@@ -17,9 +20,9 @@ def building_folder(output_dir: str | Path, overwrite: bool = False) -> Iterator
     """Yield an empty folder `.NAME.building-<pid>` beside `output_dir`; rename it to `output_dir` at success.
 
     An existing folder with anything in it is refused before any work is done, unless `overwrite`: then it
-    must look like a data set (so that a mistyped path costs nobody a home directory), and is replaced only
-    once the new one is complete. When the body raises, the temporary folder is removed and the old one is
-    as it was. Left-overs of killed builds (their process no longer runs) are swept first.
+    must be a data set and hold nothing that no builder wrote, in its splits either, and is replaced only once
+    the new one is complete. When the body raises, the temporary folder is removed and the old one is as it was.
+    Left-overs of killed builds (their process no longer runs) are swept first.
 
     Errors: `UserError` when the place is taken or cannot be written.
     """
@@ -59,18 +62,33 @@ def _check_place(target: Path, overwrite: bool) -> None:
         return
     if not overwrite:
         raise UserError(f"{target}: exists and is not empty; give another --output-dir, or --overwrite to replace it")
-    finished = any((target / split / "dataset.json").is_file() for split in ("train", "test"))
-    strangers = [
-        entry.name
-        for entry in entries
-        if not (entry.name in ("train", "test") and entry.is_dir()) and entry.suffix not in OVERWRITABLE_FILES
-    ]
-    if strangers or not finished:
-        what = f"holds {strangers[0]!r}" if strangers else "holds no dataset.json"
+    finished = any((target / split / "dataset.json").is_file() for split in _SPLITS)
+    stranger = next(_not_of_a_builder(target, entries), None)
+    if stranger is not None or not finished:
+        what = "holds no dataset.json" if stranger is None else f"holds {os.fspath(stranger.relative_to(target))!r}"
         raise UserError(
-            f"{target}: is not a data set folder ({what}) and is not overwritten; remove it yourself or give "
-            "another --output-dir"
+            f"{target}: is not a data set folder as builders leave it ({what}) and is not overwritten; move that "
+            "elsewhere, or give another --output-dir"
         )
+
+
+def _not_of_a_builder(target: Path, entries: list[Path]) -> Iterator[Path]:
+    """What lies in a data set folder, or in one of its splits, and is no file of a name that builders give."""
+    for entry in sorted(entries):
+        if entry.name in _SPLITS and entry.is_dir():
+            names = _files_of_split(target, entry.name)
+            yield from (path for path in sorted(entry.iterdir()) if path.name not in names or path.is_dir())
+        elif entry.name not in _BESIDE_THEM or entry.is_dir():
+            yield entry
+
+
+def _files_of_split(target: Path, split: str) -> set[str]:
+    """Names of the files of a split: of the sets in its `dataset.json`, or of the only one where that is damaged."""
+    try:
+        sets = read_metadata(target, split).sets
+    except UserError:
+        sets = ("all",)
+    return {"dataset.json", *(f"{name}__{array}.npy" for name in sets for array in (*ARRAYS, "ratings"))}
 
 
 def _swap(temporary: Path, target: Path) -> None:

@@ -66,6 +66,7 @@ class RunLog:
         dropped = self.metrics.truncate_to_step(run.step)
         if dropped:
             say(f"{run.folder.metrics.name}: dropped {dropped} lines written after update {run.step}")
+        state = run.state_file
         self.status = StatusWriter(
             run.folder.status,
             interval_seconds=config.status_interval_seconds,
@@ -74,6 +75,7 @@ class RunLog:
             git_sha=session["git"].get("commit"),
             total_steps=run.planned_updates if config.max_steps is None else config.max_steps,
             global_step=run.step,
+            last_ckpt=state.name if state is not None and state.parent == run.folder.path else None,
         )
 
     def update(self, run: Run, result: UpdateResult) -> None:

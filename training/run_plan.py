@@ -22,7 +22,8 @@ from training.setup import (
     planned_updates,
 )
 from training.storage.checkpoint import load_state
-from training.storage.run_folder import RunFolder, decide_start
+from training.storage.run_folder import RunFolder
+from training.storage.start_decision import decide_start
 
 
 def plan_lines(config: TrainConfig, *, read_weights: bool = True, test_rows: int | None = None) -> list[str]:

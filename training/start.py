@@ -47,7 +47,8 @@ from training.setup import (
     planned_updates,
 )
 from training.storage.checkpoint import load_newest, load_state
-from training.storage.run_folder import RunFolder, decide_start, sweep_temporaries
+from training.storage.run_folder import RunFolder, sweep_temporaries
+from training.storage.start_decision import decide_start
 from training.terms.base import owned_modules
 from training.update import NonFiniteError
 from training.validation import ValidationRecord

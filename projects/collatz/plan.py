@@ -12,7 +12,8 @@ from projects.collatz.settings import collatz_of
 from projects.collatz.setup import build_source, build_value
 from training.settings.schema import TrainConfig
 from training.setup import device_of
-from training.storage.run_folder import RunFolder, decide_start
+from training.storage.run_folder import RunFolder
+from training.storage.start_decision import decide_start
 
 # Batches that the overlap with test orbits is estimated from.
 _SAMPLE = 16

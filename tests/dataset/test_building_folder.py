@@ -1,6 +1,8 @@
 """A data set appears whole or not at all, and never replaces another unasked."""
 
+import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -109,10 +111,55 @@ def test_a_full_disk_is_one_line(tmp_path: Path) -> None:
     assert "Traceback" not in built.stderr and list(tmp_path.iterdir()) == []
 
 
-def test_a_persons_files_in_a_data_set_are_spared(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    "name",
+    [
+        "notes.md", "own.csv", "my_selection.json", "train/my_notes.txt", "train/all__inputs.npy.bak", "train/own.json",
+        "train/mine__inputs.npy", "test/handmade/labels.csv", "identifiers.json/mine", "train/all__ratings.npy/mine",
+    ],
+)  # fmt: skip
+def test_a_persons_files_in_a_data_set_are_spared(tmp_path: Path, name: str) -> None:
+    data = tmp_path / "data"
+    build(data)
+    (data / "test").mkdir()
+    stranger = data / name
+    if stranger.parent.is_file():
+        stranger.parent.unlink()
+    stranger.parent.mkdir(exist_ok=True)
+    stranger.write_text("mine")
+    shown = next(path for path in (stranger, stranger.parent) if path.parent in (data, data / "train", data / "test"))
+    before = fingerprint(data, "train")
+    with pytest.raises(UserError, match=re.escape(f"holds '{shown.relative_to(data)}'")):
+        build(data, seed=1, overwrite=True)
+    assert stranger.read_text() == "mine" and fingerprint(data, "train") == before
+    assert [path.name for path in tmp_path.iterdir()] == ["data"]
+
+
+def test_a_file_laid_into_the_folder_while_it_is_built_is_spared(tmp_path: Path) -> None:
     build(tmp_path / "data")
-    for name in ("notes.md", "todo.txt", "own.csv"):
-        (tmp_path / "data" / name).write_text("mine")
-        with pytest.raises(UserError, match=f"'{name}'"):
-            build(tmp_path / "data", overwrite=True)
-        (tmp_path / "data" / name).unlink()
+    with (
+        pytest.raises(UserError, match="holds 'train/mine.txt'"),
+        building_folder(tmp_path / "data", True) as temporary,
+    ):
+        make_folder(temporary, puzzles_per_group=[1], examples_per_puzzle=[1])
+        (tmp_path / "data" / "train" / "mine.txt").write_text("mine")
+    assert (tmp_path / "data" / "train" / "mine.txt").read_text() == "mine"
+
+
+def test_a_damaged_data_set_is_built_again(tmp_path: Path) -> None:
+    build(tmp_path / "data")
+    (tmp_path / "data" / "train" / "dataset.json").write_text("{")
+    (tmp_path / "data" / "test_puzzles.json").write_text("{}")  # of the official ARC builder
+    build(tmp_path / "data", overwrite=True)
+    assert open_puzzle_set(tmp_path / "data", "train").num_examples == 2
+
+
+def test_a_set_of_another_name_is_what_a_builder_wrote(tmp_path: Path) -> None:
+    build(tmp_path / "data")
+    train = tmp_path / "data" / "train"
+    said = json.loads((train / "dataset.json").read_text())
+    (train / "dataset.json").write_text(json.dumps(said | {"sets": ["other"], "sha256": {}}))
+    for path in train.glob("all__*"):
+        path.rename(path.with_name(path.name.replace("all__", "other__")))
+    build(tmp_path / "data", overwrite=True)
+    assert open_puzzle_set(tmp_path / "data", "train").set_name == "all"

@@ -14,7 +14,8 @@ import pytest
 from errors import UserError
 from training.storage.atomic_file import link_or_copy
 from training.storage.checkpoint import save_latest, save_state, save_weights
-from training.storage.run_folder import RunFolder, compare_run_identity, decide_start, refuse_if_different
+from training.storage.run_folder import RunFolder, compare_run_identity, refuse_if_different
+from training.storage.start_decision import decide_start
 
 ROOT = Path(__file__).resolve().parents[3]
 
