@@ -25,10 +25,26 @@ def _place(text: str, *, kind: Callable[[str], Any]) -> Any:
     return kind(text)
 
 
+class _Store(argparse.Action):
+    """Keeps a value; of a flag with several values that is given twice, those of both."""
+
+    def __call__(
+        self,
+        parser: argparse.ArgumentParser,
+        namespace: argparse.Namespace,
+        values: Any,
+        option_string: str | None = None,
+    ) -> None:
+        present = getattr(namespace, self.dest, self.default)
+        repeated = self.option_strings and isinstance(values, list) and present is not self.default
+        setattr(namespace, self.dest, [*present, *values] if repeated else values)
+
+
 class FlagParser(argparse.ArgumentParser):
     """Flags are written out in full, help is printed as it is written. A mistake raises `UserError`.
 
-    `--num_aug` is taken for `--num-aug`, as official scripts write it. An empty text names no file or folder.
+    `--data A --data B` is `--data A B` where a flag takes several values. `--num_aug` is taken for `--num-aug`, as
+    official scripts write it. An empty text names no file or folder.
 
     Args:
         help_command: what lists the flags, without `--help`; default: as the script was started.
@@ -36,6 +52,7 @@ class FlagParser(argparse.ArgumentParser):
 
     def __init__(self, program: str | None = None, *, help_command: str | None = None, **options: Any) -> None:
         super().__init__(program, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False, **options)
+        self.register("action", None, _Store)
         self.help_command = help_command or f"python {os.path.relpath(sys.argv[0]) if sys.argv[0] else '-m'}"
 
     def parse_args(  # type: ignore[override]

@@ -61,12 +61,7 @@ def parser() -> FlagParser:
 
     source = options.add_argument_group("source (default: the published set, fetched)")
     add = source.add_argument
-    add(
-        "--source-repo",
-        default=PUBLISHED_REPO,
-        metavar="NAME",
-        help=f"Hugging Face data set (default {PUBLISHED_REPO})",
-    )
+    add("--source-repo", metavar="NAME", help=f"Hugging Face data set (default {PUBLISHED_REPO})")
     add("--input-dir", metavar="DIR", help="folder with train.csv and test.csv placed by hand")
     add(
         "--input-file",
@@ -138,9 +133,8 @@ def main(argv: list[str] | None = None) -> None:
 
 
 def _check_combination(args: argparse.Namespace) -> None:
-    sources = [
-        name for name in ("--generate", "--input-dir", "--input-file") if getattr(args, name[2:].replace("-", "_"))
-    ]
+    flags = ("--generate", "--input-dir", "--input-file", "--source-repo")
+    sources = [flag for flag in flags if getattr(args, flag[2:].replace("-", "_")) is not None]
     if len(sources) > 1:
         raise UserError(f"{sources[0]} and {sources[1]} name two sources; give one of them")
     if args.num_clues is not None and not args.generate:
@@ -179,6 +173,7 @@ def _collect(args: argparse.Namespace) -> tuple[Collected, list[Path]]:
         files = [resolve_input(name) for name in args.input_file]
         if len({path.resolve() for path in files}) < len(files):
             raise UserError("--input-file names a file twice; name each once")
+        _refuse_shared_names(files)
         kinds = {is_csv(path) for path in files}
         if len(kinds) > 1:
             raise UserError("--input-file names CSV files and lists; build one data set from each kind")
@@ -197,10 +192,25 @@ def _collect(args: argparse.Namespace) -> tuple[Collected, list[Path]]:
             raise UserError("generated puzzles carry no published rating; leave --rating out")
         return collect_generated(args.generate, num_clues=args.num_clues, **common), []
     else:
-        train, test = published_files(Path(args.input_dir)) if args.input_dir else fetch_published(args.source_repo)
+        if args.input_dir is not None:
+            train, test = published_files(Path(args.input_dir))
+        else:
+            train, test = fetch_published(args.source_repo or PUBLISHED_REPO)
         train_files, test_files = [train], [test]
     collected = collect_published(train_files, test_files, rating=args.rating, **common)
     return collected, [*train_files, *test_files]
+
+
+def _refuse_shared_names(files: list[Path]) -> None:
+    """A data set says what it was made of by the names of files. Errors: `UserError` where two have one."""
+    by_name: dict[str, Path] = {}
+    for path in files:
+        other = by_name.setdefault(path.name, path)
+        if other is not path:
+            raise UserError(
+                f"--input-file: {other} and {path} have one name, by which {path.name!r} could be either where the "
+                "data set says what it was made of; rename one"
+            )
 
 
 def _command(args: argparse.Namespace) -> str:

@@ -56,6 +56,10 @@ def read_puzzle_list(path: Path, task: PuzzleTask, max_puzzles: int | None = Non
     clashing = BadLines(path, "correct or remove what is no puzzle")
     for row in np.flatnonzero(task.clashes(tokens)).tolist():
         clashing.add(reader.lines[row], task.clash_text(tokens[row]))
+    if reader.answers and task.rules is not None:
+        wrong = task.violations(tokens_of(list(reader.answers.values()), task.characters, task.seq_len)) > 0
+        for number in np.array(list(reader.answers))[wrong].tolist():
+            clashing.add(number, f"has a solution that breaks the rule: {task.rules}")
     clashing.refuse()
     more = f"{path.name}: what {reader.more:,} lines say beside their puzzle (names, ratings) was passed over"
     return PuzzleList(path, tokens, np.array(reader.lines), (more,) if reader.more else ())
@@ -96,6 +100,7 @@ class _Reader:
         self.band = task.block[0]
         self.puzzles: list[str] = []
         self.lines: list[int] = []
+        self.answers: dict[int, str] = {}  # by line, that of the puzzle on it
         self.more = 0
         self.bad = BadLines(path, _expected(path, task))
         self.begun: list[str] = []  # rows of a puzzle that stands on several lines
@@ -151,6 +156,8 @@ class _Reader:
             self._refuse(number, "holds two puzzles; put each on a line of its own")
         else:
             self.more += 1
+            if len(whole) == 2:
+                self.answers[number] = whole[1]
             self._finish(whole[0], number)
 
     def _answers(self, puzzle: str, other: str) -> bool:

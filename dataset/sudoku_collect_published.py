@@ -71,6 +71,8 @@ def collect_published(
             raise UserError(f"no puzzle is left for the {empty} set; give a smaller --min-difficulty or more input")
         if test_size is not None and test_size < len(test_rows):
             test_rows = test_rows[np.sort(permutation(seed, len(test_rows))[:test_size])]
+        elif test_size is not None and test_size > len(test_rows):
+            notes.append(f"{test_size:,} puzzles to test on were asked for, {len(test_rows):,} are there")
     else:
         num_test = size_of_test(test_size, len(train_rows))
         order, classes = together(train_rows[permutation(seed, len(train_rows))], boards)

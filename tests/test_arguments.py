@@ -25,6 +25,20 @@ def test_underscores_are_hyphens(parser: FlagParser) -> None:
     assert parser.parse_args(["--num_aug", "3"]).num_aug == parser.parse_args(["--num_aug=3"]).num_aug == 3
 
 
+def test_a_flag_of_several_values_given_twice_keeps_all() -> None:
+    parser = FlagParser("x.py", help_command="python x.py")
+    group = parser.add_argument_group("group")
+    group.add_argument("--steps", type=int, nargs="+", default=[7])
+    group.add_argument("--rows", type=int, nargs="+")
+    parser.add_argument("--last", type=int, default=3)
+    parser.add_argument("files", nargs="*", default=["a"])
+    words = ["--steps", "1", "2", "--rows", "5", "--last", "4", "--steps", "3", "--rows", "6", "7", "--last", "5"]
+    parsed = parser.parse_args(words)
+    assert (parsed.steps, parsed.rows, parsed.last, parsed.files) == ([1, 2, 3], [5, 6, 7], 5, ["a"])
+    again = parser.parse_args([])
+    assert (again.steps, again.rows, again.last) == ([7], None, 3)
+
+
 def test_texts_of_a_flag_are_its_own(parser: FlagParser) -> None:
     assert parser.parse_args(["--set", "num_aug=3", "set=4"]).set == ["num_aug=3", "set=4"]
     assert parser.parse_args(["a=3", "--", "num-aug=3"]).files == ["a=3", "num-aug=3"]

@@ -214,6 +214,12 @@ def told_apart(labels: Sequence[str], settings: Sequence[Mapping[str, Any]]) -> 
     ]
 
 
+def names_of_folders(folders: Sequence[Path]) -> list[str]:
+    """The names of folders; where two share one, all by their paths."""
+    names = [folder.name for folder in folders]
+    return names if len(set(names)) == len(names) else [folder.as_posix() for folder in folders]
+
+
 def refuse_repeated_seeds(runs: Iterable[tuple[int | None, Path]]) -> None:
     """Errors: `UserError` when two runs, of the same settings, have one seed. runs: seed and folder."""
     folders: dict[int | None, Path] = {}

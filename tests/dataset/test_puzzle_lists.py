@@ -117,6 +117,17 @@ def test_a_solution_beside_a_puzzle_is_passed_over(tmp_path: Path) -> None:
     assert ":2: holds two puzzles" in refusal(path)
 
 
+def test_a_wrong_solution_beside_a_puzzle_is_refused(tmp_path: Path) -> None:
+    """It has the givens, and is none."""
+    path = tmp_path / "list.txt"
+    solution = board_text(solve(boards_from_tokens(TASK.parse(PUZZLE))[None], (3, 3)).solutions[0])
+    blank = PUZZLE.index("0")
+    wrong = f"{solution[:blank]}{int(solution[blank]) % 9 + 1}{solution[blank + 1 :]}"
+    path.write_text(f"{PUZZLE} {solution}\n{OTHER}\n{PUZZLE};{wrong}\n{PUZZLE},{PUZZLE.replace('0', '9')}\n")
+    said = refusal(path)
+    assert "2 bad lines in all" in said and ":3: has a solution that breaks the rule: every row, column and box" in said
+
+
 @pytest.mark.parametrize(
     ("line", "expected"),
     [

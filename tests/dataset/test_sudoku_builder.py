@@ -410,8 +410,16 @@ def test_bad_requests_are_one_line_and_leave_nothing(
         ("--input-file", "absent.txt"): "absent.txt",
         ("--input-file", "mine.csv"): "header",
         ("--input-dir", "nowhere"): "train.csv",
+<<<<<<< HEAD
         ("--sub-sample-size", 5): "unknown flag '--sub-sample-size', the nearest is --subsample-size",
         ("--input-dir", ""): "argument --input-dir: found an empty text, expected a path or a name",
+=======
+        ("--generate", "4x4", "--source-repo", "foo/bar"): "--generate and --source-repo name two sources",
+        ("--input-file", "list.txt", "--source-repo", "foo/bar"): "two sources",
+        ("--input-dir", ""): "train.csv",
+        ("--input-dir", "", "--generate", "4x4"): "two sources",
+        ("--sub-sample-size", 5): "the nearest is --subsample-size",
+>>>>>>> c4cdc800 (The builder keeps all that it is given, or refuses it)
         ("--seed", -1): "whole number",
         ("--subsample-size", 0): "whole number",
     }
@@ -420,6 +428,7 @@ def test_bad_requests_are_one_line_and_leave_nothing(
     assert sorted(path.name for path in tmp_path.iterdir()) == ["list.txt", "mine.csv"]
 
 
+<<<<<<< HEAD
 def test_an_empty_place_is_not_the_default_one(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -428,6 +437,35 @@ def test_an_empty_place_is_not_the_default_one(
         assert "--output-dir: found an empty text" in refused(capsys, "--generate", "4x4", "--output-dir", empty)
     assert "--output-dir: found an empty text" in refused(capsys, "--generate", "4x4", "--output-dir=")
     assert list(tmp_path.iterdir()) == []
+=======
+def test_files_may_be_named_by_one_flag_or_by_several(build: Build, tmp_path: Path, texts: list[str]) -> None:
+    for name, some in (("a.txt", texts[:30]), ("b.txt", texts[30:60])):
+        (tmp_path / name).write_text("\n".join(some))
+    one = build("one", "--input-file", "a.txt", "b.txt")
+    two = build("two", "--input-file", "a.txt", "--input-file", "b.txt")
+    assert digest(one) == digest(two) and sum(len(boards_of(two, split)[0]) for split in ("train", "test")) == 60
+
+
+def test_two_files_of_one_name_are_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, texts: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Where the data set says what it was made of, one would stand for the other."""
+    monkeypatch.chdir(tmp_path)
+    for name, some in (("a", texts[:30]), ("b", texts[30:60])):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "list.txt").write_text("\n".join(some))
+    said = refused(capsys, "--input-file", "a/list.txt", "b/list.txt", "--output-dir", "out")
+    assert "a/list.txt and b/list.txt have one name" in said and not (tmp_path / "out").exists()
+
+
+def test_puzzles_that_are_not_there_to_test_on_are_noted(build: Build, tmp_path: Path, csv_rows: list[str]) -> None:
+    (tmp_path / "train.csv").write_text(CSV_HEADER + "".join(csv_rows[:20]))
+    (tmp_path / "test.csv").write_text(CSV_HEADER + "".join(csv_rows[20:30]))
+    root = build("out", "--input-dir", ".", "--test-size", 50)
+    assert len(boards_of(root, "test")[0]) == 10
+    notes = json.loads((root / "test" / "dataset.json").read_text())["build"]["notes"]
+    assert "50 puzzles to test on were asked for, 10 are there" in notes
+>>>>>>> c4cdc800 (The builder keeps all that it is given, or refuses it)
 
 
 def test_nothing_is_overwritten_unasked(build: Build, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

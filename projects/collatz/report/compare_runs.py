@@ -30,7 +30,7 @@ require_packages()
 import numpy as np
 from matplotlib.figure import Figure
 
-from analysis.arms.run_curves import origin_lines, origin_of, refuse_twice
+from analysis.arms.run_curves import names_of_folders, origin_lines, origin_of, refuse_twice
 from analysis.arms.seed_pairs import INTERVAL
 from analysis.figures.figure_files import make_folder, save_caption, save_csv, save_json, save_picture
 from projects.collatz.closed_forms import Tilted
@@ -167,7 +167,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     arms = collatz_arms(runs)
     margins = {run.folder: run_margins(run, "final") for run in runs}
     judged, gaps, closed = findings(arms, margins), differences(arms), against_closed(arms)
-    verdicts = {run.name: run_verdicts(run) for run in runs}
+    verdicts = dict(zip(names_of_folders(options.runs), map(run_verdicts, runs), strict=True))
     hard = hard_seed_records(arms)
     table = [
         *comparison_table(arms), "", *wrapped([*closed_lines(closed), *(words["best"] for words in verdicts.values())]),
