@@ -410,16 +410,13 @@ def test_bad_requests_are_one_line_and_leave_nothing(
         ("--input-file", "absent.txt"): "absent.txt",
         ("--input-file", "mine.csv"): "header",
         ("--input-dir", "nowhere"): "train.csv",
-<<<<<<< HEAD
         ("--sub-sample-size", 5): "unknown flag '--sub-sample-size', the nearest is --subsample-size",
         ("--input-dir", ""): "argument --input-dir: found an empty text, expected a path or a name",
-=======
         ("--generate", "4x4", "--source-repo", "foo/bar"): "--generate and --source-repo name two sources",
         ("--input-file", "list.txt", "--source-repo", "foo/bar"): "two sources",
         ("--input-dir", ""): "train.csv",
         ("--input-dir", "", "--generate", "4x4"): "two sources",
         ("--sub-sample-size", 5): "the nearest is --subsample-size",
->>>>>>> c4cdc800 (The builder keeps all that it is given, or refuses it)
         ("--seed", -1): "whole number",
         ("--subsample-size", 0): "whole number",
     }
@@ -428,7 +425,6 @@ def test_bad_requests_are_one_line_and_leave_nothing(
     assert sorted(path.name for path in tmp_path.iterdir()) == ["list.txt", "mine.csv"]
 
 
-<<<<<<< HEAD
 def test_an_empty_place_is_not_the_default_one(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -437,7 +433,8 @@ def test_an_empty_place_is_not_the_default_one(
         assert "--output-dir: found an empty text" in refused(capsys, "--generate", "4x4", "--output-dir", empty)
     assert "--output-dir: found an empty text" in refused(capsys, "--generate", "4x4", "--output-dir=")
     assert list(tmp_path.iterdir()) == []
-=======
+
+
 def test_files_may_be_named_by_one_flag_or_by_several(build: Build, tmp_path: Path, texts: list[str]) -> None:
     for name, some in (("a.txt", texts[:30]), ("b.txt", texts[30:60])):
         (tmp_path / name).write_text("\n".join(some))
@@ -465,7 +462,6 @@ def test_puzzles_that_are_not_there_to_test_on_are_noted(build: Build, tmp_path:
     assert len(boards_of(root, "test")[0]) == 10
     notes = json.loads((root / "test" / "dataset.json").read_text())["build"]["notes"]
     assert "50 puzzles to test on were asked for, 10 are there" in notes
->>>>>>> c4cdc800 (The builder keeps all that it is given, or refuses it)
 
 
 def test_nothing_is_overwritten_unasked(build: Build, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
