@@ -414,9 +414,6 @@ def test_bad_requests_are_one_line_and_leave_nothing(
         ("--input-dir", ""): "argument --input-dir: found an empty text, expected a path or a name",
         ("--generate", "4x4", "--source-repo", "foo/bar"): "--generate and --source-repo name two sources",
         ("--input-file", "list.txt", "--source-repo", "foo/bar"): "two sources",
-        ("--input-dir", ""): "train.csv",
-        ("--input-dir", "", "--generate", "4x4"): "two sources",
-        ("--sub-sample-size", 5): "the nearest is --subsample-size",
         ("--seed", -1): "whole number",
         ("--subsample-size", 0): "whole number",
     }
