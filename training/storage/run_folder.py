@@ -91,10 +91,15 @@ class RunFolder:
     @property
     def results(self) -> list[Path]:
         """What of a run is worth having without its states: weights, numbers, log."""
-        named = [self.final, self.best, self.best_archive, self.summary, self.test_rows]
-        weights = self.path.iterdir() if self.path.is_dir() else ()
-        steps = sorted(path for path in weights if STEP_FILE.fullmatch(path.name))
-        return [path for path in (*named, *steps, self.metrics) if os.path.lexists(path)]
+
+        def steps(folder: Path) -> list[Path]:
+            return (
+                sorted(path for path in folder.iterdir() if STEP_FILE.fullmatch(path.name)) if folder.is_dir() else []
+            )
+
+        archive = [self.best_archive] if steps(self.best_archive) else []
+        named = [self.final, self.best, *archive, self.summary, self.test_rows, *steps(self.path), self.metrics]
+        return [path for path in named if os.path.lexists(path)]
 
     def create(self) -> None:
         """Make the folder. Errors: `UserError` when a file is in the way or it cannot be written to."""
