@@ -38,8 +38,6 @@ import torch
 
 from dataset.puzzle_folder import fingerprint, recognised_tasks
 from dataset.puzzle_metadata import PuzzleFolders
-from models.config import ModelConfig
-from models.flops import step_flops
 from models.registry import count_parameters
 from options import MOST_ROWS, REQUIRED, anything, at_least, one_of, option, section, text
 from training.devices import dtype_name, resolve_device, resolve_dtype
@@ -49,7 +47,7 @@ from training.evaluation.evaluation_report import measure, select_rows, training
 from training.evaluation.evaluators import OUTPUTS, OutputRecorder, check_outputs
 from training.evaluation.result_files import KEPT, dtype_parts, kept_beside, predictions_file, report_path
 from training.evaluation.rollout_report import RolloutEvaluator
-from training.inference.choose import check_inference, keeps_steps, mode_parts, planned_passes
+from training.inference.choose import check_inference, cost_line, keeps_steps, mode_parts, planned_passes
 from training.inference.stability import ProbeSettings
 from training.inference.stochastic_rollouts import Settings as Rollouts
 from training.judges.judging import Judging
@@ -189,7 +187,9 @@ def evaluate_checkpoint(options: Options, world: World) -> dict[str, Any]:
     model = restore_model(replace(checkpoint, config=config), metadata, device)
     if world.is_main:
         num_rows = sum(len(selection.rows) for selection in selections)
-        say(cost_line(options.eval, num_rows, model.config), flush=True)
+        most = "at most " if options.eval.adaptive_halt else ""
+        passes = planned_passes(options.eval, model.config.halt_max_steps)
+        say(cost_line(num_rows, passes, model.config, most=most), flush=True)
     session = collect_provenance({}, device=device)
     record: dict[str, Any] = {
         "checkpoint": checkpoint.path.name,
@@ -253,17 +253,6 @@ def evaluate_checkpoint(options: Options, world: World) -> dict[str, Any]:
     for file_written in written:
         say(f"written: {file_written}")
     return record
-
-
-def cost_line(settings: EvaluateConfig, rows: int, config: ModelConfig) -> str:
-    """What an evaluation will take, without the padding of its last batches."""
-    passes = planned_passes(settings, config.halt_max_steps)
-    total = rows * passes
-    most = "at most " if settings.adaptive_halt else ""
-    return (
-        f"{rows:,} rows x {most}{passes:,} supervision steps each: {total:,} passes, "
-        f"{total * step_flops(config, training=False):.3g} operations"
-    )
 
 
 # Parts of `mode` that have words of their own; another inference's are told as they are.

@@ -18,9 +18,10 @@ import shutil
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 
-from errors import UserError, exit_on_user_error, require_packages
+from errors import UserError, exit_on_user_error, require_packages, say
 
 require_packages()
 
@@ -32,9 +33,11 @@ from dataset.find_task import official_shapes
 from dataset.puzzle_csv import read_puzzle_file
 from dataset.puzzle_metadata import PuzzleMetadata, data_folder, read_metadata
 from dataset.tasks.base import Known, PuzzleTask
+from long_work import progress_bar
 from models.recursive_model import RecursiveModel
 from options import MOST_REPEATS, anything, at_least, one_of, option, text
 from training.inference.base import to_device
+from training.inference.choose import cost_line
 from training.inference.stepwise import StepwiseInference, StepwisePredictions
 from training.settings.key_values import parse_key_values
 from training.settings.schema import DTYPES, Device
@@ -54,6 +57,7 @@ from training.trained_model import (
 # (name, cells) -> tokens of official puzzles that are no task here.
 OTHER_OFFICIAL = {("maze", 900): 6, ("arc", 900): 12}
 MAX_PUZZLES = 1000
+LONG_PASSES = 1000  # supervision steps of single rows; fewer take seconds
 SHIPPED = Path(__file__).parent / "models/pretrained/sudoku6/best.pt"
 EXAMPLE = ".3....541.......2....5....5.4..2.3.1"  # a test puzzle of the 6x6 Sudokus that it never saw
 GREEN, RED, BOLD, UNDERLINE, RESET = "\033[32m", "\033[31m", "\033[1m", "\033[4m", "\033[0m"
@@ -149,10 +153,15 @@ def read_puzzles(options: Options, checkpoint: Checkpoint, metadata: PuzzleMetad
 
 
 def answer_puzzles(model: RecursiveModel, puzzles: np.ndarray, metadata: PuzzleMetadata) -> StepwisePredictions:
-    """The model's answers to puzzles (N, S), on the CPU."""
+    """The model's answers to puzzles (N, S), on the CPU. Of long work the cost is said, and progress shown."""
+    steps = model.config.halt_max_steps
+    long = len(puzzles) * steps >= LONG_PASSES
+    if long:
+        say(cost_line(len(puzzles), steps, model.config), file=sys.stderr)
     batch = as_batch(puzzles, puzzles, np.zeros(len(puzzles), np.int32), metadata)
     device = model.H_init.device
-    predictions = StepwiseInference().predict(model, to_device(batch, device))
+    bar = partial(progress_bar, total=steps, desc="supervision steps", unit="step", shown=long, leave=False)
+    predictions = StepwiseInference(watched=bar).predict(model, to_device(batch, device))
     tensors = {key: value.cpu() for key, value in vars(predictions).items() if isinstance(value, torch.Tensor)}
     return replace(predictions, **tensors)  # type: ignore[arg-type]
 

@@ -3,7 +3,9 @@
 import json
 import re
 import shutil
+from collections.abc import Iterable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -242,3 +244,21 @@ def test_the_shipped_network_has_never_seen_the_example() -> None:
     known = np.load(predict.SHIPPED.with_name("training_puzzles.npy"))
     assert len(known) == 2560
     assert not np.isin(task.equivalence_keys(task.parse(predict.EXAMPLE)[None]), known)
+
+
+def test_long_work_says_its_cost_first(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    """And goes through its steps under a bar; short work says neither."""
+    bars: list[dict[str, Any]] = []
+
+    def bar(items: Iterable[Any], **options: Any) -> Iterable[Any]:
+        bars.append(options)
+        return items
+
+    monkeypatch.setattr(predict, "progress_bar", bar)
+    monkeypatch.setattr(predict, "LONG_PASSES", 9)
+    for steps, long in ((8, False), (9, True)):
+        predict.main([f"steps={steps}", "device=cpu"])
+        said = capsys.readouterr().err
+        assert said.startswith(f"1 rows x {steps} supervision steps each: {steps} passes, ") == long
+        assert (said == "") != long
+        assert (bars[-1]["total"], bars[-1]["shown"]) == (steps, long)

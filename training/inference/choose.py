@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 from dataset.puzzle_folder import PuzzleSet
 from errors import UserError
+from models.config import ModelConfig
+from models.flops import step_flops
 from training.inference.adaptive import AdaptiveInference
 from training.inference.base import Inference, InferenceSettings
 from training.inference.fixed import FixedInference, OfficialInference
@@ -80,6 +82,15 @@ def planned_passes(settings: "AnswerConfig", trained_steps: int) -> int:
         if section.in_use:
             passes = section.passes(passes, steps)
     return passes
+
+
+def cost_line(rows: int, passes: int, config: ModelConfig, *, most: str = "") -> str:
+    """What answering `rows` will take, `passes` supervision steps each. most: said before them."""
+    total = rows * passes
+    return (
+        f"{rows:,} rows x {most}{passes:,} supervision steps each: {total:,} passes, "
+        f"{total * step_flops(config, training=False):.3g} operations"
+    )
 
 
 def deciding(settings: "AnswerConfig") -> dict[str, Any]:
