@@ -22,7 +22,9 @@ stability is among them where probes are asked for, which cost passes of their o
 eval.stochastic_rollouts.probes.sizes=[1e-3].
 """
 
+import contextlib
 import copy
+import io
 import shlex
 import sys
 from collections.abc import Mapping, Sequence
@@ -138,7 +140,8 @@ def planned_files(options: Options, result: str, kinds: Sequence[str], processes
 
 def evaluate_checkpoint(options: Options, world: World) -> dict[str, Any]:
     """Measure, print and write; returns the record. Every process must call it; the first one reports."""
-    checkpoint = open_checkpoint(options.checkpoint, device=options.device)
+    with contextlib.nullcontext() if world.is_main else contextlib.redirect_stderr(io.StringIO()):  # one warns for all
+        checkpoint = open_checkpoint(options.checkpoint, device=options.device)
     config = copy.deepcopy(checkpoint.config)
     if options.dtype is not None:
         config.dtype, config.state_dtype = options.dtype, "auto"

@@ -23,12 +23,14 @@ from errors import UserError, say
 from files import file_sha256
 from training.devices import dtype_name
 from training.run import Run
-from training.settings.identity import schema_fingerprint, shaping_settings
+from training.settings.identity import schema_fingerprint, shaping_settings, with_defaults
 from training.settings.resolving import load_config_file
 from training.setup import EvalRows, open_evaluation_rows
 from training.storage.atomic_file import write_atomically
-from training.storage.run_folder import ALL_CONFIG, TRAINING_PUZZLES
+from training.storage.run_folder import ALL_CONFIG, TRAINING_PUZZLES, WEIGHTS_RECORD, compare_run_identity
 from training.storage.weights_record import WeightsRecord, canonical_sha256, read_record
+
+_SHOWN = 4  # differences listed before the rest is counted
 
 # Keys that symmetries do not change take a quarter of a millisecond each; of more puzzles equal rows alone are found.
 MOST_UP_TO_SYMMETRY = 500_000
@@ -141,6 +143,27 @@ def warn_of_rows_that_chose(run: Run, weights: Path) -> None:
             f"validation_size={size} leaves them out, as there",
             file=sys.stderr,
         )
+
+
+def warn_of_another_network(run: Run, weights: Path) -> None:
+    """Say where weights that a run starts from were made with other settings of the network, or nothing tells.
+
+    They may be meant to go on otherwise, with more cycles for instance; that they fit says nothing of it.
+    """
+    if not run.world.is_main:
+        return
+    record = read_record(weights.parent)
+    if record is None or not record.knows(file_sha256(weights)):
+        why = f"no {WEIGHTS_RECORD} beside it" if record is None else f"{WEIGHTS_RECORD} does not know its bytes"
+        say(f"warning: {weights}: {why}, which would say what settings it was made with", file=sys.stderr)
+        return
+    now, before = shaping_settings(run.config), dict(record.settings)
+    both = with_defaults(before, now), with_defaults(now, before)
+    changed = compare_run_identity(*({k: v for k, v in each.items() if k.startswith("arch.")} for each in both))
+    if changed:
+        rest = len(changed) - _SHOWN
+        listed = "; ".join(changed[:_SHOWN]) + (f"; and {rest} more" if rest > 0 else "")
+        say(f"warning: {weights} was made with another network than this run's: {listed}", file=sys.stderr)
 
 
 def _validated(rows_of: Iterable[EvalRows], *, rest: bool = False) -> Iterator[np.ndarray]:

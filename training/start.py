@@ -2,6 +2,7 @@
 
 import contextlib
 import os
+import shlex
 import sys
 from collections.abc import Callable, Iterator
 from dataclasses import replace
@@ -21,7 +22,7 @@ from training.evaluation.evaluators import check_outputs
 from training.hooks.base import refuse_conflicts
 from training.inference.choose import build_inference, deciding, keeps_steps
 from training.judges.judging import build_judges
-from training.known_rows import refuse_rows_that_chose, warn_of_rows_that_chose
+from training.known_rows import refuse_rows_that_chose, warn_of_another_network, warn_of_rows_that_chose
 from training.loop import run_training
 from training.memory_need import TRAINED_COPIES, require_memory
 from training.objectives.act_streaming import ACTStreaming
@@ -169,6 +170,7 @@ def place(run: Run) -> None:
         load_initial_weights(run.model, str(decision.path))
         for average in run.averages.values():
             average.restart()
+        warn_of_another_network(run, decision.path)  # type: ignore[arg-type]
         warn_of_rows_that_chose(run, decision.path)  # type: ignore[arg-type]
 
 
@@ -195,6 +197,20 @@ def warn_about_evaluation(run: Run) -> None:
             f"warning: {', '.join(changed)} since update {run.step}: the weights go on as they would have, but the "
             f"best so far (update {run.validation.best.step}) was chosen by the earlier evaluation",
             file=sys.stderr,
+        )
+
+
+def refuse_other_test_rows(run: Run) -> None:
+    """Errors: `UserError` where the summary that is there is of other test rows than the one that would replace it."""
+    if not run.folder.summary.exists() or not run.folder.all_config.is_file():
+        return
+    before, now = load_config_file(run.folder.all_config).max_test_rows, run.config.max_test_rows
+    if before != now:
+        was, asked = ("null" if rows is None else str(rows) for rows in (before, now))
+        raise UserError(
+            f"{run.folder.summary} reports with max_test_rows={was}, now {asked}, and would lose its numbers: give "
+            f"max_test_rows={was}, or report on other rows beside it with: python evaluate.py "
+            f"checkpoint={shlex.quote(str(run.folder.best))}{'' if now is None else f' max_test_rows={now}'}"
         )
 
 
@@ -254,6 +270,7 @@ def train_in(world: World, config: TrainConfig) -> str:
             if not starts_elsewhere or run.folder.states:
                 place(run)
             refuse_rows_that_chose(run)
+            refuse_other_test_rows(run)
             warn_about_evaluation(run)
         share_weights(run)
         return "done" if already_finished(run) else run_training(run)

@@ -149,3 +149,46 @@ def test_a_killed_start_finds_its_keys_again(run: Path, sudoku6_folder: Path) ->
     assert train_here("trm_mlp", sudoku6_folder, run, [*SMALL, "max_steps=3"]) == "done"
     assert (run / "training_puzzles.npy").read_bytes() == before
     assert json.loads((run / "weights.json").read_text())["training"]["up_to_symmetry"]
+
+
+@pytest.mark.parametrize("more", [[], ["max_steps=4"]])
+def test_a_summary_is_not_replaced_by_one_of_other_test_rows(
+    more: list[str], sudoku6_folder: Path, tmp_path: Path
+) -> None:
+    """Whether the run has ended or goes on; the same rows go on, and a run without a summary may change them."""
+    run = tmp_path / "run"
+    train_here("trm_mlp", sudoku6_folder, run, SMALL)
+    before = {path: path.read_bytes() for path in run.iterdir() if path.is_file()}
+    with pytest.raises(
+        UserError, match="reports with max_test_rows=8, now 4, and would lose its numbers: give"
+    ) as caught:
+        train_here("trm_mlp", sudoku6_folder, run, [*SMALL, "max_test_rows=4", *more])
+    assert f"evaluate.py checkpoint={run}/best.pt max_test_rows=4" in str(caught.value)
+    assert {path: path.read_bytes() for path in before if path.name != ".lock"} == {
+        path: data for path, data in before.items() if path.name != ".lock"
+    }
+    assert train_here("trm_mlp", sudoku6_folder, run, [*SMALL, *more]) == "done"
+    (run / "summary.json").unlink()
+    assert train_here("trm_mlp", sudoku6_folder, run, [*SMALL, "max_test_rows=4", *more]) == "done"
+    assert json.loads((run / "summary.json").read_text())["test"]["final"]["denominator"] == 4
+
+
+def test_weights_of_another_network_are_said(
+    sudoku6_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """They fit, and answer otherwise: the record beside them tells, and where there is none that is said."""
+    train_here("trm_mlp", sudoku6_folder, tmp_path / "first", SMALL)
+    start = f"init_from={tmp_path}/first/best.pt"
+
+    def said(name: str, *options: str) -> str:
+        capsys.readouterr()
+        train_here("trm_mlp", sudoku6_folder, tmp_path / name, [*SMALL, "max_steps=1", start, *options])
+        lines = [line for line in capsys.readouterr().err.splitlines() if "first/best.pt" in line]
+        return "\n".join(lines)
+
+    assert said("same", "lr=0.01") == ""
+    other = said("other", "arch.H_cycles=1", "lr=0.01")
+    assert other.startswith("warning: ") and "was made with another network than this run's: arch.H_cycles: " in other
+    assert "now 1" in other and "lr" not in other.partition("run's:")[2]
+    (tmp_path / "first" / "weights.json").unlink()
+    assert "no weights.json beside it, which would say what settings it was made with" in said("unknown")
