@@ -29,12 +29,13 @@ _IDEA = re.compile(r"^class Settings\b", re.MULTILINE)
 @dataclass(frozen=True)
 class Room:
     """A folder of ideas. package: its dotted name. key: of its section of the settings. writes: what the names of its
-    metrics begin with.
+    metrics begin with. reserved: names that no idea may have, because others write metrics under them.
     """
 
     package: str
     key: str
     writes: str = ""
+    reserved: tuple[str, ...] = ()
 
     def names(self) -> list[str]:
         """The ideas of the room, in alphabetical order. Read off the text: no module is imported for it."""
@@ -48,6 +49,8 @@ class Room:
         settings = self.module(name).Settings
         if not settings.__doc__ or settings.__doc__.startswith("Settings("):  # what `dataclass` writes
             raise TypeError(f"{self.package}.{name}.Settings has no docstring, which is its help")
+        if name in self.reserved:
+            raise TypeError(f"{self.package}.{name} would write over metrics of the objective; rename its file")
         return settings
 
     def classes(self) -> dict[str, Any]:
@@ -89,7 +92,8 @@ def _first_sentence(kind: type) -> str:
 
 
 OBJECTIVES = Room("training.objectives", "objective")
-TERMS = Room("training.terms", "term", "train/")
+# As `<name>_loss` a term writes its loss, and these are losses of models/losses.py.
+TERMS = Room("training.terms", "term", "train/", ("lm", "q_halt", "q_continue"))
 HOOKS = Room("training.hooks", "hook", "train/")
 INFERENCES = Room("training.inference", "eval")
 JUDGES = Room("training.judges", "evaluators")

@@ -33,6 +33,7 @@ from training.rooms import HOOKS
 from training.run import Run, restore
 from training.scoring import Scoring
 from training.seeding import seed_everything
+from training.settings.checks import check_read
 from training.settings.evaluator_list import refuse_awaited
 from training.settings.identity import config_hash, default_run_name
 from training.settings.resolving import load_config_file
@@ -260,6 +261,8 @@ def train_in(world: World, config: TrainConfig) -> str:
     with world.together():
         check_processes(config, world)
         check_evaluation(config)
+        if not RunFolder(config.checkpoint_path or ".").states and config.resume in ("auto", "never"):
+            check_read(config)
         run = choose_builder(config)(config, world)
         # A start that lies elsewhere is read before there is a folder: when it is refused, nothing is left behind.
         starts_elsewhere = not run.folder.states

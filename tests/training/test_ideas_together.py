@@ -18,6 +18,7 @@ from training.distributed import World
 from training.rooms import HOOKS, STEPS, TERMS, Room
 from training.start import build_run
 from training.storage.weights import load_weights
+from training.terms import halt_entropy
 
 OBJECTIVES = {
     "act_streaming": [],
@@ -157,7 +158,37 @@ def test_what_cannot_be_is_refused_in_one_line(
     assert expected in str(caught.value) and "\n" not in str(caught.value)
 
 
+@pytest.mark.parametrize(
+    ("options", "expected"),
+    [
+        (["term.halt_entropy.weight=1", "arch.halt_max_steps=4"],
+         "option 'term.halt_entropy.after_step': found 4, expected less than arch.halt_max_steps=4, or no row is ever"),
+        (["hook.grad_noise.enabled=True", "freeze_weights=True", "arch.puzzle_emb_ndim=32"],
+         "option 'hook.grad_noise.enabled': found True, expected False: freeze_weights=True trains the puzzle table"),
+        (["hook.grad_noise.enabled=True", "hook.grad_noise.begin=0"],
+         "option 'hook.grad_noise.begin': found 0.0, expected a number above 0, or one in hook.grad_noise.end"),
+    ],
+)  # fmt: skip
+def test_an_idea_that_would_do_nothing_is_refused_at_the_start(
+    options: list[str], expected: str, sudoku6_folder: Path, tmp_path: Path
+) -> None:
+    with pytest.raises(UserError) as caught:
+        train_here("trm_att", sudoku6_folder, tmp_path / "run", options)
+    assert expected in str(caught.value) and not (tmp_path / "run").exists()
+    resolved = tiny_config("trm_att", sudoku6_folder, tmp_path, options)  # a run that was begun so is still read
+    assert resolved.checkpoint_path is not None
+
+
 def test_another_weight_makes_another_run(sudoku6_folder: Path, tmp_path: Path) -> None:
-    train_here("trm_att", sudoku6_folder, tmp_path, ["term.halt_entropy.weight=0.01", "max_steps=2"])
+    late = "term.halt_entropy.after_step=1"
+    train_here("trm_att", sudoku6_folder, tmp_path, ["term.halt_entropy.weight=0.01", late, "max_steps=2"])
     with pytest.raises(UserError, match=r"another run: term\.halt_entropy\.weight: saved 0\.01, now 0\.5"):
-        train_here("trm_att", sudoku6_folder, tmp_path, ["term.halt_entropy.weight=0.5", "max_steps=4"])
+        train_here("trm_att", sudoku6_folder, tmp_path, ["term.halt_entropy.weight=0.5", late, "max_steps=4"])
+
+
+@pytest.mark.parametrize("name", ["lm", "q_halt", "q_continue"])
+def test_a_term_does_not_write_over_the_metrics_of_the_objective(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(type(TERMS), "module", lambda room, idea: halt_entropy)
+    with pytest.raises(TypeError, match=f"training.terms.{name} would write over metrics of the objective"):
+        TERMS.settings_class(name)
+    assert TERMS.settings_class("halt_entropy") is halt_entropy.Settings

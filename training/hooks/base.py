@@ -103,6 +103,10 @@ class HookSettings:
         """Whether the planned number of updates decides what the hook does."""
         return False
 
+    def unread(self, config: Any) -> tuple[str, str] | None:
+        """(one of its settings, what is expected of it) where the hook would do nothing in a run of these settings."""
+        return None
+
     def build(self) -> Hook:
         raise NotImplementedError
 

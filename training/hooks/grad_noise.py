@@ -8,7 +8,7 @@ Differs: the paper's sigma^2 falls as 1/(1+t)^0.55; here it follows half a cosin
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -33,6 +33,13 @@ class Settings(HookSettings):
     }
 
     tried_with: ClassVar = {"begin": 0.2, "steps": 20}
+
+    def unread(self, config: Any) -> tuple[str, str] | None:
+        if config.freeze_weights:
+            return "enabled", "False: freeze_weights=True trains the puzzle table only, which has no noise"
+        if self.begin == self.end == 0:
+            return "begin", "a number above 0, or one in hook.grad_noise.end: no update has noise"
+        return None
 
     def build(self) -> Hook:
         return GradientNoise(self)

@@ -104,6 +104,14 @@ def _check_ideas(cfg: TrainConfig) -> None:
             _fail(key, value, f"its default: {project[0].capitalize()} runs do not read it")
 
 
+def check_read(cfg: TrainConfig) -> None:
+    """Refuse terms and hooks that would do nothing. Asked of a new run only: earlier ones go on as they were begun."""
+    for room in (TERMS, HOOKS):
+        for name, settings in room.in_use(getattr(cfg, room.key)):
+            if (found := settings.unread(cfg)) is not None:
+                _fail(f"{room.key}.{name}.{found[0]}", getattr(settings, found[0]), found[1])
+
+
 def _check_floss(cfg: TrainConfig, floss: FlossConfig) -> None:
     arch = cfg.arch
     if cfg.freeze_weights:

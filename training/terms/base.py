@@ -59,6 +59,10 @@ class TermSettings:
     def in_use(self) -> bool:
         return self.weight != 0
 
+    def unread(self, config: Any) -> tuple[str, str] | None:
+        """(one of its settings, what is expected of it) where the term would do nothing in a run of these settings."""
+        return None
+
     def build(self, config: ModelConfig, generator: torch.Generator) -> "Term":
         """The term. generator: of the initial weights of its module, where it has one."""
         raise NotImplementedError
@@ -95,7 +99,10 @@ def add_terms(
     for item in terms:
         term_loss, term_metrics = item.term(view)
         loss = loss + item.weight * term_loss
-        metrics = metrics | term_metrics | {f"{item.name}_loss": term_loss.detach()}
+        written = term_metrics | {f"{item.name}_loss": term_loss.detach()}
+        if twice := metrics.keys() & written.keys():
+            raise ValueError(f"the term {item.name} writes over {sorted(twice)}")
+        metrics = metrics | written
     return loss, metrics
 
 

@@ -6,7 +6,7 @@ that a row weighs the same however many others are late.
 """
 
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import torch
 import torch.nn.functional as F
@@ -30,6 +30,11 @@ class Settings(TermSettings):
     }
 
     tried_with: ClassVar = {"weight": 0.5, "after_step": 1}
+
+    def unread(self, config: Any) -> tuple[str, str] | None:
+        if self.after_step >= config.arch.halt_max_steps:
+            return "after_step", f"less than arch.halt_max_steps={config.arch.halt_max_steps}, or no row is ever late"
+        return None
 
     def build(self, config: ModelConfig, generator: torch.Generator) -> Term:
         return HaltEntropy(self.after_step)
