@@ -2,6 +2,7 @@
 
 import graphlib
 import itertools
+import os
 import re
 import shlex
 from collections.abc import Iterable, Iterator, Mapping
@@ -49,7 +50,7 @@ class GridRun:
 
     @property
     def is_finished(self) -> bool:
-        return self.finished_file.is_file()
+        return os.path.isfile(self.finished_file)
 
 
 @dataclass(frozen=True)
@@ -73,7 +74,7 @@ class Grid:
 def find_grid(name: str) -> Path:
     """The file of that path, or of that name in config/grid. Errors: `UserError` naming those that exist."""
     for path in (Path(name), GRIDS / name, GRIDS / f"{name}.yaml"):
-        if path.is_file():
+        if os.path.isfile(path):
             return path
     known = ", ".join(sorted(path.stem for path in GRIDS.glob("*.yaml")))
     raise UserError(f"{name}: there is no such grid file; expected a path, or one of config/grid: {known}")
@@ -243,7 +244,7 @@ class _Filler:
 def _command(filler: _Filler, text: str, where: str) -> tuple[str, ...]:
     words = filler.words(text)
     script = words[0] if words else ""
-    if script != "-m" and not (script.endswith(".py") and (ROOT / script).is_file()):
+    if script != "-m" and not (script.endswith(".py") and os.path.isfile(ROOT / script)):
         raise UserError(
             f"{where}: command: found {script!r} first, expected a script of the suite such as "
             "pretrain.py, or -m MODULE: what follows `python`"

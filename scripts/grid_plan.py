@@ -64,7 +64,7 @@ class GridPlan:
 
     def _further_training(self, words: list[str]) -> list[str]:
         root, name = _option(words, "--ckpt-root"), _option(words, "--ckpt-name")
-        there = root is None or name is None or (ROOT / root / name).is_file()
+        there = root is None or name is None or os.path.isfile(ROOT / root / name)
         if root is not None and name is not None and not there:
             maker = next((maker for maker in self.makers if maker.finished_file.parent == ROOT / root), None)
             if maker is not None and _script_and_words(maker)[0] == _PRETRAINING:
@@ -80,7 +80,7 @@ class GridPlan:
 
     def _data_option(self, root: Path) -> list[str]:
         """Flags that put stand-ins in the place of the original run's data, where some of it is not there yet."""
-        if not (root / ALL_CONFIG).is_file():
+        if not os.path.isfile(root / ALL_CONFIG):
             return []
         paths = load_config_file(root / ALL_CONFIG).data_paths
         instead = [self._data(path) for path in paths]
@@ -119,7 +119,7 @@ class GridPlan:
             with open_new(folder / ALL_CONFIG) as file:
                 file.write(yaml.safe_dump(config_to_dict(config)).encode())
         folder, _ = self.stand_ins[target]
-        if not (folder / name).exists():
+        if not os.path.exists(folder / name):
             open_new(folder / name).close()
         return folder
 

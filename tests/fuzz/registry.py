@@ -6,6 +6,7 @@ from tests.fuzz.targets.command_lines import BuilderCommands, HydraCommands, Key
 from tests.fuzz.targets.configs import Configs
 from tests.fuzz.targets.dataset_folder import DatasetFolder
 from tests.fuzz.targets.golden import Golden
+from tests.fuzz.targets.grid_files import GridFiles
 from tests.fuzz.targets.puzzle_lists import PublishedCsv, RawPuzzleList
 from tests.fuzz.targets.records import Records
 from tests.fuzz.targets.restored import Restored
@@ -29,6 +30,7 @@ def all_targets() -> list[Target]:
         Configs(),
         Records(),
         Golden(),
+        GridFiles(),
         KeyValues(),
         BuilderCommands(),
         HydraCommands(),

@@ -1,5 +1,6 @@
 """Grid files: what an entry stands for, and every mistake in one line before anything starts."""
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -223,3 +224,13 @@ def test_evaluations_make_the_files_that_their_grid_awaits(path: Path) -> None:
             options = parse_key_values(list(run.command[1:]), Options)
             weights = Path(options.checkpoint).stem
             assert run.finished_file.name == f"{'_'.join(['evaluation', weights, *mode_parts(options.eval)])}.json"
+
+
+def test_a_name_longer_than_file_systems_take(tmp_path: Path) -> None:
+    """Of a script and of a grid: there is none of that name, as of any other."""
+    path = tmp_path / "grid.yaml"
+    path.write_text(json.dumps({"out": "runs/x", "runs": [{"name": "a", "command": f"{'x' * 5000}.py"}]}))
+    with pytest.raises(UserError, match="x.py"):
+        read_grid(path)
+    with pytest.raises(UserError, match="there is no such grid file"):
+        find_grid("x" * 5000)
