@@ -1,6 +1,5 @@
 """Evaluators judge predictions; `evaluate` runs them over rows, on any number of processes."""
 
-import math
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator, Mapping, Sequence, Sized
