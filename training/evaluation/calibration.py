@@ -5,6 +5,7 @@ from typing import Any, Self
 import numpy as np
 import torch
 from scipy.special import expit
+from scipy.stats import rankdata
 from torch import Tensor
 
 from models.act import Batch
@@ -27,8 +28,6 @@ def auroc(scores: np.ndarray, positive: np.ndarray) -> float | None:
     num_negative = positive.size - num_positive
     if not num_positive or not num_negative:
         return None
-    from scipy.stats import rankdata  # takes longer to import than most scripts take to start
-
     rank_sum = float(rankdata(scores)[positive].sum())
     return (rank_sum - num_positive * (num_positive + 1) / 2) / (num_positive * num_negative)
 

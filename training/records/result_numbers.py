@@ -9,7 +9,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from scipy.special import ndtri
+from scipy.stats import binomtest
 
 HASH_CHARACTERS = 12
 _DIGITS = 6
@@ -53,22 +53,8 @@ def wilson_interval(successes: int, total: int) -> tuple[float, float]:
     """95 % Wilson interval of a rate; (nan, nan) without trials."""
     if total == 0:
         return math.nan, math.nan
-    if not 0 <= successes <= total:
-        raise ValueError(f"{successes} successes of {total} trials")
-    return wilson(successes / total, total)
-
-
-def wilson(share: float, trials: float) -> tuple[float, float]:
-    """95 % Wilson interval of a share in [0, 1] of a positive number of trials, which need not be whole.
-
-    Source: Wilson 1927, as in Newcombe 1998. Written out because `scipy.stats`, whose numbers these are, takes longer
-    to import than most scripts take to start.
-    """
-    z = float(ndtri(0.975))
-    denominator = 2 * (trials + z**2)
-    middle = (2 * trials * share + z**2) / denominator
-    half = z / denominator * math.sqrt(4 * trials * share * (1 - share) + z**2)
-    return middle - half if share > 0 else 0.0, middle + half if share < 1 else 1.0
+    interval = binomtest(successes, total).proportion_ci(0.95, method="wilson")
+    return float(interval.low), float(interval.high)
 
 
 def rate(name: str, count: float, of: float, moment: str | None = None) -> Number:
