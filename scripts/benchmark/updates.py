@@ -49,8 +49,8 @@ COLUMNS = (
 )  # fmt: skip
 
 
-def add_setup_options(parser: argparse.ArgumentParser, timed: str) -> None:
-    """What all benchmarks let one choose, beside the preset; `timed`: what --repeats counts."""
+def add_setup_options(parser: argparse.ArgumentParser, timed: str, repeats: int = 7) -> None:
+    """What all benchmarks let one choose, beside the preset; `timed`: what --repeats counts, by default `repeats`."""
     parser.add_argument("--batch-size", type=int, metavar="B", help="rows; default: the preset's, on a CPU at most 8")
     parser.add_argument("--dtype", choices=["auto", "float64", "float32", "bfloat16"], help="default: the preset's")
     parser.add_argument("--device", metavar="NAME", help="auto, cpu, mps, cuda or cuda:N; default: the preset's")
@@ -62,7 +62,7 @@ def add_setup_options(parser: argparse.ArgumentParser, timed: str) -> None:
     )
     parser.add_argument("--shape", choices=list(SHAPES), help="shape of the data where no folder and no name tells it")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the whole record here")
-    parser.add_argument("--repeats", type=int, default=7, metavar="N", help=f"timed {timed}; default 7")
+    parser.add_argument("--repeats", type=int, default=repeats, metavar="N", help=f"timed {timed}; default {repeats}")
 
 
 def read_overrides(options: argparse.Namespace) -> dict[str, str]:
