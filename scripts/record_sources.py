@@ -9,13 +9,15 @@ from os.path import commonprefix
 from pathlib import Path
 from typing import Any
 
-from analysis.arms.run_curves import finished_by_end, read_run, shared_settings
+from analysis.arms.run_curves import finished_by_end, read_run, refuse_gone_on, shared_settings
 from analysis.arms.seed_pairs import mean_interval
 from dataset.plain_data import json_object_or_refuse
 from errors import UserError
 from scripts.record_file import checked_fields
+from training.records.metrics_log import read_metrics
 from training.records.provenance import settings_sha256
 from training.records.result_numbers import HASH_CHARACTERS, Number, command_of, commit_of, dataset_hashes, machine_of
+from training.records.run_sessions import numbers_of, sessions_of
 from training.storage.run_folder import RunFolder
 
 _read = partial(json_object_or_refuse, mend="name a run folder or a report that a script wrote")
@@ -54,21 +56,28 @@ def _of_run(folder: Path) -> dict[str, Any]:
         raise UserError(f"{folder} has no provenance.json; name the checkpoint_path of a run")
     if not names.summary.is_file():
         raise UserError(f"{folder} has no summary.json: the run has not ended; go on with its command, then record it")
-    provenance, summary = _read(names.provenance), _read(names.summary)
+    log = read_metrics(names.metrics) if names.metrics.is_file() else ()
+    logged = max((record["step"] for record in log), default=0)
+    provenance, summary = numbers_of(_read(names.provenance), logged), _read(names.summary)
     config, best = provenance.get("config"), summary.get("best")
-    size = provenance.get("world_size", 1)
-    if not isinstance(config, Mapping) or not isinstance(provenance.get("argv"), list) or not isinstance(size, int):
+    sessions = sessions_of([provenance])
+    if not isinstance(config, Mapping) or any(
+        not isinstance(session.get("argv"), list) or not isinstance(session.get("world_size", 1), int)
+        for session in sessions
+    ):
         raise UserError(f"{names.provenance} lacks the command, the settings or the number of processes; {_AGAIN}")
+    if type(summary.get("steps")) is int:
+        refuse_gone_on(names, summary["steps"], logged)
     metric = best.get("metric") if isinstance(best, Mapping) else None
     finished = finished_by_end(read_run(folder, metric, "updates").points) if isinstance(metric, str) else None
     hashes = [str(provenance.get("config_hash")), *dataset_hashes(provenance.get("datasets"))]
     return _entry(names.summary, summary, {
-        "commands": [command_of(provenance)],
+        "commands": list(dict.fromkeys(map(command_of, sessions))),
         "config_hashes": [hashes[0][:HASH_CHARACTERS]],
-        "commits": [commit_of(provenance)],
+        "commits": list(dict.fromkeys(map(commit_of, sessions))),
         "dataset_hashes": [digest[:HASH_CHARACTERS] for digest in hashes[1:]],
         "seeds": [config["seed"]] if "seed" in config else [],
-        "hardware": [machine_of(provenance)],
+        "hardware": list(dict.fromkeys(map(machine_of, sessions))),
         "seconds": summary.get("train_seconds"),
         "finished": finished,
     }) | {"settings": settings_sha256(shared_settings(config))}  # fmt: skip

@@ -129,6 +129,17 @@ def refuse_rows_that_chose(run: Run) -> None:
         )
 
 
+def other_validation(run: Run) -> str | None:
+    """In words: the rows that validated last and those that validate now; None where they are the same, or unknown."""
+    if run.state_file is None or not run.evaluation_rows:
+        return None
+    before, now = _chose_before(run, "validation"), np.concatenate([*_validated(run.evaluation_rows)])
+    if not len(before) or np.array_equal(np.unique(before), np.unique(now)):
+        return None
+    same = int(np.isin(now, before).sum())
+    return f"validation rows {len(before)} -> {len(now)}, {same} of them the same"
+
+
 def warn_of_rows_that_chose(run: Run, weights: Path) -> None:
     """Say how many test rows of a run chose the weights that it starts from."""
     record = read_record(weights.parent)
@@ -173,17 +184,17 @@ def _validated(rows_of: Iterable[EvalRows], *, rest: bool = False) -> Iterator[n
         yield np.delete(hashes, rows.validation) if rest else hashes[rows.validation]
 
 
-def _that_chose(record: WeightsRecord) -> np.ndarray:
-    listed = [*record.rows.get("validation", ()), *record.rows.get("earlier", ())] if record.rows else []
+def _that_chose(record: WeightsRecord, *names: str) -> np.ndarray:
+    listed = [text for name in names or ("validation", "earlier") for text in (record.rows or {}).get(name, ())]
     return np.array([int(text, 16) for text in listed], np.uint64)
 
 
-def _chose_before(run: Run) -> np.ndarray:
-    """Hashes of the rows that validated before this session."""
+def _chose_before(run: Run, *names: str) -> np.ndarray:
+    """Hashes of the rows that validated before this session; with "validation", of those that did last."""
     assert run.state_file is not None
     record = read_record(run.state_file.parent)
     if record is not None and record.rows is not None:
-        return _that_chose(record)
+        return _that_chose(record, *names)
     nothing = np.zeros(0, np.uint64)
     try:  # of a folder without a record: what its settings say
         before = load_config_file(run.state_file.parent / ALL_CONFIG)

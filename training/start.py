@@ -12,7 +12,7 @@ from typing import Any
 import torch
 
 from dataset.plain_data import JsonError, read_json_object
-from dataset.puzzle_folder import recognised_tasks
+from dataset.puzzle_folder import fingerprint, recognised_tasks
 from dataset.puzzle_metadata import PuzzleFolders
 from errors import UserError, say
 from training.averages import EMA, Average
@@ -22,7 +22,12 @@ from training.evaluation.evaluators import check_outputs
 from training.hooks.base import refuse_conflicts
 from training.inference.choose import build_inference, deciding, keeps_steps
 from training.judges.judging import build_judges
-from training.known_rows import refuse_rows_that_chose, warn_of_another_network, warn_of_rows_that_chose
+from training.known_rows import (
+    other_validation,
+    refuse_rows_that_chose,
+    warn_of_another_network,
+    warn_of_rows_that_chose,
+)
 from training.loop import run_training
 from training.memory_need import TRAINED_COPIES, require_memory
 from training.objectives.act_streaming import ACTStreaming
@@ -35,7 +40,7 @@ from training.scoring import Scoring
 from training.seeding import seed_everything
 from training.settings.checks import check_read
 from training.settings.evaluator_list import refuse_awaited
-from training.settings.identity import config_hash, default_run_name
+from training.settings.identity import config_hash, default_run_name, judged_otherwise
 from training.settings.resolving import load_config_file
 from training.settings.schema import TrainConfig
 from training.setup import (
@@ -132,6 +137,9 @@ def build_run(config: TrainConfig, world: World, objective: Objective | None = N
         inference=build_inference(config.eval, [rows.puzzle_set for rows in evaluation_rows], config.seed),
         source=source,
         evaluation_rows=evaluation_rows,
+        judged_on={
+            "judged_on": [fingerprint(rows.puzzle_set.folder, rows.puzzle_set.split) for rows in evaluation_rows]
+        },
         scoring=Scoring,
         hooks=hooks,
         planned_updates=planned_updates(config, source, objective.updates_per_batch),
@@ -179,26 +187,32 @@ def warn_about_evaluation(run: Run) -> None:
     """Say when the best checkpoint so far was chosen by another evaluation than the one that goes on."""
     if run.state_file is None or run.validation.best is None or not run.world.is_main:
         return
-    before = run.state_file.with_name(run.folder.all_config.name)
-    if not before.is_file():
-        return
-    try:
-        earlier = load_config_file(before)
-    except UserError as error:
-        say(f"warning: how the best checkpoint was chosen is not known: {error}", file=sys.stderr)
-        return
-    chosen_by, now = (
-        {"evaluate_weights": config.evaluate_weights}
-        | {f"eval.{name}": value for name, value in deciding(config.eval).items()}
-        for config in (earlier, run.config)
-    )
-    changed = [f"{name} {chosen_by[name]} -> {value}" for name, value in now.items() if chosen_by[name] != value]
+    changed = [*_other_answers(run), *filter(None, [other_validation(run)])]
     if changed:
         say(
             f"warning: {', '.join(changed)} since update {run.step}: the weights go on as they would have, but the "
             f"best so far (update {run.validation.best.step}) was chosen by the earlier evaluation",
             file=sys.stderr,
         )
+
+
+def _other_answers(run: Run) -> list[str]:
+    """Settings that decide which answers are judged, where the run that goes on had others."""
+    assert run.state_file is not None
+    before = run.state_file.with_name(run.folder.all_config.name)
+    if not before.is_file():
+        return []
+    try:
+        earlier = load_config_file(before)
+    except UserError as error:
+        say(f"warning: how the best checkpoint was chosen is not known: {error}", file=sys.stderr)
+        return []
+    chosen_by, now = (
+        {"evaluate_weights": config.evaluate_weights}
+        | {f"eval.{name}": value for name, value in deciding(config.eval).items()}
+        for config in (earlier, run.config)
+    )
+    return [f"{name} {chosen_by[name]} -> {value}" for name, value in now.items() if chosen_by[name] != value]
 
 
 def refuse_other_test_rows(run: Run) -> None:
@@ -235,7 +249,25 @@ def already_finished(run: Run) -> bool:
         return False
     if run.world.is_main:
         say(f"finished at update {run.step}; results are in {summary} (a larger max_steps or epochs goes on)")
+        _say_what_is_not_done(run)
     return True
+
+
+def _say_what_is_not_done(run: Run) -> None:
+    """Options of the command that would have judged the run otherwise, had it not ended."""
+    try:
+        changed = judged_otherwise(load_config_file(run.folder.all_config), run.config)
+    except UserError as error:
+        say(f"warning: how the run was judged is not known: {error}", file=sys.stderr)
+        return
+    if changed:
+        listed = ", ".join(f"{key} {then} -> {now}" for key, (then, now) in changed.items())
+        anew = f"; python evaluate.py checkpoint={run.folder.final} judges its weights anew"
+        say(
+            f"warning: {listed}: not done, as the run has ended and was judged as before"
+            + (anew if builder_of(run.config) is None else ""),
+            file=sys.stderr,
+        )
 
 
 @contextlib.contextmanager

@@ -13,6 +13,7 @@ from options import JUDGING, settings_of
 from training.records.metrics_log import read_metrics
 from training.records.provenance import settings_sha256
 from training.records.result_numbers import commit_of, machine_of, wilson_interval
+from training.records.run_sessions import numbers_of, sessions_of
 from training.settings.identity import RUN_CONTROL, counted_evaluators
 from training.settings.older_names import move_older_names
 from training.settings.schema import TrainConfig
@@ -75,11 +76,15 @@ def read_run(folder: Path, metric: str, axis: str) -> RunCurve:
 
 
 def provenance_of(names: RunFolder) -> tuple[dict[str, Any], dict[str, Any], int | None]:
-    """provenance.json of a run with a log, and of it settings and seed. Errors: `UserError`."""
+    """Of a run with a log: where its numbers come from (`numbers_of`), and of that settings and seed.
+
+    Errors: `UserError`.
+    """
     for path in (names.metrics, names.provenance):
         if not path.is_file():
             raise UserError(f"{names.path} has no {path.name}: name the checkpoint_path (--output-dir) of a run")
-    provenance = json_object_or_refuse(names.provenance)
+    logged = max((record["step"] for record in read_metrics(names.metrics)), default=0)
+    provenance = numbers_of(json_object_or_refuse(names.provenance), logged)
     config, seeds = provenance.get("config"), provenance.get("seeds")
     if not isinstance(config, dict) or not isinstance(seeds, dict):
         raise UserError(f"{names.provenance} holds no config and seeds: name the checkpoint_path of a run")
@@ -97,11 +102,16 @@ def ended_summary(names: RunFolder, logged: int) -> tuple[dict[str, Any], int]:
     updates = summary.get("steps")
     if type(updates) is not int or not isinstance(summary.get("test"), dict):
         raise UserError(f"{names.summary} is no summary of a run: steps or test are missing")
+    refuse_gone_on(names, updates, logged)
+    return summary, updates
+
+
+def refuse_gone_on(names: RunFolder, updates: int, logged: int) -> None:
+    """Errors: `UserError` where the summary at `updates` is older than the log, which ends at update `logged`."""
     if logged > updates:
         raise UserError(
             f"{names.path} was summed up at update {updates} and has gone on to {logged}: let it go on to its end"
         )
-    return summary, updates
 
 
 def shared_settings(config: Mapping[str, Any]) -> dict[str, Any]:
@@ -192,11 +202,12 @@ def counted(number: object, noun: str) -> str:
 
 
 def origin_of(provenances: Sequence[Mapping[str, Any]]) -> dict[str, list[Any]]:
-    """Commits, machines and data of several runs, every one once, in order of appearance."""
+    """Commits and machines of all sessions of several runs, and their data, every one once, in order of appearance."""
+    sessions = sessions_of(provenances)
     datasets = [record.get("datasets") for record in provenances]
     return {
-        "commits": list(dict.fromkeys(map(commit_of, provenances))),
-        "machines": list(dict.fromkeys(map(machine_of, provenances))),
+        "commits": list(dict.fromkeys(map(commit_of, sessions))),
+        "machines": list(dict.fromkeys(map(machine_of, sessions))),
         "datasets": [names for index, names in enumerate(datasets) if names not in datasets[:index]],
     }
 

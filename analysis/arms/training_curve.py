@@ -28,7 +28,8 @@ from analysis.arms.run_curves import commit_of
 from analysis.figures.figure_files import BLUE, GREEN, GREY, ORANGE, RED, STYLE, make_folder, save_picture, share_axis
 from dataset.plain_data import json_object_or_refuse
 from training.records.metrics_log import read_metrics
-from training.records.result_numbers import wilson_interval
+from training.records.result_numbers import command_of, wilson_interval
+from training.records.run_sessions import numbers_of, sessions_of
 from training.storage.run_folder import RunFolder
 
 
@@ -47,7 +48,7 @@ def read_curves(folder: Path) -> Curves:
     run = RunFolder(folder)
     if not run.metrics.is_file():
         raise UserError(f"{folder} has no {run.metrics.name}: name the checkpoint_path of a run")
-    validation, training = [], []
+    validation, training, step = [], [], 0
     for record in read_metrics(run.metrics):
         step = record["step"]
         # Small sets have one validation; large ones a fast one more often than the full one.
@@ -76,7 +77,7 @@ def read_curves(folder: Path) -> Curves:
     summary, provenance = (
         json_object_or_refuse(path) if path.is_file() else {} for path in (run.summary, run.provenance)
     )
-    return Curves(validation, training, summary, provenance)
+    return Curves(validation, training, summary, numbers_of(provenance, step))
 
 
 def draw(curves: Curves) -> Figure:
@@ -165,9 +166,11 @@ def caption(folder: Path, curves: Curves, command: str) -> str:
                 f"Test puzzles, which chose nothing, {which} weights (update {test['step']}): {test['numerator']} of "
                 f"{test['denominator']} solved = {test['value']:.1%} (95 % {low:.1%} to {high:.1%})."
             )
-    argv = record.get("argv")
-    lines.append(f"Run: python {' '.join(map(str, argv))}" if argv else "Run: command not recorded")
-    lines.append(f"Commit {commit_of(record)}; {curves.summary.get('num_params', 'unknown number of')} parameters.")
+    sessions = sessions_of([record])
+    commands = dict.fromkeys(filter(None, map(command_of, sessions)))
+    lines.append(f"Run: {', then '.join(commands) or 'command not recorded'}")
+    commits = ", ".join(dict.fromkeys(map(commit_of, sessions)))
+    lines.append(f"Commit {commits}; {curves.summary.get('num_params', 'unknown number of')} parameters.")
     lines.append(f"Figure: {command}")
     return "\n".join(lines)
 

@@ -128,6 +128,8 @@ class ProvenanceFile:
         entry["git"] = {key: value for key, value in session["git"].items() if key != "diff"}
         if sessions and not same_config:
             entry["config"] = session["config"]
+        if sessions and session["datasets"] != self.record.get("datasets"):
+            entry["datasets"] = session["datasets"]
         if sessions and not same_diff:
             entry["git"] = dict(session["git"])
         sessions.append(entry)

@@ -11,6 +11,8 @@ from typing import Any
 
 from scipy.stats import binomtest
 
+from training.records.run_sessions import sessions_of
+
 HASH_CHARACTERS = 12
 _DIGITS = 6
 
@@ -109,17 +111,18 @@ def record_entry(
     """
     measured_by = [] if origin is None else [origin]
     read = dataset_hashes([run.get("datasets") for run in runs])
+    sessions = sessions_of(runs)
     return {
         "record": {
             "numbers": [number.plain() for number in numbers],
             "findings": list(findings),
-            "needs": list(dict.fromkeys(filter(None, map(command_of, runs)))),
+            "needs": list(dict.fromkeys(filter(None, map(command_of, sessions)))),
             "commands": [*commands, *map(command_of, measured_by)],
             "config_hashes": _shortened(config_hashes),
-            "commits": list(dict.fromkeys([*commits, *map(commit_of, [*measured_by, *runs])])),
+            "commits": list(dict.fromkeys([*commits, *map(commit_of, [*measured_by, *sessions])])),
             "dataset_hashes": _shortened([*datasets, *read]),
             "seeds": [seed for seed in dict.fromkeys(seeds) if seed is not None],
-            "hardware": list(dict.fromkeys(hardware or map(machine_of, [*measured_by, *runs]))),
+            "hardware": list(dict.fromkeys(hardware or map(machine_of, [*measured_by, *sessions]))),
             "seconds": _rounded(seconds),
             "finished": finished,
         }

@@ -110,6 +110,15 @@ def run_identity(cfg: TrainConfig) -> dict[str, Any]:
     return identity
 
 
+def judged_otherwise(before: TrainConfig, now: TrainConfig) -> dict[str, tuple[Any, Any]]:
+    """Settings of one run, by dotted key, that say how it is judged and have changed: (then, now)."""
+    then, today = ({setting.key: value for setting, value in _deciding(cfg, CONTROL)} for cfg in (before, now))
+    kept = {"eval_save_outputs": (before.eval_save_outputs, now.eval_save_outputs)}
+    shaping = run_identity(now)
+    judging = {key: (then.get(key), value) for key, value in today.items() if key not in (*shaping, "epochs")}
+    return {key: values for key, values in (judging | kept).items() if values[0] != values[1]}
+
+
 def shaping_settings(cfg: TrainConfig) -> dict[str, Any]:
     """Dotted keys and values that shape what a run's weights answer: all of its identity, closed by default.
 

@@ -99,7 +99,7 @@ class RunFolder:
 
         archive = [self.best_archive] if steps(self.best_archive) else []
         named = [self.final, self.best, *archive, self.summary, self.test_rows, *steps(self.path), self.metrics]
-        return [path for path in named if os.path.lexists(path)]
+        return [path for path in named if path.is_file() or path is self.best_archive]  # a device is none
 
     def create(self) -> None:
         """Make the folder. Errors: `UserError` when a file is in the way or it cannot be written to."""
