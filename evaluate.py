@@ -54,7 +54,7 @@ from training.inference.stability import ProbeSettings
 from training.inference.stochastic_rollouts import Settings as Rollouts
 from training.judges.judging import Judging
 from training.known_rows import known_of
-from training.records.provenance import collect_provenance
+from training.records.provenance import collect_provenance, without_home
 from training.records.result_numbers import Number, dataset_hashes, machine_of, rate, record_entry
 from training.settings.evaluator_list import listed, name_parts, refuse_awaited
 from training.settings.identity import config_hash
@@ -197,7 +197,7 @@ def evaluate_checkpoint(options: Options, world: World) -> dict[str, Any]:
     record: dict[str, Any] = {
         "checkpoint": checkpoint.path.name,
         **identity,
-        "command": ("python " + shlex.join(sys.argv)).replace(str(Path.home()), "~"),
+        "command": without_home("python " + shlex.join(sys.argv)),
         "git": {key: value for key, value in session["git"].items() if key in ("commit", "dirty")},
         "config_hash": config_hash(config),
         "seed": config.seed,

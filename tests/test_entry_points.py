@@ -70,7 +70,7 @@ def module_name(file: Path) -> str:
 
 def check(file: Path, status: int, output: str) -> None:
     assert status == 0, f"{file}: exit code {status}\n{output}"
-    assert "Traceback" not in output
+    assert "Traceback" not in output and r"\n" not in output
     # What it is for, and how it is called.
     assert file.stem in output and len(output.splitlines()) >= 4, output
 

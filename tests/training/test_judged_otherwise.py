@@ -59,9 +59,9 @@ def warning(said: str) -> str:
 def test_a_best_that_other_rows_chose_is_told(
     sudoku6_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    run, other = tmp_path / "run", tmp_path / "other"
+    run, other, often = tmp_path / "run", tmp_path / "other", ["fast_eval_interval=1", "force_full_eval_every=1"]
     make_folder(other, puzzles_per_group=[1] * 30, examples_per_puzzle=[1] * 30, split="test", box=(2, 3))
-    train_here("trm_mlp", sudoku6_folder, run, ["max_steps=4", "validation_size=4"])
+    train_here("trm_mlp", sudoku6_folder, run, ["max_steps=4", "validation_size=4", *often])
     for steps, options, expected in (
         (5, ["validation_size=4"], ""),
         (6, ["validation_size=4", "fast_validation_size=3"], ""),
@@ -70,7 +70,7 @@ def test_a_best_that_other_rows_chose_is_told(
         (9, ["validation_size=8", f"data_paths_test=[{other}]"], ""),
     ):
         capsys.readouterr()
-        train_here("trm_mlp", sudoku6_folder, run, [f"max_steps={steps}", *options])
+        train_here("trm_mlp", sudoku6_folder, run, [f"max_steps={steps}", *often, *options])
         said = warning(capsys.readouterr().err)
         assert expected in said and bool(said) == bool(expected), (steps, said)
     assert json.loads((run / "summary.json").read_text())["steps"] == 9

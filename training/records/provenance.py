@@ -75,11 +75,11 @@ def collect_provenance(
         "started_utc": _now(),
         "ended_utc": None,
         "outcome": None,
-        "argv": _without_home(_portable(list(_typed_command() if argv is None else argv), root)),
-        "config": _without_home(config),
+        "argv": without_home(_portable(list(_typed_command() if argv is None else argv), root)),
+        "config": without_home(config),
         "config_hash": digest or settings_sha256(config),
         "git": describe_git(root),
-        "datasets": _without_home(datasets),
+        "datasets": without_home(datasets),
         "seeds": dict(seeds or {}),
         "versions": _versions(),
         "platform": platform.platform(),
@@ -306,12 +306,15 @@ def _portable(argv: list[str], root: Path) -> list[str]:
     return argv
 
 
-def _without_home(value: Any) -> Any:
+def without_home(value: Any) -> Any:
+    """The value with `~` for the home folder wherever a path in it begins with that, in plain containers."""
     if isinstance(value, Mapping):
-        return {str(key): _without_home(item) for key, item in value.items()}
+        return {str(key): without_home(item) for key, item in value.items()}
     if isinstance(value, list | tuple):
-        return [_without_home(item) for item in value]
+        return [without_home(item) for item in value]
     if isinstance(value, str):
-        home = str(Path.home())
-        return re.sub(rf"{re.escape(home)}(?=/|$)", "~", value) if len(home) > 1 else value
+        home = os.path.expanduser("~").rstrip("/")
+        # In containers it may be /, empty, or unknown: then nothing of a path is one's own.
+        begun, ended = r"(?<![\w.~/-])", r"(?=[/\s'\",\])}]|$)"
+        return re.sub(f"{begun}{re.escape(home)}{ended}", "~", value) if os.path.isabs(home) else value
     return value if isinstance(value, int | float | None) else str(value)

@@ -29,7 +29,7 @@ def parse_key_values(argv: Sequence[str], schema: type, *, description: str = ""
     valid = schema_keys(schema)
     if any(text in ("-h", "--help") for text in argv):
         title = description or (schema.__doc__ or "").strip()
-        say(*[title, "", "options (key=value):", *setting_lines(schema)])
+        say(*title.strip().split("\n"), "", "options (key=value):", *setting_lines(schema))
         sys.exit(0)
     refuse_flags(argv, valid)
     raw: dict[str, Any] = {}

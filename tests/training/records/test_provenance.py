@@ -20,6 +20,7 @@ from training.records.provenance import (
     describe_git,
     session_differences,
     settings_sha256,
+    without_home,
 )
 
 CONFIG: dict[str, Any] = {"arch": {"hidden_size": 96}, "lr": 1e-3, "seed": 5, "data_paths": ["d"], "x": None}
@@ -68,6 +69,24 @@ def test_hash_depends_on_values_not_on_order() -> None:
     turned = dict(reversed(CONFIG.items()))
     assert settings_sha256(turned) == settings_sha256(CONFIG) and len(settings_sha256(CONFIG)) == 64
     assert settings_sha256({**CONFIG, "lr": 2e-3}) != settings_sha256(CONFIG)
+
+
+@pytest.mark.parametrize(
+    ("home", "expected"),
+    [
+        ("/root", "python x.py a=~ b=/root2/x c=/mnt/root/x d=[~/y,'~/z w'] e=~/q"),
+        ("/root/", "python x.py a=~ b=/root2/x c=/mnt/root/x d=[~/y,'~/z w'] e=~/q"),
+        *((home, "python x.py a=/root b=/root2/x c=/mnt/root/x d=[/root/y,'/root/z w'] e=/root/q") for home in
+          ("/", "", ".", "~", "root")),
+    ],
+)  # fmt: skip
+def test_only_a_path_that_begins_with_a_true_home_is_shortened(
+    home: str, expected: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HOME", home)
+    command = "python x.py a=/root b=/root2/x c=/mnt/root/x d=[/root/y,'/root/z w'] e=/root/q"
+    assert without_home(command) == expected
+    assert without_home({"a": [command]}) == {"a": [expected]}
 
 
 def test_nothing_about_host_user_environment_or_home(

@@ -485,9 +485,10 @@ def test_key_value_mistakes(argv: list[str], named: str) -> None:
 
 def test_key_value_help(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as caught:
-        parse_key_values(["--help"], Options)
+        parse_key_values(["--help"], Options, description="What it does.\n\n    python x.py\n")
     assert caught.value.code == 0
     printed = capsys.readouterr().out
+    assert printed.startswith("What it does.\n\n    python x.py\n\noptions (key=value):\n")
     assert "rows at once" in printed and f"  {'inner.size':<28} default null; at least 1; of the inside\n" in printed
     assert f"  {'inner.hot':<28} default False; very\n" in printed and "Inner(" not in printed
 
