@@ -2,17 +2,22 @@
 
 import argparse
 import os
+import re
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
 
+from dataset.plain_data import JsonError, read_json_object
 from errors import UserError
 from files import check_target, reason_of
 from training.records.provenance import collect_provenance
 from training.records.result_numbers import Number, record_entry
 from training.storage.atomic_file import write_json_atomically
+from training.storage.run_folder import ALL_CONFIG, FIXED_NAMES, STEP_FILE
+
+_RESULT = re.compile(r"(evaluation|predictions)_.*")  # of evaluate.py
 
 
 def whole_number(least: int, most: int) -> Callable[[str], int]:
@@ -67,6 +72,18 @@ def check_json_target(path: Path | None) -> None:
         raise UserError(f"--json {path}: {reason_of(error)}; name another") from error
     if not os.path.isdir(path.absolute().parent):
         raise UserError(f"--json {path}: expected a file in a folder that exists")
+    of_a_run = path.name in FIXED_NAMES or STEP_FILE.fullmatch(path.name) or _RESULT.fullmatch(path.name)
+    if of_a_run or (path.name == "evaluation.json" and path.with_name(ALL_CONFIG).exists()):
+        raise UserError(f"--json {path}: so is a file of a run called; name another")
+    if path.exists() and not _is_report(path):
+        raise UserError(f"--json {path} is there and is no report of a measurement; name another, or remove it")
+
+
+def _is_report(path: Path) -> bool:
+    try:
+        return isinstance(read_json_object(path).get("record"), dict)
+    except JsonError:
+        return False
 
 
 def save_json_target(path: Path | None, report: dict[str, Any]) -> None:

@@ -185,3 +185,15 @@ def test_reports_are_refused_before_work_where_they_could_not_be_written(tmp_pat
             check_json_target(tmp_path / name)
     check_json_target(tmp_path / "free")
     check_json_target(None)
+
+
+@pytest.mark.parametrize("name", ["best.pt", "summary.json", "step_3", "evaluation_best.json", "notes.json", "x.txt"])
+def test_a_report_replaces_nothing_but_a_report(tmp_path: Path, name: str) -> None:
+    path = tmp_path / name
+    for content in (b'{"mine": true}', b"[]", b"\x00weights", b""):
+        path.write_bytes(content)
+        with pytest.raises(UserError, match="a file of a run|is no report of a measurement"):
+            check_json_target(path)
+        assert path.read_bytes() == content
+    (tmp_path / "speed.json").write_text('{"record": {"numbers": []}}')
+    check_json_target(tmp_path / "speed.json")

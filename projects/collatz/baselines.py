@@ -140,9 +140,9 @@ def format_table(report: dict[str, Any]) -> str:
 
 def check_report_path(path: Path | None, eval_csv: Path | None) -> None:
     """Refuse a report that could not be written or would replace the evaluation file. Errors: `UserError`."""
-    check_json_target(path)
     if path is not None and eval_csv is not None and path.exists() and eval_csv.exists() and path.samefile(eval_csv):
         raise UserError(f"--json {path} is the file of --eval-csv and would be overwritten; name another")
+    check_json_target(path)
 
 
 def _percent(share: float | None) -> str:

@@ -174,10 +174,11 @@ def test_a_full_disk_keeps_the_old_report(
     def full(path: Path, value: Any) -> None:
         raise OSError(28, "No space left on device")
 
-    (tmp_path / "out.json").write_text("old")
+    old = '{"record": {}}'
+    (tmp_path / "out.json").write_text(old)
     monkeypatch.setattr(command_line, "write_json_atomically", full)
     assert "No space left on device" in refused(capsys, "--closed-forms", "--orbits", "27", "--json", "out.json")
-    assert (tmp_path / "out.json").read_text() == "old"
+    assert (tmp_path / "out.json").read_text() == old
 
 
 def test_as_a_command(tmp_path: Path) -> None:
