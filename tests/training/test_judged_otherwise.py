@@ -15,7 +15,6 @@ OTHERWISE = {
     "eval.vote.views=3": "eval.vote.views 1 -> 3",
     "eval_save_outputs=[preds]": "eval_save_outputs [] -> ['preds']",
     "validation_size=9": "validation_size 8 -> 9",
-    "max_test_rows=3": "max_test_rows 8 -> 3",
     "fast_eval_interval=2": "fast_eval_interval None -> 2",
 }
 
