@@ -13,12 +13,17 @@ goes on, so that `best.pt` always is what the state calls the best.
 import os
 import re
 import shutil
+import sys
 from collections import deque
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from dataset.plain_data import JsonError, json_bytes, read_json_object
-from files import MAX_TEXT_BYTES, bounded_bytes
+from errors import UserError, say
+from files import MAX_TEXT_BYTES, bounded_bytes, file_sha256
 from training.records.metrics_log import read_metrics
 from training.run import Run
 from training.settings.identity import config_hash
@@ -29,8 +34,9 @@ from training.storage.atomic_file import (
     write_bytes_atomically,
     write_json_atomically,
 )
-from training.storage.checkpoint import save_weights
+from training.storage.checkpoint import load_state, save_weights
 from training.storage.run_folder import TRAINING_PUZZLES, RunFolder
+from training.storage.weights import load_weights
 
 LOG_LINES = 200
 _ARCHIVE = re.compile(r"step_(\d+)")
@@ -87,7 +93,8 @@ def align_best(run: Run) -> None:
     """Make the best files those that the run's state names; rank 0, before the first update.
 
     Undoes what an end of the run or a killed process wrote after that state, and does what a process killed
-    right after saving it left undone. Errors: `OSError`, `CheckpointWriteError`.
+    right after saving it left undone. Where a later best has replaced those weights, and none of them are left, the
+    best is forgotten, which is said. Errors: `OSError`, `CheckpointWriteError`, `UserError` for a damaged best file.
     """
     folder, best = run.folder, run.validation.best
     for spare, present in _spares(folder):
@@ -103,11 +110,57 @@ def align_best(run: Run) -> None:
         folder.best.unlink(missing_ok=True)
         folder.best_state.unlink(missing_ok=True)
     elif best.step == run.step:
-        if not folder.best.exists():
+        if not _holds_weights_of(run, folder.best):
             save_weights(folder.best, run.evaluated_model.state_dict())
         link_or_copy(run.state_file, folder.best_state)
-        if run.config.archive_best and best.step not in archives(folder):
+        archived = archives(folder).get(best.step)
+        if run.config.archive_best and (archived is None or not _same_bytes(archived / "weights.pt", folder.best)):
             archive_best(run, run.config.archive_keep)
+    elif not _restored(folder, best.step):
+        run.validation.best = None
+        folder.best.unlink(missing_ok=True)
+        folder.best_state.unlink(missing_ok=True)
+        say(
+            f"warning: the weights of the best so far, of update {best.step}, have given way to a later best, which "
+            "this run does not know: the next full evaluation chooses anew",
+            file=sys.stderr,
+        )
+
+
+def _holds_weights_of(run: Run, path: Path) -> bool:
+    """Whether a file holds the run's present weights, trained or averaged."""
+    if not path.is_file():
+        return False
+    stored = load_weights(path)
+    models = [run.model, *(average.model for average in run.averages.values())]
+    return any(_equal_weights(stored, model.state_dict()) for model in models)
+
+
+def _equal_weights(stored: Mapping[str, torch.Tensor], now: Mapping[str, torch.Tensor]) -> bool:
+    return stored.keys() == now.keys() and all(torch.equal(value, now[key].cpu()) for key, value in stored.items())
+
+
+def _same_bytes(first: Path, second: Path) -> bool:
+    return (
+        first.is_file() and second.is_file() and (first.samefile(second) or file_sha256(first) == file_sha256(second))
+    )
+
+
+def _restored(folder: RunFolder, step: int) -> bool:
+    """Whether the best files are, or now are again, those of `step`: by its archive, else by what best_state says."""
+    archived = archives(folder).get(step)
+    if archived is not None and (archived / "weights.pt").is_file():
+        if not _same_bytes(archived / "weights.pt", folder.best):
+            link_or_copy(archived / "weights.pt", folder.best)
+            if (archived / "state.pt").is_file():
+                link_or_copy(archived / "state.pt", folder.best_state)
+        return True
+    if not folder.best.is_file():
+        return True  # as it was before: nothing there is of another update
+    try:
+        return not folder.best_state.is_file() or load_state(folder.best_state).get("step") == step
+    except UserError:
+        return True  # a damaged one says nothing of the weights
 
 
 def _spares(folder: RunFolder) -> list[tuple[Path, Path]]:
