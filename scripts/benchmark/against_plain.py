@@ -163,11 +163,11 @@ def main(argv: Sequence[str] | None = None) -> None:
     check_at_least(options, repeats=1, restarts=1)
     check_json_target(options.json)
     overrides = read_overrides(options)
+    if overrides.get("device", "cpu") != "cpu":
+        raise UserError(f"--device {overrides['device']}: the clock here is one of CPU seconds; leave it out")
     # Threads of two processes on few cores measure each other; a setting given by name wins.
     given = {"device": "cpu", "compile": "False", "threads": "1", **overrides}
     config = compose_preset(options.preset, given)
-    if config.device != "cpu":
-        raise UserError(f"device={config.device}: the clock here is one of CPU seconds; leave --device out")
     shape = data_shape(config, options.preset, options.shape)
     measured = measure(options.preset, given, shape, options.repeats, options.restarts)
     say(*format_table(measured))

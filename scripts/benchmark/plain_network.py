@@ -17,6 +17,7 @@ from models.act import Batch, act_step, draw_min_halt_steps, initial_carry
 from models.layers import Attention, Block, CastedLinear, CosSin, Stack, SwiGLU
 from models.losses import act_loss
 from models.recursive_model import RecursiveModel
+from training.optim import SparseSignSGD, merge_gathers
 from training.settings.schema import TrainConfig
 
 
@@ -25,7 +26,7 @@ def linear(x: Tensor, layer: CastedLinear) -> Tensor:
 
 
 def rms_norm(x: Tensor, eps: float) -> Tensor:
-    wide = x.to(torch.float32)
+    wide = x.to(torch.promote_types(x.dtype, torch.float32))
     mean_square = wide.square().mean(-1, keepdim=True)
     return (wide * torch.rsqrt(mean_square + eps)).to(x.dtype)
 
@@ -112,6 +113,9 @@ def plain_update(model: RecursiveModel, config: TrainConfig, batch: Batch) -> Ca
     parameters = list(model.parameters())
     kind = PlainAdamATan2 if config.optimizer == "adam_atan2" else torch.optim.AdamW
     optimizer = kind(parameters, lr=config.lr, betas=(config.beta1, config.beta2), weight_decay=config.weight_decay)
+    table = model.puzzle_emb
+    rate, decay = config.puzzle_emb_lr, config.puzzle_emb_weight_decay
+    sparse = None if table is None else SparseSignSGD(table.weights, rate, decay)
     shadow = [parameter.detach().clone() for parameter in parameters] if config.ema else []
     carry, size = initial_carry(model, batch), len(batch["inputs"])
     draws = torch.Generator().manual_seed(config.seed)
@@ -124,6 +128,8 @@ def plain_update(model: RecursiveModel, config: TrainConfig, batch: Batch) -> Ca
         loss, _ = act_loss(outputs, carry["labels"], carry["halted"], carry["steps"], config.arch.loss.loss_type)
         (loss / size).backward()  # type: ignore[no-untyped-call]
         optimizer.step()
+        if table is not None and sparse is not None and (gathered := merge_gathers(table.take_gathers())):
+            sparse.step(*gathered)
         for parameter in parameters:
             parameter.grad = None
         with torch.no_grad():
