@@ -82,8 +82,10 @@ def require_packages() -> None:
     """End the program with one line and exit code 2 where this Python lacks packages of requirements.txt.
 
     Runnable files call it before their other imports, which would end in a traceback instead; they take seconds, and a
-    Ctrl-C meanwhile is a line from here on.
+    Ctrl-C meanwhile is a line from here on. Figures are files, whatever `MPLBACKEND` asks for: `matplotlib` refuses a
+    name that it does not know as it is imported.
     """
+    os.environ["MPLBACKEND"] = "Agg"
     if sys.excepthook is sys.__excepthook__:
         sys.excepthook = _told
     missing = [name for name in PACKAGES if find_spec(name) is None]

@@ -125,6 +125,24 @@ def test_help_as_file_and_as_module(tmp_path: Path) -> None:
         check(file, status, output)
 
 
+def test_variables_of_python_and_matplotlib_change_nothing(tmp_path: Path) -> None:
+    """Without docstrings (`-OO`), which are the words of --help; and with a backend that no figure needs."""
+    for script in ("pretrain.py", "analysis/arms/training_curve.py"):
+        done = subprocess.run(
+            [sys.executable, "-OO", str(ROOT / script), "--help"],
+            capture_output=True, text=True, cwd=tmp_path, env=environment() | {"MPLBACKEND": "no_such_backend"},
+        )  # fmt: skip
+        check(Path(script), done.returncode, done.stdout + done.stderr)
+    checks = [line for file in MODULES for line in asserts_of_text(file)]
+    assert not checks, f"`python -O` passes these over; raise them: {checks}"
+
+
+def asserts_of_text(file: Path) -> list[str]:
+    """Asserts with a message: they tell someone of a fault, where those without one tell mypy what is known."""
+    tree = ast.parse((ROOT / file).read_text(encoding="utf-8"))
+    return [f"{file}:{node.lineno}" for node in ast.walk(tree) if isinstance(node, ast.Assert) and node.msg]
+
+
 @pytest.mark.parametrize("word", ["--no-such-flag", "--no-such-flag=1", "no_such_key=1"])
 def test_a_mistake_is_one_line(word: str, tmp_path: Path) -> None:
     """Whatever the script takes, flags or `key=value`: exit code 2, and a line that says where the right ones are."""

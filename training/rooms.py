@@ -12,6 +12,7 @@ and identity follow from the fields. A room may hold other modules beside these.
 
 import importlib
 import re
+import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import cache
@@ -47,7 +48,7 @@ class Room:
     def settings_class(self, name: str) -> Any:
         """The dataclass of one idea. Errors: `TypeError` where its file's first words do not say what it is."""
         settings = self.module(name).Settings
-        if not settings.__doc__ or settings.__doc__.startswith("Settings("):  # what `dataclass` writes
+        if not _words(settings) and sys.flags.optimize < 2:  # `python -OO` takes all docstrings away
             raise TypeError(f"{self.package}.{name}.Settings has no docstring, which is its help")
         if name in self.reserved:
             raise TypeError(f"{self.package}.{name} would write over metrics of the objective; rename its file")
@@ -87,8 +88,13 @@ def _ideas(package: str) -> tuple[str, ...]:
     return tuple(path.stem for path in files if _IDEA.search(bounded_text(path)))
 
 
+def _words(kind: type) -> str:
+    words = kind.__doc__ or ""
+    return "" if words.startswith(f"{kind.__name__}(") else words  # what `dataclass` writes where there is none
+
+
 def _first_sentence(kind: type) -> str:
-    return " ".join((kind.__doc__ or "").split(". ")[0].split()).rstrip(".")
+    return " ".join(_words(kind).split(". ")[0].split()).rstrip(".")
 
 
 OBJECTIVES = Room("training.objectives", "objective")

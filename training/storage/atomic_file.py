@@ -8,6 +8,7 @@ temporary file, named by `files.temporary_for`, which `run_folder.sweep_temporar
 import contextlib
 import errno
 import os
+import re
 import shutil
 import sys
 import time
@@ -39,9 +40,9 @@ def fsync_folder(folder: Path) -> None:
 
 def pause_for_tests() -> None:
     """Sleep where a kill would hurt most, when a test asks for it through the environment."""
-    seconds = os.environ.get(SLEEP_HOOK)
-    if seconds:
-        time.sleep(float(seconds))
+    seconds = os.environ.get(SLEEP_HOOK, "")
+    if re.fullmatch(r"[0-9]{0,4}(\.[0-9]+)?", seconds, re.ASCII):  # anything else would cost a run its save
+        time.sleep(float(seconds or 0))
 
 
 def replace_file(temporary: Path, target: Path) -> None:

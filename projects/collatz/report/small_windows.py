@@ -84,7 +84,8 @@ def _smallest_cover(costs: np.ndarray, cycles: list[list[int]]) -> np.ndarray:
         costs / costs.max(), constraints=LinearConstraint(rows, 1, np.inf), bounds=Bounds(0, 1),
         integrality=np.ones(len(costs)), options={"mip_rel_gap": 0.0, "presolve": False},
     )  # fmt: skip
-    assert cover.success, cover.message
+    if not cover.success:
+        raise ArithmeticError(f"no smallest cover was found: {cover.message}")
     return np.asarray(cover.x > 0.5)
 
 
@@ -133,5 +134,6 @@ class _Graph:
             cycle.append(int(arrivals[place]))
             place = self.tails[arrivals[place]]
         steps, halvings = len(cycle), sum(self.windows[edge][0] for edge in cycle)
-        assert 3**steps > 2**halvings, "a cycle that does not rise"
+        if 3**steps <= 2**halvings:
+            raise ArithmeticError("a cycle that does not rise")
         return cycle

@@ -495,3 +495,10 @@ def test_keep_last_sorts_by_number(tmp_path: Path) -> None:
 def test_the_hooks_are_off_by_default() -> None:
     assert atomic_file.SLEEP_HOOK not in os.environ and archive.FAILURE_HOOK not in os.environ
     assert checkpoint.VERSION == 1
+
+
+@pytest.mark.parametrize("seconds", ["abc", "-1", "nan", "inf", "1e9", " ", "²"])
+def test_a_hook_that_is_no_number_costs_no_save(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, seconds: str) -> None:
+    monkeypatch.setenv(atomic_file.SLEEP_HOOK, seconds)
+    atomic_file.write_bytes_atomically(tmp_path / "state", b"all of it")
+    assert (tmp_path / "state").read_bytes() == b"all of it"
