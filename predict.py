@@ -139,6 +139,10 @@ def test_puzzle(checkpoint: Checkpoint, metadata: PuzzleMetadata, row: int, data
 def read_puzzles(options: Options, checkpoint: Checkpoint, metadata: PuzzleMetadata) -> np.ndarray:
     """(N, S) the puzzles asked for. Errors: `UserError`."""
     given = [name for name in ("puzzle", "puzzle_file", "row") if getattr(options, name) is not None]
+    if options.data_path is not None and options.row is None and recorded_metadata(checkpoint) is not None:
+        raise UserError(
+            f"found data_path={options.data_path}, the folder of row=N, and no row; add row=0, or leave data_path out"
+        )
     if not given and options.checkpoint is None:
         return read_puzzle(EXAMPLE, metadata.task, "the example")[None]
     if len(given) != 1:
@@ -147,7 +151,10 @@ def read_puzzles(options: Options, checkpoint: Checkpoint, metadata: PuzzleMetad
     if options.puzzle is not None:
         return read_puzzle(options.puzzle, metadata.task, "puzzle")[None]
     if options.puzzle_file is not None:
-        return read_puzzle_file(Path(options.puzzle_file), metadata.task, MAX_PUZZLES).tokens
+        found = read_puzzle_file(Path(options.puzzle_file), metadata.task, MAX_PUZZLES)
+        for note in found.notes:
+            say(f"note: {note}")
+        return found.tokens
     assert options.row is not None
     return test_puzzle(checkpoint, metadata, options.row, options.data_path)[None]
 

@@ -105,6 +105,14 @@ def test_puzzles_in_files(tmp_path: Path) -> None:
     assert ["".join(TASK.symbols(found)) for found in read] == [PUZZLE, SOLUTION]
 
 
+def test_what_is_passed_over_in_a_file_is_said(run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    file = tmp_path / "puzzles.txt"
+    file.write_text(f"name=a {PUZZLE} ED=1.2\n")
+    note, *others = printed(capsys, f"checkpoint={run}/best.pt", f"puzzle_file={file}").splitlines()
+    assert note == "note: puzzles.txt: what 1 lines say beside their puzzle (names, ratings) was passed over"
+    assert "\n".join(others) == printed(capsys, f"checkpoint={run}/best.pt", f"puzzle={PUZZLE}").strip("\n")
+
+
 def test_output_has_a_grid_per_step_and_a_verdict(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
     text = printed(capsys, f"checkpoint={run}/best.pt", f"puzzle={PUZZLE}")
     assert "\033" not in text
@@ -189,6 +197,7 @@ def test_other_tasks_are_refused(run: Path, tmp_path: Path, capsys: pytest.Captu
         ("row=-1", "option 'row': found -1, expected 0 or more"),
         ("row=one", "option 'row': found 'one'"),
         ("dtype=int8", "option 'dtype': found 'int8', expected one of: auto"),
+        ("data_path=nowhere", "found data_path=nowhere, the folder of row=N, and no row; add row=0, or leave"),
         ("color=blue", "option 'color': found 'blue', expected one of: auto"),
     ],
 )
