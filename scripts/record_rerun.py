@@ -52,6 +52,9 @@ def rerun(record: Record, folder: Path, root: Path) -> int:
     commands = commands_of(record, root)
     say(*plan_lines(record, root), flush=True)
     _clone(root, folder)
+    say(
+        f"{folder} is at commit {_commit(folder)}, {record.id} was measured at {', '.join(record.commits) or 'no known'}"
+    )
     done = folder / _DONE
     finished = bounded_text(done).splitlines() if done.is_file() else []
     for words in commands:
@@ -115,14 +118,23 @@ def _to_digits_of(value: float, recorded: float) -> Decimal:
 
 
 def _clone(root: Path, folder: Path) -> None:
-    """Errors: `UserError` where there is no repository, or `folder` holds something else than a clone."""
-    if (folder / ".git").is_dir():
+    """Errors: `UserError` where there is no repository, or `folder` holds something else than a clone made here.
+
+    Any other clone, this one first of all, may hold the recorded run itself, which would be read and be equal.
+    """
+    if (folder / ".git").is_dir() and (folder / _DONE).is_file() and not folder.samefile(root):
         return
     if folder.exists() and any(folder.iterdir()):
-        raise UserError(f"--to {folder} is not empty and no clone; name a new folder")
+        raise UserError(f"--to {folder} is not empty and no clone of an earlier --rerun; name a new folder")
     cloned = subprocess.run(["git", "clone", "-q", str(root), str(folder)], capture_output=True, text=True)
     if cloned.returncode:
         raise UserError(f"{root} cannot be cloned to {folder}: {cloned.stderr.strip().splitlines()[-1:]}")
+    (folder / _DONE).touch()
+
+
+def _commit(folder: Path) -> str:
+    asked = ["git", "-C", str(folder), "rev-parse", "--short=12", "HEAD"]
+    return subprocess.run(asked, capture_output=True, text=True).stdout.strip() or "unknown"
 
 
 def _started(words: Sequence[str]) -> list[str]:

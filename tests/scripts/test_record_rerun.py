@@ -90,8 +90,10 @@ def test_a_record_is_run_again_in_a_clone(tmp_path: Path, capfd: pytest.CaptureF
     (to / "mended").touch()
     assert rerun(record, to, root) == 0
     assert (to / "calls.txt").read_text().split() == ["data", "needs", "fail", "fail"]
+    head = subprocess.run(["git", "-C", str(root), "rev-parse", "HEAD"], capture_output=True, text=True).stdout
     assert not (root / "calls.txt").exists()
     out = capfd.readouterr().out
+    assert f"{to} is at commit {head[:12]}, {record.id} was measured at no known\n" in out
     assert "3 s on 1× A CPU (1 thread)" in out and "headline: equal: test exact_accuracy, final" in out
 
 
@@ -100,8 +102,16 @@ def test_folders_and_records_that_cannot_be_used(tmp_path: Path) -> None:
     (tmp_path / "full").mkdir()
     (tmp_path / "full" / "x").touch()
     record = made(commands=["python new.py a"], outputs=["out.json"])
-    with pytest.raises(UserError, match="is not empty and no clone; name a new folder"):
+    with pytest.raises(UserError, match="is not empty and no clone of an earlier --rerun; name a new folder"):
         rerun(record, tmp_path / "full", root)
+    # Other clones may hold the recorded run: it would be read, not measured again.
+    (root / ".commands_done").write_text("python new.py a\n")
+    other = repository(tmp_path / "other")
+    for taken in (root, other):
+        (taken / "out.json").write_text("{}")
+        with pytest.raises(UserError, match="is not empty and no clone of an earlier --rerun; name a new folder"):
+            rerun(record, taken, root)
+        assert not (taken / "calls.txt").exists()
     with pytest.raises(UserError, match="has no commands or no outputs"):
         rerun(made(), tmp_path / "new", root)
     (tmp_path / "bare" / "results").mkdir(parents=True)
