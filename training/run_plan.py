@@ -77,8 +77,9 @@ def plan_lines(config: TrainConfig, *, read_weights: bool = True, test_rows: int
         test = min(test, config.max_test_rows or test)
     evaluations = _evaluations(config, source, updates_made, last)
     scales, starts = len(config.eval.during.sigma_grid), perturbed_starts.Settings.of(config.eval).starts
-    answered = validation + fast * (1 + scales * starts)
-    passes = (evaluations * answered + 3 * test + validation + fast) * steps
+    answered = validation + fast * (scales * starts + (fast < validation))
+    tested = 3 * test * (1 + starts * len(perturbed_starts.Settings.of(config.eval).sigma))
+    passes = (evaluations * answered + tested) * steps
     of_evaluation = passes * step_flops(shape, training=False)
 
     lines = [
@@ -106,12 +107,17 @@ def plan_lines(config: TrainConfig, *, read_weights: bool = True, test_rows: int
 
 
 def _evaluations(config: TrainConfig, source: PuzzleSource, made: int, last: int) -> int:
-    """How often updates `made` + 1 to `last` are evaluated: at `fast_eval_interval`, and where a pass of data ends."""
-    interval, epochs = config.fast_eval_interval, source.epochs_per_iteration
-    count = last // interval - made // interval if interval else 0
+    """How many of the updates `made` + 1 to `last` are evaluated.
+
+    They are those at `fast_eval_interval`, where a pass of data ends, and the last one.
+    """
+    if last <= made:
+        return 0
+    interval, epochs = config.fast_eval_interval or last + 1, source.epochs_per_iteration
     per_pass = max(1, source.num_batches_estimate)
     passes = range(made // per_pass + 1, last // per_pass + 1)
-    return count + sum(number * epochs >= (config.min_eval_interval or 0) for number in passes)
+    ends = {number * per_pass for number in passes if number * epochs >= (config.min_eval_interval or 0)}
+    return len(ends | {last} | {number * interval for number in range(made // interval + 1, last // interval + 1)})
 
 
 def _name(dtype: torch.dtype) -> str:
