@@ -11,6 +11,7 @@ the same bytes, whatever --num-workers.
 """
 
 import argparse
+import re
 import shlex
 import sys
 from functools import partial
@@ -214,14 +215,16 @@ def _refuse_shared_names(files: list[Path]) -> None:
 
 
 def _command(args: argparse.Namespace) -> str:
-    """The command that builds the same bytes: without what does not show in them."""
+    """The command that builds the same bytes where its files lie: without what does not show in them."""
     words = ["python", "dataset/build_sudoku_dataset.py"]
     for name, value in sorted(vars(args).items()):
-        if name in ("output_dir", "overwrite", "num_workers", "input_dir") or value is None:
+        if name in ("output_dir", "overwrite", "num_workers") or value is None:
             continue
         if name == "source_repo" and value == PUBLISHED_REPO:
             continue
-        if name == "input_file":
+        if name == "input_dir":
+            name, value = "input_file", [path.name for path in published_files(Path(value))]
+        elif name == "input_file":
             value = [Path(item).name for item in value]
         words.append("--" + name.replace("_", "-"))
         words.extend(str(item) for item in (value if isinstance(value, list) else [value]))
@@ -286,7 +289,10 @@ def _report(output_dir: Path, collected: Collected, num_aug: int, on_the_fly: bo
         )
     say(f"augmentation: {'drawn on the fly' if on_the_fly else 'stored copies only'}")
     say(f"written to {output_dir}")
-    say(f'next: python pretrain.py arch=trm data_paths="[{output_dir}]" evaluators="[]"')
+    folder = str(output_dir)
+    if not re.fullmatch(r"[A-Za-z0-9_.-]*/[A-Za-z0-9_./-]+", folder):  # as Hydra quotes: a comma would part two
+        folder = "'" + re.sub(r"(\\*)'", r"\1\1\'", folder) + "'"
+    say(f"next: python pretrain.py arch=trm {shlex.quote(f'data_paths=[{folder}]')} 'evaluators=[]'")
 
 
 if __name__ == "__main__":

@@ -74,6 +74,7 @@ def collect_published(
         elif test_size is not None and test_size > len(test_rows):
             notes.append(f"{test_size:,} puzzles to test on were asked for, {len(test_rows):,} are there")
     else:
+        notes += _repeated(first, pool.puzzles.ratings, search)
         num_test = size_of_test(test_size, len(train_rows))
         order, classes = together(train_rows[permutation(seed, len(train_rows))], boards)
         notes += said_of(classes)
@@ -93,6 +94,14 @@ def collect_published(
         pool.puzzles.ratings[rows] = solved.ratings
     kind = "search_nodes" if search else "published"
     return Collected(pool.puzzles.take(train_rows), pool.puzzles.take(test_rows), BOX, kind, tuple(notes))
+
+
+def _repeated(first: np.ndarray, ratings: np.ndarray, search: bool) -> list[str]:
+    """A note where rows repeat the `first` row (N,) of the same puzzle. search: no rating of the files counts."""
+    repeated = np.flatnonzero(first != np.arange(len(first)))
+    others = 0 if search else int((ratings[repeated] != ratings[first[repeated]]).sum())
+    rated = f", {others:,} of them with another rating than the first one, which is kept" if others else ""
+    return [f"{len(repeated):,} repeated puzzles were dropped{rated}"] if len(repeated) else []
 
 
 def _unlike_test(

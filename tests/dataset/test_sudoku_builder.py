@@ -3,6 +3,7 @@
 import gzip
 import hashlib
 import json
+import shlex
 import subprocess
 import sys
 from collections.abc import Callable
@@ -30,6 +31,7 @@ from files import file_sha256
 from tests.dataset.canonical_form import canonical_form
 from tests.dataset.folders import sudoku_task
 from tests.dataset.sudoku_reference import RAW_LIST
+from training.settings.cli import compose_config
 
 SCRIPT = Path(builder.__file__)
 CSV_HEADER = "source,question,answer,rating\n"
@@ -357,6 +359,10 @@ def test_published_sets_are_deduplicated(
     named = build("two", "--input-file", folder / "train.csv", folder / "test.csv.gz", "--rating", "search")
     assert np.array_equal(boards_of(named, "train")[0], train)
     check_split(named, "train", (3, 3))
+    # The recorded command names what it was built from, as if the files had been named.
+    commands = [json.loads((made / "test/dataset.json").read_text())["build"]["command"] for made in (root, named)]
+    by_name = "python dataset/build_sudoku_dataset.py --input-file train.csv test.csv.gz --num-aug 0"
+    assert commands == [f"{by_name} --seed 0", f"{by_name} --rating search --seed 0"]
     some = build("three", "--input-dir", folder, "--subsample-size", 20, "--test-size", 9, "--num-aug", 2)
     assert (len(boards_of(some, "train")[0]), len(boards_of(some, "test")[0])) == (60, 9)
     assert {b.tobytes() for b in boards_of(some, "train")[0][::3]} <= {b.tobytes() for b in train}
@@ -365,9 +371,16 @@ def test_published_sets_are_deduplicated(
     assert ratings is not None and ratings.min() >= 3
 
 
-def test_a_single_csv_is_split(build: Build, tmp_path: Path, csv_rows: list[str]) -> None:
-    (tmp_path / "mine.csv").write_text(CSV_HEADER + "".join(csv_rows[:50] + csv_rows[:10]))
+def test_a_single_csv_is_split(
+    build: Build, tmp_path: Path, csv_rows: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    again = [row.rsplit(",", 1)[0] + f",{900 + at}\n" for at, row in enumerate(csv_rows[:4])]
+    (tmp_path / "mine.csv").write_text(CSV_HEADER + "".join(csv_rows[:50] + csv_rows[:10] + again))
     root = build("one", "--input-file", "mine.csv", "--augmentation", "on-the-fly")
+    said = "note: 14 repeated puzzles were dropped, 4 of them with another rating than the first one, which is kept\n"
+    assert said in capsys.readouterr().out
+    build("searched", "--input-file", "mine.csv", "--rating", "search")
+    assert "note: 14 repeated puzzles were dropped\n" in capsys.readouterr().out
     train, test = check_split(root, "train", (3, 3)), check_split(root, "test", (3, 3))
     assert (len(train), len(test)) == (40, 10)
     assert len(np.unique(np.concatenate([train, test]), axis=0)) == 50
@@ -488,3 +501,13 @@ def test_runs_as_file_and_as_module_from_elsewhere(tmp_path: Path, how: list[str
     assert "next: python pretrain.py" in done.stdout
     assert len(boards_of(out, "train")[0]) == 20
     assert open_puzzle_set(out, "train").metadata.task.augmentation == sudoku_task(BOXES["9x9"]).augmentation
+
+
+def test_the_next_command_names_the_folder(build: Build, capsys: pytest.CaptureFixture[str]) -> None:
+    options = "--generate 4x4 --num-clues 7 --num-train 8 --test-size 4".split()
+    for name in ("d", "sp ace,x", "it's", "back\\'slash", "null", "a=b", "[x]", "data/plain", "1e5", "ä"):
+        build(name, *options)
+        (line,) = (line for line in capsys.readouterr().out.splitlines() if line.startswith("next: "))
+        words = shlex.split(line.removeprefix("next: "))
+        assert words[:2] == ["python", "pretrain.py"]
+        assert compose_config(words[2:], require_data=False).data_paths == [name], line
