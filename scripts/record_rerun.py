@@ -52,9 +52,8 @@ def rerun(record: Record, folder: Path, root: Path) -> int:
     commands = commands_of(record, root)
     say(*plan_lines(record, root), flush=True)
     _clone(root, folder)
-    say(
-        f"{folder} is at commit {_commit(folder)}, {record.id} was measured at {', '.join(record.commits) or 'no known'}"
-    )
+    measured = ", ".join(record.commits) or "no known"
+    say(f"{folder} is at commit {_commit(folder)}, {record.id} was measured at {measured}")
     done = folder / _DONE
     finished = bounded_text(done).splitlines() if done.is_file() else []
     for words in commands:
