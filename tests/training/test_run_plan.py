@@ -8,7 +8,6 @@ import pytest
 from tests.helpers import logged, tiny_config, train_here
 from training.run_plan import plan_lines
 
-
 TIMES = (
     "max_steps=4 fast_eval_interval=100", "max_steps=4 fast_eval_interval=4", "max_steps=7 fast_eval_interval=2",
     "epochs=3 fast_eval_interval=4 eval_interval=1",
