@@ -37,6 +37,17 @@ def whole_numbers(least: int, most: int) -> Callable[[str], list[int]]:
     return lambda text: [read(word.strip()) for word in text.split(",")]
 
 
+def results_folder(text: str) -> Path:
+    """The `type` of a folder for a summary.json and more, which is no run's: that one says how the run has ended."""
+    folder = Path(text)
+    if os.path.lexists(folder / ALL_CONFIG):
+        raise argparse.ArgumentTypeError(
+            f"{text} is the folder of a run, whose summary.json would be replaced; name another, such as "
+            f"{folder / 'analysis'}"
+        )
+    return folder
+
+
 def check_at_least(options: argparse.Namespace, **smallest: int) -> None:
     """Errors: `UserError` for the first option below the value that its name is given here."""
     for name, limit in smallest.items():

@@ -28,7 +28,7 @@ require_packages()
 
 import matplotlib.pyplot as plt
 
-from analysis.command_line import check_at_least
+from analysis.command_line import check_at_least, results_folder
 from analysis.figures.figure_files import make_folder, save_caption, save_figure
 from analysis.rollouts.q_head_figure import (
     NAME,
@@ -74,7 +74,7 @@ def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     source.add_argument(
         "--read", type=Path, metavar="FILE", help="evaluation_NAME_rollouts.npz of evaluate.py, or a rollouts.npz"
     )
-    parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="folder of the results")
+    parser.add_argument("--out", type=results_folder, required=True, metavar="DIR", help="folder of the results")
     parser.add_argument("--bootstrap", type=int, default=10_000, metavar="N", help="draws (default: %(default)s)")
     add = parser.add_argument_group("how rollouts are made, with --checkpoint").add_argument
     add("--rollouts", type=int, default=100, metavar="R", help="of each puzzle (default: %(default)s)")

@@ -31,7 +31,7 @@ require_packages()
 import numpy as np
 import torch
 
-from analysis.command_line import check_at_least
+from analysis.command_line import check_at_least, results_folder
 from analysis.spectra.spectrum_files import Arrays, SpectrumStore, part_blocks
 from analysis.spectra.spectrum_measurement import CountViolations, SpectrumSettings, measure_batch
 from analysis.spectra.spectrum_summary import write_summary
@@ -166,7 +166,7 @@ def parser() -> argparse.ArgumentParser:
     options = FlagParser(description=__doc__)
     add = options.add_argument
     add("--checkpoint", type=Path, nargs="+", required=True, metavar="FILE", help="weights such as RUN/best.pt")
-    add("--out", type=Path, required=True, metavar="DIR", help="folder for the results")
+    add("--out", type=results_folder, required=True, metavar="DIR", help="folder for the results")
     add("--num-exponents", type=int, default=8, metavar="K", help="leading exponents (default 8)")
     add("--num-puzzles", type=int, default=512, metavar="N", help="test puzzles (default 512, or all there are)")
     add("--num-steps", type=int, default=16, metavar="T", help="supervision steps (default 16)")
