@@ -1,14 +1,20 @@
 """What a run tells its folder: metrics.jsonl, status.json, provenance.json, summary.json. Rank 0 only."""
 
+import hashlib
+import os
 import sys
 from collections.abc import Mapping
 from dataclasses import asdict
+from pathlib import Path
 from typing import Any
 
 import torch
 from omegaconf import OmegaConf
+from omegaconf.errors import OmegaConfBaseException
 
-from errors import say, writing
+from dataset.plain_data import read_yaml
+from errors import UserError, say, writing
+from files import MAX_TEXT_BYTES, bounded_bytes
 from models.registry import count_parameters
 from training.known_rows import described
 from training.records.metrics_log import MetricsLog
@@ -19,7 +25,7 @@ from training.records.wandb_sink import open_wandb
 from training.run import Run
 from training.settings.identity import config_hash, config_to_dict
 from training.settings.resolving import resolve
-from training.storage.atomic_file import write_bytes_atomically, write_json_atomically
+from training.storage.atomic_file import link_or_copy, write_bytes_atomically, write_json_atomically
 from training.storage.weights_record import write_record
 from training.update import UpdateResult, mean_metrics
 
@@ -37,7 +43,7 @@ class RunLog:
         text = OmegaConf.to_yaml(OmegaConf.create(plain))
         with writing(run.folder.all_config, "free some space, or name another checkpoint_path"):
             record = described(run)
-            write_bytes_atomically(run.folder.all_config, text.encode())
+            _write_settings(run.folder.all_config, text)
             write_record(run.folder.path, record)
         self.provenance = ProvenanceFile(run.folder.provenance)
         session = collect_provenance(
@@ -171,3 +177,24 @@ def _measured(name: str, judged: Mapping[str, Any] | None, moment: str) -> list[
     if judged.get("denominator"):
         return [rate(name, judged["numerator"], judged["denominator"], moment)]
     return [Number(name, judged["value"], moment=moment)]
+
+
+def _write_settings(path: Path, text: str) -> None:
+    """Write the settings of this session. What a person wrote into the file that is there is kept, comments too.
+
+    It stays as it is where it says the same, else it is kept under another name, which is said. Errors: `OSError`.
+    """
+    if os.path.lexists(path):
+        present = bounded_bytes(path, MAX_TEXT_BYTES)
+        try:
+            before = read_yaml(path, "expected settings")
+            if before == OmegaConf.to_container(OmegaConf.create(text)):
+                return
+            is_ours = OmegaConf.to_yaml(OmegaConf.create(before)).encode() == present
+        except (UserError, OmegaConfBaseException):  # no settings at all
+            is_ours = False
+        if not is_ours:
+            kept = path.with_stem(f"{path.stem}_{hashlib.sha256(present).hexdigest()[:8]}")
+            link_or_copy(path, kept)
+            say(f"{path} was edited, or written by another program: that one is now {kept.name}", file=sys.stderr)
+    write_bytes_atomically(path, text.encode())

@@ -24,6 +24,7 @@ import torch
 from dataset.plain_data import JsonError, read_json_object
 from errors import UserError, say
 from files import MAX_TEXT_BYTES, bounded_bytes, bounded_text
+from training.records.result_numbers import dataset_hashes
 from training.storage.atomic_file import warning_when_refused, write_json_atomically
 
 SCHEMA_VERSION = 1
@@ -121,6 +122,9 @@ class ProvenanceFile:
         self.record = self._earlier() or {"schema_version": SCHEMA_VERSION, **session, "sessions": []}
         sessions = self.record["sessions"]
         differences = session_differences(self._rehashed(sessions[-1], digest), session) if sessions else []
+        if sessions:
+            before = sessions[-1].get("datasets", self.record.get("datasets"))
+            differences += _other_data(before, session["datasets"])
         # Configs and diffs are long and a run may be resumed many times, so only what changed is repeated.
         same_config = bool(sessions) and session["config_hash"] == self._rehashed(self.record, digest)["config_hash"]
         same_diff = bool(sessions) and session["git"]["diff_sha256"] == self.record["git"].get("diff_sha256")
@@ -194,6 +198,18 @@ def session_differences(before: Mapping[str, Any], now: Mapping[str, Any]) -> li
             pairs = [(name, first, second)]
         differences += [f"{key}: {_brief(old)}, now {_brief(new)}" for key, old, new in pairs if old != new]
     return differences
+
+
+def _other_data(before: Any, now: Any) -> list[str]:
+    """Data of one name, to train on or to judge by, whose hashes are not those of the session before."""
+    if not isinstance(before, Mapping) or not isinstance(now, Mapping):
+        return []
+    pairs = ((name, dataset_hashes(before[name]), dataset_hashes(now[name])) for name in sorted(before.keys() & now))
+    return [
+        f"the data differ: {name} {', '.join(map(_brief, old))}, now {', '.join(map(_brief, new))}"
+        for name, old, new in pairs
+        if old != new
+    ]
 
 
 def describe_git(root: Path = ROOT) -> dict[str, Any]:

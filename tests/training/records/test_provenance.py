@@ -191,6 +191,23 @@ def test_a_changed_config_is_kept_with_its_session(tmp_path: Path, repository: P
     assert read(path)["sessions"][1]["config"] == longer and read(path)["config"] == CONFIG
 
 
+def test_other_data_of_one_name_are_told_and_kept_with_their_session(tmp_path: Path, repository: Path) -> None:
+    path = tmp_path / "provenance.json"
+
+    def start(**datasets: Any) -> list[str]:
+        return ProvenanceFile(path).start(collect_provenance(CONFIG, root=repository, datasets=datasets))
+
+    old, new, other = (f"{number:064x}" for number in (10, 11, 12))
+    first = {"data": [old], "seed": 1, "eval_csv": {"sha256": old, "rows": 200}}
+    second = {"data": [old], "seed": 2, "eval_csv": {"sha256": new, "rows": 100}, "judged_on": [other]}
+    assert start(**first) == [] and start(**first) == []
+    told = f"the data differ: eval_csv {old[:12]}, now {new[:12]}"
+    assert start(**second) == [told] and start(**second) == []
+    assert [session.get("datasets") for session in read(path)["sessions"]] == [None, None, second, second]
+    assert read(path)["datasets"] == first
+    assert start(**first) == [f"the data differ: eval_csv {new[:12]}, now {old[:12]}"]
+
+
 @pytest.mark.parametrize("content", [b"", b"{", b"[]", b"\xff", b'{"sessions": 3}', b'{"sessions": [], "git": NaN}'])
 def test_an_unreadable_file_is_set_aside(
     tmp_path: Path, repository: Path, content: bytes, capsys: pytest.CaptureFixture[str]
