@@ -120,7 +120,7 @@ def main(argv: list[str] | None = None) -> None:
             "rating": collected.rating,
             "augmentation": {"kind": "sudoku", "box": list(collected.box)} if on_the_fly else None,
             "build": {
-                "command": _command(args),
+                "command": command_of(args),
                 "seed": args.seed,
                 "version": BUILD_VERSION,
                 "sources": {path.name: file_sha256(path) for path in files},
@@ -214,7 +214,7 @@ def _refuse_shared_names(files: list[Path]) -> None:
             )
 
 
-def _command(args: argparse.Namespace) -> str:
+def command_of(args: argparse.Namespace) -> str:
     """The command that builds the same bytes where its files lie: without what does not show in them."""
     words = ["python", "dataset/build_sudoku_dataset.py"]
     for name, value in sorted(vars(args).items()):

@@ -80,6 +80,20 @@ class GridRecord:
         before = self.runs.get(run.name, {}).get("command")
         return before is not None and before != list(run.command)
 
+    def outdated(self, runs: Iterable[GridRun]) -> dict[str, str]:
+        """Finished runs that started before one that they need, or one that this needs, was made: by name, the need."""
+        found: dict[str, str] = {}
+        for run in runs:  # each after those that it needs
+            older = [need for need in run.needs if need in found or self._started(need) > self._started(run.name)]
+            if older and run.is_finished and self._started(run.name):
+                found[run.name] = older[0]
+        return found
+
+    def _started(self, name: str) -> str:
+        """When the last session of a run started, in an order that is that of time; empty where none is known."""
+        sessions = self.runs.get(name, {}).get("sessions") or [{}]
+        return str(sessions[-1].get("started_utc", ""))
+
 
 class Clock:
     """Durations seen so far, and what they say about the time that is left.

@@ -39,6 +39,7 @@ from errors import UserError, exit_on_user_error, require_packages, say
 require_packages()
 
 from arguments import nearest_key
+from scripts.built_data import BUILDER, built_otherwise
 from scripts.grid_file import LOGS, ROOT, Grid, GridRun, find_grid, read_grid
 from scripts.grid_launcher import Launcher, is_running, log_of
 from scripts.grid_plan import GridPlan, planning
@@ -159,6 +160,12 @@ def print_outcome(launcher: Launcher, again: str) -> int:
     for state, run_names in names.items():
         if run_names:
             say(f"{state}: {', '.join(run_names)}", file=sys.stderr)
+    for name, need in launcher.record.outdated(launcher.selected).items():
+        say(
+            f"warning: {name} was finished before {need} was made again, from which it starts: move "
+            f"{launcher.grid.by_name[name].finished_file.parent} away to run it again",
+            file=sys.stderr,
+        )
     done, total = launcher.count("finished"), len(launcher.selected)
     if done == total:
         say(f"all {total} runs are finished: {launcher.grid.out}")
@@ -238,6 +245,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     grid = read_grid(find_grid(options.grid), out, texts)
     named = [] if options.only is None else match(grid, options.only)
     selected = select(grid, named if options.only is not None else list(grid.by_name))
+    for run in selected:
+        if run.is_finished and run.command[0] == BUILDER:
+            otherwise = built_otherwise(run.finished_file.parents[1], run.command[1:])
+            if otherwise is not None:
+                say(f"warning: {otherwise}", file=sys.stderr)
     if options.dry_run:
         with planning(grid) if options.plans else contextlib.nullcontext() as plans:
             describe(grid, selected, GridRecord(grid.out), plans)

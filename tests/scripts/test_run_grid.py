@@ -1,6 +1,7 @@
 """The launcher of grids: what it refuses, what it runs in which order, and how it goes on."""
 
 import json
+import shutil
 import signal
 import subprocess
 import sys
@@ -10,10 +11,13 @@ from typing import Any
 
 import pytest
 
+from dataset import build_sudoku_dataset
 from errors import UserError
 from scripts import run_grid
+from scripts.built_data import built_otherwise
 from scripts.grid_file import GRIDS, ROOT, find_grid, read_grid
 from scripts.grid_record import Clock, GridRecord, in_words
+from tests.dataset.folders import edit_metadata
 from tests.helpers import assert_same_state
 from training.storage.run_folder import RunFolder
 
@@ -143,6 +147,52 @@ def test_needs_come_first_and_what_is_finished_is_not_run_again(
     assert [session["outcome"] for session in record["runs"]["first_0"]["sessions"]] == ["finished"]
     assert run(grid, out) == 0
     assert all(len(lines(out, name)) == 1 for name in ("first_0", "first_1", "second_0", "second_1"))
+
+
+def test_what_was_made_from_an_earlier_run_is_said(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Runs that started before that from which they start was made again; each once that is mended."""
+    chain = CHAIN + '  - {name: "third", needs: [second_0, second_1], command: "{worker} 3"}\n'
+    grid, out = write(tmp_path, chain), tmp_path / "out"
+    assert run(grid, out, "--jobs", "2") == 0
+    record = json.loads((out / "grid.json").read_text())
+    for number, entry in enumerate(record["runs"].values()):
+        entry["sessions"][-1]["started_utc"] = f"2020-01-01T00:00:0{number}+00:00"
+    (out / "grid.json").write_text(json.dumps(record))
+    shutil.move(out / "first_0", tmp_path)
+    assert "was made again" not in capsys.readouterr().err
+    assert run(grid, out) == 0
+    said = [line for line in capsys.readouterr().err.splitlines() if "was made again" in line]
+    assert said == [
+        f"warning: {name} was finished before {need} was made again, from which it starts: move {out / name} away to "
+        "run it again"
+        for name, need in (("second_0", "first_0"), ("third", "second_0"))
+    ]
+    for name in ("second_0", "third"):
+        shutil.move(out / name, tmp_path)
+    assert run(grid, out) == 0
+    assert "was made again" not in capsys.readouterr().err
+
+
+def test_puzzles_that_were_built_otherwise_are_said(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    data, options = tmp_path / "data", "--generate 4x4 --num-clues 7 --num-train 12"
+    text = f"""
+runs:
+  - {{name: puzzles, makes: {data}/test/dataset.json,
+     command: dataset/build_sudoku_dataset.py --output-dir {data} {options} --test-size 6 --num-workers 2}}
+"""
+    build_sudoku_dataset.main(["--output-dir", str(data), *options.split(), "--test-size", "6"])
+    grid, out = write(tmp_path, text), tmp_path / "out"
+    assert run(grid, out) == 0 and "warning" not in capsys.readouterr().err
+    grid = write(tmp_path, text.replace("--test-size 6", "--test-size 5"))
+    assert run(grid, out) == 0
+    builder = "python dataset/build_sudoku_dataset.py --generate 4x4 --num-aug 0 --num-clues 7 --num-train 12 --seed 0"
+    assert (
+        f"warning: {data} was built by: {builder} --test-size 6; that is not what is built here: {builder} "
+        "--test-size 5; to have that, move the folder away\n"
+    ) in capsys.readouterr().err
+    assert built_otherwise(data, ["--no-such-option"]) is None, "the builder says so itself"
+    edit_metadata(data / "test", build=None)
+    assert "does not say how it was built" in str(built_otherwise(data, options.split()))
 
 
 def test_a_failed_run_takes_only_those_that_need_it(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
