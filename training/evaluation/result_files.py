@@ -1,6 +1,7 @@
 """Names of the files that evaluations write: equal only where the results are."""
 
 import os
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -85,6 +86,13 @@ def kept_beside(folder: Path, report: Path, planned: Mapping[str, Mapping[str, A
     earlier: Any = json_object_or_refuse(report, _AGAIN).get(KEPT) if report.exists() else None
     entries = earlier.items() if isinstance(earlier, dict) else ()
     known = {name: entry for name, entry in entries if isinstance(entry, dict) and os.path.lexists(folder / name)}
+    processes = {_of_all_ranks(name, now): now["processes"] for name, now in planned.items()}
+    for name, entry in known.items():
+        count, count_now = entry.get("processes"), processes.get(_of_all_ranks(name, entry))
+        if count_now not in (None, count):
+            raise UserError(
+                f"{folder / name} keeps the rows of one among {count} processes, now there are {count_now}: {_WAYS_OUT}"
+            )
     for name in (name for name in planned if os.path.lexists(folder / name)):
         if name not in known:
             raise UserError(f"{folder / name} is there, and {report} does not say of what: {_WAYS_OUT}")
@@ -94,12 +102,12 @@ def kept_beside(folder: Path, report: Path, planned: Mapping[str, Mapping[str, A
         if lost:
             both = ",".join(dict.fromkeys([*arrays, *now["arrays"]]))
             raise UserError(f"{folder / name} also keeps {', '.join(lost)}: give save_outputs=[{both}], or {_WAYS_OUT}")
-        if before.get("processes") != now["processes"]:
-            raise UserError(
-                f"{folder / name} keeps the rows of one among {before.get('processes')} processes, now there are "
-                f"{now['processes']}: {_WAYS_OUT}"
-            )
     return {**known, **planned}
+
+
+def _of_all_ranks(name: str, entry: Mapping[str, Any]) -> str:
+    """What a file of a rank's share is called in an evaluation by one process."""
+    return name if entry.get("processes") == 1 else re.sub(r"\.\d+(?=\.npz$)", "", name)
 
 
 def _check_output(path: Path) -> None:
