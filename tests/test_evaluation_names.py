@@ -279,7 +279,7 @@ def test_shares_of_other_processes_are_not_mixed(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="keeps the rows of one among 4 processes, now there are 2"):
         kept_beside(tmp_path, report, two)
     # One process names its file otherwise, so none is replaced, and both would be taken for shares of one result.
-    for stem in ("predictions_best", "predictions_best_sigma0.1"):
+    for stem in ("predictions_final", "predictions_final_sigma0.1"):
         alone = {f"{stem}.npz": {"arrays": ["preds"], "processes": 1}}
         pair = {f"{stem}.{rank}.npz": {"arrays": ["preds"], "processes": 2} for rank in range(2)}
         for before, now in ((alone, pair), (pair, alone)):
