@@ -40,7 +40,7 @@ from training.scoring import Scoring
 from training.seeding import seed_everything
 from training.settings.checks import check_read
 from training.settings.evaluator_list import refuse_awaited
-from training.settings.identity import config_hash, default_run_name, judged_otherwise
+from training.settings.identity import config_hash, default_run_name, given_in_vain, judged_otherwise
 from training.settings.resolving import load_config_file
 from training.settings.schema import TrainConfig
 from training.setup import (
@@ -270,6 +270,13 @@ def _say_what_is_not_done(run: Run) -> None:
         )
 
 
+def _say_what_is_not_read(config: TrainConfig) -> None:
+    vain = given_in_vain(config)
+    if vain:
+        listed = ", ".join(f"{key}={value}" for key, value in vain.items())
+        say(f"warning: {listed}: not read by this run, as the part that it is of is off", file=sys.stderr)
+
+
 @contextlib.contextmanager
 def held_folder(folder: RunFolder, world: World) -> Iterator[None]:
     """Rank 0 makes and locks the run folder and sweeps what a killed run left; the others wait for it.
@@ -295,6 +302,8 @@ def train_in(world: World, config: TrainConfig) -> str:
         check_evaluation(config)
         if not RunFolder(config.checkpoint_path or ".").states and config.resume in ("auto", "never"):
             check_read(config)
+            if world.is_main:
+                _say_what_is_not_read(config)
         run = choose_builder(config)(config, world)
         # A start that lies elsewhere is read before there is a folder: when it is refused, nothing is left behind.
         starts_elsewhere = not run.folder.states

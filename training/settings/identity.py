@@ -83,6 +83,25 @@ def _deciding(cfg: TrainConfig, *unless: str) -> Iterator[tuple[Setting, Any]]:
                 yield setting, value
 
 
+def given_in_vain(cfg: TrainConfig) -> dict[str, Any]:
+    """Settings, by dotted key, that are not at their default though the run does not read them, as their part is off.
+
+    What only judges is left out: `training.inference.choose.check_inference` refuses it.
+    """
+    read = {setting.key for setting, _ in _deciding(cfg)}
+    objective, rates = cfg.objective, cfg.objective.noise_sampling == "loguniform"
+    off = {"ema_rate": not cfg.ema, "objective.sigma": rates and objective.in_use}
+    off |= {f"wandb.{name}": cfg.wandb.mode == "disabled" for name in ("project", "entity")}
+    off |= {f"objective.{name}": not rates for name in ("sigma_min", "sigma_max")}
+    return {
+        setting.key: value_of(cfg, setting.key)
+        for setting in settings_of(type(cfg))
+        if not setting.is_section
+        and (setting.key not in read or off.get(setting.key, False))
+        and value_of(cfg, setting.key) != setting.default
+    }
+
+
 # Of the settings at the top, and sections, those that decide nothing of what is computed.
 RUN_CONTROL = tuple(s.key for s in settings_of(TrainConfig) if s.role == CONTROL and "." not in s.key)
 
