@@ -196,6 +196,13 @@ def warn_about_evaluation(run: Run) -> None:
         )
 
 
+def warn_of_a_past_end(run: Run) -> None:
+    """Say where the end that is asked for lies before the state that goes on."""
+    end = run.config.max_steps
+    if end is not None and run.step > end and run.world.is_main:
+        say(f"warning: max_steps={end} is past: the run is at update {run.step} and ends there", file=sys.stderr)
+
+
 def _other_answers(run: Run) -> list[str]:
     """Settings that decide which answers are judged, where the run that goes on had others."""
     assert run.state_file is not None
@@ -248,7 +255,10 @@ def already_finished(run: Run) -> bool:
     if steps != run.step:
         return False
     if run.world.is_main:
-        say(f"finished at update {run.step}; results are in {summary} (a larger max_steps or epochs goes on)")
+        way_on = "a larger max_steps or epochs goes on"
+        if run.validation.exhausted:
+            way_on = f"early_stop_patience={run.config.early_stop_patience} ended it; with null it goes on"
+        say(f"finished at update {run.step}; results are in {summary} ({way_on})")
         _say_what_is_not_done(run)
     return True
 
@@ -316,6 +326,7 @@ def train_in(world: World, config: TrainConfig) -> str:
             refuse_rows_that_chose(run)
             refuse_other_test_rows(run)
             warn_about_evaluation(run)
+            warn_of_a_past_end(run)
         share_weights(run)
         return "done" if already_finished(run) else run_training(run)
 
