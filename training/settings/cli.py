@@ -9,7 +9,7 @@ import os
 import re
 import sys
 import textwrap
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, NoReturn
@@ -29,11 +29,13 @@ from omegaconf.errors import OmegaConfBaseException
 from arguments import nearest_key
 from errors import UserError, exit_on_user_error, say
 from options import settings_of
+from training.settings.checks import value_of
 from training.settings.identity import sweep_run_name
 from training.settings.key_values import refuse_flags, refuse_undecoded, setting_lines
 from training.settings.older_names import refuse_difference, todays_name
-from training.settings.resolving import resolve
+from training.settings.resolving import load_config_file, resolve
 from training.settings.schema import TrainConfig, schema_keys
+from training.storage.run_folder import ALL_CONFIG
 
 CONFIG_DIR = Path(__file__).resolve().parents[2] / "config"
 HELP = "python pretrain.py --help lists the options"
@@ -279,7 +281,9 @@ def _to_config(raw: DictConfig, *, require_data: bool = True) -> TrainConfig:
 def _named_in_sweep(config: TrainConfig, raw: DictConfig, given: Sequence[str]) -> TrainConfig:
     """The run of a sweep (-m) in a folder that names its overrides, unless it is named or has a folder of before.
 
-    given: the command line's overrides. Outside of a sweep nothing changes.
+    A folder of the default name is this run's only where it was made with the same values of all that is swept:
+    settings that only control a run leave its name alone, and several of a sweep would meet there. given: the command
+    line's overrides. Outside of a sweep nothing changes.
     """
     job = HydraConfig.get()
     if job.mode != RunMode.MULTIRUN or raw.get("run_name") is not None or raw.get("checkpoint_path") is not None:
@@ -287,10 +291,26 @@ def _named_in_sweep(config: TrainConfig, raw: DictConfig, given: Sequence[str]) 
     fixed = {override.key_or_group for override in map(_parse, given) if not override.is_sweep_override()}
     overrides = {override.key_or_group: override.get_value_string() for override in map(_parse, job.overrides.task)}
     swept = {key: value for key, value in overrides.items() if key not in fixed}
-    if not swept or Path(str(config.checkpoint_path)).exists():
+    if not swept:
         return config
     name = sweep_run_name(config, swept)
-    return replace(config, run_name=name, checkpoint_path=str(Path(str(config.checkpoint_path)).with_name(name)))
+    default = Path(str(config.checkpoint_path))
+    named = default.with_name(name)
+    if default.exists() and not named.exists() and _made_with(default / ALL_CONFIG, config, swept):
+        return config
+    return replace(config, run_name=name, checkpoint_path=str(named))
+
+
+def _made_with(path: Path, config: TrainConfig, swept: Collection[str]) -> bool:
+    """Whether a run's settings file says the values of `config` for what is swept; of a group, for all settings."""
+    try:
+        before = load_config_file(path)
+    except UserError:
+        return False
+    values = {s.key: value_of(config, s.key) for s in settings_of(type(config)) if not s.is_section}
+    own = ("run_name", "checkpoint_path")
+    keys = swept if values.keys() >= set(swept) else [key for key in values if key not in own]
+    return all(value_of(before, key) == values[key] for key in keys)
 
 
 def compose_config(overrides: Sequence[str], *, require_data: bool = True) -> TrainConfig:

@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from omegaconf import OmegaConf
 
 from errors import UserError
 from options import REQUIRED, anything, at_least, option, section
@@ -303,7 +304,7 @@ def test_a_sweep_names_its_overrides_in_the_folder(empty_folder: Path, monkeypat
     assert runs[2].checkpoint_path == f"{alone.checkpoint_path}-seed_1-lr_0.001"
     assert replace(runs[2], run_name=alone.run_name, checkpoint_path=alone.checkpoint_path) == alone
     # A folder of before goes on; a sweep without several values is a run alone.
-    Path(alone.checkpoint_path).mkdir(parents=True)
+    _leave_settings(alone)
     assert run_entry(monkeypatch, *sweep)[2] == alone
     assert run_entry(monkeypatch, "-m", *words, "seed=1", "lr=1e-3") == [alone]
     named = run_entry(monkeypatch, "-m", *words, "seed=0,1", "checkpoint_path='x/${seed}'")
@@ -313,6 +314,33 @@ def test_a_sweep_names_its_overrides_in_the_folder(empty_folder: Path, monkeypat
     assert str(first.run_name).endswith("-experiment_smoke")
     (first, *_) = run_entry(monkeypatch, "-m", "+experiment=smoke", "data_paths=['a/b c'],['a/d']")
     assert str(first.run_name).endswith("-data_paths_b_c")
+
+
+@pytest.mark.parametrize(
+    "swept", ["max_steps=5,6,7", "threads=3,4", "log_interval=5,10", "eval_batch_size=4,8", "max_hours=1,2"]
+)
+def test_a_sweep_over_run_control_never_meets_in_one_folder(
+    swept: str, empty_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Run control leaves a run's name alone: a folder of that name is of the one that it was made with, or of none."""
+    key, _, values = swept.partition("=")
+    fresh = run_entry(monkeypatch, "-m", "+experiment=smoke", swept)
+    (alone,) = run_entry(monkeypatch, "+experiment=smoke")
+    _leave_settings(alone)
+    assert run_entry(monkeypatch, "-m", "+experiment=smoke", swept) == fresh
+    (second,) = run_entry(monkeypatch, "+experiment=smoke", f"{key}={values.split(',')[1]}")
+    assert second.checkpoint_path == alone.checkpoint_path
+    _leave_settings(second)
+    assert run_entry(monkeypatch, "-m", "+experiment=smoke", swept) == [fresh[0], second, *fresh[2:]]
+    _leave_settings(fresh[1])
+    assert run_entry(monkeypatch, "-m", "+experiment=smoke", swept) == fresh, "the sweep's own folder goes on"
+
+
+def _leave_settings(config: TrainConfig) -> None:
+    """The folder of a run with the settings that it was made with."""
+    folder = Path(str(config.checkpoint_path))
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "all_config.yaml").write_text(OmegaConf.to_yaml(OmegaConf.create(config_to_dict(config))))
 
 
 def test_the_name_of_a_run_of_a_sweep_is_a_plain_word() -> None:
