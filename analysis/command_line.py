@@ -37,7 +37,7 @@ def whole_numbers(least: int, most: int) -> Callable[[str], list[int]]:
     return lambda text: [read(word.strip()) for word in text.split(",")]
 
 
-def results_folder(text: str) -> Path:
+def outside_runs(text: str) -> Path:
     """The `type` of a folder for a summary.json and more, which is no run's: that one says how the run has ended."""
     folder = Path(text)
     if os.path.lexists(folder / ALL_CONFIG):

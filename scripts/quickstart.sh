@@ -81,8 +81,9 @@ step "pictures"
 "$python" analysis/rollouts/step_by_step.py "$run/best.pt" --device "$device"
 
 step "Lyapunov exponents of solved and failed puzzles"
-# Of other weights than those that are measured now.
-[ "$run/lyapunov/spectrum.npz" -nt "$run/best.pt" ] || rm -rf "$run/lyapunov"
+# A measurement of other weights than those of now; all else in the folder may be somebody's.
+[ "$run/lyapunov/spectrum.npz" -nt "$run/best.pt" ] ||
+    rm -rf "$run/lyapunov/spectrum.npz" "$run/lyapunov/parts/"rows_*.npz
 "$python" analysis/spectra/lyapunov_spectrum.py --checkpoint "$run/best.pt" --device "$device" --out "$run/lyapunov" \
     --num-puzzles "${QUICKSTART_LYAPUNOV:-256}" --num-steps 8 --num-exponents 4
 

@@ -55,7 +55,7 @@ from analysis.figures.figure_files import (
     PURPLE,
     RED,
     STYLE,
-    make_folder,
+    results_folder,
     save_picture,
     share_axis,
 )
@@ -285,8 +285,10 @@ def main(argv: Sequence[str] | None = None) -> None:
     refuse_twice(options.runs)
     runs = [read_run(folder, options.metric, options.x) for folder in options.runs]
     groups = grouped(runs, options.target)
+    axis = (f"--target={options.target}", f"--metric={options.metric}", f"--x={options.x}")
+    figures = options.output_dir or options.runs[0] / "figures"
+    folder = results_folder(figures, "time_to_accuracy", options.runs, *axis)
     say(*table(groups, options.target, options.x))
-    folder = make_folder(options.output_dir or options.runs[0] / "figures")
     stem = folder / "time_to_accuracy"
     rows = records(groups)
     shown = {"target": options.target, "metric": options.metric, "x": options.x}

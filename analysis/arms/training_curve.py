@@ -25,7 +25,17 @@ import matplotlib.ticker
 from matplotlib.figure import Figure
 
 from analysis.arms.run_curves import commit_of
-from analysis.figures.figure_files import BLUE, GREEN, GREY, ORANGE, RED, STYLE, make_folder, save_picture, share_axis
+from analysis.figures.figure_files import (
+    BLUE,
+    GREEN,
+    GREY,
+    ORANGE,
+    RED,
+    STYLE,
+    results_folder,
+    save_picture,
+    share_axis,
+)
 from dataset.plain_data import json_object_or_refuse
 from training.records.metrics_log import read_metrics
 from training.records.result_numbers import command_of, wilson_interval
@@ -182,7 +192,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--output-dir", type=Path, metavar="DIR", help="default: RUN/figures")
     options = parser.parse_args(argv)
     curves = read_curves(options.run)
-    folder = make_folder(options.output_dir or options.run / "figures")
+    folder = results_folder(options.output_dir or options.run / "figures", "training_curve", [options.run])
     stem = folder / "training_curve"
     kinds = {"validation": curves.validation, "training": curves.training}
     files = save_picture(

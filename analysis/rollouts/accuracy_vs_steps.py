@@ -37,7 +37,7 @@ from analysis.figures.figure_files import (
     PURPLE,
     RED,
     STYLE,
-    make_folder,
+    results_folder,
     save_picture,
     share_axis,
 )
@@ -270,7 +270,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--output-dir", type=Path, metavar="DIR", help="default: figures beside the first report")
     options = parser.parse_args(argv)
     curves = read_curves(options.reports)
-    folder = make_folder(options.output_dir or options.reports[0].parent / "figures")
+    figures = options.output_dir or options.reports[0].parent / "figures"
+    folder = results_folder(figures, "accuracy_vs_steps", options.reports)
     stem = folder / "accuracy_vs_steps"
     command = f"python analysis/rollouts/accuracy_vs_steps.py {' '.join(map(str, options.reports))}"
     files = save_picture(

@@ -14,7 +14,6 @@ Fig4_optional_PTRM_Q_head_vs_stability as .png and .svg, what it shows as .csv, 
 
 import argparse
 import shlex
-import shutil
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -28,8 +27,8 @@ require_packages()
 
 import matplotlib.pyplot as plt
 
-from analysis.command_line import check_at_least, results_folder
-from analysis.figures.figure_files import make_folder, save_caption, save_figure
+from analysis.command_line import check_at_least, outside_runs
+from analysis.figures.figure_files import make_folder, results_folder, save_caption, save_figure
 from analysis.rollouts.q_head_figure import (
     NAME,
     caption,
@@ -40,6 +39,7 @@ from analysis.rollouts.q_head_figure import (
     save_figure_data,
     summarise,
 )
+from analysis.spectra.spectrum_files import remove_parts
 from arguments import FlagParser
 from dataset.eval_batches import EvalBatches
 from dataset.puzzle_folder import fingerprint
@@ -74,7 +74,7 @@ def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     source.add_argument(
         "--read", type=Path, metavar="FILE", help="evaluation_NAME_rollouts.npz of evaluate.py, or a rollouts.npz"
     )
-    parser.add_argument("--out", type=results_folder, required=True, metavar="DIR", help="folder of the results")
+    parser.add_argument("--out", type=outside_runs, required=True, metavar="DIR", help="folder of the results")
     parser.add_argument("--bootstrap", type=int, default=10_000, metavar="N", help="draws (default: %(default)s)")
     add = parser.add_argument_group("how rollouts are made, with --checkpoint").add_argument
     add("--rollouts", type=int, default=100, metavar="R", help="of each puzzle (default: %(default)s)")
@@ -150,7 +150,7 @@ def rolled_out(options: argparse.Namespace) -> tuple[RolloutTable, dict[str, Any
     else:
         table = _roll_out(model, selection, settings, recipe, options)
         _write(target, npz_bytes(table.arrays(recipe)))
-    shutil.rmtree(options.out / PARTS, ignore_errors=True)
+    remove_parts(options.out / PARTS, "[0-9]*.npz")
     return table, recipe
 
 
@@ -159,6 +159,7 @@ def _roll_out(
     options: argparse.Namespace,
 ) -> RolloutTable:  # fmt: skip
     """Batch by batch, each in a file of its own before the next begins."""
+    claim(options)
     folder = make_folder(options.out / PARTS)
     inference = build_inference(settings, [selection.puzzle_set], 0)
     assert isinstance(inference, StochasticRollouts)
@@ -193,6 +194,14 @@ def _same(path: Path, recipe: dict[str, Any]) -> RolloutTable:
     return table
 
 
+def claim(options: argparse.Namespace) -> None:
+    """Errors: `UserError` where the results of other rollouts are in the folder."""
+    source = options.read or options.checkpoint
+    if source != options.out / ROLLOUTS:  # what an earlier call left there may be drawn again
+        for name in ("summary", NAME):
+            results_folder(options.out, name, [source])
+
+
 def read_table(path: Path) -> tuple[RolloutTable, dict[str, Any]]:
     """The test rows of evaluate.py's rollouts, or the table of a rollouts.npz. Errors: `UserError`."""
     mend = "make it with: python evaluate.py checkpoint=RUN/best.pt eval.stochastic_rollouts.sigma=0.3"
@@ -209,9 +218,9 @@ def main(argv: Sequence[str] | None = None) -> None:
     words = sys.argv[1:] if argv is None else list(argv)
     options = parse_arguments(words)
     table, settings = read_table(options.read) if options.read else rolled_out(options)
+    claim(options)
     summary = result_origin() | summarise(table, settings, options.bootstrap)
     summary |= rollout_entry(summary)
-    make_folder(options.out)
     save_figure_data(figure_data(table, summary), options.out)
     # Drawn from the files, as whoever draws it again will.
     data = read_figure(options.out)

@@ -28,7 +28,7 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 
 from analysis.command_line import check_at_least
-from analysis.figures.figure_files import GREEN, RED, STYLE, make_folder, save_picture
+from analysis.figures.figure_files import GREEN, RED, STYLE, results_folder, save_picture
 from dataset.eval_batches import EvalBatches, test_rows
 from dataset.puzzle_folder import PuzzleSet
 from dataset.tasks.base import PuzzleTask
@@ -196,6 +196,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     puzzle_set = open_test_set(checkpoint, options.data_path)
     task = puzzle_set.metadata.task
     check_at_least(options, max_rows=1)
+    figures = options.output_dir or checkpoint.path.parent / "figures"
+    folder = results_folder(figures, "step_by_step", [checkpoint.path])
     rows = test_rows(puzzle_set, config.validation_size)[: options.max_rows]
     if options.rows:
         rows = np.array(options.rows)
@@ -205,7 +207,6 @@ def main(argv: Sequence[str] | None = None) -> None:
     model = restore_model(checkpoint, puzzle_set.metadata, device_of(config, losses=False))
     traces = trace_rows(model, puzzle_set, rows, config.eval_batch_size or config.global_batch_size)
     chosen = traces if options.rows else choose(traces)
-    folder = make_folder(options.output_dir or checkpoint.path.parent / "figures")
     stem = folder / "step_by_step"
     solved = sum(trace.solved for trace in traces)
     rating = f" Rating: {task.rating_meaning}." if task.rating_meaning else ""

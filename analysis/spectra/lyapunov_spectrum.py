@@ -31,7 +31,8 @@ require_packages()
 import numpy as np
 import torch
 
-from analysis.command_line import check_at_least, results_folder
+from analysis.command_line import check_at_least, outside_runs
+from analysis.figures.figure_files import results_folder
 from analysis.spectra.spectrum_files import Arrays, SpectrumStore, part_blocks
 from analysis.spectra.spectrum_measurement import CountViolations, SpectrumSettings, measure_batch
 from analysis.spectra.spectrum_summary import write_summary
@@ -166,7 +167,7 @@ def parser() -> argparse.ArgumentParser:
     options = FlagParser(description=__doc__)
     add = options.add_argument
     add("--checkpoint", type=Path, nargs="+", required=True, metavar="FILE", help="weights such as RUN/best.pt")
-    add("--out", type=results_folder, required=True, metavar="DIR", help="folder for the results")
+    add("--out", type=outside_runs, required=True, metavar="DIR", help="folder for the results")
     add("--num-exponents", type=int, default=8, metavar="K", help="leading exponents (default 8)")
     add("--num-puzzles", type=int, default=512, metavar="N", help="test puzzles (default 512, or all there are)")
     add("--num-steps", type=int, default=16, metavar="T", help="supervision steps (default 16)")
@@ -192,10 +193,9 @@ def main(argv: Sequence[str] | None = None) -> None:
     settings = SpectrumSettings(**{field.name: getattr(options, field.name) for field in fields(SpectrumSettings)})
     start = time.perf_counter()
     try:
-        tables = [
-            measure(job, settings, options)
-            for job in jobs_of(options.checkpoint, options.out, device=options.device, dtype=options.dtype)
-        ]
+        jobs = jobs_of(options.checkpoint, options.out, device=options.device, dtype=options.dtype)
+        results_folder(options.out, "summary", options.checkpoint)
+        tables = [measure(job, settings, options) for job in jobs]
     except KeyboardInterrupt as stop:
         raise KeyboardInterrupt("stopped: what is measured is kept, the same command goes on") from stop
     except ValueError as error:  # of the engine: k > D, tangents lost, ...

@@ -26,8 +26,8 @@ in nats, ln R_ii of the QR in float64 unless said otherwise.
 Parts of a measurement lie in `parts/` until it is complete; what is there is not measured again.
 """
 
+import contextlib
 import json
-import shutil
 import zipfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -93,7 +93,7 @@ class SpectrumStore:
         _, first = np.unique(joined["row"], return_index=True)
         joined = {name: array[first] for name, array in joined.items()}
         self._write(self.folder / FILE_NAME, joined)
-        shutil.rmtree(self.folder / PARTS, ignore_errors=True)
+        remove_parts(self.folder / PARTS, "rows_*.npz")
         self._known = [joined]
         wanted = np.isin(joined["row"], rows)
         return {name: array[wanted] for name, array in joined.items()}
@@ -104,6 +104,14 @@ class SpectrumStore:
         with writing(path, "name another --out"):
             path.parent.mkdir(parents=True, exist_ok=True)
             write_atomically(path, lambda file: np.savez(file, **content))  # type: ignore[arg-type]
+
+
+def remove_parts(folder: Path, pattern: str) -> None:
+    """Remove the parts of a measurement, and their folder unless somebody keeps more in it."""
+    with contextlib.suppress(OSError):
+        for path in folder.glob(pattern):
+            path.unlink()
+        folder.rmdir()
 
 
 def read_arrays(path: Path) -> Arrays:

@@ -148,9 +148,13 @@ def test_quickstart_runs_and_goes_on(tmp_path: Path) -> None:
     record = json.loads((run / "evaluation_best.json").read_text())
     assert [result["exact_accuracy"]["denominator"] for result in record["results"]] == [800, 200]
     assert json.loads((run / "summary.json").read_text())["steps"] == 10
+    own = {run / "lyapunov" / "my_notes.md": "mine", run / "lyapunov" / "lambda1_success_failure.txt": "edited"}
+    for path, text in own.items():
+        path.write_text(text)
     again = bash(script, QUICKSTART_UPDATES="20", cwd=tmp_path, **places)
     assert again.returncode == 0, again.stdout + again.stderr
     assert "already built" in again.stdout and "going on from" in again.stdout
     assert json.loads((run / "summary.json").read_text())["steps"] == 20
+    assert {path: path.read_text() for path in own} == own, "what a person wrote beside the measurement stays"
     later = json.loads((run / "lyapunov" / "summary.json").read_text())["runs"][0]
     assert later["settings"]["weights_sha256"] == hashlib.sha256((run / "best.pt").read_bytes()).hexdigest()

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from analysis.spectra import lyapunov_spectrum, spectrum_over_runs
-from analysis.spectra.spectrum_files import read_arrays
+from analysis.spectra.spectrum_files import read_arrays, remove_parts
 from tests.helpers import refused_line, train_here
 
 OPTIONS = ["--num-puzzles", "10", "--num-steps", "4", "--num-exponents", "3", "--batch-size", "4", "--draws", "200",
@@ -97,3 +97,31 @@ def test_two_runs_of_one_name_are_refused(runs: list[Path], tmp_path: Path, caps
     with pytest.raises(SystemExit):
         run([runs[0], runs[0]], tmp_path)
     assert "two checkpoints are called seed0_best" in capsys.readouterr().err
+
+
+def test_a_measurement_of_other_networks_is_refused(
+    runs: list[Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """One network, then two, and two, then others: neither replaces what is there."""
+    quick = ["--num-steps", "2", "--burn-in", "0", "--extended-steps", "0", "--num-puzzles", "4"]
+    finals = [path.with_name("final.pt") for path in runs]
+    for first, others in ((runs[:1], [runs, finals]), (runs, [finals, runs[:1]])):
+        out = tmp_path / str(len(first))
+        run(first, out, *quick)
+        before = {path: path.read_bytes() for path in out.rglob("*") if path.is_file()}
+        for other in others:
+            words = ["--checkpoint", *other, "--out", out, *OPTIONS, *quick]
+            assert "name another" in refused_line(capsys, lyapunov_spectrum.main, words)
+        assert {path: path.read_bytes() for path in out.rglob("*") if path.is_file()} == before
+    words = ["--checkpoint", runs[0], "--out", runs[0].parent, *OPTIONS, *quick]
+    assert "summary.json is of the training run in that folder" in refused_line(capsys, lyapunov_spectrum.main, words)
+
+
+def test_a_folder_of_parts_with_something_else_in_it_stays(tmp_path: Path) -> None:
+    for name in ("rows_00000000.npz", "my_notes.md"):
+        (tmp_path / name).write_text("")
+    remove_parts(tmp_path, "rows_*.npz")
+    assert [path.name for path in tmp_path.iterdir()] == ["my_notes.md"]
+    (tmp_path / "my_notes.md").unlink()
+    remove_parts(tmp_path, "rows_*.npz")
+    assert not tmp_path.exists()
