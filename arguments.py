@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from errors import UserError
+from help_texts import keep_help
 
 _KEY_VALUE = re.compile(r"(\+{0,2}[A-Za-z_][\w.-]*)=")
 
@@ -73,6 +74,10 @@ class FlagParser(argparse.ArgumentParser):
         if unknown:
             self.error(f"unrecognized arguments: {shlex.join(unknown)}")
         return parsed
+
+    def print_help(self, file: Any = None) -> None:
+        keep_help(self.format_help())
+        super().print_help(file)
 
     def error(self, message: str) -> NoReturn:
         raise UserError(f"{message}; {self.help_command} --help lists the flags")

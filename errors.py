@@ -13,12 +13,13 @@ from types import TracebackType
 from typing import NoReturn, ParamSpec, TextIO, TypeVar
 
 from files import UnusableFile
+from help_texts import answer_help
 
 P = ParamSpec("P")
 R = TypeVar("R")
 
 
-# What modules import at their top. wandb and huggingface_hub are imported where they are asked for.
+# What modules import, scipy only where it is used. wandb and huggingface_hub are imported where they are asked for.
 PACKAGES = ("torch", "numpy", "hydra", "omegaconf", "yaml", "einops", "tqdm", "matplotlib", "scipy", "safetensors")
 MAX_MESSAGE = 2000
 _READER_LEFT = 141  # what a shell reports for a command that SIGPIPE ended
@@ -81,6 +82,8 @@ def _told(kind: type[BaseException], error: BaseException, trace: TracebackType 
 def require_packages() -> None:
     """End the program with one line and exit code 2 where this Python lacks packages of requirements.txt.
 
+    Where help is all that was asked for and is known, print it and end: that needs none of them.
+
     Runnable files call it before their other imports, which would end in a traceback instead; they take seconds, and a
     Ctrl-C meanwhile is a line from here on. Figures are files, whatever `MPLBACKEND` asks for: `matplotlib` refuses a
     name that it does not know as it is imported.
@@ -96,6 +99,8 @@ def require_packages() -> None:
             file=sys.stderr,
         )
         sys.exit(2)
+    if sys.argv[1:] in (["--help"], ["-h"]):
+        exit_on_user_error(answer_help)()
 
 
 def exit_on_user_error(main: Callable[P, R]) -> Callable[P, R]:

@@ -5,8 +5,6 @@ from weakref import WeakKeyDictionary
 
 import numpy as np
 import torch
-from scipy.sparse import coo_array
-from scipy.sparse.csgraph import connected_components
 
 from dataset.hashing import token_hashes
 from dataset.puzzle_folder import PuzzleSet
@@ -97,6 +95,9 @@ _UNITS: WeakKeyDictionary[PuzzleSet, np.ndarray] = WeakKeyDictionary()  # asked 
 
 def _joined(content: np.ndarray, links: list[np.ndarray]) -> np.ndarray:
     """(N,) numbers of examples that share a content (N,) or a link (each (N,)), or are tied by others that do."""
+    from scipy.sparse import coo_array  # here, as the import is a tenth of what a script takes to start
+    from scipy.sparse.csgraph import connected_components
+
     places, nodes, ends = [], int(content.max(initial=-1)) + 1, []
     for link in links:
         numbers = np.unique(link, return_inverse=True)[1]

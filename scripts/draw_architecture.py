@@ -42,6 +42,7 @@ FOLDERS: tuple[tuple[str, ...], ...] = (
     ("models", "dataset", "dynamics"),
     ("options.py", "arguments.py", "long_work.py"),
     ("errors.py",),
+    ("help_texts.py",),
     ("files.py",),
 )
 # Likewise inside training/. The modules at its own level are the story of a run: they use every room.

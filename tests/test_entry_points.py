@@ -24,9 +24,9 @@ NEED_NOTHING = {Path("scripts/check_requirements.py")}
 # Nothing of the suite is imported before the fork.
 FORKER = r"""
 import importlib, os, runpy, sys
-for name in ("torch", "numpy", "yaml", "hydra", "omegaconf", "tqdm", "scipy.stats", "matplotlib.pyplot", "einops",
-             "safetensors.torch", "torch.distributed"):
+for name in os.environ["PRELOADED"].split():
     importlib.import_module(name)
+before = set(sys.modules)
 del sys.path[0]
 for line in sys.stdin:
     kind, name, word, output = line.rstrip("\n").split("\t")
@@ -42,6 +42,9 @@ for line in sys.stdin:
         try:
             if kind == "file":
                 runpy.run_path(name, run_name="__main__")
+            elif kind == "import":
+                sys.path.insert(1, os.environ["SUITE"])
+                importlib.import_module(name)
             else:
                 sys.path.insert(1, os.environ["SUITE"])
                 runpy.run_module(name, run_name="__main__", alter_sys=True)
@@ -53,15 +56,22 @@ for line in sys.stdin:
             code = 99
         sys.stdout.flush()
         sys.stderr.flush()
+        with open(output + ".imported", "w") as imported:
+            imported.write("\n".join(set(sys.modules) - before))
         os._exit(code)
     status = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
     print(status, flush=True)
 """
 
 
+PRELOADED = (
+    "torch numpy yaml hydra omegaconf tqdm scipy.stats matplotlib.pyplot einops safetensors.torch torch.distributed"
+)
+
+
 def environment() -> dict[str, str]:
     own = {key: value for key, value in os.environ.items() if key != "PYTHONPATH"}
-    return own | {"OMP_NUM_THREADS": "1", "SUITE": str(ROOT), "MPLBACKEND": "Agg"}
+    return own | {"OMP_NUM_THREADS": "1", "SUITE": str(ROOT), "MPLBACKEND": "Agg", "PRELOADED": PRELOADED}
 
 
 def module_name(file: Path) -> str:
@@ -99,19 +109,22 @@ def test_every_folder_with_modules_is_a_package() -> None:
     assert not [str(folder) for folder in folders if not (ROOT / folder / "__init__.py").is_file()]
 
 
-def started(jobs: list[tuple[str, str]], word: str, tmp_path: Path) -> list[tuple[int, str]]:
-    """Exit code and output of each file or module with one argument, from a folder in which nothing may be left."""
+def started(jobs: list[tuple[str, str]], word: str, tmp_path: Path, **variables: str) -> list[tuple[int, str]]:
+    """Exit code and output of each file or module with one argument, from a folder in which nothing may be left.
+
+    What a job has imported besides is in `N.txt.imported`, one name a line. variables: of the environment.
+    """
     outputs = [tmp_path / f"{index}.txt" for index in range(len(jobs))]
     lines = [f"{kind}\t{name}\t{word}\t{output}\n" for (kind, name), output in zip(jobs, outputs, strict=True)]
     elsewhere = tmp_path / "elsewhere"
-    elsewhere.mkdir()
+    elsewhere.mkdir(parents=True)
     done = subprocess.run(
         [sys.executable, "-c", FORKER],
         input="".join(lines),
         capture_output=True,
         text=True,
         cwd=elsewhere,
-        env=environment(),
+        env=environment() | variables,
         timeout=240,
     )
     assert done.returncode == 0, done.stderr
@@ -119,10 +132,30 @@ def started(jobs: list[tuple[str, str]], word: str, tmp_path: Path) -> list[tupl
     return [(int(status), output.read_text()) for status, output in zip(done.stdout.split(), outputs, strict=True)]
 
 
+def imported_by(index: int, folder: Path) -> set[str]:
+    return set((folder / f"{index}.txt.imported").read_text().split())
+
+
 def test_help_as_file_and_as_module(tmp_path: Path) -> None:
+    """Twice: made, and then known, which gives the same and needs no torch."""
     jobs = [("file", str(ROOT / file)) for file in RUNNABLE] + [("module", module_name(file)) for file in RUNNABLE]
-    for file, (status, output) in zip(RUNNABLE * 2, started(jobs, "--help", tmp_path), strict=True):
+    kept = {"PYTHONPYCACHEPREFIX": str(tmp_path / "kept")}
+    made = started(jobs, "--help", tmp_path / "made", **kept)
+    for file, (status, output) in zip(RUNNABLE * 2, made, strict=True):
         check(file, status, output)
+    assert "training.start" in imported_by(RUNNABLE.index(Path("pretrain.py")), tmp_path / "made")
+    known = started(jobs, "--help", tmp_path / "known", **kept, PRELOADED="")
+    for index, (job, first, second) in enumerate(zip(jobs, made, known, strict=True)):
+        assert first == second, job
+        assert not imported_by(index, tmp_path / "known") & {"torch", "numpy", "hydra", "matplotlib"}, job
+
+
+def test_no_script_imports_scipy_before_it_is_used(tmp_path: Path) -> None:
+    """Half a second, and `scipy.stats` as long as all of the suite and what else it imports."""
+    jobs = [("import", module_name(file)) for file in RUNNABLE]
+    statuses = started(jobs, "", tmp_path, PRELOADED=PRELOADED.replace("scipy.stats ", ""))
+    assert [status for status, _ in statuses] == [0] * len(jobs), statuses
+    assert not [job for index, job in enumerate(jobs) if "scipy" in imported_by(index, tmp_path)]
 
 
 def test_variables_of_python_and_matplotlib_change_nothing(tmp_path: Path) -> None:
@@ -185,13 +218,14 @@ def test_missing_packages_are_answered_in_one_line(file: Path, tmp_path: Path) -
 
 
 def test_packages_are_those_that_modules_import() -> None:
-    """At their top: what is imported inside a function is asked for there."""
+    """Anywhere but for those that are asked for where they are used."""
     imported: set[str] = set()
     for path in MODULES + SCRIPTS:
-        for node in ast.parse((ROOT / path).read_text(encoding="utf-8")).body:
+        for node in ast.walk(ast.parse((ROOT / path).read_text(encoding="utf-8"))):
             if isinstance(node, ast.Import):
                 imported |= {alias.name.partition(".")[0] for alias in node.names}
             elif isinstance(node, ast.ImportFrom):
                 imported.add((node.module or "").partition(".")[0])
     ours = {path.stem for path in SCRIPTS} | set(FOLDERS) | {"tests"}
-    assert imported - ours - sys.stdlib_module_names == set(PACKAGES)
+    asked_for = {"wandb", "huggingface_hub", "modal"}
+    assert imported - asked_for - ours - sys.stdlib_module_names == set(PACKAGES)

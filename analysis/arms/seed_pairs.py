@@ -4,7 +4,6 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from scipy.stats import binomtest, ttest_1samp
 
 from analysis.arms.finished_runs import COMPARED, Arm, FinishedRun
 from errors import UserError
@@ -77,6 +76,8 @@ def mean_interval(values: Sequence[float]) -> MeanInterval:
 
     Equal values have none: the formula's would have no width, and say more than a handful of seeds can.
     """
+    from scipy.stats import ttest_1samp  # takes as long to import as the script to start
+
     mean = float(np.mean(values))
     if len(set(values)) == 1:
         return MeanInterval(mean, None, None, len(values))
@@ -89,6 +90,8 @@ def mcnemar(arm: np.ndarray, baseline: np.ndarray) -> McNemar:
 
     Under the hypothesis that both solve equally many, each puzzle solved by one alone is as likely to be the other's.
     """
+    from scipy.stats import binomtest  # takes as long to import as the script to start
+
     only_arm, only_baseline = int((arm & ~baseline).sum()), int((baseline & ~arm).sum())
     discordant = only_arm + only_baseline
     p = float(binomtest(only_arm, discordant, 0.5).pvalue) if discordant else 1.0

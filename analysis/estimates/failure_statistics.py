@@ -10,8 +10,6 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from scipy.optimize import brentq
-from scipy.stats import norm
 
 from analysis.estimates.puzzle_resampling import (
     DRAWS,
@@ -26,6 +24,7 @@ from analysis.estimates.puzzle_resampling import (
 )
 from training.evaluation.answering import counted_rate
 from training.evaluation.calibration import auroc
+from training.records.result_numbers import Z_95
 
 
 @dataclass(frozen=True)
@@ -108,7 +107,9 @@ def newcombe_interval(auroc: float, num_failed: int, num_solved: int) -> tuple[f
     scores with exponential distributions, shared between the classes: it needs no more than the AUROC and the counts.
     Source: Newcombe 2006 (Statistics in Medicine 25, 559-573), method 5; the variance after Hanley and McNeil 1982.
     """
-    z, pairs, star = float(norm.ppf(0.975)), num_failed * num_solved, (num_failed + num_solved) / 2 - 1
+    from scipy.optimize import brentq  # takes as long to import as the script to start
+
+    z, pairs, star = Z_95, num_failed * num_solved, (num_failed + num_solved) / 2 - 1
 
     def excess(area: float) -> float:
         variance = area * (1 - area) * (1 + star * ((1 - area) / (2 - area) + area / (1 + area))) / pairs

@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from scipy.stats import rankdata
 
 from analysis.estimates.puzzle_resampling import (
     DRAWS,
@@ -143,6 +142,8 @@ def permutation_test(
     valid for any number of draws and never 0.
     Differs: strata weigh by their pairs, because the test is to be of the AUROC that is reported.
     """
+    from scipy.stats import rankdata  # takes as long to import as the script to start
+
     scores, failed, strata, used = _in_strata(scores, failed, strata)
     counts = _counts(failed, strata, used)
     nothing = None if used.any() else _no_pairs(counts)

@@ -4,9 +4,6 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
-from scipy.optimize import minimize
-from scipy.special import expit
-from scipy.stats import norm, rankdata
 
 from analysis.estimates.puzzle_resampling import (
     Estimate,
@@ -177,6 +174,9 @@ def fit_logistic(columns: np.ndarray, labels: np.ndarray, l2: float = L2) -> np.
     design = np.column_stack([np.ones(len(labels)), columns])
     penalty = np.full(design.shape[1], l2)
     penalty[0] = 0.0
+    from scipy.optimize import minimize  # takes as long to import as the script to start
+    from scipy.special import expit
+
     n = len(labels)
 
     # The mean loss is minimised, so that the tolerance means the same for any number of puzzles.
@@ -205,5 +205,8 @@ def normal_scores(values: np.ndarray) -> np.ndarray:
     Keeps every column's order and so its AUROC; no labels are used. Infinite values become finite. NaN stays NaN.
     Source: van der Waerden 1952, quantiles of rank / (n + 1).
     """
+    from scipy.special import ndtri  # takes as long to import as the script to start
+    from scipy.stats import rankdata
+
     values = np.asarray(values, np.float64)
-    return norm.ppf(rankdata(values, axis=0, nan_policy="omit") / (1 + (~np.isnan(values)).sum(axis=0)))
+    return ndtri(rankdata(values, axis=0, nan_policy="omit") / (1 + (~np.isnan(values)).sum(axis=0)))

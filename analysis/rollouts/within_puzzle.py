@@ -8,7 +8,6 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
-from scipy.stats import rankdata
 
 _BLOCK = 500  # bootstrap draws at a time
 
@@ -36,6 +35,8 @@ def rank_correlations(first: np.ndarray, second: np.ndarray) -> np.ndarray:
 
     Ties have their mean rank. No NaN in the tables; infinities are the ends of the order.
     """
+    from scipy.stats import rankdata  # takes as long to import as the script to start
+
     x, y = (_centred(rankdata(table, axis=1)) for table in (first, second))
     spread = np.sqrt((x * x).sum(axis=1) * (y * y).sum(axis=1))
     return np.divide((x * y).sum(axis=1), spread, out=np.full(len(x), np.nan), where=spread > 0)
@@ -65,6 +66,8 @@ def within_given(first: np.ndarray, second: np.ndarray, third: np.ndarray, draws
 
 def pooled(first: np.ndarray, second: np.ndarray, draws: int) -> PuzzleStatistic:
     """Spearman's correlation over all rollouts of all puzzles, for contrast. Bootstrap over puzzles, ranks kept."""
+    from scipy.stats import rankdata  # takes as long to import as the script to start
+
     x, y = (rankdata(table).reshape(table.shape) if table.size else table for table in (first, second))
     moments = np.stack([x, y, x * x, y * y, x * y], axis=2).sum(axis=1) / max(1, first.shape[1])
 
@@ -81,6 +84,8 @@ def pooled(first: np.ndarray, second: np.ndarray, draws: int) -> PuzzleStatistic
 
 def within_auroc(exact: np.ndarray, score: np.ndarray, draws: int) -> PuzzleStatistic:
     """Mean over mixed-success puzzles: how often the score ranks an exact rollout above another one, ties half."""
+    from scipy.stats import rankdata  # takes as long to import as the script to start
+
     ranks = rankdata(score, axis=1)
     right = exact.sum(axis=1)
     wrong = exact.shape[1] - right

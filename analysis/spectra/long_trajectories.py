@@ -4,7 +4,6 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from scipy.stats import chi2
 
 from analysis.spectra.spectrum_table import SpectrumTable
 
@@ -66,6 +65,8 @@ def survival(drift: np.ndarray, threshold: float = SETTLED_DRIFT) -> Survival:
     moves on has not settled. The last step cannot know what would have come.
     Source: escape rate of transient chaos as in Ercsey-Ravasz and Toroczkai 2011 (Nature Physics 7, 966).
     """
+    from scipy.special import gammaincinv  # takes as long to import as the script to start
+
     n, num_steps = drift.shape
     moving = ~(drift < threshold)  # NaN moves
     later = np.logical_or.accumulate(moving[:, ::-1], axis=1)[:, ::-1]
@@ -76,8 +77,9 @@ def survival(drift: np.ndarray, threshold: float = SETTLED_DRIFT) -> Survival:
     rate = low = high = None
     if at_risk:
         rate = settlings / at_risk
-        low = float(chi2.ppf(0.025, 2 * settlings) / (2 * at_risk)) if settlings else 0.0
-        high = float(chi2.ppf(0.975, 2 * settlings + 2) / (2 * at_risk))
+        # Exact limits of a Poisson mean (Garwood 1936): half the quantiles of chi-squared.
+        low = float(gammaincinv(settlings, 0.025) / at_risk) if settlings else 0.0
+        high = float(gammaincinv(settlings + 1, 0.975) / at_risk)
     return Survival(np.arange(1, num_steps + 1), unsettled, n, rate, low, high)
 
 

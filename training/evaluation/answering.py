@@ -1,6 +1,5 @@
 """Evaluators judge predictions; `evaluate` runs them over rows, on any number of processes."""
 
-import math
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator, Mapping, Sequence, Sized
@@ -9,7 +8,6 @@ from pathlib import Path
 from typing import Any, ClassVar, Self
 
 import torch
-from scipy.stats import norm
 
 from long_work import progress_bar
 from models.act import Batch
@@ -18,7 +16,7 @@ from models.recursive_model import RecursiveModel
 from training.devices import wide
 from training.distributed import World
 from training.inference.base import Inference, Predictions, real_rows
-from training.records.result_numbers import wilson_interval
+from training.records.result_numbers import wilson, wilson_interval
 
 
 class Evaluator(ABC):
@@ -140,10 +138,7 @@ def effective_wilson(rate: float, variance: float, puzzles: float, most: float) 
     trials = float(puzzles)
     if 0 < rate < 1:
         trials = min(most, puzzles * rate * (1 - rate) / variance) if variance else most
-    z = float(norm.ppf(0.975))
-    centre = (rate + z * z / (2 * trials)) / (1 + z * z / trials)
-    half = z / (1 + z * z / trials) * math.sqrt(rate * (1 - rate) / trials + z * z / (4 * trials * trials))
-    return max(0.0, centre - half), min(1.0, centre + half)
+    return wilson(rate, trials)
 
 
 def describe_rate(result: Mapping[str, float]) -> str:

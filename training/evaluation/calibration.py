@@ -1,11 +1,10 @@
 """Is q_halt, read as a probability that the answer is right, true to its word, and does it rank answers?"""
 
+import math
 from typing import Any, Self
 
 import numpy as np
 import torch
-from scipy.special import expit
-from scipy.stats import rankdata
 from torch import Tensor
 
 from models.act import Batch
@@ -21,15 +20,19 @@ def auroc(scores: np.ndarray, positive: np.ndarray) -> float | None:
     """Area under the ROC curve: the share of (positive, negative) pairs in which the positive scores higher.
 
     scores (N,) in any monotone unit; positive (N,) bool. A tie counts half. None when one class is absent.
-    Source: Mann and Whitney 1947, from the mean ranks of ties.
+    NaN where a score is. Source: Mann and Whitney 1947.
     """
     positive = np.asarray(positive, bool)
     num_positive = int(positive.sum())
     num_negative = positive.size - num_positive
     if not num_positive or not num_negative:
         return None
-    rank_sum = float(rankdata(scores)[positive].sum())
-    return (rank_sum - num_positive * (num_positive + 1) / 2) / (num_positive * num_negative)
+    scores = np.asarray(scores)
+    if np.isnan(scores).any():
+        return math.nan
+    beaten = np.sort(scores[~positive])
+    wins = sum(int(np.searchsorted(beaten, scores[positive], side).sum()) for side in ("left", "right")) / 2
+    return wins / (num_positive * num_negative)
 
 
 def brier_score(probabilities: np.ndarray, positive: np.ndarray) -> float | None:
@@ -137,6 +140,8 @@ class CalibrationEvaluator(Evaluator):
         What is not defined is None: without rows all rates, with one class the AUROC. A model whose q_halt is
         NaN on some row states no probability there; then `auroc`, `brier`, `ece` and `bins` are None.
         """
+        from scipy.special import expit  # here, as the import is a tenth of what a script takes to start
+
         # The logits are ranked, because probabilities of 1 - 1e-17 and of 1 would tie.
         q_halt, kept = self._rows()
         logits, exact = q_halt.cpu().double().numpy(), kept.cpu().numpy()

@@ -28,6 +28,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from arguments import nearest_key
 from errors import UserError, exit_on_user_error, say
+from help_texts import keep_help
 from options import settings_of
 from training.settings.checks import value_of
 from training.settings.identity import sweep_run_name
@@ -333,6 +334,7 @@ def hydra_entry(config_name: str, fn: Callable[[TrainConfig], None]) -> None:
         for note in command.notes:
             say(note, file=stream, flush=True)
     if command.help is not None:
+        keep_help(f"{command.help}\n")
         say(*command.help.split("\n"))
         sys.exit(0)
     os.environ.setdefault("HYDRA_FULL_ERROR", "1")

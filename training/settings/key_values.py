@@ -11,6 +11,7 @@ import yaml
 
 from arguments import nearest_key
 from errors import UserError, say
+from help_texts import keep_help
 from options import IN_UTF8, is_utf8, settings_of
 from training.settings.checks import check_ranges
 from training.settings.merging import merge_into_schema, put
@@ -29,7 +30,9 @@ def parse_key_values(argv: Sequence[str], schema: type, *, description: str = ""
     valid = schema_keys(schema)
     if any(text in ("-h", "--help") for text in argv):
         title = description or (schema.__doc__ or "").strip()
-        say(*title.strip().split("\n"), "", "options (key=value):", *setting_lines(schema))
+        text = "\n".join([title, "", "options (key=value):", *setting_lines(schema)])
+        keep_help(f"{text}\n")
+        say(*text.split("\n"))
         sys.exit(0)
     refuse_flags(argv, valid)
     raw: dict[str, Any] = {}

@@ -15,7 +15,6 @@ from itertools import product
 from math import log2
 
 import numpy as np
-from scipy.optimize import Bounds, LinearConstraint, milp
 
 CAP = 3
 MOST_LOOKAHEAD = 4
@@ -77,6 +76,8 @@ def _chance(k: int) -> float:
 
 def _smallest_cover(costs: np.ndarray, cycles: list[list[int]]) -> np.ndarray:
     """(windows,) bool: the cheapest set that meets each cycle."""
+    from scipy.optimize import Bounds, LinearConstraint, milp  # takes as long to import as the script to start
+
     rows = np.zeros((len(cycles), len(costs)))
     for row, cycle in zip(rows, cycles, strict=True):
         row[cycle] = 1

@@ -3,8 +3,11 @@
 import math
 
 import pytest
+from scipy.special import ndtri
+from scipy.stats import binomtest
 
 from training.records.result_numbers import (
+    Z_95,
     Number,
     command_of,
     commit_of,
@@ -14,6 +17,7 @@ from training.records.result_numbers import (
     quartiles,
     rate,
     record_entry,
+    wilson_interval,
 )
 
 
@@ -69,3 +73,14 @@ def test_where_a_result_comes_from() -> None:
     assert command_of(session) == "python x.py 'a b'"
     assert command_of(session | {"world_size": 2}) == "torchrun --nproc-per-node 2 x.py 'a b'"
     assert dataset_hashes({"a": ["12" * 32, 5, None], "b": {"path": "data", "c": "34" * 20}}) == ["12" * 32, "34" * 20]
+
+
+def test_intervals_have_the_bits_of_scipy() -> None:
+    """Which is not imported for them."""
+    assert Z_95 == ndtri(0.975)
+    for total in (1, 2, 3, 7, 64, 1000):
+        for successes in {0, 1, total // 3, total // 2, total - 1, total}:
+            interval = binomtest(successes, total).proportion_ci(0.95, method="wilson")
+            assert wilson_interval(successes, total) == (interval.low, interval.high)
+    with pytest.raises(ValueError):
+        wilson_interval(3, 2)
