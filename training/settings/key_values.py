@@ -30,7 +30,7 @@ def parse_key_values(argv: Sequence[str], schema: type, *, description: str = ""
     valid = schema_keys(schema)
     if any(text in ("-h", "--help") for text in argv):
         title = description or (schema.__doc__ or "").strip()
-        text = "\n".join([title, "", "options (key=value):", *setting_lines(schema)])
+        text = "\n".join([title.strip(), "", "options (key=value):", *setting_lines(schema)])
         keep_help(f"{text}\n")
         say(*text.split("\n"))
         sys.exit(0)
