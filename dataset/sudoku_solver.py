@@ -15,11 +15,12 @@ uniqueness needs, so the number does not depend on the order of the guesses.
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import lru_cache
 
 import numpy as np
 from tqdm import tqdm
 
-from dataset.sudoku import Box, side
+from dataset.sudoku import Box, side, units
 
 DEFAULT_BATCH = 1024
 DEFAULT_MAX_NODES = 200_000  # seconds a board; uniquely solvable 9x9 boards need a few thousand
@@ -229,8 +230,12 @@ def _digits(masks: np.ndarray) -> np.ndarray:
     return np.bitwise_count(masks - np.uint16(1)) + np.uint8(1)
 
 
-# Axes inside a row, a column and a box, in the view (band, row in band, stack, column in stack, W).
-_UNIT_AXES = ((2, 3), (0, 1), (1, 3))
+@lru_cache
+def _places(box: Box) -> tuple[np.ndarray, np.ndarray]:
+    """(n, 3n) cells: the i-th of every unit; (3, n*n) units: the row, the column and the box of every cell."""
+    members = units(box)
+    of_cell = np.stack([np.argsort(kind.ravel(), kind="stable") // side(box) for kind in np.split(members, 3)])
+    return np.ascontiguousarray(members.T), of_cell + side(box) * np.arange(3)[:, None]
 
 
 def propagate_once(masks: np.ndarray, box: Box) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
@@ -240,52 +245,32 @@ def propagate_once(masks: np.ndarray, box: Box) -> tuple[np.ndarray, np.ndarray,
     Returns the new masks and, per board, (W,) bool: resting (nothing changed), contradictory (an empty
     cell, a digit without a place or twice in a unit), solved (every cell decided, no contradiction).
     """
-    rows, columns = box
-    n = rows * columns
-    width = masks.shape[1]
-    full = np.uint16((1 << n) - 1)
-    view = (columns, rows, rows, columns, width)  # band, row in band, stack, column in stack
-    cells = masks.reshape(view)
-    undecided = masks & (masks - np.uint16(1))
-    open_cell = undecided != 0
-    decided = np.where(open_cell, np.uint16(0), masks).reshape(view)
+    members, of_cell = _places(box)
+    full = np.uint16((1 << side(box)) - 1)
+    open_cell = masks & (masks - np.uint16(1)) != 0
+    is_open = np.negative(open_cell.astype(np.uint16))  # all bits or none: bit operations are faster than `where`
+    decided = masks & ~is_open
 
-    taken = np.zeros(view, np.uint16)
-    sole = np.zeros(view, np.uint16)
-    bad = np.zeros(width, bool)
-    for axes in _UNIT_AXES:
-        present = np.bitwise_or.reduce(decided, axis=axes, keepdims=True)
-        # Where a digit is decided twice in a unit, the sum of the one-bit masks exceeds their union.
-        total = np.add.reduce(decided, axis=axes, keepdims=True, dtype=np.uint16)
-        bad |= (total != present).reshape(-1, width).any(axis=0)
-        once = np.zeros_like(present)
-        twice = np.zeros_like(present)
-        for i in range(view[axes[0]]):
-            for j in range(view[axes[1]]):
-                member = cells[_member(axes, i, j)]
-                twice |= once & member
-                once |= member
-        bad |= (once != full).reshape(-1, width).any(axis=0)
-        taken |= present
-        sole |= once & ~twice
+    # All units at once, (3n, W), member by member: few calls, since late in a batch few boards are left.
+    present, total = np.zeros((2, members.shape[1], masks.shape[1]), np.uint16)
+    once, twice = np.zeros_like(present), np.zeros_like(present)
+    for cells in members:
+        member, digit = masks[cells], decided[cells]
+        twice |= once & member
+        once |= member
+        present |= digit
+        total += digit
+    # Where a digit is decided twice in a unit, the sum of the one-bit masks exceeds their union.
+    bad = ((total != present) | (once != full)).any(axis=0)
+    once &= ~twice
+    taken = present[of_cell[0]] | present[of_cell[1]] | present[of_cell[2]]
+    sole = once[of_cell[0]] | once[of_cell[1]] | once[of_cell[2]]
 
-    flat_sole = sole.reshape(masks.shape)
-    flat_taken = taken.reshape(masks.shape)
-    new = np.where(open_cell, masks & ~flat_taken, masks)
-    forced = masks & flat_sole
-    hit = forced != 0
-    new = np.where(hit, new & forced, new)
+    forced = masks & sole
+    new = masks & ~(taken & is_open) & (forced | (np.equal(forced, 0).astype(np.uint16) * full))
     # Two digits may have no other place than the same cell.
     bad |= (forced & (forced - np.uint16(1)) != 0).any(axis=0)
     bad |= (new == 0).any(axis=0)
     resting = (new == masks).all(axis=0)
     solved = ~open_cell.any(axis=0) & ~bad
     return new, resting, bad, solved
-
-
-def _member(axes: tuple[int, int], i: int, j: int) -> tuple[slice, ...]:
-    """Index of the (i, j)-th cell of every unit, keeping all axes."""
-    index = [slice(None)] * 5
-    index[axes[0]] = slice(i, i + 1)
-    index[axes[1]] = slice(j, j + 1)
-    return tuple(index)
