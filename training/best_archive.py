@@ -80,13 +80,19 @@ def archive_best(run: Run, keep: int, protected_step: int | None = None) -> Path
 
 
 def set_aside(folder: RunFolder) -> None:
-    """Keep the present best files under hidden names: a best is about to be written that no state knows of.
+    """Keep the present best files under hidden names: a best is about to be written that no state knows of yet.
 
-    Errors: `OSError` when the disk refuses.
+    Those that are kept already are what the newest state knows. Errors: `OSError` when the disk refuses.
     """
     for spare, present in _spares(folder):
-        if present.exists():
+        if present.exists() and not spare.exists():
             link_or_copy(present, spare)
+
+
+def drop_spares(folder: RunFolder) -> None:
+    """Forget the best files of before, once a state knows the present ones."""
+    for spare, _ in _spares(folder):
+        spare.unlink(missing_ok=True)
 
 
 def align_best(run: Run) -> None:

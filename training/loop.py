@@ -14,7 +14,7 @@ from typing import Any
 from dataset.source import START
 from errors import UserError, say
 from long_work import progress_bar
-from training.best_archive import align_best, archive_best, set_aside
+from training.best_archive import align_best, archive_best, drop_spares, set_aside
 from training.interrupt import InterruptHandler, StopRequested
 from training.run import Run, full_state
 from training.run_log import RunLog
@@ -158,7 +158,7 @@ class Loop:
                 self._write(lambda: save_weights(run.folder.step(run.step), weights))
                 if run.config.keep_last is not None:
                     keep_last(run.folder.path, run.config.keep_last)
-            if improved and saved_before:
+            if improved:
                 written = self._write(lambda: set_aside(run.folder))
             if improved and written:
                 written = self._write(lambda: save_weights(run.folder.best, weights))
@@ -190,6 +190,7 @@ class Loop:
         if not self._write(lambda: save_latest(run.folder.path, state)):
             return
         self.state_step = run.step
+        self._write(lambda: drop_spares(run.folder))
         if self.run_log is not None:
             self.run_log.event(run, "running", last_ckpt=run.folder.latest_state.name)
         best = run.validation.best

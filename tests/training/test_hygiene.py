@@ -28,7 +28,7 @@ from training.records.status import StatusWriter
 from training.scoring import Scoring
 from training.settings.identity import config_hash
 from training.setup import open_evaluation_rows
-from training.storage.checkpoint import load_state, save_weights
+from training.storage.checkpoint import load_state, save_latest, save_weights
 from training.storage.weights import load_weights
 from training.validation import ValidationRecord
 
@@ -450,3 +450,31 @@ def test_a_best_state_branches_with_its_best(
     assert read_json(branch / "summary.json")["test"]["best"]["step"] == 8
     assert differences(load_weights(branch / "best.pt"), load_weights(tmp_path / "run" / "step_8")) == []
     assert (branch / "best" / "step_8" / "weights.pt").exists()
+
+
+@pytest.mark.parametrize("saved", [False, True])
+def test_a_kill_around_the_save_of_a_new_best_leaves_the_best_of_the_state(
+    saved: bool, sudoku6_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Between `best.pt` and the state that knows it, and between that state and the end of the save."""
+    score_as(monkeypatch, lambda step, name: {8: 0.5, 16: 0.75}.get(step, 0.25))
+    options = ["archive_best=False", "checkpoint_every_eval=False", "checkpoint_interval=13"]
+
+    def killed(*arguments: Any) -> None:
+        step = load_state(tmp_path / "latest_state.pt")["step"] if saved else arguments[1]["step"]
+        if step == 16:
+            raise KeyboardInterrupt
+        if not saved:
+            save_latest(*arguments)
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr("training.loop.drop_spares" if saved else "training.loop.save_latest", killed)
+        train_here("trm_mlp", sudoku6_folder, tmp_path, [*options, "max_steps=20"])
+    state = load_state(tmp_path / "latest_state.pt")
+    assert (state["step"], state["validation"]["best"]["step"]) == ((16, 16) if saved else (13, 8))
+    end = 16 if saved else 15
+    for folder in (tmp_path, tmp_path / "whole"):
+        train_here("trm_mlp", sudoku6_folder, folder, [*options, f"max_steps={end}"])
+    assert (tmp_path / "best.pt").read_bytes() == (tmp_path / "whole" / "best.pt").read_bytes()
+    best = read_json(tmp_path / "summary.json")["test"]["best"]
+    assert best == read_json(tmp_path / "whole" / "summary.json")["test"]["best"]
