@@ -124,11 +124,12 @@ def align_best(run: Run) -> None:
             archive_best(run, run.config.archive_keep)
     elif not _restored(folder, best.step):
         run.validation.best = None
-        folder.best.unlink(missing_ok=True)
+        kept = folder.path / f"best_{file_sha256(folder.best)[:12]}.pt"
+        os.replace(folder.best, kept)
         folder.best_state.unlink(missing_ok=True)
         say(
             f"warning: the weights of the best so far, of update {best.step}, have given way to a later best, which "
-            "this run does not know: the next full evaluation chooses anew",
+            f"this run does not know: that one is kept as {kept.name}, and the next full evaluation chooses anew",
             file=sys.stderr,
         )
 

@@ -52,8 +52,12 @@ def test_a_best_that_is_gone_is_said_and_chosen_anew(
     shutil.rmtree(run / "best" / "step_2")
     (run / "best_state.pt").unlink()
     shutil.copy(run / "latest_state.pt", run / "best_state.pt")
+    later = (run / "best.pt").read_bytes()
     capsys.readouterr()
     train(4)
-    assert "warning: the weights of the best so far, of update 2, have given way" in capsys.readouterr().err
+    said = capsys.readouterr().err
+    assert "warning: the weights of the best so far, of update 2, have given way" in said
+    (kept,) = (path for path in run.glob("best_*.pt") if path.name != "best_state.pt")
+    assert kept.name in said and kept.read_bytes() == later
     assert json.loads((run / "summary.json").read_text())["best"]["step"] == 4
     assert differences(load_weights(run / "best.pt"), load_weights(run / "final.pt")) == []
