@@ -13,6 +13,7 @@ import resource
 import shlex
 import subprocess
 import sys
+import uuid
 from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
@@ -28,6 +29,7 @@ from training.records.result_numbers import dataset_hashes
 from training.storage.atomic_file import warning_when_refused, write_json_atomically
 
 SCHEMA_VERSION = 1
+_ID_DIGITS = 16
 ROOT = Path(__file__).resolve().parents[2]
 _PACKAGES = ("numpy", "hydra-core", "omegaconf", "einops", "scipy", "safetensors")
 _DIFF_CHARACTERS = 200_000
@@ -119,7 +121,8 @@ class ProvenanceFile:
         An earlier session that never ended (killed) stays recorded as such. An unreadable file is set aside
         under another name with a warning. Errors: none from the disk (a warning).
         """
-        self.record = self._earlier() or {"schema_version": SCHEMA_VERSION, **session, "sessions": []}
+        new = {"schema_version": SCHEMA_VERSION, "run_id": uuid.uuid4().hex[:_ID_DIGITS], **session, "sessions": []}
+        self.record = self._earlier() or new
         sessions = self.record["sessions"]
         differences = session_differences(self._rehashed(sessions[-1], digest), session) if sessions else []
         if sessions:
@@ -153,9 +156,12 @@ class ProvenanceFile:
 
     @property
     def run_id(self) -> str:
-        """16 hex digits, the same in all sessions of the run: of how, when and from what commit it was begun."""
+        """16 hex digits, the same in all sessions of the run.
+
+        Runs that have none in their record, older ones: of how, when and from what commit they were begun.
+        """
         first = {name: self.record.get(name) for name in ("started_utc", "argv", "config_hash", "git")}
-        return settings_sha256(first)[:16]
+        return str(self.record.get("run_id") or settings_sha256(first)[:_ID_DIGITS])
 
     def finish(self, *, end_step: int, outcome: str = "done") -> None:
         """Complete the present session: end, step, outcome (`done`, `stopped`, `failed`), peak memory."""

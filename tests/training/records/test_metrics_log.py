@@ -247,8 +247,11 @@ def test_failures_of_the_client_never_stop_the_run(
     assert "wandb did not start (RuntimeError: no login)" in capsys.readouterr().err
 
 
-def test_a_resumed_run_is_one_run(sudoku4_folder: Path, tmp_path: Path, client: SimpleNamespace) -> None:
-    """Every session of a run folder has the id of the first, another folder one of its own."""
+def test_a_resumed_run_is_one_run(
+    sudoku4_folder: Path, tmp_path: Path, client: SimpleNamespace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Every session of a run folder has the id of the first, another folder one of its own, begun in that second."""
+    monkeypatch.setattr("training.records.provenance._now", lambda: "2026-01-01T00:00:00+00:00")
     ids = []
     for folder, last in (("a", 1), ("a", 2), ("b", 1)):
         train_here("trm_mlp", sudoku4_folder, tmp_path / folder, [f"max_steps={last}", "wandb.mode=offline"])
