@@ -100,7 +100,8 @@ def align_best(run: Run) -> None:
 
     Undoes what an end of the run or a killed process wrote after that state, and does what a process killed
     right after saving it left undone. Where a later best has replaced those weights, and none of them are left, the
-    best is forgotten, which is said. Errors: `OSError`, `CheckpointWriteError`, `UserError` for a damaged best file.
+    best is forgotten, which is said. A run that branches off from another takes over its best. Errors: `OSError`,
+    `CheckpointWriteError`, `UserError` for a damaged best file.
     """
     folder, best = run.folder, run.validation.best
     for spare, present in _spares(folder):
@@ -132,6 +133,28 @@ def align_best(run: Run) -> None:
             f"this run does not know: that one is kept as {kept.name}, and the next full evaluation chooses anew",
             file=sys.stderr,
         )
+    elif not folder.best.is_file() and not _taken_over(run, best.step):
+        say(
+            f"warning: the weights of the best so far, of update {best.step}, are not there: {folder.best} will be a "
+            "later best, and until then no test rows are answered by a best",
+            file=sys.stderr,
+        )
+
+
+def _taken_over(run: Run, step: int) -> bool:
+    """Whether the best files of `step` stood beside the state that this run has branched off from, and are here now."""
+    assert run.state_file is not None
+    folder, origin = run.folder, RunFolder(run.state_file.parent)
+    archived = archives(origin).get(step, origin.best_archive / "none")
+    weights, state = archived / "weights.pt", archived / "state.pt"
+    if not weights.is_file():
+        weights, state = origin.best, origin.best_state
+        if not weights.is_file() or not state.is_file() or load_state(state).get("step") != step:
+            return False
+    link_or_copy(weights, folder.best)
+    if state.is_file():
+        link_or_copy(state, folder.best_state)
+    return True
 
 
 def _holds_weights_of(run: Run, path: Path) -> bool:

@@ -1,6 +1,7 @@
 """`best.pt` is what the state calls the best: after a kill between the two, after going back to an older state."""
 
 import json
+import os
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -61,3 +62,24 @@ def test_a_best_that_is_gone_is_said_and_chosen_anew(
     assert kept.name in said and kept.read_bytes() == later
     assert json.loads((run / "summary.json").read_text())["best"]["step"] == 4
     assert differences(load_weights(run / "best.pt"), load_weights(run / "final.pt")) == []
+
+
+@pytest.mark.parametrize("without", [[], ["best"], ["best", "best.pt"]], ids=["archive", "best_file", "nothing"])
+def test_a_run_that_branches_off_takes_the_best_with_it(
+    without: list[str],
+    train: Callable[[int], Path],
+    sudoku6_folder: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    run, branch = train(3), tmp_path / "branch"
+    best = load_weights(run / "best.pt")
+    for name in without:
+        (shutil.rmtree if (run / name).is_dir() else os.remove)(run / name)
+    capsys.readouterr()
+    train_here("trm_mlp", sudoku6_folder, branch, [*OFTEN, "max_steps=3", f"resume={run / 'latest_state.pt'}"])
+    tested = json.loads((branch / "summary.json").read_text())["test"]
+    lost = "best.pt" in without
+    assert ("of update 2, are not there" in capsys.readouterr().err) == lost
+    assert ("best" in tested) != lost and (branch / "best.pt").exists() != lost
+    assert lost or differences(load_weights(branch / "best.pt"), best) == []
