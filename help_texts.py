@@ -70,7 +70,7 @@ def _origin() -> bytes:
     circumstances = (sys.version, sys.argv, shutil.get_terminal_size(), sys.stdout.isatty(), terminal)
     digest = hashlib.sha256(repr(circumstances).encode())
     for path in _sources():
-        content = path.read_bytes()
+        content = bounded_bytes(path, _MAX_BYTES)
         digest.update(f"{path.relative_to(ROOT)}\0{len(content)}\0".encode() + content)
     return digest.digest()
 

@@ -66,6 +66,15 @@ training_start=$SECONDS
 training_seconds=$((SECONDS - training_start))
 
 step "evaluation on puzzles that neither trained the model nor chose the checkpoint"
+# Reports on weights that training has since replaced are kept, out of the way of those on the new ones.
+earlier="$run/earlier_$(date +%Y%m%dT%H%M%S)"
+for report in "$run"/evaluation_best*.json; do
+    if [ -e "$report" ] && [ "$run/best.pt" -nt "$report" ]; then
+        mkdir -p "$earlier"
+        mv "$report" "$earlier/"
+        echo "of the weights of before: $earlier/${report##*/}"
+    fi
+done
 "$python" evaluate.py "checkpoint=$run/best.pt" "device=$device"
 
 step "the same puzzles with four times as many supervision steps, and with rows that stop by themselves"

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from dataset.plain_data import read_yaml
 from errors import UserError, say
-from files import bounded_text, open_to_append
+from files import bounded_text, open_new, open_to_append
 from scripts.record_file import RESULTS, Record
 from scripts.record_render import number_text
 from scripts.record_sources import gathered
@@ -128,7 +128,7 @@ def _clone(root: Path, folder: Path) -> None:
     cloned = subprocess.run(["git", "clone", "-q", str(root), str(folder)], capture_output=True, text=True)
     if cloned.returncode:
         raise UserError(f"{root} cannot be cloned to {folder}: {cloned.stderr.strip().splitlines()[-1:]}")
-    (folder / _DONE).touch()
+    open_new(folder / _DONE).close()
 
 
 def _commit(folder: Path) -> str:

@@ -109,8 +109,9 @@ def test_what_is_allowed_is_still_there() -> None:
         assert any(call.split(".")[-1] == name for call in calls), f"{path} no longer calls {name}"
 
 
-# `predict.py` colours its lines, of what a task draws; the other must run before anything of the suite can be imported.
-PRINTING = {"errors.py", "predict.py", "scripts/check_requirements.py"}
+# `predict.py` colours its lines, of what a task draws; what `help_texts.py` prints was printed by `errors.say` before;
+# the other must run before anything of the suite can be imported.
+PRINTING = {"errors.py", "help_texts.py", "predict.py", "scripts/check_requirements.py"}
 
 
 def test_everything_is_printed_in_one_place() -> None:

@@ -34,7 +34,7 @@ from training.settings.resolving import load_config_file, resolve
 from training.storage.archive import stored_digest
 from training.storage.checkpoint import DamagedState, load_state, save_state
 from training.storage.rng_state import capture_rng, restore_rng
-from training.storage.run_folder import decide_start
+from training.storage.start_decision import decide_start
 from training.storage.weights import load_weights
 from training.trained_model import open_checkpoint
 
