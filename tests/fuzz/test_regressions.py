@@ -173,9 +173,12 @@ def test_pipes_and_devices_are_neither_waited_for_nor_read(name: str, kind: str,
 )
 def test_records_of_a_wrong_kind(name: str, change: dict[str, Any], tmp_path: Path) -> None:
     """They raised while the row was made, or put an impossible rate into it."""
-    records = {"provenance.json": PROVENANCE, "summary.json": SUMMARY}
+    records: dict[str, dict[str, Any]] = {"provenance.json": PROVENANCE, "summary.json": SUMMARY}
+    changed = records[name] = {**records[name], **change}
+    if name == "provenance.json":  # the numbers are of its last session
+        changed["sessions"] = [{**session, **change} for session in PROVENANCE["sessions"]]
     for file, record in records.items():
-        (tmp_path / file).write_text(json.dumps({**record, **change} if file == name else record))
+        (tmp_path / file).write_text(json.dumps(record))
     log = "".join(json.dumps(line) + "\n" for line in LINES)
     (tmp_path / "metrics.jsonl").write_text(log)
     with pytest.raises(UserError):

@@ -114,7 +114,9 @@ def test_a_measurement_of_other_networks_is_refused(
             assert "name another" in refused_line(capsys, lyapunov_spectrum.main, words)
         assert {path: path.read_bytes() for path in out.rglob("*") if path.is_file()} == before
     words = ["--checkpoint", runs[0], "--out", runs[0].parent, *OPTIONS, *quick]
-    assert "is the folder of a run, whose summary.json would be replaced" in refused_line(capsys, lyapunov_spectrum.main, words)
+    assert "is the folder of a run, whose summary.json would be replaced" in refused_line(
+        capsys, lyapunov_spectrum.main, words
+    )
 
 
 def test_a_folder_of_parts_with_something_else_in_it_stays(tmp_path: Path) -> None:
