@@ -206,14 +206,4 @@ class RecursiveModel(Network):
         return logits, q[..., 0], q[..., 1]
 
     def stacks(self) -> list[nn.Module]:
-        """The stacks in which nearly all time is spent: what `compile` compiles."""
         raise TypeError(f"{type(self).__name__} names no stacks")
-
-    def compile_stacks(self, **options: object) -> None:
-        """Compile each stack in place (state-dict keys stay as they are).
-
-        The stack is the region, never the whole step: one graph serves all sub-updates, and gradient and
-        gradient-free calls get graphs of their own.
-        """
-        for stack in self.stacks():
-            stack.compile(dynamic=False, **options)

@@ -43,12 +43,14 @@ class Known:
     """How many of some rows a network knows. training: trained on; None = nothing is kept to tell it by.
 
     up_to_symmetry: or on an image of them under a symmetry. chose: validated, and so chose a checkpoint.
+    at_least: the weights that the run began with were trained on puzzles that are not kept.
     """
 
     rows: int
     training: int | None
     up_to_symmetry: bool
     chose: int
+    at_least: bool = False
 
     def report(self) -> dict[str, Any]:
         return vars(self)
@@ -58,9 +60,12 @@ class Known:
         symmetry = ", up to symmetry" if self.up_to_symmetry else ""
         number = "none" if self.training == 0 else f"{self.training}"
         are = "is a training puzzle" if self.training in (0, 1) else "are training puzzles"
-        said = (
-            [] if self.training is None else [f"  {number} of {self.rows} {kind} rows {are} of this network{symmetry}"]
-        )
+        of, more = "network", ""
+        if self.at_least:
+            of, more = "run", "; what the weights that it began with were trained on is not kept"
+        said = []
+        if self.training is not None:
+            said.append(f"  {number} of {self.rows} {kind} rows {are} of this {of}{symmetry}{more}")
         if kind != "validation" and self.chose:
             said.append(f"  {self.chose} of {self.rows} {kind} rows chose the best checkpoint of this run")
         return said
@@ -78,7 +83,8 @@ def known_of(folder: Path, puzzle_set: PuzzleSet, rows: np.ndarray) -> Known:
         return Known(len(rows), None, False, chose)
     symmetric = bool(record.training["up_to_symmetry"])
     keys = _keys(task, [(puzzle_set, rows)], up_to_symmetry=symmetric)
-    return Known(len(rows), int(np.isin(keys, stored).sum()), symmetric and task.augments, chose)
+    complete = record.training.get("complete", True)
+    return Known(len(rows), int(np.isin(keys, stored).sum()), symmetric and task.augments, chose, not complete)
 
 
 def described(run: Run) -> WeightsRecord:
@@ -224,20 +230,39 @@ def _training(run: Run, earlier: WeightsRecord | None) -> dict[str, Any]:
     places = run.source.trained_rows()
     task: PuzzleTask = run.source.metadata.task
     symmetric = sum(len(rows) for _, rows in places) <= MOST_UP_TO_SYMMETRY
-    keys = [_keys(task, places, up_to_symmetry=symmetric)]
-    origin = run.config.init_from or (None if run.state_file is None else str(run.state_file))
-    above = folder if origin is None else Path(os.path.expanduser(origin)).parent
-    if above.resolve() != folder.resolve():
-        inherited = read_record(above)
-        form = {"task": str(task), "up_to_symmetry": symmetric}
+    form = {"task": str(task), "up_to_symmetry": symmetric}
+    keys, complete = [_keys(task, places, up_to_symmetry=symmetric)], True
+    above = _came_from(run)
+    if above is not None:
+        inherited, stored = read_record(above), None
         if inherited is not None and inherited.training is not None:
             if {name: inherited.training.get(name) for name in form} == form:
-                stored = _stored_keys(above, inherited)
-                keys += [] if stored is None else [stored]
+                stored, complete = _stored_keys(above, inherited), inherited.training.get("complete", True)
+        keys += [] if stored is None else [stored]
+        complete &= stored is not None
     merged = np.unique(np.concatenate(keys))
     path = folder / TRAINING_PUZZLES
     write_atomically(path, partial(np.save, arr=merged, allow_pickle=False))
-    return {"sha256": file_sha256(path), "puzzles": len(merged), "task": str(task), "up_to_symmetry": symmetric}
+    made = {"sha256": file_sha256(path), "puzzles": len(merged), **form, "complete": complete}
+    if earlier is not None and earlier.training is not None and earlier.training["sha256"] != made["sha256"]:
+        made["complete"] = False  # the keys that were there are gone, and were others
+    if not made["complete"]:
+        say(
+            "warning: what the weights that this run began with were trained on is not kept, so nothing can say which "
+            "test rows they know",
+            file=sys.stderr,
+        )
+    return made
+
+
+def _came_from(run: Run) -> Path | None:
+    """The folder, not the run's own, of the state that goes on, or else of the weights that the run began with."""
+    own, state = run.folder.path.resolve(), run.state_file
+    if state is not None and state.parent.resolve() != own:
+        return state.parent
+    began = run.config.init_from or (None if run.initial is None else run.initial.init_from)
+    folder = None if began is None else Path(os.path.expanduser(began)).parent
+    return None if folder is None or folder.resolve() == own else folder
 
 
 def _stored_keys(folder: Path, record: WeightsRecord) -> np.ndarray | None:

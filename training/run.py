@@ -12,6 +12,7 @@ from torch import nn
 from errors import UserError, say
 from models import act
 from training.averages import Average, named_parameters
+from training.compiling import settle_compiling
 from training.distributed import World
 from training.hooks.base import Hook, TrainState
 from training.inference.base import Inference
@@ -209,6 +210,7 @@ def _arithmetic(run: Run) -> dict[str, Any]:
         "world_size": run.world.size,
         "accumulation_slices": run.config.accumulation_slices,
         "torch": torch.__version__.split("+")[0],
+        "compiled": run.model.is_compiled,
     }
 
 
@@ -262,6 +264,9 @@ def restore(run: Run, state: dict[str, Any], source: str) -> None:
     ) as error:
         reason = f"{type(error).__name__}: {error}"
         raise UserError(f"{source} is no state that this run can go on from ({reason}); use another") from error
+    # A state of before this was kept is of a run that compiled on CUDA only.
+    state = {"compiled": run.device.type == "cuda", **state}
+    settle_compiling(run, state["compiled"] is True, source)
     if run.world.is_main:
         warn_about_arithmetic(run, state)
 

@@ -87,7 +87,7 @@ def open_evaluation_rows(
     result = []
     for puzzle_set in open_puzzle_sets(opened, "test", verify=verify):
         chosen = validation_rows(puzzle_set, config.validation_size)
-        fast = validation_rows(puzzle_set, min(config.fast_validation_size, max(1, len(chosen))))
+        fast = validation_rows(puzzle_set, min(config.fast_validation_size, len(chosen)))
         if not np.isin(fast, chosen).all():
             raise AssertionError("the fast subset is not part of the validation rows")
         rest = test_rows(puzzle_set, config.validation_size)[: config.max_test_rows]

@@ -1,7 +1,6 @@
 """Composition: from a resolved config to a run that is ready to train."""
 
 import contextlib
-import os
 import shlex
 import sys
 from collections.abc import Callable, Iterator
@@ -16,6 +15,7 @@ from dataset.puzzle_folder import fingerprint, recognised_tasks
 from dataset.puzzle_metadata import PuzzleFolders
 from errors import UserError, say
 from training.averages import EMA, Average
+from training.compiling import settle_compiling
 from training.devices import keep_freed_memory
 from training.distributed import LostProcessError, World, start_world
 from training.evaluation.evaluators import check_outputs
@@ -84,13 +84,6 @@ def check_processes(config: TrainConfig, world: World) -> None:
         )
 
 
-def _compiles(config: TrainConfig, device: torch.device) -> bool:
-    """Compile on CUDA by default, as officially; on a CPU only when asked, since it needs a C++ compiler."""
-    if os.environ.get("DISABLE_COMPILE"):
-        return False
-    return device.type == "cuda" if config.compile is None else config.compile
-
-
 def build_run(config: TrainConfig, world: World, objective: Objective | None = None) -> Run:
     """All parts of a run, freshly initialised. objective: in place of the one that the settings name."""
     device = device_of(config, world.local_rank)
@@ -121,9 +114,6 @@ def build_run(config: TrainConfig, world: World, objective: Objective | None = N
     for hook in hooks:
         averages |= hook.averages(model, owned)
     dense, sparse = build_optimizers(config, model, owned)
-    if _compiles(config, device):
-        for network in (model, *(average.model for average in averages.values())):
-            network.compile_stacks()
     return Run(
         config=config,
         world=world,
@@ -181,6 +171,8 @@ def place(run: Run) -> None:
             average.restart()
         warn_of_another_network(run, decision.path)  # type: ignore[arg-type]
         warn_of_rows_that_chose(run, decision.path)  # type: ignore[arg-type]
+    if decision.kind in ("init_from", "scratch"):
+        settle_compiling(run)
 
 
 def warn_about_evaluation(run: Run) -> None:

@@ -101,7 +101,7 @@ def describe(run: Run) -> Record:
         "device": run.device.type,
         "gpu": torch.cuda.get_device_name(run.device) if run.device.type == "cuda" else None,
         "dtype": str(model.dtype).removeprefix("torch."),
-        "compiled": is_compiled(run),
+        "compiled": run.model.is_compiled,
         "threads": torch.get_num_threads(),
         "batch_size": run.config.global_batch_size,
         "accumulation_slices": run.config.accumulation_slices,
@@ -110,11 +110,6 @@ def describe(run: Run) -> Record:
         "optimizer": run.config.optimizer,
         "ema": run.ema is not None,
     }
-
-
-def is_compiled(run: Run) -> bool:
-    """Whether the stacks are compiled: CUDA's default, unless the environment or the user says otherwise."""
-    return any(getattr(stack, "_compiled_call_impl", None) is not None for stack in run.model.stacks())
 
 
 def training_step(run: Run, warm_up: int = 0) -> Callable[[], object]:

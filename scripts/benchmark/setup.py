@@ -15,6 +15,7 @@ from dataset.find_task import PLAIN
 from dataset.puzzle_folder import write_identifiers, write_puzzle_folder
 from dataset.puzzle_metadata import PuzzleMetadata, read_metadata
 from errors import UserError
+from training.compiling import settle_compiling
 from training.devices import resolve_device
 from training.distributed import World
 from training.objectives.base import Objective
@@ -144,7 +145,10 @@ def synthetic_run(config: TrainConfig, shape: DataShape, objective: Objective | 
             config, data_paths=[str(folder / "data")], data_paths_test=[], checkpoint_path=str(folder / "run")
         )
         try:
-            yield build_run(config, World(), objective or act_objective(config))
+            run = build_run(config, World(), objective or act_objective(config))
+            if run.device.type == "cuda" or config.compile:
+                settle_compiling(run)
+            yield run
         except (torch.OutOfMemoryError, MemoryError) as error:
             reason = " ".join(str(error).split())[:160]
             raise UserError(

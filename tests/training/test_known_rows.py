@@ -15,7 +15,7 @@ from errors import UserError
 from tests.dataset.folders import edit_metadata
 from tests.helpers import newest_report, train_here
 from tests.training.test_changed_settings import settings_of_run, written
-from training.known_rows import known_of
+from training.known_rows import Known, known_of
 from training.storage.weights_record import read_record
 
 SMALL = ["max_steps=2", "validation_size=8", "fast_validation_size=4", "max_test_rows=8", "fast_eval_interval=1"]
@@ -57,6 +57,7 @@ def test_training_puzzles_among_the_test_rows_are_counted(
         "training": 3,
         "up_to_symmetry": True,
         "chose": 8 - result_overlap(data, run),
+        "at_least": False,
     }
     assert "3 of 40 test rows are training puzzles of this network, up to symmetry" in capsys.readouterr().out
     evaluate.main([f"checkpoint={run}/best.pt", "device=cpu"])
@@ -87,6 +88,41 @@ def test_what_the_starting_weights_were_trained_on_is_known_too(
     capsys.readouterr()
     train_here("trm_mlp", sudoku6_folder, tmp_path / "again", options)
     assert "warning: 8 test rows were validation rows of" in capsys.readouterr().err
+
+
+def test_what_is_not_kept_of_the_starting_weights_is_not_denied(
+    run: Path, sudoku6_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Weights whose training puzzles are not beside them, and a file of keys that is made again without its origin."""
+    build(f"--output-dir {tmp_path}/other --generate 6x6 --num-train 16 --test-size 40 --seed 7".split())
+    leaks, rows = open_puzzle_set(leaking(sudoku6_folder, tmp_path / "leaking", [3, 5]), "test"), np.arange(40)
+    capsys.readouterr()
+
+    def tune(folder: str, *options: str) -> Known:
+        train_here("trm_mlp", tmp_path / "other", tmp_path / folder, [*options, "validation_size=0"])
+        return known_of(tmp_path / folder, leaks, rows)
+
+    moved = tmp_path / "moved"
+    moved.mkdir()
+    for name in ("best.pt", "all_config.yaml", "weights.json"):
+        shutil.copy(run / name, moved / name)
+    known = tune("of_moved", f"init_from={moved}/best.pt", "max_steps=1")
+    assert (known.training, known.at_least) == (0, True)
+    assert "is not kept, so nothing can say which test rows they know" in capsys.readouterr().err
+    (line,) = known.lines("test")
+    assert "none of 40 test rows is a training puzzle of this run" in line and line.endswith("is not kept")
+    known = tune("of_run", f"init_from={run}/best.pt", "max_steps=1")
+    assert (known.training, known.at_least) == (2, False)
+    (tmp_path / "of_run" / "training_puzzles.npy").unlink()
+    known = tune("of_run", "max_steps=2")
+    assert (known.training, known.at_least) == (2, False), "the state says where the run began"
+    assert "is not kept" not in capsys.readouterr().err
+    (tmp_path / "of_run" / "training_puzzles.npy").unlink()
+    run.rename(tmp_path / "gone")
+    known = tune("of_run", "max_steps=3")
+    assert (known.training, known.at_least) == (0, True)
+    known = known_of(tmp_path / "of_moved", leaks, rows)
+    assert known.at_least, "what was not known stays so"
 
 
 def test_nothing_is_claimed_where_nothing_is_kept(run: Path, sudoku6_folder: Path, sudoku4_folder: Path) -> None:

@@ -64,6 +64,8 @@ def resolve(raw: Mapping[str, Any], *, require_data: bool = True) -> TrainConfig
     """
     plain = copy.deepcopy(dict(raw))
     move_older_names(plain, TrainConfig)
+    if plain.get("compile") == "auto":
+        plain["compile"] = None
     arch = plain.get("arch", {})
     if isinstance(arch, dict):
         name = _mapped(ARCH_NAMES, "arch.name", arch.get("name", "trm"))

@@ -323,7 +323,11 @@ class _TrainConfig:
         one_of(*DTYPES),
     )
     compile: bool | None = option(
-        None, "null = on CUDA, unless the variable DISABLE_COMPILE is set (officially named)", anything, role=CONTROL
+        None,
+        "of the stacks; null or auto = on CUDA, and on a CPU in float32 where a C++ compiler works and the planned "
+        "updates repay it, unless the variable DISABLE_COMPILE is set (officially named)",
+        anything,
+        role=CONTROL,
     )
     threads: int | None = option(None, "CPU threads; null = torch's own choice", at_least(1, 1_024), role=CONTROL)
     collective_timeout_seconds: float = option(

@@ -31,7 +31,8 @@ class WeightsRecord:
     Attributes:
         schema: hash of the names of all settings that there were. settings: those that shape answers, by dotted key.
         computes_in: dtypes of layers and states. puzzles: task and shape; rows: what judges; training: the file of the
-        training puzzles' keys; all three None for a project that has none. weights: see the module.
+        training puzzles' keys, complete where those of the weights that the run began with are among them; all three
+        None for a project that has none. weights: see the module.
     """
 
     schema: str
@@ -50,12 +51,13 @@ class WeightsRecord:
 Fits = Callable[[Any], bool]
 
 
-def _entries(**forms: Fits) -> Fits:
-    """A mapping of exactly these entries."""
+def _entries(lately: Mapping[str, Fits] | None = None, **forms: Fits) -> Fits:
+    """A mapping of exactly these entries. lately: those that older records lack."""
+    known = {**forms, **(lately or {})}
     return lambda value: (
         isinstance(value, dict)
-        and value.keys() == forms.keys()
-        and all(fits(value[name]) for name, fits in forms.items())
+        and forms.keys() <= value.keys() <= known.keys()
+        and all(known[name](each) for name, each in value.items())
     )
 
 
@@ -77,15 +79,14 @@ _text: Fits = lambda value: isinstance(value, str)  # noqa: E731
 _count: Fits = lambda value: type(value) is int and value >= 0  # noqa: E731
 _hashes = _all(lambda value: isinstance(value, str) and re.fullmatch("[0-9a-f]{16}", value) is not None, list)
 _anything: Fits = lambda value: True  # noqa: E731
+_flag: Fits = lambda value: isinstance(value, bool)  # noqa: E731
 _FORM: dict[str, Fits] = {
     "schema": _text,
     "settings": lambda value: isinstance(value, dict),
     "computes_in": _entries(layers=_text, states=_text),
     "puzzles": _or_none(_entries(task=_text, seq_len=_count, vocab_size=_count, pad_id=_count, augmentation=_anything)),
     "rows": _or_none(_entries(validation_size=_count, data=_all(_text, list), validation=_hashes, earlier=_hashes)),
-    "training": _or_none(
-        _entries(sha256=_text, puzzles=_count, task=_text, up_to_symmetry=lambda value: isinstance(value, bool))
-    ),
+    "training": _or_none(_entries({"complete": _flag}, sha256=_text, puzzles=_count, task=_text, up_to_symmetry=_flag)),
     "weights": _all(_entries(files=_all(_text, list), settings=_text), dict),
 }
 

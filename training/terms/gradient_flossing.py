@@ -151,7 +151,7 @@ def _advance(maps: RecursionMaps, state: RecurrentState, steps: int) -> Recurren
 @contextmanager
 def _eager(model: RecursiveModel) -> Iterator[None]:
     """Compiled stacks run uncompiled within: compiled maps have no tangents."""
-    if all(getattr(stack, "_compiled_call_impl", None) is None for stack in model.stacks()):
+    if not model.is_compiled:
         yield
         return
     with torch.compiler.set_stance("force_eager"):
