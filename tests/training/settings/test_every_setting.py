@@ -134,15 +134,16 @@ def test_a_new_section_with_defaults_renames_no_run(monkeypatch: pytest.MonkeyPa
         places: list[int] = option([], "where", at_least(0))
 
     before = {name: compose_config([f"+experiment={name}"], require_data=False) for name in PRESETS}
+    unnamed = {name: config_to_dict(cfg) | {"run_name": None, "checkpoint_path": None} for name, cfg in before.items()}
+    named = {name: resolve(plain).run_name for name, plain in unnamed.items()}
     wider = extended(TrainConfig, __name__, [("new", New, section(New, "new"))])
     for module in (resolving, identity):
         monkeypatch.setattr(module, "TrainConfig", wider)
     for name, cfg in before.items():
-        plain = config_to_dict(cfg) | {"run_name": None, "checkpoint_path": None}
-        again = resolve(plain)
+        again = resolve(unnamed[name])
         assert type(again) is wider and config_hash(again) == config_hash(cfg), name
-        assert again.run_name == resolve(config_to_dict(cfg) | {"run_name": None, "checkpoint_path": None}).run_name
-        changed = resolve({**plain, "new": {"weight": 0.5}})
+        assert again.run_name == named[name], name
+        changed = resolve({**unnamed[name], "new": {"weight": 0.5}})
         assert config_hash(changed) != config_hash(cfg) and changed.run_name != again.run_name
         # A state from before the section existed: at its default it goes on, changed it does not.
         saved = run_identity(cfg)
