@@ -9,6 +9,7 @@ from typing import Any, Protocol
 import torch
 from torch import nn
 
+from dataset.content_sums import refuse_other_content
 from errors import UserError, say
 from models import act
 from training.averages import Average, named_parameters
@@ -69,6 +70,7 @@ class Run:
     evaluation_rows: list[EvalRows] = field(default_factory=list)
     headline: str = "eval/validation/exact_accuracy"  # what chooses the best checkpoint
     judged_on: dict[str, Any] = field(default_factory=dict)  # fingerprint of evaluation data beside the source's
+    data_sums: dict[str, tuple[Path, str]] = field(default_factory=dict)  # dataset.content_sums, on rank 0
     hooks: list[Hook] = field(default_factory=list)
     validation: ValidationRecord = field(default_factory=ValidationRecord)
     progress: Progress = field(default_factory=Progress)
@@ -193,6 +195,7 @@ def full_state(run: Run) -> dict[str, Any]:
         "validation": run.validation.state_dict(),
         "rng": capture_rng(),
         "identity": run.identity(),
+        "data_sha256": {name: sha256 for name, (_, sha256) in run.data_sums.items()},
         **_arithmetic(run),
     }
 
@@ -251,6 +254,7 @@ def restore(run: Run, state: dict[str, Any], source: str) -> None:
         carry_names=carry_names,
         carry_leaves=carry_leaves,
     )
+    refuse_other_content(state.get("data_sha256", {}), run.data_sums, source)  # earlier code did not note them
     try:
         _take_over(run, state)
     except (

@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 
+from dataset.content_sums import content_sums
 from dataset.plain_data import JsonError, read_json_object
 from dataset.puzzle_folder import fingerprint, recognised_tasks
 from dataset.puzzle_metadata import PuzzleFolders
@@ -96,9 +97,12 @@ def build_run(config: TrainConfig, world: World, objective: Objective | None = N
     evaluation_rows = open_evaluation_rows(config, folders, verify=world.is_main)
     for rows in evaluation_rows:
         build_judges(config.evaluators, rows.puzzle_set, rows.validation)  # what cannot be judged is said now
+    data_sums = {}
     if world.is_main:
-        for line in recognised_tasks([*source.sets, *(rows.puzzle_set for rows in evaluation_rows)]):
+        sets = [*source.sets, *(rows.puzzle_set for rows in evaluation_rows)]
+        for line in recognised_tasks(sets):
             say(line)
+        data_sums = content_sums(sets)
     shape = network_shape(config, source.metadata, device)
     copies = (1 if config.freeze_weights else TRAINED_COPIES) + config.ema
     require_memory(shape, device, copies=copies, rows=config.global_batch_size // world.size)
@@ -130,6 +134,7 @@ def build_run(config: TrainConfig, world: World, objective: Objective | None = N
         judged_on={
             "judged_on": [fingerprint(rows.puzzle_set.folder, rows.puzzle_set.split) for rows in evaluation_rows]
         },
+        data_sums=data_sums,
         scoring=Scoring,
         hooks=hooks,
         planned_updates=planned_updates(config, source, objective.updates_per_batch),

@@ -38,6 +38,8 @@ def check_state_form(
     for name in ("model", "objective", "hooks", "source", "validation", "rng", "identity"):
         if not isinstance(state.get(name), Mapping):
             _refuse(source, name, "named entries")
+    if not isinstance(state.get("data_sha256", {}), Mapping):
+        _refuse(source, "data_sha256", "named entries")
     _check_tensors(source, "model", state["model"], model)
     if ema is not None:
         _check_tensors(source, "ema", state.get("ema"), ema)

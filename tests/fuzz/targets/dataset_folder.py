@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from dataset.content_sums import content_sums
 from dataset.eval_batches import EvalBatches, test_rows, validation_rows
 from dataset.puzzle_folder import (
     ARRAYS,
@@ -94,6 +95,7 @@ def read(root: Path) -> Opened:
     for puzzle_set in sets["test"]:
         validation_rows(puzzle_set, 4)
         fingerprint(puzzle_set.root, puzzle_set.split)
+    content_sums([*sets["train"], *sets["test"]])
     verified = {split: verify_checksums(root, split) for split in sets}
     return Opened(sets, verified, train, evaluated, rows)
 

@@ -10,7 +10,7 @@ import torch
 
 from dataset.source import START
 from models.act import initial_carry
-from tests.dataset.folders import make_folder
+from tests.dataset.folders import edit_metadata, make_folder
 from tests.fuzz.engine import Case
 from tests.fuzz.targets.states import same
 from tests.fuzz.tree_edits import edit_tree
@@ -26,6 +26,7 @@ SESSION = (
     "world_size",
     "accumulation_slices",
     "torch",
+    "data_sha256",
 )  # noted, compared and warned about, not taken over
 ARCH = {
     "name": "trm",
@@ -45,6 +46,7 @@ def one_run(data: Path) -> Run:
     """A tiny run in the middle: moments in the optimizer, a carry, a position."""
     for split in ("train", "test"):
         make_folder(data, split=split, puzzles_per_group=[1] * 12, examples_per_puzzle=[1] * 12)
+        edit_metadata(data / split, sha256=...)
     options = {
         "arch": ARCH,
         "data_paths": [str(data)],
@@ -137,6 +139,9 @@ class Restored:
                 return f"{name} was taken over as something else"
             if name in ("model", "ema", "carry") and not _alike(now[name], self.state[name]):
                 return f"{name} is of another form than the run's"
+        sums = found.get("data_sha256", {})
+        if any(sums.get(name, sha256) != sha256 for name, sha256 in now["data_sha256"].items()):
+            return "it goes on with data of other bytes"
         if type(now["step"]) is not int or now["step"] < 0:
             return f"step is {now['step']!r}"
         return None
