@@ -2,22 +2,19 @@
 
 import argparse
 import os
-import re
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from dataset.plain_data import JsonError, read_json_object
 from errors import UserError
-from files import check_target, reason_of
+from files import reason_of
 from training.records.provenance import collect_provenance
 from training.records.result_numbers import Number, record_entry
 from training.storage.atomic_file import write_json_atomically
-from training.storage.run_folder import ALL_CONFIG, FIXED_NAMES, STEP_FILE
-
-_RESULT = re.compile(r"(evaluation|predictions)_.*")  # of evaluate.py
+from training.storage.result_target import MEASUREMENT, check_result_target
+from training.storage.run_folder import ALL_CONFIG
 
 
 def whole_number(least: int, most: int) -> Callable[[str], int]:
@@ -75,26 +72,8 @@ def benchmark_entry(numbers: Iterable[Number], described: Mapping[str, Any]) -> 
 
 def check_json_target(path: Path | None) -> None:
     """Errors: `UserError` where a report could not be written there, before minutes are spent on it."""
-    if path is None:
-        return
-    try:
-        check_target(path)
-    except OSError as error:
-        raise UserError(f"--json {path}: {reason_of(error)}; name another") from error
-    if not os.path.isdir(path.absolute().parent):
-        raise UserError(f"--json {path}: expected a file in a folder that exists")
-    of_a_run = path.name in FIXED_NAMES or STEP_FILE.fullmatch(path.name) or _RESULT.fullmatch(path.name)
-    if of_a_run or (path.name == "evaluation.json" and path.with_name(ALL_CONFIG).exists()):
-        raise UserError(f"--json {path}: so is a file of a run called; name another")
-    if path.exists() and not _is_report(path):
-        raise UserError(f"--json {path} is there and is no report of a measurement; name another, or remove it")
-
-
-def _is_report(path: Path) -> bool:
-    try:
-        return isinstance(read_json_object(path).get("record"), dict)
-    except JsonError:
-        return False
+    if path is not None:
+        check_result_target("--json ", path, MEASUREMENT)
 
 
 def save_json_target(path: Path | None, report: dict[str, Any]) -> None:
@@ -104,5 +83,4 @@ def save_json_target(path: Path | None, report: dict[str, Any]) -> None:
     try:
         write_json_atomically(path, report)
     except (OSError, ValueError) as error:
-        reason = error.strerror if isinstance(error, OSError) and error.strerror else error
-        raise UserError(f"--json {path} cannot be written: {reason}") from error
+        raise UserError(f"--json {path} cannot be written: {reason_of(error)}") from error

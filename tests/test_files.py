@@ -197,3 +197,6 @@ def test_a_report_replaces_nothing_but_a_report(tmp_path: Path, name: str) -> No
         assert path.read_bytes() == content
     (tmp_path / "speed.json").write_text('{"record": {"numbers": []}}')
     check_json_target(tmp_path / "speed.json")
+    (tmp_path / "mine.json").write_text('{"record": {"numbers": []}, "checkpoint_sha256": "0", "results": []}')
+    with pytest.raises(UserError, match="is no report of a measurement"):
+        check_json_target(tmp_path / "mine.json")

@@ -20,7 +20,6 @@ from analysis.figures.kept_edits import put
 from dataset.plain_data import JsonError, json_bytes, read_json_object
 from errors import UserError, say, writing
 from training.storage.atomic_file import write_bytes_atomically, write_json_atomically
-from training.storage.run_folder import ALL_CONFIG, FIXED_NAMES
 
 MADE_OF = ".made_of.json"  # name of results -> what they were made of
 
@@ -144,9 +143,8 @@ def results_folder(folder: Path, name: str, inputs: Sequence[Path], *options: st
     """The folder, made if need be, for results called `name` that are made of these files or folders.
 
     options: words that make other results of the same inputs. What they are made of is noted in `.made_of.json`.
-    Errors: `UserError` where results of that name are there that are made of others, or are a training run's.
+    Errors: `UserError` where results of that name are there that are made of others.
     """
-    refuse_run_files(folder, f"{name}.json")
     note = folder / MADE_OF
     try:
         noted = read_json_object(note) if make_folder(folder) and note.exists() else {}
@@ -161,13 +159,6 @@ def results_folder(folder: Path, name: str, inputs: Sequence[Path], *options: st
     with writing(note, "name another folder"):
         write_json_atomically(note, noted | {name: made_of}, durable=False)
     return folder
-
-
-def refuse_run_files(folder: Path, *names: str) -> None:
-    """Errors: `UserError` where a file of a training run would be replaced."""
-    for name in names:
-        if name in FIXED_NAMES and (folder / name).exists() and (folder / ALL_CONFIG).exists():
-            raise UserError(f"{folder / name} is of the training run in that folder: name another folder")
 
 
 def _write(path: Path, data: bytes, generated: bool = False) -> Path:

@@ -15,7 +15,7 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 from errors import UserError, exit_on_user_error, require_packages, say, writing
-from files import bounded_bytes, check_target, reason_of, regular_size
+from files import bounded_bytes, regular_size
 
 require_packages()
 
@@ -26,6 +26,7 @@ from long_work import progress_bar
 from projects.collatz.eval_file import csv_lines, draw_numbers
 from projects.collatz.labels import labels_of
 from training.storage.atomic_file import write_bytes_atomically
+from training.storage.result_target import check_result_target
 
 MOST_ROWS = 5_000_000
 
@@ -42,18 +43,6 @@ def parser() -> argparse.ArgumentParser:
     )
     options.add_argument("--output-csv", type=Path, required=True, metavar="FILE", help="where to write")
     return options
-
-
-def _check_target(path: Path) -> None:
-    """Before any work is done: the folder exists and the name is free or a regular file's. Errors: `UserError`."""
-    if not path.absolute().parent.is_dir():
-        raise UserError(
-            f"--output-csv {path}: there is no such folder; make it with: mkdir -p {path.absolute().parent}"
-        )
-    try:
-        check_target(path)
-    except OSError as error:
-        raise UserError(f"--output-csv {path}: {reason_of(error)}; name another") from error
 
 
 def _write_new_file(path: Path, data: bytes) -> bool:
@@ -76,7 +65,7 @@ def _write_new_file(path: Path, data: bytes) -> bool:
 def main(argv: Sequence[str] | None = None) -> None:
     options = parser().parse_args(argv)
     path = options.output_csv
-    _check_target(path)
+    check_result_target("--output-csv ", path, None)
     numbers = draw_numbers(options.rows, options.seed)
     labels = progress_bar(labels_of(numbers), total=len(numbers), desc="orbits", unit=" rows", leave=False)
     data = "".join(f"{line}\r\n" for line in csv_lines(numbers, labels)).encode()

@@ -8,13 +8,12 @@ from typing import Any
 
 import torch
 
-from dataset.plain_data import JsonError, json_object_or_refuse, read_json_object
+from dataset.plain_data import json_object_or_refuse
 from dataset.puzzle_metadata import PuzzleMetadata
-from errors import UserError, writing
-from files import UnusableFile, check_target
+from errors import UserError
 from training.devices import dtype_name, resolve_dtype
 from training.setup import model_config
-from training.storage.run_folder import ALL_CONFIG, FIXED_NAMES
+from training.storage.result_target import EVALUATION, check_result_target
 from training.trained_model import Checkpoint
 
 KEPT = "kept"  # entry of a report: the files beside it, by name
@@ -58,7 +57,7 @@ def report_path(own: Path, output: str | None, of: Mapping[str, Any]) -> Path:
     """
     path = own if output is None else Path(output)
     if output is not None:
-        _check_output(path)
+        check_result_target("output=", path, EVALUATION)
     if path.name.startswith("evaluation_") and path.resolve().parent == own.resolve().parent and path.name != own.name:
         raise UserError(f"output={output}: so is another evaluation called; this one is {own.name}")
     if path.exists():
@@ -108,20 +107,3 @@ def kept_beside(folder: Path, report: Path, planned: Mapping[str, Mapping[str, A
 def _of_all_ranks(name: str, entry: Mapping[str, Any]) -> str:
     """What a file of a rank's share is called in an evaluation by one process."""
     return name if entry.get("processes") == 1 else re.sub(r"\.\d+(?=\.npz$)", "", name)
-
-
-def _check_output(path: Path) -> None:
-    """Before anything is measured. Errors: `UserError`."""
-    with writing(path, "name another with output=FILE.json"):
-        check_target(path)
-        if not os.access(path.absolute().parent, os.W_OK):
-            raise UnusableFile("its folder is not there, or is not writable", path)
-    if path.name in FIXED_NAMES and (path.parent / ALL_CONFIG).exists():
-        raise UserError(f"output={path}: so is a file of the run called; name another")
-    if path.exists():
-        try:
-            report = read_json_object(path)
-        except JsonError:
-            report = {}
-        if "results" not in report:
-            raise UserError(f"output={path} is there and is no report of an evaluation; name another, or remove it")

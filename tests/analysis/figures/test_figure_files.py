@@ -92,11 +92,3 @@ def test_results_of_other_inputs_are_never_replaced(tmp_path: Path) -> None:
     (moved / "figures" / ".made_of.json").write_text("damaged")
     with pytest.raises(UserError, match=r"\.made_of\.json: .*remove it"):
         results_folder(moved / "figures", "curve", [moved / "b.json"])
-
-
-def test_a_training_run_keeps_its_summary(tmp_path: Path) -> None:
-    (tmp_path / "summary.json").write_text("{}")
-    results_folder(tmp_path, "summary", [tmp_path / "best.pt"])
-    (tmp_path / "all_config.yaml").write_text("")
-    with pytest.raises(UserError, match="summary.json is of the training run in that folder: name another folder"):
-        results_folder(tmp_path, "summary", [tmp_path / "best.pt"])

@@ -129,7 +129,7 @@ BAD = {
         ["--closed-forms", "--eval-csv", "none.csv"],
         "there is no such file; make one with: python",
     ),
-    "no folder": (["--closed-forms", "--json", "none/out.json"], "expected a file in a folder that exists"),
+    "no folder": (["--closed-forms", "--json", "none/out.json"], "there is no such folder"),
 }
 
 

@@ -433,7 +433,7 @@ def test_synchronisations_are_the_warnings_of_torchs_debug_mode(monkeypatch: pyt
         (["--preset", "smoke", "--growth"], "add --output-dir DIR"),
         (["--preset", "smoke", "--output-dir", "x"], "--output-dir belongs to --growth"),
         (["--preset", "smoke", "--growth", "--output-dir", "x", "--floor", "1"], "without --json and --floor"),
-        (["--preset", "smoke", "--json", "no/such/folder.json"], "a folder that exists"),
+        (["--preset", "smoke", "--json", "no/such/folder.json"], "there is no such folder"),
         (["--preset", "smoke", "--set", "augment=on_the_fly", "--shape", "arc"], "names no augmentation"),
     ],
 )
