@@ -5,9 +5,9 @@ used), `state.pt` (everything else, raw weights included), `all_config.yaml`, `w
 `status.json`; and the last log lines (`metrics.jsonl`), the uncommitted changes of the code (`git_diff.patch`) and
 `archive.json` with step, metrics, config hash and commit.
 
-The evaluation at the end of a run may lie where the same run, made longer, evaluates nothing; its state was
-saved before (see `training/loop.py`). What such an end puts in place of the best files is undone when the run
-goes on, so that `best.pt` always is what the state calls the best.
+A state holds the SHA-256 of the `best.pt` that it calls the best. Between a new best and the next state none knows of
+it: after a kill there, after the evaluation at a run's end (its state was saved before, see `training/loop.py`), and
+where a damaged state gives way to the one before. When the run goes on, `best.pt` becomes what its state names.
 """
 
 import os
@@ -15,7 +15,6 @@ import re
 import shutil
 import sys
 from collections import deque
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -37,6 +36,7 @@ from training.storage.atomic_file import (
 from training.storage.checkpoint import load_state, save_weights
 from training.storage.run_folder import TRAINING_PUZZLES, RunFolder
 from training.storage.weights import load_weights
+from training.storage.weights_record import note_weights
 
 LOG_LINES = 200
 _ARCHIVE = re.compile(r"step_(\d+)")
@@ -79,123 +79,129 @@ def archive_best(run: Run, keep: int, protected_step: int | None = None) -> Path
     return target
 
 
-def set_aside(folder: RunFolder) -> None:
-    """Keep the present best files under hidden names: a best is about to be written that no state knows of yet.
+def write_best(run: Run) -> None:
+    """Make the evaluated weights `best.pt`, which no state knows of yet; what the newest state knows is set aside.
 
-    Those that are kept already are what the newest state knows. Errors: `OSError` when the disk refuses.
+    Errors: `OSError`, `CheckpointWriteError` when the disk refuses.
     """
-    for spare, present in _spares(folder):
+    for present, spare in zip((run.folder.best, run.folder.best_state), _spares(run.folder), strict=True):
         if present.exists() and not spare.exists():
             link_or_copy(present, spare)
+    run.best_sha256 = save_weights(run.folder.best, run.evaluated_model.state_dict())
 
 
 def drop_spares(folder: RunFolder) -> None:
     """Forget the best files of before, once a state knows the present ones."""
-    for spare, _ in _spares(folder):
+    for spare in _spares(folder):
         spare.unlink(missing_ok=True)
 
 
 def align_best(run: Run) -> None:
     """Make the best files those that the run's state names; rank 0, before the first update.
 
-    Undoes what an end of the run or a killed process wrote after that state, and does what a process killed
-    right after saving it left undone. Where a later best has replaced those weights, and none of them are left, the
-    best is forgotten, which is said. A run that branches off from another takes over its best. Errors: `OSError`,
-    `CheckpointWriteError`, `UserError` for a damaged best file.
+    Where `best.pt` has another SHA-256 than the state holds, a copy that has it takes its place, of this folder or of
+    the one that the run branches off from. So what an end of the run or a killed process wrote after that state is
+    undone, and what a process killed right after saving it left undone is done. Where no copy is left, the best is
+    forgotten, which is said. Errors: `OSError`, `CheckpointWriteError`, `UserError` for a damaged best file.
     """
     folder, best = run.folder, run.validation.best
-    for spare, present in _spares(folder):
-        if spare.exists():
-            os.replace(spare, present)
     _sweep(folder)
     if run.state_file is None:
-        return
+        return drop_spares(folder)
     for step, path in archives(folder).items():
         if best is None or step > best.step:
             shutil.rmtree(path)
     if best is None:
         folder.best.unlink(missing_ok=True)
         folder.best_state.unlink(missing_ok=True)
-    elif best.step == run.step:
-        if not _holds_weights_of(run, folder.best):
-            save_weights(folder.best, run.evaluated_model.state_dict())
+        return drop_spares(folder)
+    run.best_sha256 = run.best_sha256 or _of_an_older_state(run, best.step)
+    copies = _copies(run, best.step)
+    weights = next((path for path in copies if path.is_file() and file_sha256(path) == run.best_sha256), None)
+    if weights is None and best.step == run.step:
+        run.best_sha256 = save_weights(folder.best, run.evaluated_model.state_dict())
+    elif weights is None:
+        _forget(run, best.step)
+    elif weights != folder.best:
+        state = copies[weights]
+        # First what does not decide: a kill between the two leaves all of it to be done again.
+        if state is not None and state.is_file():
+            link_or_copy(state, folder.best_state)
+        elif _is_of_another(folder.best_state, best.step):
+            folder.best_state.unlink()
+        note_weights(folder.best, str(run.best_sha256))
+        link_or_copy(weights, folder.best)
+    if best.step == run.step:
         link_or_copy(run.state_file, folder.best_state)
-        archived = archives(folder).get(best.step)
-        if run.config.archive_best and (archived is None or not _same_bytes(archived / "weights.pt", folder.best)):
+        archived = folder.best_archive / f"step_{best.step}" / "weights.pt"
+        if run.config.archive_best and not (archived.is_file() and file_sha256(archived) == run.best_sha256):
             archive_best(run, run.config.archive_keep)
-    elif not _restored(folder, best.step):
-        run.validation.best = None
-        kept = folder.path / f"best_{file_sha256(folder.best)[:12]}.pt"
-        os.replace(folder.best, kept)
-        folder.best_state.unlink(missing_ok=True)
-        say(
-            f"warning: the weights of the best so far, of update {best.step}, have given way to a later best, which "
-            f"this run does not know: that one is kept as {kept.name}, and the next full evaluation chooses anew",
-            file=sys.stderr,
-        )
-    elif not folder.best.is_file() and not _taken_over(run, best.step):
-        say(
-            f"warning: the weights of the best so far, of update {best.step}, are not there: {folder.best} will be a "
-            "later best, and until then no test rows are answered by a best",
-            file=sys.stderr,
-        )
+    drop_spares(folder)
 
 
-def _taken_over(run: Run, step: int) -> bool:
-    """Whether the best files of `step` stood beside the state that this run has branched off from, and are here now."""
+def _copies(run: Run, step: int) -> dict[Path, Path | None]:
+    """Where the best weights of update `step` may lie -> where the state of that update then does."""
+    spare, spare_state = _spares(run.folder)
+    copies: dict[Path, Path | None] = {run.folder.best: run.folder.best_state, spare: spare_state}
+    for folder in (run.folder, _origin(run)):
+        archived = folder.best_archive / f"step_{step}"
+        copies |= {archived / "weights.pt": archived / "state.pt", folder.best: folder.best_state}
+        copies |= {folder.step(step): None}
+    return copies
+
+
+def _origin(run: Run) -> RunFolder:
+    """The folder of the state that a run goes on from: its own, or the one that it branches off from."""
     assert run.state_file is not None
-    folder, origin = run.folder, RunFolder(run.state_file.parent)
-    archived = archives(origin).get(step, origin.best_archive / "none")
-    weights, state = archived / "weights.pt", archived / "state.pt"
-    if not weights.is_file():
-        weights, state = origin.best, origin.best_state
-        if not weights.is_file() or not state.is_file() or load_state(state).get("step") != step:
-            return False
-    link_or_copy(weights, folder.best)
-    if state.is_file():
-        link_or_copy(state, folder.best_state)
-    return True
+    return RunFolder(run.state_file.parent)
 
 
-def _holds_weights_of(run: Run, path: Path) -> bool:
-    """Whether a file holds the run's present weights, trained or averaged."""
-    if not path.is_file():
-        return False
-    stored = load_weights(path)
-    models = [run.model, *(average.model for average in run.averages.values())]
-    return any(_equal_weights(stored, model.state_dict()) for model in models)
-
-
-def _equal_weights(stored: Mapping[str, torch.Tensor], now: Mapping[str, torch.Tensor]) -> bool:
-    return stored.keys() == now.keys() and all(torch.equal(value, now[key].cpu()) for key, value in stored.items())
-
-
-def _same_bytes(first: Path, second: Path) -> bool:
-    return (
-        first.is_file() and second.is_file() and (first.samefile(second) or file_sha256(first) == file_sha256(second))
+def _forget(run: Run, step: int) -> None:
+    """The best so far has no weights any more: the next full evaluation chooses anew, and a file in its place stays."""
+    folder, kept = run.folder, ""
+    if folder.best.is_file():
+        aside = folder.path / f"best_{file_sha256(folder.best)[:12]}.pt"
+        os.replace(folder.best, aside)
+        kept = f"; those in their place, of another update, are kept as {aside.name}"
+    folder.best_state.unlink(missing_ok=True)
+    run.validation.best = run.best_sha256 = None
+    say(
+        f"warning: the weights of the best so far, of update {step}, are not there, and the next full evaluation "
+        f"chooses anew{kept}",
+        file=sys.stderr,
     )
 
 
-def _restored(folder: RunFolder, step: int) -> bool:
-    """Whether the best files are, or now are again, those of `step`: by its archive, else by what best_state says."""
-    archived = archives(folder).get(step)
-    if archived is not None and (archived / "weights.pt").is_file():
-        if not _same_bytes(archived / "weights.pt", folder.best):
-            link_or_copy(archived / "weights.pt", folder.best)
-            if (archived / "state.pt").is_file():
-                link_or_copy(archived / "state.pt", folder.best_state)
-        return True
-    if not folder.best.is_file():
-        return True  # as it was before: nothing there is of another update
+def _of_an_older_state(run: Run, step: int) -> str | None:
+    """SHA-256 of the best weights where the state is of code that did not note it; None where nothing tells them."""
+    known = _origin(run)
+    paths = [_spares(known)[0], known.best_archive / f"step_{step}" / "weights.pt"]
+    paths += [] if _is_of_another(known.best_state, step) else [known.best]
+    if step == run.step:  # its weights are here, trained and averaged
+        paths = [known.best] if known.best.is_file() and _holds_weights_of(run, known.best) else []
+    return next((file_sha256(path) for path in paths if path.is_file()), None)
+
+
+def _is_of_another(state: Path, step: int) -> bool:
     try:
-        return not folder.best_state.is_file() or load_state(folder.best_state).get("step") == step
+        return state.is_file() and load_state(state).get("step") != step
     except UserError:
-        return True  # a damaged one says nothing of the weights
+        return False  # a damaged one says nothing
 
 
-def _spares(folder: RunFolder) -> list[tuple[Path, Path]]:
-    present = (folder.best, folder.best_state)
-    return [(path.with_name(f".earlier_{path.name}"), path) for path in present]
+def _holds_weights_of(run: Run, path: Path) -> bool:
+    stored = load_weights(path)
+    known = [model.state_dict() for model in (run.model, *(average.model for average in run.averages.values()))]
+    return any(
+        stored.keys() == now.keys() and all(torch.equal(value, now[key].cpu()) for key, value in stored.items())
+        for now in known
+    )
+
+
+def _spares(folder: RunFolder) -> tuple[Path, Path]:
+    """Hidden names of `best.pt` and `best_state.pt`."""
+    first, second = (path.with_name(f".earlier_{path.name}") for path in (folder.best, folder.best_state))
+    return first, second
 
 
 def _fill(run: Run, building: Path) -> None:

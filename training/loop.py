@@ -14,7 +14,7 @@ from typing import Any
 from dataset.source import START
 from errors import UserError, say
 from long_work import progress_bar
-from training.best_archive import align_best, archive_best, drop_spares, set_aside
+from training.best_archive import align_best, archive_best, drop_spares, write_best
 from training.interrupt import InterruptHandler, StopRequested
 from training.run import Run, full_state
 from training.run_log import RunLog
@@ -159,9 +159,7 @@ class Loop:
                 if run.config.keep_last is not None:
                     keep_last(run.folder.path, run.config.keep_last)
             if improved:
-                written = self._write(lambda: set_aside(run.folder))
-            if improved and written:
-                written = self._write(lambda: save_weights(run.folder.best, weights))
+                written = self._write(lambda: write_best(run))
         if improved and run.world.sum_numbers([float(not written)], run.device)[0]:
             # best.pt still holds the earlier one, and the record must say what the file is.
             run.validation.best = earlier_best

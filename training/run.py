@@ -76,6 +76,7 @@ class Run:
     progress: Progress = field(default_factory=Progress)
     initial: InitialWeights | None = None  # None: not begun, or begun by code that did not note it
     state_file: Path | None = None  # the full state it went on from
+    best_sha256: str | None = None  # of best.pt, as rank 0 knows; None: there is none, or the state is of older code
 
     @property
     def step(self) -> int:
@@ -193,6 +194,7 @@ def full_state(run: Run) -> dict[str, Any]:
         "hooks": {hook.name: hook.state_dict() for hook in run.hooks},
         "source": run.source.state_dict(),
         "validation": run.validation.state_dict(),
+        "best_sha256": run.best_sha256,
         "rng": capture_rng(),
         "identity": run.identity(),
         "data_sha256": {name: sha256 for name, (_, sha256) in run.data_sums.items()},
@@ -303,6 +305,7 @@ def _take_over(run: Run, state: dict[str, Any]) -> None:
     run.validation.load_state_dict(state["validation"])
     run.progress = Progress.from_state(state)
     run.initial = _initial_weights(state.get("initial"))
+    run.best_sha256 = state.get("best_sha256")
     restore_rng(state["rng"])
 
 

@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 
-from training.storage.checkpoint import save_weights
+from training.storage.checkpoint import load_state, save_state, save_weights
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -24,6 +24,14 @@ def make_state(step: int) -> dict[str, Any]:
         "carry": {"halted": torch.tensor([True, False]), "steps": torch.arange(4, dtype=torch.int32)},
         "names": ["a", None, True, 2**70, -0.0, "ü", b"\x00"],
     }
+
+
+def as_of_older_code(run: Path) -> None:
+    """The newest states of a run folder as code wrote them that noted no SHA-256 of the best weights."""
+    for path in (run / "latest_state.pt", run / "previous_state.pt"):
+        state = load_state(path)
+        del state["best_sha256"]
+        save_state(path, state)
 
 
 def foreign_files(folder: Path) -> dict[str, Path]:

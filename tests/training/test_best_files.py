@@ -5,13 +5,21 @@ import os
 import shutil
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import torch
 
+from files import file_sha256
 from tests.helpers import differences, train_here
-from training.storage.checkpoint import save_weights
+from tests.training.states import as_of_older_code
+from training.best_archive import align_best, drop_spares, write_best
+from training.storage.atomic_file import link_or_copy
+from training.storage.checkpoint import load_state, save_latest, save_weights
+from training.storage.run_folder import RunFolder
 from training.storage.weights import load_weights
+from training.storage.weights_record import read_record
 
 OFTEN = ["fast_eval_interval=2", "force_full_eval_every=1", "checkpoint_interval=1"]
 
@@ -33,11 +41,14 @@ def replaced_by_a_later_best(run: Path) -> dict[str, torch.Tensor]:
     return before
 
 
+@pytest.mark.parametrize("older_code", [False, True])
 @pytest.mark.parametrize("best_at_the_state", [True, False])
 def test_other_weights_in_place_of_the_best_are_put_right(
-    train: Callable[[int], Path], best_at_the_state: bool
+    train: Callable[[int], Path], best_at_the_state: bool, older_code: bool
 ) -> None:
     run = train(2 if best_at_the_state else 3)
+    if older_code:
+        as_of_older_code(run)
     before = replaced_by_a_later_best(run)
     train(4)
     assert json.loads((run / "summary.json").read_text())["best"]["step"] == 2, "ties keep the earlier one"
@@ -45,10 +56,13 @@ def test_other_weights_in_place_of_the_best_are_put_right(
         assert differences(load_weights(path), before) == []
 
 
+@pytest.mark.parametrize("older_code", [False, True])
 def test_a_best_that_is_gone_is_said_and_chosen_anew(
-    train: Callable[[int], Path], capsys: pytest.CaptureFixture[str]
+    train: Callable[[int], Path], older_code: bool, capsys: pytest.CaptureFixture[str]
 ) -> None:
     run = train(3)
+    if older_code:
+        as_of_older_code(run)
     replaced_by_a_later_best(run)
     shutil.rmtree(run / "best" / "step_2")
     (run / "best_state.pt").unlink()
@@ -57,16 +71,18 @@ def test_a_best_that_is_gone_is_said_and_chosen_anew(
     capsys.readouterr()
     train(4)
     said = capsys.readouterr().err
-    assert "warning: the weights of the best so far, of update 2, have given way" in said
+    assert "warning: the weights of the best so far, of update 2, are not there" in said
     (kept,) = (path for path in run.glob("best_*.pt") if path.name != "best_state.pt")
     assert kept.name in said and kept.read_bytes() == later
     assert json.loads((run / "summary.json").read_text())["best"]["step"] == 4
     assert differences(load_weights(run / "best.pt"), load_weights(run / "final.pt")) == []
 
 
+@pytest.mark.parametrize("older_code", [False, True])
 @pytest.mark.parametrize("without", [[], ["best"], ["best", "best.pt"]], ids=["archive", "best_file", "nothing"])
 def test_a_run_that_branches_off_takes_the_best_with_it(
     without: list[str],
+    older_code: bool,
     train: Callable[[int], Path],
     sudoku6_folder: Path,
     tmp_path: Path,
@@ -74,6 +90,8 @@ def test_a_run_that_branches_off_takes_the_best_with_it(
 ) -> None:
     run, branch = train(3), tmp_path / "branch"
     best = load_weights(run / "best.pt")
+    if older_code:
+        as_of_older_code(run)
     for name in without:
         (shutil.rmtree if (run / name).is_dir() else os.remove)(run / name)
     capsys.readouterr()
@@ -81,5 +99,110 @@ def test_a_run_that_branches_off_takes_the_best_with_it(
     tested = json.loads((branch / "summary.json").read_text())["test"]
     lost = "best.pt" in without
     assert ("of update 2, are not there" in capsys.readouterr().err) == lost
-    assert ("best" in tested) != lost and (branch / "best.pt").exists() != lost
-    assert lost or differences(load_weights(branch / "best.pt"), best) == []
+    assert tested["best"]["step"] == (3 if lost else 2)
+    assert differences(load_weights(branch / "best.pt"), load_weights(branch / "final.pt") if lost else best) == []
+    record = read_record(branch)
+    assert record is not None and record.knows(file_sha256(branch / "best.pt"))
+
+
+class Killed(BaseException):
+    """In place of a SIGKILL."""
+
+
+def killed_at(number: int, monkeypatch: pytest.MonkeyPatch, action: Callable[[], object]) -> bool:
+    """Run `action` up to its `number`-th change of a name in a folder; False where it came through."""
+    left = number
+
+    def counted(call: Callable[..., None]) -> Callable[..., None]:
+        def counting(*arguments: Any, **options: Any) -> None:
+            nonlocal left
+            left -= 1
+            if left == 0:
+                raise Killed
+            call(*arguments, **options)
+
+        return counting
+
+    with monkeypatch.context() as patch:
+        for name in ("replace", "link", "unlink"):
+            patch.setattr(os, name, counted(getattr(os, name)))
+        try:
+            action()
+        except Killed:
+            return True
+    return False
+
+
+def a_run(folder: Path, step: int, state: dict[str, Any] | None = None) -> Any:
+    """What the best files need of a run whose weights at each update are the update's number."""
+    model = torch.nn.Linear(2, 2, bias=False)
+    torch.nn.init.constant_(model.weight, step)
+    best = None if state is None else SimpleNamespace(step=state["best"])
+    return SimpleNamespace(
+        folder=RunFolder(folder),
+        step=step,
+        model=model,
+        averages={},
+        evaluated_model=model,
+        validation=SimpleNamespace(best=best),
+        config=SimpleNamespace(archive_best=False),
+        state_file=None if state is None else folder / "latest_state.pt",
+        best_sha256=None if state is None else state.get("best_sha256"),
+    )
+
+
+def best_and_state(folder: Path, step: int, best: int) -> None:
+    """A boundary as the loop passes it: a new best where it is this step, the state, what belongs to both."""
+    before = load_state(folder / "latest_state.pt") if step > 1 else {"best_sha256": None}
+    run = a_run(folder, step)
+    run.best_sha256 = before["best_sha256"]
+    if best == step:
+        write_best(run)
+    save_latest(folder, {"step": step, "best": best, "best_sha256": run.best_sha256})
+    drop_spares(run.folder)
+    if best == step:
+        link_or_copy(run.folder.latest_state, run.folder.best_state)
+
+
+def best_of_an_end(folder: Path) -> None:
+    """An end whose evaluation comes after its state has been saved."""
+    best_and_state(folder, 3, best=1)
+    write_best(a_run(folder, 3))
+    link_or_copy(folder / "latest_state.pt", folder / "best_state.pt")
+
+
+@pytest.mark.parametrize("older_code", [False, True])
+@pytest.mark.parametrize("kind", ["new_best", "end"])
+def test_a_kill_between_any_two_writes_leaves_the_best_of_the_state(
+    kind: str, older_code: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Killed at each write of a boundary with a new best, or of a best that no state will know; and again at each write
+    of the start after it."""
+    kills = 0
+    for first in range(1, 60):
+        for second in range(1, 60):
+            folder = tmp_path / f"{first}-{second}"
+            folder.mkdir()
+            best_and_state(folder, 1, best=1)
+            best_and_state(folder, 2, best=1)
+            killed = killed_at(
+                first,
+                monkeypatch,
+                lambda: best_and_state(folder, 3, best=3) if kind == "new_best" else best_of_an_end(folder),  # noqa: B023
+            )
+            if older_code:
+                as_of_older_code(folder)
+            state = load_state(folder / "latest_state.pt")
+            run = a_run(folder, state["step"], state)
+            again = killed_at(second, monkeypatch, lambda: align_best(run))  # noqa: B023
+            align_best(run := a_run(folder, state["step"], state))
+            assert run.validation.best is not None and run.best_sha256 == file_sha256(folder / "best.pt")
+            assert float(load_weights(folder / "best.pt")["weight"][0, 0]) == state["best"], (first, second)
+            assert load_state(folder / "best_state.pt")["step"] == state["best"], (first, second)
+            assert not list(folder.glob(".earlier*"))
+            kills += killed and again
+            if not again:
+                break
+        if not killed:
+            break
+    assert kills > 5

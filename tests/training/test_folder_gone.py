@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+import training.best_archive
 import training.loop
 from errors import UserError
 from tests.helpers import assert_same_state, read_state, train_here
@@ -73,17 +74,18 @@ def refuse(patch: pytest.MonkeyPatch, name: str) -> None:
     """Let the disk refuse every file of this name."""
     save, summary = training.loop.save_weights, RunLog.summary
 
-    def save_weights(path: Path, weights: Any) -> None:
+    def save_weights(path: Path, weights: Any) -> str:
         if path.name == name:
             raise CheckpointWriteError(f"could not write {path}: No space left on device")
-        save(path, weights)
+        return save(path, weights)
 
     def write_summary(self: RunLog, run: Any, results: Any) -> None:
         if name == "summary.json":
             raise OSError(28, "No space left on device", str(run.folder.summary))
         summary(self, run, results)
 
-    patch.setattr(training.loop, "save_weights", save_weights)
+    for module in (training.loop, training.best_archive):
+        patch.setattr(module, "save_weights", save_weights)
     patch.setattr(RunLog, "summary", write_summary)
 
 

@@ -23,6 +23,7 @@ from tests.helpers import (
     tiny_config,
     train_here,
 )
+from tests.training.states import as_of_older_code
 from training.records.metrics_log import read_metrics
 from training.records.status import StatusWriter
 from training.scoring import Scoring
@@ -411,9 +412,9 @@ def test_archives_kept_and_left_out(sudoku6_folder: Path, tmp_path: Path, monkey
     assert not (tmp_path / "none" / "best").exists() and (tmp_path / "none" / "best.pt").exists()
 
 
-@pytest.mark.parametrize("archive_best", [True, False])
+@pytest.mark.parametrize(("archive_best", "older_code"), [(True, False), (False, False), (False, True)])
 def test_an_end_between_evaluations_is_undone_when_the_run_goes_on(
-    archive_best: bool, sudoku6_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    archive_best: bool, older_code: bool, sudoku6_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Update 11 is the best of a run that ends there; the run made longer never evaluates it."""
     score_as(monkeypatch, lambda step, name: {8: 0.25, 11: 0.75, 13: 0.125, 16: 0.5, 22: 0.125}[step])
@@ -423,6 +424,8 @@ def test_an_end_between_evaluations_is_undone_when_the_run_goes_on(
     assert read_json(parts / "summary.json")["best"]["step"] == 11
     assert load_state(parts / "best_state.pt")["step"] == 11
     assert differences(load_weights(parts / "best.pt"), load_weights(parts / "final.pt")) == []
+    if older_code:
+        as_of_older_code(parts)
     train_here("trm_mlp", sudoku6_folder, parts, [*options, "max_steps=13"])
     summary = read_json(parts / "summary.json")
     assert summary["best"]["step"] == 8 == summary["test"]["best"]["step"]

@@ -136,17 +136,18 @@ def load_newest(folder: Path) -> tuple[dict[str, Any], Path] | None:
     )
 
 
-def save_weights(path: Path, state_dict: dict[str, torch.Tensor]) -> None:
+def save_weights(path: Path, state_dict: dict[str, torch.Tensor]) -> str:
     """Write a plain state dict atomically, as torch archive or, by suffix, `.safetensors`; keys as given.
 
-    In a run's folder `weights.json` comes to know the file (`training.storage.weights_record`). Errors:
-    `CheckpointWriteError` when the disk refuses; the old file is intact.
+    In a run's folder `weights.json` comes to know the file (`training.storage.weights_record`).
+    Returns: the file's SHA-256. Errors: `CheckpointWriteError` when the disk refuses; the old file is intact.
     """
     path = Path(path)
     write = partial(write_weights, safetensors=path.suffix == ".safetensors")
     temporary = _write_temporary(path, state_dict, write)
     try:
-        note_weights(path, file_sha256(temporary))
+        sha256 = file_sha256(temporary)
+        note_weights(path, sha256)
     except OSError as error:
         temporary.unlink(missing_ok=True)
         raise _write_error(path.with_name(WEIGHTS_RECORD), error) from error
@@ -154,6 +155,7 @@ def save_weights(path: Path, state_dict: dict[str, torch.Tensor]) -> None:
         temporary.unlink(missing_ok=True)
         raise
     _install(temporary, path)
+    return sha256
 
 
 def keep_last(folder: Path, k: int) -> list[Path]:

@@ -40,6 +40,8 @@ def check_state_form(
             _refuse(source, name, "named entries")
     if not isinstance(state.get("data_sha256", {}), Mapping):
         _refuse(source, "data_sha256", "named entries")
+    if not isinstance(state.get("best_sha256"), str | None):
+        _refuse(source, "best_sha256", "a SHA-256, or null")
     _check_tensors(source, "model", state["model"], model)
     if ema is not None:
         _check_tensors(source, "ema", state.get("ema"), ema)
