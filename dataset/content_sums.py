@@ -38,11 +38,13 @@ def content_sums(sets: Iterable[PuzzleSet]) -> dict[str, tuple[Path, str]]:
     return {name: (path, file_sha256(path)) for name, path in paths.items()}
 
 
-def refuse_other_content(saved: Mapping[str, str], now: Mapping[str, tuple[Path, str]], source: str) -> None:
+def refuse_other_content(
+    saved: Mapping[str, str], now: Mapping[str, tuple[Path, str]], source: Path | str, way_out: str
+) -> None:
     """Errors: `UserError` naming the first array that has other bytes now than when `source` was saved."""
     for name, (path, sha256) in now.items():
         if saved.get(name, sha256) != sha256:
             raise UserError(
                 f"{path} has other bytes than when {source} was saved (SHA-256 differs): put the earlier file back, or "
-                "start a new run with another checkpoint_path (init_from=FILE takes over weights only)"
+                f"{way_out}"
             )

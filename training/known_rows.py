@@ -217,6 +217,7 @@ def _rows(run: Run) -> dict[str, Any]:
     return {
         "validation_size": run.config.validation_size,
         "data": list(dict.fromkeys(fingerprint(each.folder, each.split) for each in sets)),
+        "data_sha256": {name: sha256 for name, (_, sha256) in run.data_sums.items()},
         "validation": [f"{value:016x}" for value in now.tolist()],
         "earlier": [f"{value:016x}" for value in np.setdiff1d(before, now).tolist()],
     }

@@ -256,7 +256,8 @@ def restore(run: Run, state: dict[str, Any], source: str) -> None:
         carry_names=carry_names,
         carry_leaves=carry_leaves,
     )
-    refuse_other_content(state.get("data_sha256", {}), run.data_sums, source)  # earlier code did not note them
+    anew = "start a new run with another checkpoint_path (init_from=FILE takes over weights only)"
+    refuse_other_content(state.get("data_sha256", {}), run.data_sums, source, anew)  # earlier code did not note them
     try:
         _take_over(run, state)
     except (

@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 
+from dataset.content_sums import content_sums, refuse_other_content
 from dataset.puzzle_folder import PuzzleSet, fingerprint, open_puzzle_set
 from dataset.puzzle_metadata import PuzzleMetadata, data_folder, read_metadata
 from dataset.tasks.base import TaskError
@@ -149,13 +150,17 @@ def refuse_other_data(checkpoint: Checkpoint, sets: Iterable[PuzzleSet], way_out
 
     way_out: the option that asks for them as for data of one's own.
     """
-    record = checkpoint.record
-    for puzzle_set in sets if record is not None and record.rows is not None else ():
-        if fingerprint(puzzle_set.folder, puzzle_set.split) not in record.rows.get("data", ()):  # type: ignore[union-attr]
+    if checkpoint.record is None or checkpoint.record.rows is None:
+        return
+    rows, sets = checkpoint.record.rows, list(sets)
+    for puzzle_set in sets:
+        if fingerprint(puzzle_set.folder, puzzle_set.split) not in rows.get("data", ()):
             raise UserError(
                 f"{puzzle_set.root} is not what the run of {checkpoint.path} was judged on: its test rows were built "
                 f"anew, or the settings were changed; restore them, or ask for these data with {way_out}"
             )
+    written = checkpoint.path.with_name(WEIGHTS_RECORD)
+    refuse_other_content(rows.get("data_sha256", {}), content_sums(sets), written, f"ask for them with {way_out}")
 
 
 def restore_model(checkpoint: Checkpoint, metadata: PuzzleMetadata, device: torch.device) -> RecursiveModel:

@@ -1,16 +1,19 @@
 """Data without sums of their own that change between a stop and a resume, where sizes and ends do not."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 
+import evaluate
 from dataset import content_sums
 from dataset.puzzle_folder import fingerprint
 from errors import UserError
 from tests.dataset.folders import edit_metadata, make_folder
-from tests.helpers import assert_same_state, train_here
+from tests.helpers import assert_same_state, refused_line, train_here
 from training.storage.checkpoint import load_state, save_state
+from training.storage.weights_record import read_record, write_record
 
 
 @pytest.fixture(scope="module")
@@ -33,6 +36,25 @@ def edit(array: Path) -> None:
 
 def contents(folder: Path) -> dict[Path, bytes]:
     return {path: path.read_bytes() for path in folder.rglob("*") if path.is_file() and path.name != ".lock"}
+
+
+def test_an_evaluation_names_it_too(official: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    train_here("trm_att", official, tmp_path, ["max_steps=2"])
+    labels, words = official / "test" / "all__labels.npy", [f"checkpoint={tmp_path}/best.pt", "device=cpu"]
+    before = labels.read_bytes()
+    edit(labels)
+    try:
+        line = refused_line(capsys, evaluate.main, words)
+        assert f"{labels} has other bytes than when {tmp_path}/weights.json was saved" in line
+        assert not list(tmp_path.glob("evaluation_*"))
+        evaluate.main([*words, "max_test_rows=8", line.rpartition("ask for them with ")[2]])
+        record = read_record(tmp_path)
+        assert record is not None and record.rows is not None
+        rows = {name: value for name, value in record.rows.items() if name != "data_sha256"}
+        write_record(tmp_path, replace(record, rows=rows))  # as earlier code wrote it
+        evaluate.main([*words, "max_test_rows=4"])
+    finally:
+        labels.write_bytes(before)
 
 
 @pytest.mark.parametrize("name", ["train/all__inputs.npy", "train/all__labels.npy", "test/all__labels.npy"])

@@ -80,12 +80,17 @@ _count: Fits = lambda value: type(value) is int and value >= 0  # noqa: E731
 _hashes = _all(lambda value: isinstance(value, str) and re.fullmatch("[0-9a-f]{16}", value) is not None, list)
 _anything: Fits = lambda value: True  # noqa: E731
 _flag: Fits = lambda value: isinstance(value, bool)  # noqa: E731
+_sums = _all(_text, dict)
 _FORM: dict[str, Fits] = {
     "schema": _text,
     "settings": lambda value: isinstance(value, dict),
     "computes_in": _entries(layers=_text, states=_text),
     "puzzles": _or_none(_entries(task=_text, seq_len=_count, vocab_size=_count, pad_id=_count, augmentation=_anything)),
-    "rows": _or_none(_entries(validation_size=_count, data=_all(_text, list), validation=_hashes, earlier=_hashes)),
+    "rows": _or_none(
+        _entries(
+            {"data_sha256": _sums}, validation_size=_count, data=_all(_text, list), validation=_hashes, earlier=_hashes
+        )
+    ),
     "training": _or_none(_entries({"complete": _flag}, sha256=_text, puzzles=_count, task=_text, up_to_symmetry=_flag)),
     "weights": _all(_entries(files=_all(_text, list), settings=_text), dict),
 }
