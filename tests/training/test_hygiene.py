@@ -2,6 +2,7 @@
 
 import json
 import math
+import shutil
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -453,6 +454,29 @@ def test_a_best_state_branches_with_its_best(
     assert read_json(branch / "summary.json")["test"]["best"]["step"] == 8
     assert differences(load_weights(branch / "best.pt"), load_weights(tmp_path / "run" / "step_8")) == []
     assert (branch / "best" / "step_8" / "weights.pt").exists()
+
+
+@pytest.mark.parametrize("kept", ["archive", "step_8", "nothing"])
+def test_a_damaged_state_gives_way_to_one_of_another_best(
+    kept: str, sudoku6_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The state of update 13 knows the best of update 8, and `best.pt` is that of update 16."""
+    score_as(monkeypatch, lambda step, name: {8: 0.5, 16: 0.75}.get(step, 0.25))
+    options = ["archive_keep=2", "checkpoint_interval=13"]
+    train_here("trm_mlp", sudoku6_folder, tmp_path, [*options, "max_steps=16"])
+    first, later = load_weights(tmp_path / "step_8"), load_weights(tmp_path / "best.pt")
+    (tmp_path / "latest_state.pt").write_bytes(b"damaged")
+    if kept != "archive":
+        shutil.rmtree(tmp_path / "best" / "step_8")
+    if kept != "step_8":
+        (tmp_path / "step_8").unlink()
+    train_here("trm_mlp", sudoku6_folder, tmp_path, [*options, "max_steps=13"])
+    best = read_json(tmp_path / "summary.json")["best"]["step"]
+    assert best == (13 if kept == "nothing" else 8)
+    expected = load_weights(tmp_path / "final.pt") if kept == "nothing" else first
+    assert differences(load_weights(tmp_path / "best.pt"), expected) == []
+    aside = [load_weights(path) for path in tmp_path.glob("best_????????????.pt")]
+    assert len(aside) == (kept == "nothing") and all(differences(one, later) == [] for one in aside)
 
 
 @pytest.mark.parametrize("saved", [False, True])
