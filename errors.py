@@ -19,7 +19,7 @@ P = ParamSpec("P")
 R = TypeVar("R")
 
 
-# What modules import, scipy only where it is used. wandb and huggingface_hub are imported where they are asked for.
+# What modules import, matplotlib and scipy only where they are used. wandb and huggingface_hub only where asked for.
 PACKAGES = ("torch", "numpy", "hydra", "omegaconf", "yaml", "einops", "tqdm", "matplotlib", "scipy", "safetensors")
 MAX_MESSAGE = 2000
 _READER_LEFT = 141  # what a shell reports for a command that SIGPIPE ended

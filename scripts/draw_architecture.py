@@ -12,6 +12,7 @@ import textwrap
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
@@ -21,14 +22,11 @@ from files import bounded_text
 
 require_packages()
 
-import matplotlib
-import matplotlib.pyplot as plt
-from matplotlib.axes import Axes
-from matplotlib.figure import Figure
-from matplotlib.patches import FancyArrowPatch, FancyBboxPatch
-from matplotlib.transforms import Bbox
+from analysis.figures.figure_files import BLUE, GREY, RED, STYLE, Figure, make_folder, matplotlib, plt, save_picture
 
-from analysis.figures.figure_files import BLUE, GREY, RED, STYLE, make_folder, save_picture
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.transforms import Bbox
 
 ROOT = Path(__file__).resolve().parents[1]
 ENTRY = "entry scripts"
@@ -168,17 +166,18 @@ def as_text(imports: Sequence[Import]) -> str:
     return "\n".join([*lines, "", f"Imports that point backwards: {', '.join(backwards) or 'none'}."])
 
 
-def draw_box(axes: Axes, box: Bbox, title: str, words: str = "", *, fill: str = "white") -> None:
+def draw_box(axes: "Axes", box: "Bbox", title: str, words: str = "", *, fill: str = "white") -> None:
     """The rectangle with its title, at the top where words stand below it."""
     corners = "round,pad=0,rounding_size=1"
-    axes.add_patch(FancyBboxPatch(box.min, box.width, box.height, boxstyle=corners, facecolor=fill, edgecolor=GREY))
+    rounded = matplotlib.patches.FancyBboxPatch
+    axes.add_patch(rounded(box.min, box.width, box.height, boxstyle=corners, facecolor=fill, edgecolor=GREY))
     middle = (box.x0 + box.x1) / 2
     height, side = (box.y1 - 1.5, "top") if words else ((box.y0 + box.y1) / 2, "center")
     axes.text(middle, height, title, ha="center", va=side, fontweight="bold")
     axes.text(middle, box.y1 - 5, words, ha="center", va="top", fontsize=8, linespacing=1.35)
 
 
-def edge_towards(box: Bbox, other: Bbox, shift: float) -> tuple[float, float]:
+def edge_towards(box: "Bbox", other: "Bbox", shift: float) -> tuple[float, float]:
     """Where a straight arrow between the two touches `box`; `shift` moves it along the edge."""
     if box.y0 < other.y1 and other.y0 < box.y1:  # side by side
         return box.x1 if box.x0 < other.x0 else box.x0, (box.y0 + box.y1) / 2 + shift
@@ -187,11 +186,12 @@ def edge_towards(box: Bbox, other: Bbox, shift: float) -> tuple[float, float]:
     return (narrow.x0 + narrow.x1) / 2 + shift, box.y1 if box.y0 < other.y0 else box.y0
 
 
-def draw_arrow(axes: Axes, start: Bbox, end: Bbox, *, backwards: bool) -> None:
+def draw_arrow(axes: "Axes", start: "Bbox", end: "Bbox", *, backwards: bool) -> None:
     """From box to box; one that points backwards is red and stands beside the one that does not."""
     color, shift = (RED, 2.0) if backwards else (BLUE, 0.0)
     ends = edge_towards(start, end, shift), edge_towards(end, start, shift)
-    axes.add_patch(FancyArrowPatch(*ends, arrowstyle="-|>", mutation_scale=11, shrinkA=0, shrinkB=0, color=color))
+    arrow = matplotlib.patches.FancyArrowPatch
+    axes.add_patch(arrow(*ends, arrowstyle="-|>", mutation_scale=11, shrinkA=0, shrinkB=0, color=color))
 
 
 def direct(arrows: set[tuple[str, str]]) -> set[tuple[str, str]]:
@@ -203,13 +203,14 @@ def draw(imports: Sequence[Import]) -> Figure:
     """Who uses training above, training and its rooms in the middle, what it stands on below."""
     # The folders that others of the row import stand between them, so that no arrow crosses a box.
     upper, lower = (ENTRY, "projects", "analysis", "scripts"), FOLDERS[5]
-    boxes = {name: Bbox.from_bounds(1 + 31 * index, 59, 26, 13) for index, name in enumerate(upper)}
-    boxes["training"] = Bbox.from_bounds(1, 17, 119, 36)
-    boxes |= {name: Bbox.from_bounds(7 + 39 * index, 1, 29, 10) for index, name in enumerate(lower)}
-    rooms = {"judges": Bbox.from_bounds(43, 45.5, 46, 4)}
+    from_bounds = matplotlib.transforms.Bbox.from_bounds
+    boxes = {name: from_bounds(1 + 31 * index, 59, 26, 13) for index, name in enumerate(upper)}
+    boxes["training"] = from_bounds(1, 17, 119, 36)
+    boxes |= {name: from_bounds(7 + 39 * index, 1, 29, 10) for index, name in enumerate(lower)}
+    rooms = {"judges": from_bounds(43, 45.5, 46, 4)}
     for level, bottom in ((ROOMS[1], 38.5), (ROOMS[2], 31.5)):
-        rooms |= {room: Bbox.from_bounds(43 + 26 * column, bottom, 20, 4) for column, room in enumerate(level)}
-    rooms |= {"settings": Bbox.from_bounds(43, 25, 46, 4), "storage": Bbox.from_bounds(43, 18.5, 72, 4)}
+        rooms |= {room: from_bounds(43 + 26 * column, bottom, 20, 4) for column, room in enumerate(level)}
+    rooms |= {"settings": from_bounds(43, 25, 46, 4), "storage": from_bounds(43, 18.5, 72, 4)}
     modules = suite_modules()
     with matplotlib.rc_context(STYLE | {"axes.grid": False}):
         figure, axes = plt.subplots(figsize=(12, 7.3))

@@ -150,12 +150,28 @@ def test_help_as_file_and_as_module(tmp_path: Path) -> None:
         assert not imported_by(index, tmp_path / "known") & {"torch", "numpy", "hydra", "matplotlib"}, job
 
 
-def test_no_script_imports_scipy_before_it_is_used(tmp_path: Path) -> None:
-    """Half a second, and `scipy.stats` as long as all of the suite and what else it imports."""
+def test_no_script_imports_scipy_or_matplotlib_before_it_is_used(tmp_path: Path) -> None:
+    """`scipy.stats` takes as long as all of the suite and what else it imports, `matplotlib.pyplot` half of torch."""
+    late = {"scipy", "matplotlib"}
     jobs = [("import", module_name(file)) for file in RUNNABLE]
-    statuses = started(jobs, "", tmp_path, PRELOADED=PRELOADED.replace("scipy.stats ", ""))
+    preloaded = " ".join(name for name in PRELOADED.split() if name.partition(".")[0] not in late)
+    statuses = started(jobs, "", tmp_path, PRELOADED=preloaded)
     assert [status for status, _ in statuses] == [0] * len(jobs), statuses
-    assert not [job for index, job in enumerate(jobs) if "scipy" in imported_by(index, tmp_path)]
+    early = {name: late & imported_by(index, tmp_path) for index, (_, name) in enumerate(jobs)}
+    assert {name for name, modules in early.items() if modules} <= {"scripts.benchmark.lyapunov"}, early
+
+
+@pytest.mark.parametrize("name", ["matplotlib", "scipy"])
+def test_a_package_that_is_used_late_is_missed_early(name: str, tmp_path: Path) -> None:
+    """Before hours of work whose picture could not be drawn."""
+    script = str(ROOT / "analysis/spectra/lyapunov_spectrum.py")
+    code = f"import runpy, sys; sys.modules[{name!r}] = None; runpy.run_path({script!r}, run_name='__main__')"
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, cwd=tmp_path, env=environment(), timeout=60
+    )
+    assert done.returncode == 2 and not done.stdout
+    (line,) = done.stderr.splitlines()
+    assert line.startswith("error: ") and f"lacks {name};" in line
 
 
 def test_variables_of_python_and_matplotlib_change_nothing(tmp_path: Path) -> None:

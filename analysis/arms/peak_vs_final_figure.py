@@ -4,14 +4,22 @@ import itertools
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-import matplotlib
-import matplotlib.pyplot as plt
-from matplotlib.figure import Figure
-
 from analysis.arms.finished_runs import COMPARED, MOMENTS, Arm
 from analysis.arms.run_curves import counted
 from analysis.arms.seed_pairs import CLEAN, Difference, MeanInterval, mean_interval
-from analysis.figures.figure_files import BLUE, GREEN, GREY, ORANGE, PURPLE, RED, STYLE, share_axis
+from analysis.figures.figure_files import (
+    BLUE,
+    GREEN,
+    GREY,
+    ORANGE,
+    PURPLE,
+    RED,
+    STYLE,
+    Figure,
+    matplotlib,
+    plt,
+    share_axis,
+)
 
 FIGURE = "Fig3_trajectory_perturbation_improves_peak_accuracy"
 _COLOURS = (BLUE, ORANGE, GREEN, RED, PURPLE, GREY)

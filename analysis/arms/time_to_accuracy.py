@@ -30,10 +30,7 @@ from errors import exit_on_user_error, require_packages, say
 
 require_packages()
 
-import matplotlib
-import matplotlib.pyplot as plt
 import numpy as np
-from matplotlib.figure import Figure
 
 from analysis.arms.run_curves import (
     AXES,
@@ -55,6 +52,9 @@ from analysis.figures.figure_files import (
     PURPLE,
     RED,
     STYLE,
+    Figure,
+    matplotlib,
+    plt,
     results_folder,
     save_picture,
     share_axis,

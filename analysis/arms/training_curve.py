@@ -19,11 +19,6 @@ from errors import UserError, exit_on_user_error, require_packages, say
 
 require_packages()
 
-import matplotlib
-import matplotlib.pyplot as plt
-import matplotlib.ticker
-from matplotlib.figure import Figure
-
 from analysis.arms.run_curves import commit_of
 from analysis.figures.figure_files import (
     BLUE,
@@ -32,6 +27,9 @@ from analysis.figures.figure_files import (
     ORANGE,
     RED,
     STYLE,
+    Figure,
+    matplotlib,
+    plt,
     results_folder,
     save_picture,
     share_axis,

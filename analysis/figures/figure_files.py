@@ -6,20 +6,38 @@ import os
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
-
-import matplotlib
-
-matplotlib.use("Agg")
-
-import matplotlib.pyplot as plt
-from matplotlib.figure import Figure
-from matplotlib.ticker import PercentFormatter
+from types import ModuleType
+from typing import TYPE_CHECKING, Any
 
 from analysis.figures.kept_edits import put
 from dataset.plain_data import JsonError, json_bytes, read_json_object
 from errors import UserError, say, writing
 from training.storage.atomic_file import write_bytes_atomically, write_json_atomically
+
+
+class _ModuleWhenUsed(ModuleType):
+    """A module of matplotlib, imported when an attribute of it is asked for: it takes half as long as torch."""
+
+    def __getattr__(self, name: str) -> Any:
+        import matplotlib
+
+        matplotlib.use("Agg")
+        import matplotlib.pyplot  # brings matplotlib.ticker and the others below
+
+        return getattr(sys.modules[self.__name__], name)
+
+
+# What draws takes these three from here.
+if TYPE_CHECKING:
+    import matplotlib.lines
+    import matplotlib.patches
+    import matplotlib.pyplot as plt
+    import matplotlib.ticker
+    import matplotlib.transforms
+    from matplotlib.figure import Figure
+else:
+    matplotlib, plt = _ModuleWhenUsed("matplotlib"), _ModuleWhenUsed("matplotlib.pyplot")
+    Figure = Any  # stands in annotations only
 
 MADE_OF = ".made_of.json"  # name of results -> what they were made of
 
@@ -56,7 +74,7 @@ def share_axis(axes: Any, *, whole: bool = False) -> None:
     """
     low, high = (0.0, 1.0) if whole else axes.get_ylim()
     axes.set_ylim(max(low, 0.0), min(high, 1.0))
-    axes.yaxis.set_major_formatter(PercentFormatter(1.0))
+    axes.yaxis.set_major_formatter(matplotlib.ticker.PercentFormatter(1.0))
     for line in axes.lines:
         line.set_clip_on(False)
         line.set_in_layout(False)  # an unclipped line takes room, even one without points

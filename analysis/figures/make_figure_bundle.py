@@ -25,13 +25,10 @@ from files import bounded_bytes, reason_of
 
 require_packages()
 
-import matplotlib.pyplot as plt
-from matplotlib.figure import Figure
-
 from analysis.figures.bundle_letter import email
 from analysis.figures.bundle_sources import FIG3, FIG4, DrawnFigure, Sources, find_sources
 from analysis.figures.bundle_text import FIG1, FIG2, captions, leading, readme
-from analysis.figures.figure_files import make_folder, save_caption, save_csv, save_figure, save_json
+from analysis.figures.figure_files import Figure, make_folder, plt, save_caption, save_csv, save_figure, save_json
 from analysis.figures.kept_edits import place
 from analysis.spectra.spectrum_figures import draw_lambda1, draw_spectrum, lambda1_rows, spectrum_rows
 from analysis.spectra.spectrum_summary import auroc_notes

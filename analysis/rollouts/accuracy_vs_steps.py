@@ -20,13 +20,7 @@ from errors import UserError, exit_on_user_error, require_packages, say
 
 require_packages()
 
-import matplotlib
-import matplotlib.pyplot as plt
-import matplotlib.ticker
 import numpy as np
-from matplotlib.figure import Figure
-from matplotlib.lines import Line2D
-from matplotlib.patches import Patch
 
 from analysis.arms.run_curves import whole
 from analysis.figures.figure_files import (
@@ -37,6 +31,9 @@ from analysis.figures.figure_files import (
     PURPLE,
     RED,
     STYLE,
+    Figure,
+    matplotlib,
+    plt,
     results_folder,
     save_picture,
     share_axis,
@@ -209,20 +206,20 @@ def _legend(figure: Figure, curves: Sequence[StepCurve], trained: Sequence[int])
     entries: list[tuple[Any, str]] = []
     if not single:
         entries = [
-            (Line2D([], [], color=color, marker=marker, markersize=4), curve.name)
+            (matplotlib.lines.Line2D([], [], color=color, marker=marker, markersize=4), curve.name)
             for curve, (color, marker) in zip(curves, LOOKS, strict=False)
         ]
     color, marker = LOOKS[0] if single else ("black", "")
     style: dict[str, Any] = {"marker": marker, "markersize": 4}
     tokens: dict[str, Any] = {"color": GREEN if single else color, "linestyle": "--", "markerfacecolor": "white"}
     entries += [
-        (Line2D([], [], color=color, **style), "exact accuracy"),
-        (Patch(color=color, alpha=0.2, linewidth=0), "its 95 % interval"),
-        (Line2D([], [], **tokens, **style), "token accuracy"),
+        (matplotlib.lines.Line2D([], [], color=color, **style), "exact accuracy"),
+        (matplotlib.patches.Patch(color=color, alpha=0.2, linewidth=0), "its 95 % interval"),
+        (matplotlib.lines.Line2D([], [], **tokens, **style), "token accuracy"),
     ]
     if trained:
         label = f"steps trained with: {', '.join(map(str, trained))}"
-        entries.append((Line2D([], [], color="black", linestyle=":", linewidth=1.4), label))
+        entries.append((matplotlib.lines.Line2D([], [], color="black", linestyle=":", linewidth=1.4), label))
     handles, labels = zip(*entries, strict=True)
     legend = figure.legend(handles, labels, loc="outside upper center", ncols=4 if single else 2, fontsize=9)
     for text in legend.get_texts():

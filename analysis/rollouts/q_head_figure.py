@@ -11,13 +11,23 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-import matplotlib
-import matplotlib.pyplot as plt
-import matplotlib.ticker
 import numpy as np
-from matplotlib.figure import Figure
 
-from analysis.figures.figure_files import BLUE, GREEN, GREY, ORANGE, PURPLE, RED, STYLE, save_csv, save_json, share_axis
+from analysis.figures.figure_files import (
+    BLUE,
+    GREEN,
+    GREY,
+    ORANGE,
+    PURPLE,
+    RED,
+    STYLE,
+    Figure,
+    matplotlib,
+    plt,
+    save_csv,
+    save_json,
+    share_axis,
+)
 from analysis.rollouts.within_puzzle import mixed_success, pooled, standardised, within, within_auroc, within_given
 from dataset.plain_data import JsonError, read_json_object
 from errors import UserError

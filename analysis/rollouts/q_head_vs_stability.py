@@ -25,10 +25,8 @@ from errors import UserError, exit_on_user_error, require_packages, say, writing
 
 require_packages()
 
-import matplotlib.pyplot as plt
-
 from analysis.command_line import check_at_least, outside_runs
-from analysis.figures.figure_files import make_folder, results_folder, save_caption, save_figure
+from analysis.figures.figure_files import make_folder, plt, results_folder, save_caption, save_figure
 from analysis.rollouts.q_head_figure import (
     NAME,
     caption,

@@ -20,15 +20,11 @@ from errors import UserError, exit_on_user_error, require_packages, say
 
 require_packages()
 
-import matplotlib
-import matplotlib.pyplot as plt
 import numpy as np
 import torch
-from matplotlib.figure import Figure
-from matplotlib.patches import Rectangle
 
 from analysis.command_line import check_at_least
-from analysis.figures.figure_files import GREEN, RED, STYLE, results_folder, save_picture
+from analysis.figures.figure_files import GREEN, RED, STYLE, Figure, matplotlib, plt, results_folder, save_picture
 from dataset.eval_batches import EvalBatches, test_rows
 from dataset.puzzle_folder import PuzzleSet
 from dataset.tasks.base import PuzzleTask
@@ -125,7 +121,9 @@ def draw_board(
         given = bool(givens[cell])
         fine = right is None or bool(right[cell])
         if right is not None and not (given and fine):
-            axes.add_patch(Rectangle((column, row), 1, 1, color=LIGHT_GREEN if fine else LIGHT_RED, linewidth=0))
+            axes.add_patch(
+                matplotlib.patches.Rectangle((column, row), 1, 1, color=LIGHT_GREEN if fine else LIGHT_RED, linewidth=0)
+            )
         color = "black" if given and fine else GREEN if fine else RED
         text = symbol if filled else ("" if right is None else "·")
         font: dict[str, Any] = {"size": 11 if columns <= 6 else 8, "weight": "bold" if given else "normal"}

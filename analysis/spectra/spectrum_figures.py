@@ -3,13 +3,9 @@
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-import matplotlib
-import matplotlib.pyplot as plt
 import numpy as np
-from matplotlib.figure import Figure
-from matplotlib.ticker import MaxNLocator
 
-from analysis.figures.figure_files import BLUE, GREY, ORANGE, STYLE
+from analysis.figures.figure_files import BLUE, GREY, ORANGE, STYLE, Figure, matplotlib, plt
 from analysis.spectra.long_trajectories import survival
 from analysis.spectra.spectrum_table import SpectrumTable, by_model
 
@@ -76,7 +72,7 @@ def _lambda1_panel(axes: Any, rows: Rows) -> None:
     if low < 0 < high:
         axes.axvline(0, color=GREY, linewidth=0.8)
     axes.set_ylim(bottom=0)
-    axes.xaxis.set_major_locator(MaxNLocator(5))
+    axes.xaxis.set_major_locator(matplotlib.ticker.MaxNLocator(5))
     axes.set_xlabel(r"$\lambda_1$, nats per sub-update")
 
 
@@ -121,7 +117,7 @@ def draw_spectrum(rows: Rows) -> Figure:
                 axes.fill_between(index, low, high, color=look["color"], alpha=0.25, linewidth=0)
                 axes.plot(index, median, marker="s" if is_failed else "o", markersize=4, **look)
             axes.axhline(0, color=GREY, linewidth=0.8)
-            axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+            axes.xaxis.set_major_locator(matplotlib.ticker.MaxNLocator(integer=True))
             axes.set_xlabel("index $i$")
             axes.set_title(model, fontsize=10)
             axes.legend(fontsize=8)

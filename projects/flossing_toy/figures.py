@@ -4,13 +4,9 @@ from collections.abc import Sequence
 from dataclasses import asdict
 from typing import Any
 
-import matplotlib
-import matplotlib.pyplot as plt
-import matplotlib.ticker
 import numpy as np
-from matplotlib.figure import Figure
 
-from analysis.figures.figure_files import BLUE, GREEN, GREY, ORANGE, PURPLE, RED, STYLE
+from analysis.figures.figure_files import BLUE, GREEN, GREY, ORANGE, PURPLE, RED, STYLE, Figure, matplotlib, plt
 from projects.flossing_toy.cells import FinishedCell
 from projects.flossing_toy.summary import AFTER_FLOSSING, AT_START, Accuracy, accuracies
 from projects.flossing_toy.toy_training import ARMS

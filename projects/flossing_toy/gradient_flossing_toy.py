@@ -35,11 +35,10 @@ from errors import UserError, exit_on_user_error, require_packages, say
 require_packages()
 
 import torch
-from matplotlib.figure import Figure
 
 from analysis.arms.seed_pairs import INTERVAL
 from analysis.command_line import whole_numbers
-from analysis.figures.figure_files import make_folder, save_caption, save_csv, save_json, save_picture
+from analysis.figures.figure_files import Figure, make_folder, save_caption, save_csv, save_json, save_picture
 from arguments import FlagParser
 from long_work import progress_bar
 from options import settings_of

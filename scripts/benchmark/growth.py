@@ -5,12 +5,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import matplotlib
-import matplotlib.pyplot as plt
-import matplotlib.ticker
-from matplotlib.figure import Figure
-
-from analysis.figures.figure_files import BLUE, GREEN, ORANGE, PURPLE, RED, STYLE, save_picture
+from analysis.figures.figure_files import BLUE, GREEN, ORANGE, PURPLE, RED, STYLE, Figure, matplotlib, plt, save_picture
 from scripts.benchmark.measures import WARM_UP_STEPS, Note, Record, describe, measure_training, training_step
 from scripts.benchmark.setup import DataShape, compose_preset, synthetic_run
 from training.devices import resolve_device

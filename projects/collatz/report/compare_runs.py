@@ -28,11 +28,10 @@ from errors import exit_on_user_error, require_packages, say
 require_packages()
 
 import numpy as np
-from matplotlib.figure import Figure
 
 from analysis.arms.run_curves import names_of_folders, origin_lines, origin_of, refuse_twice
 from analysis.arms.seed_pairs import INTERVAL
-from analysis.figures.figure_files import make_folder, save_caption, save_csv, save_json, save_picture
+from analysis.figures.figure_files import Figure, make_folder, save_caption, save_csv, save_json, save_picture
 from projects.collatz.closed_forms import Tilted
 from projects.collatz.report.arms import CollatzArm, collatz_arms
 from projects.collatz.report.comparisons import (

@@ -4,15 +4,11 @@ import itertools
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-import matplotlib
-import matplotlib.pyplot as plt
-import matplotlib.ticker
 import numpy as np
-from matplotlib.figure import Figure
 
 from analysis.arms.run_curves import counted
 from analysis.arms.seed_pairs import mean_interval
-from analysis.figures.figure_files import BLUE, GREEN, GREY, ORANGE, PURPLE, RED, STYLE
+from analysis.figures.figure_files import BLUE, GREEN, GREY, ORANGE, PURPLE, RED, STYLE, Figure, matplotlib, plt
 from projects.collatz.bounds import bounds_at
 from projects.collatz.closed_forms import CLOSED_FORMS
 from projects.collatz.evaluation import judge_orbits
