@@ -55,7 +55,7 @@ def settle_compiling(run: "Run", kept: bool | None = None, source: str = "") -> 
         compiles = _left_to_the_run(run, kept, source)
     if compiles:
         for network in (run.model, *(average.model for average in run.averages.values())):
-            network.compile_stacks()
+            network.compile_stacks(mode=run.config.compile_mode)
 
 
 def _left_to_the_run(run: "Run", kept: bool | None, source: str) -> bool:

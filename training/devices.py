@@ -76,6 +76,14 @@ def keep_freed_memory(device: torch.device) -> bool:
     return bool(mallopt(_M_TRIM_THRESHOLD, 2**31 - 1)) and bool(mallopt(_M_MMAP_THRESHOLD, 2**30))
 
 
+def upload(tensor: Tensor, device: torch.device) -> Tensor:
+    """A tensor of the host on `device`. To a GPU from pinned memory, so that the host does not wait for the copy."""
+    if device.type != "cuda":
+        return tensor.to(device)
+    pinned = tensor if tensor.is_pinned() else tensor.pin_memory()
+    return pinned.to(device, non_blocking=True)
+
+
 def on_device(value: float | Tensor, device: torch.device) -> Tensor:
     """A 0-d tensor on `device`, float64 (float32 on MPS, which has no other), by a kernel and not by a copy."""
     dtype = torch.float64 if has_float64(device) else torch.float32

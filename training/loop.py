@@ -14,6 +14,7 @@ from typing import Any
 from dataset.source import START
 from errors import UserError, say
 from long_work import progress_bar
+from training.batches import Batches
 from training.best_archive import align_best, archive_best, drop_spares, write_best
 from training.interrupt import InterruptHandler, StopRequested
 from training.run import Run, full_state
@@ -40,6 +41,7 @@ class Loop:
         self.run_log = run_log
         self.interrupt = InterruptHandler()
         self.scoring = run.scoring(run, run_log, self._is_stop_asked)
+        self.batches = Batches(run.source, run.device, run.world.slots(run.config.global_batch_size))
         self.deadline = None
         if run.config.max_hours is not None:
             self.deadline = time.monotonic() + 3600 * run.config.max_hours
@@ -59,7 +61,7 @@ class Loop:
         run = self.run
         if run.world.is_main:
             self._write(lambda: align_best(run))
-        with self._progress_bar() as progress:
+        with self._progress_bar() as progress, self.batches:
             while True:
                 boundary = self._boundary()
                 if boundary.evaluate or boundary.save or boundary.stop:
@@ -87,10 +89,8 @@ class Loop:
 
     def _train_batch(self, stop_requested: bool) -> list[UpdateResult]:
         run = self.run
-        batch, following = run.source.next(run.progress.position)
-        slots = run.world.slots(run.config.global_batch_size)
-        mine = {key: leaf[slots].to(run.device, non_blocking=True) for key, leaf in batch.items()}
-        results = train_on_batch(run, mine, stop_requested=stop_requested)
+        batch, following = self.batches.next(run.progress.position)
+        results = train_on_batch(run, batch, stop_requested=stop_requested)
         self.unsettled += results
         self.iteration_ended = following["iteration"] != run.progress.position["iteration"]
         run.progress.position = following

@@ -51,8 +51,8 @@ class Parts:
     def trained_flops(self) -> float:
         return self.planned * REPAID_AFTER_FLOPS / self.config.global_batch_size
 
-    def compile_stacks(self) -> None:
-        self.compiled += 1
+    def compile_stacks(self, mode: str) -> None:
+        self.compiled += mode == self.config.compile_mode
 
 
 def decided(chosen: Any, device: torch.device, planned: float, kept: bool | None = None, **others: Any) -> int:
@@ -134,7 +134,7 @@ def test_what_was_decided_is_in_the_state(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     plain = RecursiveModel.compile_stacks
-    monkeypatch.setattr(RecursiveModel, "compile_stacks", lambda model: plain(model, backend="eager"))
+    monkeypatch.setattr(RecursiveModel, "compile_stacks", lambda model, mode: plain(model, backend="eager"))
     run, _ = run_of("trm_mlp", sudoku6_folder, tmp_path / "first", "compile=True")
     state = full_state(run)
     assert state["compiled"] is True
@@ -187,7 +187,7 @@ def test_twenty_updates_compile_once_and_lose_no_gradient(
     torch._dynamo.reset()
     counter: Any = CompileCounterWithBackend("aot_eager")
     plain = RecursiveModel.compile_stacks
-    monkeypatch.setattr(RecursiveModel, "compile_stacks", lambda model: plain(model, backend=counter))
+    monkeypatch.setattr(RecursiveModel, "compile_stacks", lambda model, mode: plain(model, backend=counter))
     eager, expected = run_of(arch, sudoku6_folder, tmp_path / "eager")
     compiled, found = run_of(arch, sudoku6_folder, tmp_path / "compiled", "compile=True")
     advance(eager, 20)

@@ -8,6 +8,7 @@ import torch
 
 from models.act import Batch, Carry, act_step, carry_names, draw_min_halt_steps, initial_carry
 from models.recursive_model import RecursiveModel
+from training.devices import upload
 from training.objectives.base import Objective, ObjectiveSettings, Output, PuzzleObjective, UpdateContext, equal_slices
 from training.seeding import generator
 
@@ -46,7 +47,7 @@ class ACTStreaming(PuzzleObjective):
             config.halt_exploration_prob,
             generator(context.seed, "act_exploration", context.step),
         )
-        minimum = exploration[context.slots].to(batch["inputs"].device, non_blocking=True)
+        minimum = upload(exploration[context.slots], batch["inputs"].device)
         num_rows = batch["inputs"].shape[0]
         carries: list[Carry] = []
         for rows in equal_slices(num_rows, self.accumulation_slices):

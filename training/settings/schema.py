@@ -329,6 +329,12 @@ class _TrainConfig:
         anything,
         role=CONTROL,
     )
+    compile_mode: str = option(
+        "default",
+        "what torch.compile tries; reduce-overhead: CUDA graphs, for small networks",
+        one_of("default", "reduce-overhead", "max-autotune", "max-autotune-no-cudagraphs"),
+        role=CONTROL,
+    )
     threads: int | None = option(None, "CPU threads; null = torch's own choice", at_least(1, 1_024), role=CONTROL)
     collective_timeout_seconds: float = option(
         600.0, "a process that waits longer for the others fails", above_zero, role=CONTROL

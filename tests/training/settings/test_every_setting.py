@@ -154,7 +154,7 @@ def test_a_new_section_with_defaults_renames_no_run(monkeypatch: pytest.MonkeyPa
 # Whoever adds a name here says that it shapes no weight, and which of both it is.
 CONTROLS = """project_name run_name checkpoint_path data_path load_checkpoint init_from resume max_steps max_hours
 checkpoint_interval checkpoint_every_eval checkpoint_every_fast_eval keep_last archive_best archive_keep device compile
-threads accumulation_slices collective_timeout_seconds eval_batch_size eval_save_outputs log_interval
+compile_mode threads accumulation_slices collective_timeout_seconds eval_batch_size eval_save_outputs log_interval
 status_interval_seconds wandb.mode wandb.project wandb.entity""".split()
 JUDGES = """data_paths_test evaluators min_eval_interval fast_validation_size validation_size max_test_rows
 fast_eval_interval fast_eval_delta force_full_eval_every early_stop_patience guards.mode
