@@ -7,8 +7,9 @@
     finite_size   growth of real perturbations
     readout       growth as the answer sees it
     dimension     Kaplan-Yorke dimension and entropy of a spectrum
+    known_tangents  maps with an analytic Jacobian; Runge-Kutta steps of flows
     differentiable  the same exponents as a differentiable function of the parameters
 
-Below them: `flat_state` (pytrees), `tangents` (JVPs), `orthonormal` (QR), `propagation` (the loop), `graded_product`
-(singular values of a long product of triangular matrices).
+Below them: `flat_state` (pytrees), `tangents` (JVPs), `central_differences`, `orthonormal` (QR), `propagation` (the
+loop), `graded_product` (singular values of a long product of triangular matrices).
 """

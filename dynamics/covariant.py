@@ -101,7 +101,7 @@ def covariant_vectors(
             tangents.append(flow.layout.join_tangents(flow.tangents))
         if number < window + after:
             interval = flow.advance(qr_interval)
-            if bool(((interval.vanished | interval.lost) & flow.finite[:, None]).any()):
+            if bool(((interval.trust.vanished | interval.trust.lost) & flow.finite[:, None]).any()):
                 raise ValueError("the map annihilates a direction: fewer exponents have covariant vectors")
             factors.append(interval.R)
     finite = flow.finite

@@ -96,17 +96,23 @@ class StateLayout:
 
     def split_tangents(self, tangents: Tensor) -> list[Tensor]:
         """Tangents (B, D, k) as one contiguous (k, B, ...) per leaf, in this layout's dtype and on its device."""
-        moved = tangents.to(self.device, self.dtype).permute(2, 0, 1)
+        return [view.contiguous() for view in self.tangent_views(tangents.to(self.device, self.dtype))]
+
+    def tangent_views(self, tangents: Tensor) -> list[Tensor]:
+        """Tangents (B, D, k) as one (k, B, ...) per leaf, which lies in memory as it did."""
+        moved = tangents.permute(2, 0, 1)
         count = moved.shape[0]
-        pieces = moved.split(self.sizes, dim=2)
-        return [piece.reshape(count, *shape).contiguous() for piece, shape in zip(pieces, self.shapes, strict=True)]
+        pieces = [moved] if len(self.sizes) == 1 else moved.split(self.sizes, dim=2)
+        return [piece.reshape(count, *shape) for piece, shape in zip(pieces, self.shapes, strict=True)]
 
     def join_tangents(self, tangents: Sequence[Tensor]) -> Tensor:
         """Leaves (k, B, ...) as (B, D, k)."""
         flat = [leaf.reshape(leaf.shape[0], self.batch_size, -1) for leaf in tangents]
-        return torch.cat(flat, dim=2).permute(1, 2, 0)
+        return (flat[0] if len(flat) == 1 else torch.cat(flat, dim=2)).permute(1, 2, 0)
 
     def finite(self, leaves: Sequence[Tensor]) -> Tensor:
         """Which examples of leaves (B, ...) are finite throughout: (B,) bool."""
-        by_leaf = [torch.isfinite(leaf).reshape(self.batch_size, -1).all(dim=1) for leaf in leaves]
-        return torch.stack(by_leaf).all(dim=0)
+        # The largest size is NaN where anything is: two passes over memory, where isfinite takes four.
+        flat = [leaf if leaf.ndim == 2 else leaf.flatten(1) for leaf in leaves]
+        largest = [leaf.detach().abs().amax(dim=1) for leaf in flat]
+        return (largest[0] if len(largest) == 1 else torch.stack(largest).amax(dim=0)) < torch.inf

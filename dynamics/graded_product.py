@@ -11,6 +11,8 @@ import torch
 from torch import Tensor
 
 _MAX_SWEEPS = 40
+_LOWEST = torch.finfo(torch.float64).min
+_LEAST = torch.finfo(torch.float64).smallest_normal * torch.finfo(torch.float64).eps  # above 0, and no number below
 
 
 class GradedProduct:
@@ -21,16 +23,17 @@ class GradedProduct:
         self.rows = identity.repeat(batch_size, 1, 1)
         self.log_scales = torch.zeros(batch_size, k, dtype=torch.float64, device=device)
 
-    def multiply(self, R: Tensor) -> None:
-        """Replace the product P by R P, R (B, k, k) float64. Entries that are not finite give NaN rows."""
-        terms = R.abs().log() + self.log_scales[:, None, :]  # (row, l): size of R_il times row l
-        largest = terms.amax(dim=2)
-        nothing = largest == -torch.inf
-        weights = R.sign() * (terms - torch.where(nothing, 0.0, largest)[:, :, None]).exp()
-        rows = weights @ self.rows
-        sizes = rows.abs().amax(dim=2)
-        self.rows = rows / torch.where(sizes == 0, 1.0, sizes)[:, :, None]
-        self.log_scales = torch.where(nothing, -torch.inf, largest + sizes.log())
+    def multiply(self, factors: Tensor) -> None:
+        """Replace the product P by R_n ... R_1 P, factors R (n, B, k, k) float64. What is not finite gives NaN rows."""
+        for log_sizes, signs in zip(factors.abs().log(), factors.sign(), strict=True):
+            terms = log_sizes + self.log_scales[:, None, :]  # (row, l): size of R_il times row l
+            largest = terms.amax(dim=2)
+            # A row of zeros has no scale: neither -inf - -inf nor 0 / 0 may arise.
+            weights = signs * (terms - largest.clamp_min(_LOWEST)[:, :, None]).exp()
+            rows = torch.bmm(weights, self.rows)
+            sizes = rows.abs().amax(dim=2)
+            self.rows = rows / sizes.clamp_min(_LEAST)[:, :, None]
+            self.log_scales = largest + sizes.log()
 
     def log_singular_values(self) -> tuple[Tensor, Tensor]:
         """ln sigma_i, largest first, (B, k) float64, -inf for 0; and ln of the condition of the scaled rows, (B,).

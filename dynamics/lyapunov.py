@@ -3,7 +3,7 @@
 `lyapunov_spectrum(advance, state, num_exponents=8, num_steps=16).exponents` is (B, 8), in nats per step.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,12 +11,15 @@ import torch
 from torch import Tensor
 
 from dynamics.graded_product import GradedProduct
-from dynamics.orthonormal import Factorisation
+from dynamics.known_tangents import Jacobian, with_jacobian
+from dynamics.orthonormal import Factorisation, trust_of
 from dynamics.propagation import TangentFlow, check_counts
 from dynamics.trajectory import Advance, as_maps
 
 # From this ln of the scaled rows' condition on, a singular value may be off by more than about 1e-4.
 _SVD_TRUST = -torch.log(torch.tensor(torch.finfo(torch.float64).eps, dtype=torch.float64)).item() - 9
+# So many numbers of triangular factors are gathered before they are reduced: 8 MB.
+_GATHERED_NUMBERS = 1 << 20
 
 
 @dataclass(frozen=True)
@@ -100,6 +103,7 @@ def lyapunov_spectrum(
     initial_tangents: Tensor | None = None,
     generator: torch.Generator | None = None,
     dtype: torch.dtype | None = None,
+    jacobian: Jacobian | Sequence[Jacobian] | None = None,
     on_step: Callable[[Any], None] | None = None,
 ) -> LyapunovResult:
     """The leading Lyapunov exponents along the trajectory of each example of a batch.
@@ -121,10 +125,14 @@ def lyapunov_spectrum(
             without being counted; None draws normal ones.
         generator: source of the drawn tangents; None means torch's default one.
         dtype: float32 or float64, to which the state is cast; None keeps the state's.
+        jacobian: where it is known analytically: state -> (B, D, D) over the flattened state, for a sequence one for
+            each map. Instead of forward AD, and compared with central differences once. `dynamics.known_tangents` says
+            more: flows, derivatives with a structure.
         on_step: called with the state after each measured step, so that what is said about a trajectory (solved or
             not) is read from the very one that the tangents follow: another run of a chaotic map may end elsewhere.
     Errors: ValueError, in one line, for impossible counts, k > D, states or tangents in lower precision than float32,
-        autocast, a map that hides its state from differentiation, dependent initial tangents. States that turn NaN,
+        autocast, a map that hides its state from differentiation, a Jacobian that is not the map's, dependent initial
+        tangents. States that turn NaN,
         lost rank and ill-conditioned intervals are flagged per example and leave the others alone.
     Source: Benettin et al. 1980 (Meccanica 15, 9); Engelken, Wolf and Abbott 2023 (Phys. Rev. Research 5, 043044).
     """
@@ -142,6 +150,8 @@ def lyapunov_spectrum(
             f"qr_interval={qr_interval} does not divide the {total} maps of {num_steps} steps of {num_maps}: the last "
             "interval would be shorter than the others"
         )
+    if jacobian is not None:
+        advance = with_jacobian(advance, jacobian)
     flow = TangentFlow(advance, initial_state, num_exponents, initial_tangents, generator, dtype)
     flow.skip(transient_steps * num_maps, qr_interval)
     flow.skip(tangent_warmup_steps * num_maps, qr_interval)
@@ -153,33 +163,50 @@ def lyapunov_spectrum(
 
 
 class _Record:
-    """The measurement as it grows."""
+    """The measurement as it grows. Triangular factors are gathered, and looked at many at a time."""
 
     def __init__(self, flow: TangentFlow, k: int) -> None:
         layout = flow.layout
         self._flow = flow
+        self._factors: list[Tensor] = []
+        self._finite: list[Tensor] = [flow.finite]
         self._growth: list[Tensor] = []
         self._conditions: list[Tensor] = []
         self._product = GradedProduct(layout.batch_size, k, layout.device)
         self._vanished = torch.zeros(layout.batch_size, k, dtype=torch.bool, device=layout.device)
         self._lost = self._vanished.clone()
-        self._first_nonfinite = torch.where(flow.finite, -1, 0)
 
     def add(self, factors: Factorisation) -> None:
-        finite = self._flow.finite
-        self._first_nonfinite = torch.where(
-            ~finite & (self._first_nonfinite < 0), len(self._growth), self._first_nonfinite
-        )
-        self._growth.append(torch.where(finite[:, None], factors.log_diagonal, torch.nan))
-        self._conditions.append(torch.where(finite, factors.log_condition, torch.nan))
-        self._product.multiply(torch.where(finite[:, None, None], factors.R, torch.nan))
-        self._vanished |= factors.vanished & finite[:, None]
-        self._lost |= factors.lost & finite[:, None]
+        """What an interval gave; `finite` is the flow's after it."""
+        self._factors.append(factors.R)
+        self._finite.append(self._flow.finite)
+        if len(self._factors) * factors.R.numel() >= _GATHERED_NUMBERS:
+            self._look()
+
+    def _look(self) -> None:
+        """Reduce the gathered factors to what is kept of them."""
+        finite = torch.stack(self._finite[-len(self._factors) :])  # (n, B)
+        # They lie in memory as columns, and stay so, since the order of sums follows it.
+        gathered = torch.stack([R.mT for R in self._factors]).mT
+        factors = torch.where(finite[:, :, None, None], gathered, torch.nan)
+        self._factors.clear()
+        self._growth.append(factors.diagonal(dim1=2, dim2=3).log())
+        found = trust_of(factors.flatten(0, 1), finite.flatten(), torch.finfo(self._flow.layout.dtype).eps)
+        self._conditions.append(found.log_condition.view_as(finite))
+        self._product.multiply(factors)
+        for total, flag in ((self._vanished, found.vanished), (self._lost, found.lost)):
+            total |= (flag.view(*finite.shape, -1) & finite[:, :, None]).any(dim=0)
 
     def result(self, num_steps: int, num_maps: int, qr_interval: int) -> LyapunovResult:
         flow = self._flow
-        growth = torch.stack(self._growth, dim=1)
-        conditions = torch.stack(self._conditions, dim=1)
+        if self._factors:
+            self._look()
+        growth = torch.cat(self._growth).transpose(0, 1).contiguous()
+        conditions = torch.cat(self._conditions).mT.contiguous()
+        first_finite, *later = self._finite
+        # An interval is named by its own place, and what was not finite before the first counts to it.
+        num_finite = torch.stack(later).sum(dim=0)
+        first_nonfinite = torch.where(later[-1], -1, torch.where(first_finite, num_finite, 0))
         log_singular, log_condition = self._product.log_singular_values()
         finite_state = flow.layout.finite(flow.leaves)
         half = -0.5 * torch.tensor(torch.finfo(flow.layout.dtype).eps, dtype=torch.float64).log().item()
@@ -199,7 +226,7 @@ class _Record:
             final_tangents=flow.layout.join_tangents(flow.tangents),
             condition_log=conditions,
             flags=flags,
-            first_nonfinite=self._first_nonfinite,
+            first_nonfinite=first_nonfinite,
             num_steps=num_steps,
             num_maps=num_maps,
             qr_interval=qr_interval,

@@ -7,14 +7,18 @@ Source: Yamamoto et al. 2015 (ETNA 44, 306), "Roundoff error analysis of the Cho
 rounding while the condition is below u^(-1/2)/8.
 """
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 import torch
 from torch import Tensor
 
 # Below this many numbers per example one call of LAPACK is faster than a dozen small operations.
 _SMALL_BLOCK = 1 << 14
+# Made once: numbers would be made into tensors at each call.
+_MINUS, _PLUS = torch.tensor(-1.0), torch.tensor(1.0)
 
 
 @dataclass(frozen=True)
@@ -25,24 +29,38 @@ class Factorisation:
         Q: by leaf, (k, B, ...); orthonormal. Zero in examples that are not finite.
         R: (B, k, k) upper triangular, R_ii >= 0.
         finite: (B,) bool: the tangents were finite. Where not, R is NaN.
-        vanished: (B, k) bool: column i of V was exactly zero, hence R_ii = 0 and ln R_ii = -inf.
-        lost: (B, k) bool: column i of V lies in the span of those before it up to rounding, so that R_ii is noise, an
-            upper bound at best, and q_i an arbitrary direction orthogonal to the others.
-        log_condition: (B,) ln of the largest 1 / dist(v_i / |v_i|, span of the other columns), nats. 0 for orthogonal
-            columns; ln R_ii has an error of about u e^log_condition; inf where a column is lost.
     """
 
     Q: list[Tensor]
     R: Tensor
     finite: Tensor
-    vanished: Tensor
-    lost: Tensor
-    log_condition: Tensor
 
     @property
     def log_diagonal(self) -> Tensor:
         """ln R_ii: (B, k)."""
         return self.R.diagonal(dim1=-2, dim2=-1).log()
+
+    @cached_property
+    def trust(self) -> "Trust":
+        """How far R can be trusted; computed when asked for."""
+        return trust_of(self.R, self.finite, torch.finfo(self.Q[0].dtype).eps)
+
+
+@dataclass(frozen=True)
+class Trust:
+    """How far triangular factors can be trusted.
+
+    Args:
+        vanished: (B, k) bool: column i of V was exactly zero, hence R_ii = 0 and ln R_ii = -inf.
+        lost: (B, k) bool: column i of V lies in the span of those before it up to rounding, so that R_ii is noise, an
+            upper bound at best, and q_i an arbitrary direction orthogonal to the others.
+        log_condition: (B,) ln of the largest 1 / dist(v_i / |v_i|, span of the other columns), nats. 0 for orthogonal
+            columns; ln R_ii has an error of about u e^log_condition; inf where a column is lost; NaN where not finite.
+    """
+
+    vanished: Tensor
+    lost: Tensor
+    log_condition: Tensor
 
 
 def orthonormalise(tangents: Sequence[Tensor], *, householder: bool | None = None) -> Factorisation:
@@ -57,29 +75,30 @@ def orthonormalise(tangents: Sequence[Tensor], *, householder: bool | None = Non
         size = first.shape[0] * sum(block.shape[2] for block in blocks)
         householder = first.device.type == "cpu" and size <= _SMALL_BLOCK
     if householder:
-        Q, R = _householder(torch.cat(blocks, dim=2))
+        Q, R, finite = _householder(blocks[0] if len(blocks) == 1 else torch.cat(blocks, dim=2))
         factors = list(Q.split([block.shape[2] for block in blocks], dim=2))
     else:
         factors, R = _cholesky_qr2(blocks)
-    finite = torch.isfinite(R).flatten(1).all(dim=1)
+        finite = torch.isfinite(R).flatten(1).all(dim=1)
     shaped = [Q.reshape(leaf.shape) for Q, leaf in zip(factors, tangents, strict=True)]
-    return Factorisation(shaped, R, finite, *_trust(R, finite, torch.finfo(first.dtype).eps))
+    return Factorisation(shaped, R, finite)
 
 
-def _householder(block: Tensor) -> tuple[Tensor, Tensor]:
-    """Q (k, B, D) and R (B, k, k) float64 of a block (k, B, D)."""
-    finite = torch.isfinite(block).all(dim=2).all(dim=0)
-    every = bool(finite.all())
+def _householder(block: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Q (k, B, D), R (B, k, k) float64 and which examples are finite (B,), of a block (k, B, D)."""
+    columns = block.permute(1, 2, 0)
+    Q, R = torch.linalg.qr(columns)
+    every = math.isfinite(float(R.sum()))  # nothing that is not finite leaves R finite
     if not every:
-        block = torch.where(finite[None, :, None], block, 0.0)
-    Q, R = torch.linalg.qr(block.permute(1, 2, 0))
-    signs = torch.where(R.diagonal(dim1=-2, dim2=-1) < 0, -1.0, 1.0).to(Q.dtype)
+        finite = torch.isfinite(columns).flatten(1).all(dim=1)
+        Q, R = torch.linalg.qr(torch.where(finite[:, None, None], columns, 0.0))
+    signs = torch.where(R.diagonal(dim1=-2, dim2=-1) < 0, _MINUS, _PLUS).to(Q.dtype)
     Q = (Q * signs[:, None, :]).permute(2, 0, 1).contiguous()
     R = (R * signs[:, :, None]).double()
-    if not every:
-        Q = torch.where(finite[None, :, None], Q, 0.0)
-        R = torch.where(finite[:, None, None], R, torch.nan)
-    return Q, R
+    if every:
+        return Q, R, torch.ones(len(R), dtype=torch.bool, device=R.device)
+    R = torch.where(finite[:, None, None], R, torch.nan)
+    return torch.where(finite[None, :, None], Q, 0.0), R, torch.isfinite(R).flatten(1).all(dim=1)
 
 
 def _cholesky_qr2(blocks: list[Tensor]) -> tuple[list[Tensor], Tensor]:
@@ -107,7 +126,7 @@ def _cholesky_qr2(blocks: list[Tensor]) -> tuple[list[Tensor], Tensor]:
     R = R2 @ R1 * norms[:, None, :]
     if not bool(safe.all()):
         rest = torch.nonzero(~safe).flatten()
-        Q, R[rest] = _householder(torch.cat([block[:, rest] for block in blocks], dim=2))
+        Q, R[rest], _ = _householder(torch.cat([block[:, rest] for block in blocks], dim=2))
         for factor, part in zip(factors, Q.split([block.shape[2] for block in blocks], dim=2), strict=True):
             factor[:, rest] = part
     return factors, R
@@ -138,8 +157,8 @@ def scaled_norm(values: Tensor, dim: int) -> Tensor:
     return torch.linalg.vector_norm(values / divisor, dim=dim) * largest.squeeze(dim)
 
 
-def _trust(R: Tensor, finite: Tensor, eps: float) -> tuple[Tensor, Tensor, Tensor]:
-    """`vanished`, `lost` and `log_condition` of a `Factorisation`."""
+def trust_of(R: Tensor, finite: Tensor, eps: float) -> Trust:
+    """Of factors (N, k, k) float64 of tangents in a precision with the unit roundoff `eps`; finite (N,) bool."""
     columns = scaled_norm(R, dim=1)
     diagonal = R.diagonal(dim1=-2, dim2=-1)
     vanished = columns == 0
@@ -150,4 +169,4 @@ def _trust(R: Tensor, finite: Tensor, eps: float) -> tuple[Tensor, Tensor, Tenso
     inverse = torch.linalg.solve_triangular(scaled, identity.expand_as(scaled), upper=True)
     log_condition = torch.linalg.vector_norm(inverse, dim=2).amax(dim=1).log()
     log_condition = torch.where(lost.any(dim=1), torch.inf, log_condition)
-    return vanished, lost, torch.where(finite, log_condition, torch.nan)
+    return Trust(vanished, lost, torch.where(finite, log_condition, torch.nan))

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from dynamics.flat_state import StateLayout
+from dynamics.known_tangents import KnownTangentMap, MapWithTangents
 from dynamics.orthonormal import Factorisation, orthonormalise, scaled_norm
 from dynamics.tangents import TangentMap, exact_arithmetic
 from dynamics.trajectory import Advance, as_maps
@@ -52,7 +53,10 @@ class TangentFlow:
             raise ValueError(
                 f"num_exponents={num_exponents}: the state has {self.layout.size} components, expected 1 to that many"
             )
-        self.maps = [TangentMap(map_, self.layout) for map_ in maps]
+        self.maps = [
+            KnownTangentMap(map_, self.layout) if isinstance(map_, MapWithTangents) else TangentMap(map_, self.layout)
+            for map_ in maps
+        ]
         # These are copies, because a map that works in place would otherwise change the caller's tensors.
         self.leaves = [
             leaf.detach().clone(memory_format=torch.contiguous_format) for leaf in self.layout.leaves(initial_state)
@@ -75,7 +79,7 @@ class TangentFlow:
             first = orthonormalise(layout.split_tangents(start))
         if not bool(first.finite.all()):
             raise ValueError("initial_tangents holds numbers that are not finite")
-        if bool((first.lost | first.vanished).any()):
+        if bool((first.trust.lost | first.trust.vanished).any()):
             raise ValueError("initial_tangents has linearly dependent columns")
         return first.Q
 
@@ -89,8 +93,8 @@ class TangentFlow:
 
         `finite` turns False for examples whose state or tangents are not finite any more, and stays False.
         """
-        self._push(num_maps)
         with exact_arithmetic():
+            self._push(num_maps)
             factors = orthonormalise(self.tangents)
         self.tangents = factors.Q
         self.finite = self.finite & factors.finite
@@ -101,7 +105,8 @@ class TangentFlow:
 
         -inf for a tangent that vanished, and stays zero.
         """
-        self._push(num_maps)
+        with exact_arithmetic():
+            self._push(num_maps)
         lengths = scaled_norm(torch.cat([leaf.flatten(2) for leaf in self.tangents], dim=2), dim=2)  # (k, B)
         self.finite = self.finite & lengths.isfinite().all(dim=0)
         divisors = torch.where(lengths == 0, 1.0, lengths)
@@ -111,14 +116,13 @@ class TangentFlow:
         return lengths.mT.log()
 
     def _push(self, num_maps: int) -> None:
-        with exact_arithmetic():
-            for _ in range(num_maps):
-                map_ = self.maps[self.num_applied % len(self.maps)]
-                self.leaves, self.tangents = map_(self.leaves, self.tangents)
-                self.num_applied += 1
-                self.finite = self.finite & self.layout.finite(self.leaves)
-                if self.on_step is not None and self.num_applied % len(self.maps) == 0:
-                    self.on_step(self.state)
+        for _ in range(num_maps):
+            map_ = self.maps[self.num_applied % len(self.maps)]
+            self.leaves, self.tangents = map_(self.leaves, self.tangents)
+            self.num_applied += 1
+            self.finite = self.finite & self.layout.finite(self.leaves)
+            if self.on_step is not None and self.num_applied % len(self.maps) == 0:
+                self.on_step(self.state)
 
     def skip(self, num_maps: int, qr_interval: int) -> None:
         """Advance without handing anything back, orthonormalising every `qr_interval` maps and at the end."""

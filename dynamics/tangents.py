@@ -15,6 +15,7 @@ from torch.autograd import forward_ad
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.overrides import TorchFunctionMode
 
+from dynamics.central_differences import central_differences, one_direction
 from dynamics.flat_state import StateLayout
 from dynamics.trajectory import Map
 
@@ -166,26 +167,16 @@ def disagreement(advance: Map, layout: StateLayout, leaves: Sequence[Tensor]) ->
     """How far the JVP is from a central difference along a random direction, relative to the larger: (B,) float64.
 
     Largest over the leaves. Differences below what rounding allows, and examples that are not finite, count as 0.
-    Costs four applications of the map.
+    Costs five applications of the map.
     """
-    eps = torch.finfo(layout.dtype).eps
     norm = torch.linalg.vector_norm
-    draws = torch.Generator().manual_seed(0)
-    direction = torch.randn(layout.size, dtype=torch.float64, generator=draws).to(layout.device)
-    direction = direction.expand(layout.batch_size, -1)
+    direction = one_direction(layout)
     _, pushed = push_tangents(advance, layout, leaves, layout.split_tangents(direction[:, :, None]))
-    point = layout.flatten(leaves).double()
-    step = eps ** (1 / 3) * (1 + norm(point, dim=1, keepdim=True)) / norm(direction, dim=1, keepdim=True)
-    ends = []
-    for sign in (1, -1):
-        start = layout.unflatten((point + sign * step * direction).to(layout.dtype))
-        moved = layout.matched_leaves(advance(layout.state(start)))
-        ends.append([leaf.double().reshape(layout.batch_size, -1) for leaf in moved])
     worst = torch.zeros(layout.batch_size, dtype=torch.float64, device=layout.device)
-    for forward, backward, tangent in zip(*ends, pushed, strict=True):
+    for (expected, noise, _), tangent in zip(
+        central_differences(advance, layout, leaves, direction), pushed, strict=True
+    ):
         derivative = tangent[0].double().reshape(layout.batch_size, -1)
-        expected = (forward - backward) / (2 * step)
-        noise = 10 * eps * torch.maximum(norm(forward, dim=1), norm(backward, dim=1)) / step[:, 0]
         error = norm(expected - derivative, dim=1)
         relative = error / torch.maximum(norm(expected, dim=1), norm(derivative, dim=1))
         worst = torch.maximum(worst, torch.where(error > noise, relative, 0.0).nan_to_num(nan=0.0))

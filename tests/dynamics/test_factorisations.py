@@ -46,8 +46,8 @@ def test_cholesky_falls_back_where_angles_are_too_small() -> None:
     Q = block(fast.Q)
     torch.testing.assert_close(Q.mT @ Q, torch.eye(K).double().expand(BATCH, K, K), rtol=0, atol=1e-12)
     # 1 / 1e-9 in units of the columns' lengths.
-    assert fast.log_condition[1].item() == pytest.approx(math.log(1e9), abs=1)
-    assert (fast.log_condition[[0, 2]] < 2).all() and not fast.lost.any()
+    assert fast.trust.log_condition[1].item() == pytest.approx(math.log(1e9), abs=1)
+    assert (fast.trust.log_condition[[0, 2]] < 2).all() and not fast.trust.lost.any()
 
 
 def test_the_second_pass_makes_small_angles_orthogonal(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -68,10 +68,10 @@ def test_what_cannot_be_factorised_is_told_apart(householder: bool) -> None:
     tangents[0][2, 2] = 3 * tangents[0][0, 2]
     tangents[0][0, 3, 7] = math.nan
     found = orthonormalise(tangents, householder=householder)
-    assert found.vanished.nonzero().tolist() == [[1, 1]] and found.lost.nonzero().tolist() == [[2, 2]]
+    assert found.trust.vanished.nonzero().tolist() == [[1, 1]] and found.trust.lost.nonzero().tolist() == [[2, 2]]
     assert found.finite.tolist() == [True, True, True, False, True]
     assert found.R[3].isnan().all() and (found.Q[0][:, 3] == 0).all()
-    assert found.log_diagonal[1, 1] == -math.inf and found.log_condition[2] == math.inf
+    assert found.log_diagonal[1, 1] == -math.inf and found.trust.log_condition[2] == math.inf
     alone = orthonormalise([tangents[0][:, 4:]], householder=householder)
     torch.testing.assert_close(found.R[4], alone.R[0], rtol=0, atol=1e-13)
 
@@ -82,7 +82,7 @@ def test_lengths_whose_squares_do_not_fit(scale: float) -> None:
     found = orthonormalise(tangents, householder=False)
     expected = orthonormalise([normal(K, BATCH, SIZE)], householder=True).log_diagonal + math.log(scale)
     torch.testing.assert_close(found.log_diagonal, expected, rtol=1e-14, atol=1e-11)
-    assert found.finite.all() and not (found.vanished | found.lost).any()
+    assert found.finite.all() and not (found.trust.vanished | found.trust.lost).any()
 
 
 def exact_singular_values(matrices: list[Tensor]) -> tuple[float, float]:
@@ -114,7 +114,7 @@ def test_singular_values_of_a_long_product_against_rational_numbers(gap: float) 
     matrices[:, 1, 1] = (matrices[:, 1, 1].abs() + 0.3) * math.exp(-gap)
     product = GradedProduct(1, 2, torch.device("cpu"))
     for matrix in matrices:
-        product.multiply(matrix[None])
+        product.multiply(matrix[None, None])
     values, _ = product.log_singular_values()
     expected = exact_singular_values(list(matrices))
     torch.testing.assert_close(values[0], torch.tensor(expected, dtype=torch.float64), rtol=1e-12, atol=1e-10)
@@ -125,7 +125,7 @@ def test_singular_values_of_a_short_product_against_svd() -> None:
     product = GradedProduct(3, 6, torch.device("cpu"))
     plain = torch.eye(6, dtype=torch.float64).expand(3, 6, 6)
     for matrix in matrices:
-        product.multiply(matrix)
+        product.multiply(matrix[None])
         plain = matrix @ plain
     values, condition = product.log_singular_values()
     torch.testing.assert_close(values.exp(), torch.linalg.svdvals(plain), rtol=1e-9, atol=1e-12)
@@ -137,7 +137,7 @@ def test_singular_values_of_a_product_that_is_singular_or_broken() -> None:
     matrices[1, :, 1] = 0
     matrices[2, 0, 2] = math.nan
     product = GradedProduct(3, 3, torch.device("cpu"))
-    product.multiply(matrices)
+    product.multiply(matrices[None])
     values, _ = product.log_singular_values()
     torch.testing.assert_close(values[0].exp(), torch.linalg.svdvals(matrices[0]))
     torch.testing.assert_close(values[1, :2].exp(), torch.linalg.svdvals(matrices[1])[:2])
