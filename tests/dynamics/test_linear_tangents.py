@@ -57,6 +57,10 @@ def sum_written_into(z: Tensor) -> Tensor:
     return moved.mul_(3) + z
 
 
+def squares(z: Tensor) -> Tensor:
+    return z * torch.rsqrt(z.square().mean(dim=-1, keepdim=True) + torch.square(INPUT)) + torch.square(z.sin())
+
+
 def moving_weight(z: Tensor) -> Tensor:
     return torch.stack([F.linear(one, WEIGHT + one.T @ one) for one in z])
 
@@ -74,6 +78,7 @@ def moving_weight(z: Tensor) -> Tensor:
         divisor_moves,
         broadcast_operands,
         sum_written_into,
+        squares,
     ],
 )
 def test_tangents_are_those_of_the_jacobian(advance) -> None:  # type: ignore[no-untyped-def]
