@@ -33,7 +33,7 @@ from dataset.puzzle_folder import write_identifiers, write_puzzle_folder
 from dataset.puzzle_metadata import PuzzleMetadata
 from dataset.sudoku import BOXES, Box, Puzzles, random_symmetries, side, tokens_from_boards
 from dataset.sudoku_collect import Collected, collect_lists
-from dataset.sudoku_collect_generated import collect_generated
+from dataset.sudoku_collect_generated import SPLITS, collect_generated
 from dataset.sudoku_collect_published import collect_published
 from dataset.sudoku_sources import PUBLISHED_REPO, fetch_published, published_files, resolve_input
 from files import file_sha256
@@ -95,6 +95,12 @@ def parser() -> FlagParser:
         help="of CSV files: keep the published rating (default), or solve and count search nodes",
     )
 
+    add(
+        "--split-by",
+        choices=SPLITS,
+        help="of generated puzzles: no puzzle on both sides up to symmetry (default), or no solution either",
+    )
+
     augment = options.add_argument_group("augmentation")
     add = augment.add_argument
     add("--num-aug", type=_natural, default=0, metavar="N", help="stored copies per train puzzle (default 0)")
@@ -140,6 +146,8 @@ def _check_combination(args: argparse.Namespace) -> None:
         raise UserError(f"{sources[0]} and {sources[1]} name two sources; give one of them")
     if args.num_clues is not None and not args.generate:
         raise UserError("--num-clues is for generated puzzles; add --generate 6x6, or leave it out")
+    if args.split_by is not None and not args.generate:
+        raise UserError("--split-by is for generated puzzles; add --generate 6x6, or leave it out")
     if args.augmentation == "on-the-fly" and args.num_aug:
         raise UserError(
             f"--augmentation on-the-fly stores no copies, but --num-aug is {args.num_aug}; give one of them"
@@ -191,7 +199,7 @@ def _collect(args: argparse.Namespace) -> tuple[Collected, list[Path]]:
     elif args.generate:
         if args.rating == "published":
             raise UserError("generated puzzles carry no published rating; leave --rating out")
-        return collect_generated(args.generate, num_clues=args.num_clues, **common), []
+        return collect_generated(args.generate, num_clues=args.num_clues, split_by=args.split_by, **common), []
     else:
         if args.input_dir is not None:
             train, test = published_files(Path(args.input_dir))

@@ -3,6 +3,9 @@
 The test set is the first puzzles of the test stream, whatever is trained on; training puzzles come from a stream of
 their own and are equal, up to symmetry, to none of the test puzzles, nor to the next ones of the test stream. So a
 larger test set of the same seed holds no puzzle that a network was trained on.
+
+Their solutions may still be equal up to symmetry: filled 6x6 grids have 49 classes, and a training set of thousands
+holds most of them. Split by solution class, no class is on both sides.
 """
 
 from collections.abc import Iterator
@@ -13,9 +16,10 @@ from itertools import count
 import numpy as np
 from tqdm import tqdm
 
+from dataset.hashing import scatter
 from dataset.sudoku import BOXES, Box, Puzzles, side, tokens_from_boards
 from dataset.sudoku_collect import DEFAULT_TEST_SIZE, Collected
-from dataset.sudoku_equivalence import SymmetryClasses
+from dataset.sudoku_equivalence import SymmetryClasses, equivalence_keys
 from dataset.sudoku_generator import FEWEST_CLUES, TEST_STREAM, TRAIN_STREAM, generate
 from dataset.sudoku_sources import concatenated
 from dataset.worker_pool import map_ordered
@@ -26,17 +30,23 @@ MINIMAL_4X4 = 36  # inequivalent minimal 4x4 puzzles, all there are
 _GENERATE_CHUNK = {4: 256, 6: 2048, 9: 256}  # candidates made at a time, by n
 # Candidates of the test stream that are kept out of train, by n. Two 9x9 puzzles never meet by chance.
 _KEPT_FOR_TESTS = {4: 0, 6: 4096, 9: 0}
+_TEST_SHARE = 5  # split by solution class, one class of so many tests, by its hash and the seed
+SPLITS = ("puzzle", "solution-class")
 
 
 @dataclass(frozen=True)
 class _Request:
-    """What is asked for: puzzles of a size and seed, with so many clues, or a rating of at least so much."""
+    """What is asked for: puzzles of a size and seed, with so many clues, or a rating of at least so much.
+
+    by_solution: of the test stream only those whose solution is of a class that tests, of the other only the rest.
+    """
 
     name: str
     seed: int
     num_clues: int | None
     min_difficulty: int
     num_workers: int
+    by_solution: bool = False
 
     @property
     def box(self) -> Box:
@@ -50,7 +60,19 @@ class _Request:
             fit = candidates.ratings >= self.min_difficulty
             if self.num_clues is not None:
                 fit &= (candidates.boards != 0).sum(axis=1) == self.num_clues
+            if self.by_solution:
+                fit &= tests(candidates.solutions, self.box, self.seed) == (stream == TEST_STREAM)
             yield candidates.take(np.flatnonzero(fit))
+
+
+def tests(solutions: np.ndarray, box: Box, seed: int) -> np.ndarray:
+    """(N,) bool of filled boards (N, n*n): their class of grids equal up to symmetry is one that tests."""
+    keys = _solution_classes(solutions, box) ^ scatter(np.array([seed], np.uint64))
+    return scatter(keys) % np.uint64(_TEST_SHARE) == 0
+
+
+def _solution_classes(solutions: np.ndarray, box: Box) -> np.ndarray:
+    return equivalence_keys(tokens_from_boards(solutions), box)
 
 
 def _generate_chunk(box: Box, seed: int, num_clues: int | None, stream: int, chunk: int, start: int) -> Puzzles:
@@ -66,14 +88,17 @@ def collect_generated(
     num_clues: int | None,
     min_difficulty: int | None,
     num_workers: int,
+    split_by: str | None = None,
 ) -> Collected:
-    """Generated puzzles of both streams in the order of their numbers.
+    """Generated puzzles of both streams in the order of their numbers. split_by: one of `SPLITS`; None = the first.
 
     A puzzle is skipped when it has not the clues or the difficulty asked for, or when it is equal up to symmetry to
     one before it.
     """
-    request = _Request(name, seed, num_clues, min_difficulty or 0, num_workers)
+    request = _Request(name, seed, num_clues, min_difficulty or 0, num_workers, split_by == "solution-class")
     n = side(request.box)
+    if request.by_solution and n == 4:
+        raise UserError("4x4 has only 2 solutions up to symmetry; --split-by solution-class needs 6x6 or 9x9")
     notes: list[str] = []
     if num_clues is not None and not FEWEST_CLUES[n] <= num_clues < n * n:
         raise UserError(
@@ -98,7 +123,11 @@ def collect_generated(
     if skipped + skipped_in_train:
         notes.append(f"{skipped + skipped_in_train:,} puzzles equal to one before up to symmetry were left out")
     notes.append(f"no training puzzle is, up to symmetry, among the first {num_kept:,} that seed {seed} tests on")
-    return Collected(train.take(slice(num_train)), test, request.box, "search_nodes", tuple(notes))
+    train = train.take(slice(num_train))
+    if request.by_solution:
+        held = [len(np.unique(_solution_classes(part.solutions, request.box))) for part in (train, test)]
+        notes.append(f"solutions are of {held[0]:,} classes in train and {held[1]:,} others in test")
+    return Collected(train, test, request.box, "search_nodes", tuple(notes))
 
 
 def _sizes_4x4(num_train: int | None, test_size: int | None) -> tuple[int, int]:

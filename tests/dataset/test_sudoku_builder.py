@@ -130,6 +130,26 @@ def test_a_larger_test_set_takes_no_puzzle_that_was_trained_on(build: Build) -> 
     assert np.array_equal(check_split(larger, "train", (2, 3)), train[:5])
 
 
+def test_split_by_solution_class_no_solution_is_on_both_sides(build: Build, capsys: pytest.CaptureFixture[str]) -> None:
+    """Up to symmetry, by enumeration; split by puzzle most of them are. Other seeds hold out other classes."""
+
+    def classes(name: str, *words: object) -> list[set[bytes]]:
+        folder = build(name, "--generate", "6x6", "--num-train", 300, "--test-size", 100, *words)
+        boards = [boards_of(folder, split)[1].astype(np.uint8) for split in ("train", "test")]
+        return [{form.tobytes() for form in canonical_form(each, (2, 3))} for each in boards]
+
+    by = ("--split-by", "solution-class")
+    train, test = classes("by_class", *by)
+    assert len(train) > 20 and len(test) > 3 and not train & test
+    said = f"solutions are of {len(train)} classes in train and {len(test)} others in test"
+    assert said in capsys.readouterr().out
+    of_puzzles = classes("by_puzzle")
+    assert len(of_puzzles[0] & of_puzzles[1]) > 20
+    assert classes("other_seed", *by, "--seed", 1)[1] != test
+    assert classes("larger_test", *by, "--test-size", 150)[0] == train
+    assert classes("same", "--split-by", "puzzle") == of_puzzles
+
+
 @pytest.mark.parametrize(
     ("words", "digest"),
     [
@@ -414,6 +434,8 @@ def test_bad_requests_are_one_line_and_leave_nothing(
         ("--generate", "5x5"): "invalid choice",
         ("--generate", "6x6", "--input-file", "list.txt"): "two sources",
         ("--num-clues", 20): "--generate",
+        ("--split-by", "solution-class"): "--generate",
+        ("--generate", "4x4", "--split-by", "solution-class"): "only 2 solutions up to symmetry",
         ("--generate", "6x6", "--num-aug", 3, "--augmentation", "on-the-fly"): "--num-aug is 3",
         ("--input-file", "list.txt", "mine.csv"): "each kind",
         ("--input-file", "list.txt", "./list.txt"): "twice",
