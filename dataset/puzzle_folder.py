@@ -17,6 +17,7 @@ may draw on the fly, such as {"kind": "sudoku", "box": [rows, cols]}), "rating" 
 
 import hashlib
 import json
+import os
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -231,11 +232,20 @@ def open_puzzle_set(
 def open_puzzle_sets(
     folders: Sequence[str | Path | PuzzleFolder], split: str, *, verify: bool = True
 ) -> list[PuzzleSet]:
-    """All sets of a split of several folders, in their order. Args, errors: as `open_puzzle_set`."""
+    """All sets of a split of several folders, in their order. Args, errors: as `open_puzzle_set`.
+
+    Also `UserError` where two of them are one folder: its rows would count twice.
+    """
+    opened = [_opened(folder) for folder in folders]
+    places: dict[str, Path] = {}
+    for folder in opened:
+        place = os.path.realpath(folder.root)
+        if place in places:
+            both = f"{places[place]} and {folder.root}"
+            raise UserError(f"{both} are one data folder, whose rows would count twice; name it once")
+        places[place] = folder.root
     return [
-        open_puzzle_set(folder, split, name, verify=verify)
-        for folder in map(_opened, folders)
-        for name in folder.metadata(split).sets
+        open_puzzle_set(folder, split, name, verify=verify) for folder in opened for name in folder.metadata(split).sets
     ]
 
 

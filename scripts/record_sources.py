@@ -68,6 +68,8 @@ def _of_run(folder: Path) -> dict[str, Any]:
         raise UserError(f"{names.provenance} lacks the command, the settings or the number of processes; {_AGAIN}")
     if type(summary.get("steps")) is int:
         refuse_gone_on(names, summary["steps"], logged)
+    # Runs that patience ended are of one arm, however long they are.
+    length = summary.get("steps") if config.get("early_stop_patience") is None else None
     metric = best.get("metric") if isinstance(best, Mapping) else None
     finished = finished_by_end(read_run(folder, metric, "updates").points) if isinstance(metric, str) else None
     hashes = [str(provenance.get("config_hash")), *dataset_hashes(provenance.get("datasets"))]
@@ -80,7 +82,7 @@ def _of_run(folder: Path) -> dict[str, Any]:
         "hardware": list(dict.fromkeys(map(machine_of, sessions))),
         "seconds": summary.get("train_seconds"),
         "finished": finished,
-    }) | {"settings": settings_sha256(shared_settings(config))}  # fmt: skip
+    }) | {"arm": settings_sha256(shared_settings(config) | {"updates": length})}  # fmt: skip
 
 
 def _entry(path: Path, report: Mapping[str, Any], known: Mapping[str, Any]) -> dict[str, Any]:
@@ -91,10 +93,10 @@ def _entry(path: Path, report: Mapping[str, Any], known: Mapping[str, Any]) -> d
 
 
 def _means_over_seeds(runs: Sequence[Path], sources: Sequence[Mapping[str, Any]], names: Sequence[str]) -> list[Number]:
-    """The headline of runs that differ in nothing but the seed, mean and 95 % t interval."""
+    """The headline of runs that differ in nothing but the seed, mean and 95 % t interval; of one length each."""
     groups: dict[str, list[int]] = {}
     for place, source in enumerate(sources):
-        groups.setdefault(source["settings"], []).append(place)
+        groups.setdefault(source["arm"], []).append(place)
     means = []
     for places in groups.values():
         headlines = [sources[place]["numbers"][0] for place in places]

@@ -40,6 +40,8 @@ class RunLog:
         self.means: dict[str, float] = {}
         config = run.config
         plain = config_to_dict(config)
+        if run.initial is not None:
+            plain["init_from"] = run.initial.init_from  # of its own beginning, whatever the command of today says
         text = OmegaConf.to_yaml(OmegaConf.create(plain))
         with writing(run.folder.all_config, "free some space, or name another checkpoint_path"):
             record = described(run)

@@ -1,6 +1,7 @@
 import json
 import os
 import pickle
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -12,6 +13,7 @@ from dataset.puzzle_folder import (
     ARRAYS,
     fingerprint,
     open_puzzle_set,
+    open_puzzle_sets,
     verify_checksums,
     write_puzzle_folder,
 )
@@ -445,6 +447,18 @@ def test_a_file_that_nobody_built_is_refused(folder: Path) -> None:
     refused(folder, "all__ratings.npy", "none of the files that were built")
     edit_metadata(folder / "train", sha256=...)
     assert open_puzzle_set(folder, "train").ratings is not None, "a folder without sums is read with what it has"
+
+
+def test_one_folder_under_two_names_is_refused(folder: Path, tmp_path: Path) -> None:
+    """Its rows would count twice, in training and in every rate."""
+    other = tmp_path / "other name"
+    other.symlink_to(folder)
+    for names in ([folder, folder], [str(folder), f"{folder}/../{folder.name}"], [folder, other]):
+        with pytest.raises(UserError, match="are one data folder, whose rows would count twice; name it once"):
+            open_puzzle_sets(names, "train")
+    copied = tmp_path / "copy"
+    shutil.copytree(folder, copied)
+    assert len(open_puzzle_sets([folder, copied], "train")) == 2 * len(open_puzzle_sets([folder], "train"))
 
 
 def test_each_file_is_hashed_once(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:

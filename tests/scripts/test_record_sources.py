@@ -108,6 +108,8 @@ def test_several_runs_have_a_mean_and_names_of_their_own(sudoku6_folder: Path, t
     assert names.count(("updates", None)) == 1, "the same in both: said once"
     assert ("small-seed1: training time", None) in names and len(names) == len(set(names))
     assert found["seeds"] == [0, 1] and len(found["outputs"]) == 2
+    train_here("trm_mlp", sudoku6_folder, runs[1], ["max_steps=6", "seed=1"])
+    assert "mean over seeds" not in str(gathered(runs)["numbers"]), "of another length: another arm"
     alone = gathered(runs[:1])["numbers"][0]
     assert alone.key == ("test exact_accuracy", "final"), "one run: no mean, and no name of its own"
 

@@ -15,6 +15,7 @@ from tests.helpers import (
     tiny_overrides,
     train_here,
 )
+from training.settings.resolving import load_config_file
 from training.storage.weights import load_weights
 
 STEPS = ["max_steps=3"]
@@ -162,6 +163,10 @@ def test_precedence(trained: Path, sudoku6_folder: Path, tmp_path: Path, capsys:
     train_here("trm_att", sudoku6_folder, tmp_path / "b", ["max_steps=1", f"init_from={weights}"])
     assert f"starting with the weights of {weights}" in capsys.readouterr().out
     assert read_state(tmp_path / "b")["step"] == 1
+    for options in ([f"init_from={trained / 'best.pt'}"], []):
+        train_here("trm_att", sudoku6_folder, tmp_path / "b", ["max_steps=2", *options])
+        settings = load_config_file(tmp_path / "b" / "all_config.yaml")
+        assert settings.init_from == str(weights), "of its own beginning, whatever is given later"
     train_here("trm_att", sudoku6_folder, tmp_path / "c", ["max_steps=1"])
     assert "starting from scratch" in capsys.readouterr().out
     assert differences(load_weights(tmp_path / "b" / "final.pt"), load_weights(tmp_path / "c" / "final.pt"))
