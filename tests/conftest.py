@@ -10,6 +10,7 @@ import torch
 
 from dataset.build_sudoku_dataset import main as build_sudoku
 from tests.helpers import PretrainServer
+from tests.python_server import PythonServer
 
 # Bitwise comparisons hold for equal thread counts, and one thread is the fastest for tensors of this size.
 torch.set_num_threads(1)
@@ -48,6 +49,13 @@ def pretrain_server() -> Iterator[PretrainServer]:
     server = PretrainServer()
     yield server
     server.close()
+
+
+@pytest.fixture(scope="session")
+def python_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[PythonServer]:
+    """Stands for the interpreter where a test starts many processes that import torch."""
+    with PythonServer(tmp_path_factory.mktemp("python")) as server:
+        yield server
 
 
 @pytest.fixture(autouse=True)

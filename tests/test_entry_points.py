@@ -4,11 +4,13 @@ import ast
 import os
 import subprocess
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
 
 from errors import PACKAGES
+from tests.python_server import OTHERS, PythonServer
 
 ROOT = Path(__file__).resolve().parents[1]
 FOLDERS = ("analysis", "dataset", "dynamics", "models", "projects", "scripts", "training")
@@ -19,59 +21,10 @@ RUNNABLE = [path for path in SCRIPTS + MODULES if '__name__ == "__main__"' in (R
 # It says what is missing, and needs nothing for it.
 NEED_NOTHING = {Path("scripts/check_requirements.py")}
 
-# Starting Python and importing torch takes seconds each time. This process imports what others wrote once, and
-# forks for each file; the child then starts the file as `python FILE --help` or `python -m MODULE --help` would.
-# Nothing of the suite is imported before the fork.
-FORKER = r"""
-import importlib, os, runpy, sys
-for name in os.environ["PRELOADED"].split():
-    importlib.import_module(name)
-before = set(sys.modules)
-del sys.path[0]
-for line in sys.stdin:
-    kind, name, word, output = line.rstrip("\n").split("\t")
-    sys.stdout.flush()
-    child = os.fork()
-    if child == 0:
-        file = os.open(output, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
-        os.dup2(file, 1)
-        os.dup2(file, 2)
-        sys.argv = [name, word]
-        sys.path.insert(0, os.path.dirname(name) if kind == "file" else os.getcwd())
-        code = 0
-        try:
-            if kind == "file":
-                runpy.run_path(name, run_name="__main__")
-            elif kind == "import":
-                sys.path.insert(1, os.environ["SUITE"])
-                importlib.import_module(name)
-            else:
-                sys.path.insert(1, os.environ["SUITE"])
-                runpy.run_module(name, run_name="__main__", alter_sys=True)
-        except SystemExit as leaving:
-            code = leaving.code if isinstance(leaving.code, int) else int(leaving.code is not None)
-        except BaseException:
-            import traceback
-            traceback.print_exc()
-            code = 99
-        sys.stdout.flush()
-        sys.stderr.flush()
-        with open(output + ".imported", "w") as imported:
-            imported.write("\n".join(set(sys.modules) - before))
-        os._exit(code)
-    status = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
-    print(status, flush=True)
-"""
 
-
-PRELOADED = (
-    "torch numpy yaml hydra omegaconf tqdm scipy.stats matplotlib.pyplot einops safetensors.torch torch.distributed"
-)
-
-
-def environment() -> dict[str, str]:
+def environment(**variables: str) -> dict[str, str]:
     own = {key: value for key, value in os.environ.items() if key != "PYTHONPATH"}
-    return own | {"OMP_NUM_THREADS": "1", "SUITE": str(ROOT), "MPLBACKEND": "Agg", "PRELOADED": PRELOADED}
+    return own | {"OMP_NUM_THREADS": "1", "MPLBACKEND": "Agg"} | variables
 
 
 def module_name(file: Path) -> str:
@@ -109,27 +62,22 @@ def test_every_folder_with_modules_is_a_package() -> None:
     assert not [str(folder) for folder in folders if not (ROOT / folder / "__init__.py").is_file()]
 
 
-def started(jobs: list[tuple[str, str]], word: str, tmp_path: Path, **variables: str) -> list[tuple[int, str]]:
-    """Exit code and output of each file or module with one argument, from a folder in which nothing may be left.
+def started(
+    server: PythonServer, commands: Sequence[Sequence[str]], tmp_path: Path, **variables: str
+) -> list[tuple[int, str]]:
+    """Exit code and output of each `python COMMAND`, from a folder in which nothing may be left.
 
-    What a job has imported besides is in `N.txt.imported`, one name a line. variables: of the environment.
+    What a command has imported besides is in `N.txt.imported`, one name a line. variables: of the environment.
     """
-    outputs = [tmp_path / f"{index}.txt" for index in range(len(jobs))]
-    lines = [f"{kind}\t{name}\t{word}\t{output}\n" for (kind, name), output in zip(jobs, outputs, strict=True)]
     elsewhere = tmp_path / "elsewhere"
     elsewhere.mkdir(parents=True)
-    done = subprocess.run(
-        [sys.executable, "-c", FORKER],
-        input="".join(lines),
-        capture_output=True,
-        text=True,
-        cwd=elsewhere,
-        env=environment() | variables,
-        timeout=240,
-    )
-    assert done.returncode == 0, done.stderr
+    done = []
+    for index, words in enumerate(commands):
+        output = tmp_path / f"{index}.txt"
+        status = server.run(words, output, elsewhere, environment(PYTHONPATH=str(ROOT), **variables))
+        done.append((status, output.read_text()))
     assert list(elsewhere.iterdir()) == []
-    return [(int(status), output.read_text()) for status, output in zip(done.stdout.split(), outputs, strict=True)]
+    return done
 
 
 def imported_by(index: int, folder: Path) -> set[str]:
@@ -137,28 +85,27 @@ def imported_by(index: int, folder: Path) -> set[str]:
 
 
 def test_help_as_file_and_as_module(tmp_path: Path) -> None:
-    """Twice: made, and then known, which gives the same and needs no torch."""
-    jobs = [("file", str(ROOT / file)) for file in RUNNABLE] + [("module", module_name(file)) for file in RUNNABLE]
+    """Made, and then known, which gives the same and needs no torch.
+
+    `scipy.stats` takes as long to import as all of the suite and what else it imports, `matplotlib.pyplot` half as long
+    as torch: they are imported where something is computed or drawn by them first.
+    """
+    as_files = [[str(ROOT / file), "--help"] for file in RUNNABLE]
+    as_modules = [["-m", module_name(file), "--help"] for file in RUNNABLE]
     kept = {"PYTHONPYCACHEPREFIX": str(tmp_path / "kept")}
-    made = started(jobs, "--help", tmp_path / "made", **kept)
-    for file, (status, output) in zip(RUNNABLE * 2, made, strict=True):
-        check(file, status, output)
-    assert "training.start" in imported_by(RUNNABLE.index(Path("pretrain.py")), tmp_path / "made")
-    known = started(jobs, "--help", tmp_path / "known", **kept, PRELOADED="")
-    for index, (job, first, second) in enumerate(zip(jobs, made, known, strict=True)):
-        assert first == second, job
-        assert not imported_by(index, tmp_path / "known") & {"torch", "numpy", "hydra", "matplotlib"}, job
-
-
-def test_no_script_imports_scipy_or_matplotlib_before_it_is_used(tmp_path: Path) -> None:
-    """`scipy.stats` takes as long as all of the suite and what else it imports, `matplotlib.pyplot` half of torch."""
     late = {"scipy", "matplotlib"}
-    jobs = [("import", module_name(file)) for file in RUNNABLE]
-    preloaded = " ".join(name for name in PRELOADED.split() if name.partition(".")[0] not in late)
-    statuses = started(jobs, "", tmp_path, PRELOADED=preloaded)
-    assert [status for status, _ in statuses] == [0] * len(jobs), statuses
-    early = {name: late & imported_by(index, tmp_path) for index, (_, name) in enumerate(jobs)}
-    assert {name for name, modules in early.items() if modules} <= {"scripts.benchmark.lyapunov"}, early
+    with PythonServer(tmp_path / "full", [name for name in OTHERS if name.partition(".")[0] not in late]) as server:
+        made = started(server, as_files, tmp_path / "made", **kept)
+    for file, (status, output) in zip(RUNNABLE, made, strict=True):
+        check(file, status, output)
+    imported = {str(file): imported_by(index, tmp_path / "made") for index, file in enumerate(RUNNABLE)}
+    assert "training.start" in imported["pretrain.py"]
+    assert {file for file, modules in imported.items() if late & modules} <= {"scripts/benchmark/lyapunov.py"}
+    with PythonServer(tmp_path / "bare", []) as server:
+        known = started(server, as_files + as_modules, tmp_path / "known", **kept)
+    for index, (words, first, second) in enumerate(zip(as_files + as_modules, made * 2, known, strict=True)):
+        assert first == second, words
+        assert not imported_by(index, tmp_path / "known") & {"torch", "numpy", "hydra", "matplotlib"}, words
 
 
 @pytest.mark.parametrize("name", ["matplotlib", "scipy"])
@@ -179,7 +126,7 @@ def test_variables_of_python_and_matplotlib_change_nothing(tmp_path: Path) -> No
     for script in ("pretrain.py", "analysis/arms/training_curve.py"):
         done = subprocess.run(
             [sys.executable, "-OO", str(ROOT / script), "--help"],
-            capture_output=True, text=True, cwd=tmp_path, env=environment() | {"MPLBACKEND": "no_such_backend"},
+            capture_output=True, text=True, cwd=tmp_path, env=environment(MPLBACKEND="no_such_backend"),
         )  # fmt: skip
         check(Path(script), done.returncode, done.stdout + done.stderr)
     checks = [line for file in MODULES for line in asserts_of_text(file)]
@@ -192,19 +139,22 @@ def asserts_of_text(file: Path) -> list[str]:
     return [f"{file}:{node.lineno}" for node in ast.walk(tree) if isinstance(node, ast.Assert) and node.msg]
 
 
-@pytest.mark.parametrize("word", ["--no-such-flag", "--no-such-flag=1", "no_such_key=1"])
-def test_a_mistake_is_one_line(word: str, tmp_path: Path) -> None:
+def test_a_mistake_is_one_line(tmp_path: Path) -> None:
     """Whatever the script takes, flags or `key=value`: exit code 2, and a line that says where the right ones are."""
-    jobs = [("file", str(ROOT / file)) for file in RUNNABLE if file not in NEED_NOTHING]
-    for (_, name), (status, output) in zip(jobs, started(jobs, word, tmp_path), strict=True):
-        assert status == 2, f"{name}: exit code {status}\n{output}"
-        assert output.startswith("error: ") and output.count("\n") == 1, f"{name}: {output}"
+    mistakes = ("--no-such-flag", "--no-such-flag=1", "no_such_key=1")
+    commands = [[str(ROOT / file), word] for file in RUNNABLE if file not in NEED_NOTHING for word in mistakes]
+    suite = [module_name(path) for path in MODULES if path.stem != "__init__"]
+    with PythonServer(tmp_path / "whole", [*OTHERS, *suite], PYTHONPATH=str(ROOT)) as server:
+        done = started(server, commands, tmp_path / "mistakes")
+    for words, (status, output) in zip(commands, done, strict=True):
+        assert status == 2, f"{words}: exit code {status}\n{output}"
+        assert output.startswith("error: ") and output.count("\n") == 1, f"{words}: {output}"
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("file", RUNNABLE, ids=str)
 def test_help_in_processes_of_their_own(file: Path, tmp_path: Path) -> None:
-    as_module = environment() | {"PYTHONPATH": str(ROOT)}
+    as_module = environment(PYTHONPATH=str(ROOT))
     for words, env in (([str(ROOT / file)], environment()), (["-m", module_name(file)], as_module)):
         done = subprocess.run(
             [sys.executable, *words, "--help"], capture_output=True, text=True, cwd=tmp_path, env=env, timeout=120

@@ -5,13 +5,13 @@ import re
 import shlex
 import shutil
 import subprocess
-import sys
 from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 
 from tests.helpers import ROOT
+from tests.python_server import PythonServer
 
 PAGE = ROOT / "docs" / "adding_an_experiment.md"
 ROOMS = ("training/terms/", "training/hooks/", "dataset/steps/", "training/inference/")
@@ -55,7 +55,8 @@ def test_each_idea_is_a_file_a_run_and_a_test() -> None:
 
 
 @pytest.mark.slow
-def test_it_is_as_the_page_says(tmp_path: Path) -> None:
+@pytest.mark.timeout(900)
+def test_it_is_as_the_page_says(python_server: PythonServer, tmp_path: Path) -> None:
     suite = tmp_path / "suite"
     left = shutil.ignore_patterns(".git", ".venv", "runs", "data", "checkpoints", "__pycache__", "*_cache")
     shutil.copytree(ROOT, suite, ignore=left)
@@ -65,8 +66,8 @@ def test_it_is_as_the_page_says(tmp_path: Path) -> None:
     author = ["-c", "user.name=nobody", "-c", "user.email=nobody@example.org"]
     for words in (["init", "-q"], ["add", "-A"], [*author, "commit", "-q", "-m", "the worked example"]):
         subprocess.run(["git", *words], cwd=suite, check=True)
-    bin_folder = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
-    env = os.environ | {"OMP_NUM_THREADS": "1", "PATH": bin_folder}
+    path = f"{python_server.python.parent}{os.pathsep}{os.environ['PATH']}"
+    env = os.environ | {"OMP_NUM_THREADS": "1", "PATH": path}
     for command in commands():
         done = subprocess.run(command.words, cwd=suite, env=env, capture_output=True, text=True, timeout=600)
         shown = f"{shlex.join(command.words)}\n{done.stdout}\n{done.stderr}"

@@ -19,6 +19,7 @@ from scripts.grid_file import GRIDS, ROOT, find_grid, read_grid
 from scripts.grid_record import Clock, GridRecord, in_words
 from tests.dataset.folders import edit_metadata
 from tests.helpers import assert_same_state
+from tests.python_server import PythonServer
 from training.storage.run_folder import RunFolder
 
 CHAIN = """
@@ -311,14 +312,17 @@ def test_a_damaged_record_is_refused_in_one_line(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_trainings_stopped_half_way_end_with_the_same_bits(sudoku6_folder: Path, tmp_path: Path) -> None:
+def test_trainings_stopped_half_way_end_with_the_same_bits(
+    python_server: PythonServer, sudoku6_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     text = f"""
+threads: 1
 common:
   data: "{sudoku6_folder}"
   tiny: >-
     device=cpu log_interval=5 arch.hidden_size=16 arch.num_heads=2 arch.H_cycles=1 arch.L_cycles=1
-    arch.mlp_t=False arch.pos_encodings=rope global_batch_size=8 validation_size=8 fast_validation_size=8
-    checkpoint_interval=20
+    arch.halt_max_steps=4 arch.mlp_t=False arch.pos_encodings=rope global_batch_size=8 validation_size=8
+    fast_validation_size=8 checkpoint_interval=20
 runs:
   - name: pretrained
     command: >-
@@ -332,6 +336,7 @@ runs:
       --sigma-grid none --train-steps 100 --batch-size 4 --eval-every 50 --eval-n 8 --device cpu --save-train-state
 """
     grid = write(tmp_path, text)
+    monkeypatch.setattr(sys, "executable", str(python_server.python))  # of the trainings and of the launcher
     assert run(grid, tmp_path / "whole", "--jobs", "1") == 0
     process = start(grid, tmp_path / "parts", "--jobs", "1")
     wait_for(tmp_path / "parts/perturbed/metrics.jsonl", 120)

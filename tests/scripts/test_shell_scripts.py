@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from scripts.check_requirements import pins, unmet
+from tests.python_server import PythonServer
 
 ROOT = Path(__file__).resolve().parents[2]
 SCRIPTS = sorted((ROOT / "scripts").glob("*.sh"))
@@ -120,9 +121,9 @@ def test_pins(tmp_path: Path) -> None:
 
 @pytest.mark.slow
 @pytest.mark.timeout(1500)
-def test_quickstart_runs_and_goes_on(tmp_path: Path) -> None:
+def test_quickstart_runs_and_goes_on(python_server: PythonServer, tmp_path: Path) -> None:
     places = {
-        "PYTHON": sys.executable,
+        "PYTHON": str(python_server.python),
         "NO_VENV": "1",
         "QUICKSTART_DATA": str(tmp_path / "data"),
         "QUICKSTART_RUN": str(tmp_path / "a run"),

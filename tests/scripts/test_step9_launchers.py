@@ -13,6 +13,7 @@ import yaml
 from dataset.plain_data import read_json_object
 from scripts.grid_file import find_grid, read_grid
 from tests.helpers import ROOT
+from tests.python_server import PythonServer
 from training.settings.cli import CONFIG_DIR, compose_config
 from training.settings.identity import config_to_dict
 from training.settings.schema import TrainConfig
@@ -225,10 +226,12 @@ def test_controls_differ_in_one_thing(suffix: str) -> None:
 
 @pytest.mark.slow
 @pytest.mark.timeout(900)
-def test_the_twins_run_from_end_to_end_and_go_on(sudoku6_folder: Path, tmp_path: Path) -> None:
+def test_the_twins_run_from_end_to_end_and_go_on(
+    python_server: PythonServer, sudoku6_folder: Path, tmp_path: Path
+) -> None:
     """Shortened: two updates of pretraining, two of each run."""
     env = {
-        "PYTHON": sys.executable, "NO_VENV": "1", "OMP_NUM_THREADS": "1", "PRETRAIN_UPDATES": "2",
+        "PYTHON": str(python_server.python), "NO_VENV": "1", "OMP_NUM_THREADS": "1", "PRETRAIN_UPDATES": "2",
         "OUT": str(tmp_path / "a run"), "DATA": str(sudoku6_folder),
     }  # fmt: skip
     short = ["--train-steps", "2", "--eval-every", "1", "--eval-n", "8"]
