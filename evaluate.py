@@ -62,7 +62,7 @@ from training.settings.key_values import parse_key_values
 from training.settings.schema import DTYPES, Device, EvaluateConfig, TrainConfig, paths
 from training.setup import device_of
 from training.storage.atomic_file import write_json_atomically
-from training.trained_model import Checkpoint, open_checkpoint, refuse_other_data, restore_model
+from training.trained_model import Checkpoint, open_puzzle_checkpoint, refuse_other_data, restore_model
 
 
 @dataclass
@@ -141,7 +141,7 @@ def planned_files(options: Options, result: str, kinds: Sequence[str], processes
 def evaluate_checkpoint(options: Options, world: World) -> dict[str, Any]:
     """Measure, print and write; returns the record. Every process must call it; the first one reports."""
     with contextlib.nullcontext() if world.is_main else contextlib.redirect_stderr(io.StringIO()):  # one warns for all
-        checkpoint = open_checkpoint(options.checkpoint, device=options.device)
+        checkpoint = open_puzzle_checkpoint(options.checkpoint, device=options.device)
     config = copy.deepcopy(checkpoint.config)
     if options.dtype is not None:
         config.dtype, config.state_dtype = options.dtype, "auto"

@@ -45,7 +45,7 @@ from training.setup import device_of
 from training.trained_model import (
     Checkpoint,
     data_is_here,
-    open_checkpoint,
+    open_puzzle_checkpoint,
     open_test_set,
     recorded_metadata,
     restore_model,
@@ -254,7 +254,7 @@ def show(
 def main(argv: Sequence[str] | None = None) -> None:
     words = sys.argv[1:] if argv is None else list(argv)
     options = parse_key_values(words, Options, description=__doc__ or "")
-    checkpoint = open_checkpoint(options.checkpoint or SHIPPED, device=options.device, dtype=options.dtype)
+    checkpoint = open_puzzle_checkpoint(options.checkpoint or SHIPPED, device=options.device, dtype=options.dtype)
     checkpoint = replace(checkpoint, config=with_supervision_steps(checkpoint.config, options.steps))
     metadata = puzzle_metadata(checkpoint, options.data_path)
     puzzles = read_puzzles(options, checkpoint, metadata)

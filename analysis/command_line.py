@@ -2,15 +2,17 @@
 
 import argparse
 import os
+import shlex
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
 
+from dataset.plain_data import read_json_object
 from errors import UserError
 from files import reason_of
-from training.records.provenance import collect_provenance
+from training.records.provenance import collect_provenance, recorded_command
 from training.records.result_numbers import Number, record_entry
 from training.storage.atomic_file import write_json_atomically
 from training.storage.result_target import MEASUREMENT, check_result_target
@@ -71,9 +73,31 @@ def benchmark_entry(numbers: Iterable[Number], described: Mapping[str, Any]) -> 
 
 
 def check_json_target(path: Path | None) -> None:
-    """Errors: `UserError` where a report could not be written there, before minutes are spent on it."""
-    if path is not None:
-        check_result_target("--json ", path, MEASUREMENT)
+    """Errors: `UserError` where a report could not be written there, before minutes are spent on it.
+
+    Also where another command's report lies there: the same one measures again.
+    """
+    if path is None:
+        return
+    check_result_target("--json ", path, MEASUREMENT)
+    if path.exists():
+        earlier = read_json_object(path).get("environment")
+        before = earlier.get("argv") if isinstance(earlier, Mapping) else None
+        if isinstance(before, list) and _measured(before) != _measured(recorded_command()):
+            raise UserError(
+                f"--json {path} is there and reports what another command measured ({shlex.join(map(str, before))}); "
+                "name another, or remove it"
+            )
+
+
+def _measured(argv: Iterable[object]) -> list[str]:
+    """What of a command says what is measured: all but where the report goes."""
+    words, skip = [], False
+    for word in map(str, argv):
+        if not skip and word != "--json" and not word.startswith("--json="):
+            words.append(word)
+        skip = word == "--json"
+    return words
 
 
 def save_json_target(path: Path | None, report: dict[str, Any]) -> None:

@@ -7,6 +7,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
+from errors import UserError
+
 if TYPE_CHECKING:
     from training.distributed import World
     from training.run import Run
@@ -64,6 +66,14 @@ def project_of(config: "TrainConfig") -> tuple[str, ProjectSettings] | None:
         if section.in_use:
             return name, section
     return None
+
+
+def refuse_project(config: "TrainConfig", source: object) -> None:
+    """Errors: `UserError` where a run on puzzles is needed and `source` is of a project's run."""
+    project = project_of(config)
+    if project is not None:
+        name, section = project
+        raise UserError(f"{source} is of a run of {name}, expected one on puzzles; see {section.command}")
 
 
 def builder_of(config: "TrainConfig") -> "Callable[[TrainConfig, World], Run] | None":

@@ -17,6 +17,7 @@ from errors import UserError, say
 from files import file_sha256
 from models.config import DTYPES
 from models.recursive_model import RecursiveModel
+from training.projects import refuse_project
 from training.settings.resolving import load_config_file
 from training.settings.schema import TrainConfig
 from training.setup import build_network
@@ -89,6 +90,13 @@ def open_checkpoint(path: str | Path, *, device: str = "auto", dtype: str | None
         config.dtype = dtype
         config.state_dtype = "auto"
     return Checkpoint(path, config, weights, record, sha256)
+
+
+def open_puzzle_checkpoint(path: str | Path, *, device: str = "auto", dtype: str | None = None) -> Checkpoint:
+    """As `open_checkpoint`, of a run on puzzles. Errors: `UserError`, also for one of a project."""
+    checkpoint = open_checkpoint(path, device=device, dtype=dtype)
+    refuse_project(checkpoint.config, checkpoint.path)
+    return checkpoint
 
 
 def test_metadata(config: TrainConfig) -> PuzzleMetadata:

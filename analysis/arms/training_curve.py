@@ -61,7 +61,7 @@ def read_curves(folder: Path) -> Curves:
         step = record["step"]
         # Small sets have one validation; large ones a fast one more often than the full one.
         for kind in ("eval/validation", "eval/fast"):
-            if record.get(f"{kind}/count"):
+            if record.get(f"{kind}/count") and f"{kind}/exact_count" in record:
                 exact, count = int(record[f"{kind}/exact_count"]), int(record[f"{kind}/count"])
                 low, high = wilson_interval(exact, count)
                 validation.append(
@@ -81,7 +81,9 @@ def read_curves(folder: Path) -> Curves:
             names = ("lm_loss", "accuracy", "exact_accuracy")
             training.append({"step": step} | {name: record.get(f"train/{name}") for name in names})
     if not validation and not training:
-        raise UserError(f"{run.metrics} holds no losses and no evaluations yet: let the run go on for a while")
+        raise UserError(
+            f"{run.metrics} holds no losses and no evaluations of a run on puzzles yet: let it go on for a while"
+        )
     summary, provenance = (
         json_object_or_refuse(path) if path.is_file() else {} for path in (run.summary, run.provenance)
     )

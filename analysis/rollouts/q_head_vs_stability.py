@@ -58,7 +58,7 @@ from training.records.provenance import result_origin
 from training.settings.checks import check_ranges
 from training.settings.schema import EvaluateConfig
 from training.storage.atomic_file import write_bytes_atomically
-from training.trained_model import open_checkpoint, refuse_other_data, restore_model
+from training.trained_model import open_puzzle_checkpoint, refuse_other_data, restore_model
 
 ROLLOUTS, PARTS = "rollouts.npz", "parts"
 
@@ -119,7 +119,7 @@ def evaluation_settings(options: argparse.Namespace) -> EvaluateConfig:
 def rolled_out(options: argparse.Namespace) -> tuple[RolloutTable, dict[str, Any]]:
     """The rollouts of a checkpoint: those of an earlier call as far as they go, else made. Errors: `UserError`."""
     settings = evaluation_settings(options)
-    checkpoint = open_checkpoint(options.checkpoint, device=options.device, dtype=options.dtype)
+    checkpoint = open_puzzle_checkpoint(options.checkpoint, device=options.device, dtype=options.dtype)
     config = checkpoint.config
     if options.data_path:
         config.data_paths_test = [options.data_path]

@@ -31,7 +31,7 @@ from dataset.tasks.base import PuzzleTask
 from models.recursive_model import RecursiveModel
 from training.inference.stepwise import StepwiseInference
 from training.setup import device_of
-from training.trained_model import open_checkpoint, open_test_set, restore_model
+from training.trained_model import open_puzzle_checkpoint, open_test_set, restore_model
 
 MAX_COLUMNS = 8
 LIGHT_GREEN, LIGHT_RED = "#D5EFE5", "#F8DCCB"
@@ -189,7 +189,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--output-dir", type=Path, metavar="DIR", help="default: figures beside the checkpoint")
     parser.add_argument("--device", default="auto", help="auto | cpu | mps | cuda | cuda:N")
     options = parser.parse_args(argv)
-    checkpoint = open_checkpoint(options.checkpoint, device=options.device)
+    checkpoint = open_puzzle_checkpoint(options.checkpoint, device=options.device)
     config = checkpoint.config
     puzzle_set = open_test_set(checkpoint, options.data_path)
     task = puzzle_set.metadata.task

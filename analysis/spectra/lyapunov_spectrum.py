@@ -47,7 +47,7 @@ from models.recursion_maps import RecursionMaps
 from models.srm import StableRecursionModel
 from training.devices import resolve_device
 from training.records.provenance import result_origin
-from training.trained_model import Checkpoint, open_checkpoint, open_test_set, restore_model
+from training.trained_model import Checkpoint, open_puzzle_checkpoint, open_test_set, restore_model
 
 CPU = torch.device("cpu")
 
@@ -63,7 +63,7 @@ class Job:
 
 def jobs_of(paths: Sequence[Path], out: Path, *, device: str, dtype: str) -> list[Job]:
     """One job per checkpoint. Errors: `UserError` for checkpoints that cannot be read or told apart."""
-    checkpoints = [open_checkpoint(path, device=device, dtype=dtype) for path in paths]
+    checkpoints = [open_puzzle_checkpoint(path, device=device, dtype=dtype) for path in paths]
     labels = [f"{checkpoint.path.resolve().parent.name}_{checkpoint.name}" for checkpoint in checkpoints]
     if len(set(labels)) < len(labels):
         raise UserError(f"two checkpoints are called {max(labels, key=labels.count)}: rename one of the run folders")

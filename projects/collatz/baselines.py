@@ -10,7 +10,9 @@ from pathlib import Path
 from typing import Any
 
 from analysis.command_line import check_json_target, environment, save_json_target
+from dataset.plain_data import read_json_object
 from errors import UserError, say
+from files import file_sha256
 from projects.collatz.bounds import Bounds, bounds_at
 from projects.collatz.closed_forms import CLOSED_FORMS
 from projects.collatz.eval_file import read_eval_file
@@ -138,11 +140,22 @@ def format_table(report: dict[str, Any]) -> str:
     )
 
 
-def check_report_path(path: Path | None, eval_csv: Path | None) -> None:
-    """Refuse a report that could not be written or would replace the evaluation file. Errors: `UserError`."""
+def check_report_path(path: Path | None, eval_csv: Path | None, checkpoint: Path | None = None) -> None:
+    """Refuse a report that could not be written, or would replace the evaluation file or another one's report.
+
+    Errors: `UserError`.
+    """
     if path is not None and eval_csv is not None and path.exists() and eval_csv.exists() and path.samefile(eval_csv):
         raise UserError(f"--json {path} is the file of --eval-csv and would be overwritten; name another")
     check_json_target(path)
+    if path is None or not path.exists():
+        return
+    earlier = read_json_object(path)
+    for name, file, words in (("checkpoint", checkpoint, "weights"), ("eval_csv", eval_csv, "evaluation file")):
+        entry = earlier.get(name)
+        before = entry.get("sha256") if isinstance(entry, Mapping) else None
+        if before != (None if file is None or not file.is_file() else file_sha256(file)):
+            raise UserError(f"--json {path} is there and reports on another {words}; name another, or remove it")
 
 
 def _percent(share: float | None) -> str:

@@ -19,7 +19,7 @@ from training.trained_model import open_checkpoint
 
 def evaluate_checkpoint(request: CheckpointRequest) -> None:
     """Judge, print the table, write the report. Errors: `UserError`."""
-    check_report_path(request.json, request.eval_csv)
+    check_report_path(request.json, request.eval_csv, request.checkpoint)
     report, name = checkpoint_report(request)
     say(*report_table(report, [name]).split("\n"))
     save_report(request.json, report)

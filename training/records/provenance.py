@@ -78,7 +78,7 @@ def collect_provenance(
         "started_utc": _now(),
         "ended_utc": None,
         "outcome": None,
-        "argv": without_home(_portable(list(_typed_command() if argv is None else argv), root)),
+        "argv": recorded_command(argv, root),
         "config": without_home(config),
         "config_hash": digest or settings_sha256(config),
         "git": describe_git(root),
@@ -262,6 +262,12 @@ def _largest_resident_bytes() -> int:
         return int(peak_line[1]) * 1024
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return peak if sys.platform == "darwin" else peak * 1024
+
+
+def recorded_command(argv: Sequence[str] | None = None, root: Path = ROOT) -> list[str]:
+    """The command as records keep it, with no folder of this machine; argv: None = as typed."""
+    recorded: list[str] = without_home(_portable(list(_typed_command() if argv is None else argv), root))
+    return recorded
 
 
 def _typed_command() -> list[str]:

@@ -17,6 +17,7 @@ from dataset.puzzle_source import PuzzleSource
 from errors import UserError
 from options import settings_of
 from training.noise import SITES
+from training.projects import refuse_project
 from training.settings.flags import add_setting_flags, destination, state_file
 from training.settings.flags import in_flags as named_in_flags
 from training.settings.identity import config_to_dict, paced_by_epochs
@@ -264,7 +265,7 @@ def _to_config(flags: argparse.Namespace) -> TrainConfig:
         # Evaluation perturbs starts only.
         "eval": {"perturbed_starts": {"site": flags.perturb if flags.perturb in SITES else "both"}},
         # How the original run was stopped, placed and reported is not what this one is to do.
-        **{name: None for name in ("run_name", "max_hours", "load_checkpoint", "compile", "threads", "keep_last")},
+        **{name: None for name in ("run_name", "max_hours", "load_checkpoint", "threads", "keep_last")},
         **{name: None for name in ("early_stop_patience", "eval_batch_size", "data_path", "evaluators")},
         "eval_save_outputs": [],
         "wandb": vars(WandbConfig()),
@@ -311,7 +312,9 @@ def _original_run(root: Path) -> TrainConfig:
             f"--ckpt-root {root} {found}: name the folder of a pretraining run; weights that lie elsewhere are named "
             "by --ckpt-name /PATH/best.pt"
         )
-    return load_config_file(root / ALL_CONFIG)
+    original = load_config_file(root / ALL_CONFIG)
+    refuse_project(original, f"--ckpt-root {root}")
+    return original
 
 
 def _start(flags: argparse.Namespace) -> dict[str, Any]:

@@ -168,6 +168,29 @@ def test_the_evaluation_file_is_never_overwritten(
     assert eval_csv.read_bytes() == before and link.is_symlink()
 
 
+def test_a_report_is_replaced_by_its_like_only(
+    eval_csv: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Of the same command, on the same evaluation file; the place of the report may be typed otherwise."""
+    typed = ["collatz.py", "--closed-forms", "--orbits", "27", "--eval-csv", str(eval_csv)]
+
+    def closed_forms(*words: str, file: Path = eval_csv) -> str:
+        monkeypatch.setattr(sys, "argv", [*typed, *words])
+        return refused(capsys, "--closed-forms", "--orbits", "27", "--eval-csv", file, *words)
+
+    monkeypatch.setattr(sys, "argv", [*typed, "--json", "out.json"])
+    run("--orbits", "27", "--eval-csv", eval_csv, "--json", "out.json")
+    before = (tmp_path / "out.json").read_bytes()
+    assert "what another command measured" in closed_forms("--lookahead", "5", "--json", "out.json")
+    other = tmp_path / "eval.csv"
+    build_eval(["--rows", "50", "--seed", "9", "--output-csv", str(other)])
+    assert "reports on another evaluation file" in closed_forms("--json", "out.json", file=other)
+    assert (tmp_path / "out.json").read_bytes() == before
+    monkeypatch.setattr(sys, "argv", [*typed, f"--json={tmp_path}/out.json"])
+    run("--orbits", "27", "--eval-csv", eval_csv, "--json", "out.json")
+    assert read(tmp_path / "out.json")["environment"]["argv"][-1].startswith("--json=")
+
+
 def test_a_full_disk_keeps_the_old_report(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

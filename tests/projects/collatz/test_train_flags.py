@@ -8,6 +8,12 @@ from typing import Any
 import pytest
 
 import collatz as script
+import evaluate
+import predict
+import step9_trajectory_perturb_train as step9
+from analysis.arms import training_curve
+from analysis.rollouts import q_head_vs_stability, step_by_step
+from analysis.spectra import lyapunov_spectrum
 from errors import UserError
 from projects.collatz.build_eval import main as build_eval
 from projects.collatz.flags import CheckpointRequest, TrainingRequest, build_parser, read_flags
@@ -241,6 +247,17 @@ def test_evaluate_refuses_what_does_not_fit(tmp_path: Path, capsys: pytest.Captu
     other = "--layers 6 --lookahead 5 --epochs 2 --batch-size 8 --test-starts 1 --validation-starts 1"
     assert "is the state of another run" in refused(capsys, *shlex.split(other), "--output-dir", "run")
     assert load_weights(Path("run/final.pt"))["layers.0.weight"].shape == (4, 11)
+    weights = "run/final.pt"
+    for main, words in (
+        (evaluate.main, [f"checkpoint={weights}"]), (predict.main, [f"checkpoint={weights}"]),
+        (lyapunov_spectrum.main, ["--checkpoint", weights, "--out", "out"]),
+        (step_by_step.main, [weights]),
+        (q_head_vs_stability.main, ["--checkpoint", weights, "--out", "out"]),
+        (step9.main, ["--ckpt-root", "run", "--ckpt-name", "final.pt"]),
+    ):  # fmt: skip
+        line = refused_line(capsys, main, words)
+        assert "run of collatz, expected one on puzzles; see python collatz.py" in line
+    assert "of a run on puzzles" in refused_line(capsys, training_curve.main, ["run"])
     (tmp_path / "run" / "all_config.yaml").write_text("data_paths: [x]\n")
     assert "remove run/weights.json" in refused(capsys, "--evaluate", "run/final.pt")
     (tmp_path / "run" / "weights.json").unlink()
