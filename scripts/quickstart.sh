@@ -8,6 +8,7 @@
 #
 # UPDATES (or QUICKSTART_UPDATES)  stop training after so many updates
 # QUICKSTART_RUN, QUICKSTART_DATA  the run folder and the data folder
+# QUICKSTART_TEST_PUZZLES          puzzles that judge, of which a fifth chooses the weights (1000; on a GPU 2000)
 # QUICKSTART_LYAPUNOV              test puzzles whose exponents are measured (256)
 # QUICKSTART_DEVICE=cpu            do not use the GPU
 # PYTHON, NO_VENV                  see scripts/environment.sh
@@ -17,6 +18,7 @@ cd "$(dirname "${BASH_SOURCE[0]}")/.."
 . scripts/environment.sh
 updates=${1:-${QUICKSTART_UPDATES:-}}
 require_whole_number UPDATES "$updates"
+require_whole_number QUICKSTART_TEST_PUZZLES "${QUICKSTART_TEST_PUZZLES:-}"
 [ "$#" -le 1 ] || fail "found $# arguments, expected at most one (UPDATES)"
 
 step() {
@@ -37,14 +39,15 @@ device=${QUICKSTART_DEVICE:-auto}
 if [ "$device" != cpu ] && "$python" -c 'import sys, torch; sys.exit(not torch.cuda.is_available())'; then
     data=${QUICKSTART_DATA:-data/sudoku-17clue-quickstart}
     run=${QUICKSTART_RUN:-runs/quickstart-gpu}
-    build=(--input-file dataset/raw/royle_17clue.txt.gz --num-train 20000 --test-size 2000)
+    build=(--input-file dataset/raw/royle_17clue.txt.gz --num-train 20000
+        --test-size "${QUICKSTART_TEST_PUZZLES:-2000}")
     # Smaller batches and earlier evaluations than the full preset: the first numbers come after minutes.
     recipe=(+experiment=trm_sudoku_17clue global_batch_size=256 lr_warmup_steps=200 eval_interval=4
         "max_steps=${updates:-1500}")
 else
     data=${QUICKSTART_DATA:-data/sudoku-6x6}
     run=${QUICKSTART_RUN:-runs/quickstart}
-    build=(--generate 6x6 --num-train 2560 --test-size 1000)
+    build=(--generate 6x6 --num-train 2560 --test-size "${QUICKSTART_TEST_PUZZLES:-1000}")
     recipe=(+experiment=quickstart ${updates:+"max_steps=$updates"})
     device=cpu
 fi

@@ -19,7 +19,8 @@ SCRIPTS = sorted((ROOT / "scripts").glob("*.sh"))
 
 
 def bash(*words: str, cwd: Path = ROOT, **extra: str) -> subprocess.CompletedProcess[str]:
-    own = {key: value for key, value in os.environ.items() if key not in ("PYTHON", "NO_VENV", "QUICKSTART_UPDATES")}
+    names = [key for key in os.environ if key not in ("PYTHON", "NO_VENV") and not key.startswith("QUICKSTART_")]
+    own = {key: os.environ[key] for key in names}
     return subprocess.run(["bash", *words], capture_output=True, text=True, cwd=cwd, env=own | extra, timeout=1200)
 
 
@@ -119,6 +120,20 @@ def test_pins(tmp_path: Path) -> None:
         pins(file)
 
 
+def test_quickstart_makes_as_many_puzzles_as_its_records_have(tmp_path: Path) -> None:
+    """On a CPU, where nobody asks for others: the words of the builder. Nothing is built, nor torch imported."""
+    body = (
+        f'case "$*" in *build_sudoku*) echo "$@"; exit 1 ;; *"import torch"*) exit ;; esac\nexec {sys.executable} "$@"'
+    )
+    places = {"QUICKSTART_DATA": str(tmp_path / "data"), "QUICKSTART_RUN": str(tmp_path / "run")}
+    env = places | {"PYTHON": str(fake_python(tmp_path / "fake", body)), "NO_VENV": "1", "QUICKSTART_DEVICE": "cpu"}
+    done = bash(str(ROOT / "scripts" / "quickstart.sh"), cwd=tmp_path, **env)
+    assert done.returncode == 1
+    assert done.stdout.endswith(" --generate 6x6 --num-train 2560 --test-size 1000\n"), done.stdout + done.stderr
+    message = refused(bash(str(ROOT / "scripts" / "quickstart.sh"), QUICKSTART_TEST_PUZZLES="few"))
+    assert "QUICKSTART_TEST_PUZZLES is 'few'" in message
+
+
 @pytest.mark.slow
 @pytest.mark.timeout(1500)
 def test_quickstart_runs_and_goes_on(python_server: PythonServer, tmp_path: Path) -> None:
@@ -128,6 +143,7 @@ def test_quickstart_runs_and_goes_on(python_server: PythonServer, tmp_path: Path
         "QUICKSTART_DATA": str(tmp_path / "data"),
         "QUICKSTART_RUN": str(tmp_path / "a run"),
         "QUICKSTART_DEVICE": "cpu",
+        "QUICKSTART_TEST_PUZZLES": "100",
         "QUICKSTART_LYAPUNOV": "16",
         "OMP_NUM_THREADS": "1",
     }
@@ -147,7 +163,7 @@ def test_quickstart_runs_and_goes_on(python_server: PythonServer, tmp_path: Path
     measured = json.loads((run / "lyapunov" / "summary.json").read_text())["runs"][0]
     assert measured["n"] == 16 and (run / "lyapunov" / "lambda1_success_failure.png").stat().st_size > 0
     record = json.loads((run / "evaluation_best.json").read_text())
-    assert [result["exact_accuracy"]["denominator"] for result in record["results"]] == [800, 200]
+    assert [result["exact_accuracy"]["denominator"] for result in record["results"]] == [80, 20]
     assert json.loads((run / "summary.json").read_text())["steps"] == 10
     own = {run / "lyapunov" / "my_notes.md": "mine", run / "lyapunov" / "lambda1_success_failure.txt": "edited"}
     for path, text in own.items():
