@@ -3,7 +3,7 @@
 import argparse
 import os
 import shlex
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Hashable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -52,6 +52,15 @@ def check_at_least(options: argparse.Namespace, **smallest: int) -> None:
     for name, limit in smallest.items():
         if getattr(options, name) < limit:
             raise UserError(f"--{name.replace('_', '-')} {getattr(options, name)}: expected at least {limit}")
+
+
+def refuse_copies(inputs: Iterable[tuple[Hashable, str | Path]]) -> None:
+    """Errors: `UserError` when two inputs, each after what it holds, hold the same: it would count twice."""
+    seen: dict[Hashable, str | Path] = {}
+    for content, name in inputs:
+        if content in seen:
+            raise UserError(f"{name} holds the same as {seen[content]} and would count twice: name one of them")
+        seen[content] = name
 
 
 def environment(*more: str, device: str | torch.device = "cpu") -> dict[str, Any]:

@@ -11,8 +11,10 @@ from typing import Any
 
 from analysis.arms.run_curves import finished_by_end, read_run, refuse_gone_on, shared_settings
 from analysis.arms.seed_pairs import mean_interval
+from analysis.command_line import refuse_copies
 from dataset.plain_data import json_object_or_refuse
 from errors import UserError
+from files import file_sha256
 from scripts.record_file import checked_fields
 from training.records.metrics_log import read_metrics
 from training.records.provenance import settings_sha256
@@ -31,6 +33,7 @@ def gathered(outputs: Sequence[Path]) -> dict[str, Any]:
     """
     runs = [path for path in outputs if os.path.isdir(path)]  # unlike pathlib's, of any name
     sources = [_of_run(path) if path in runs else _entry(path, _read(path), {}) for path in outputs]
+    refuse_copies((file_sha256(RunFolder(path).summary if path in runs else path), path) for path in outputs)
     short = [path.name if path in runs else path.stem for path in outputs]
     names = short if len(set(short)) == len(short) else [path.as_posix() for path in outputs]
     numbers = _means_over_seeds(runs, sources, names) if len(runs) == len(outputs) > 1 else []

@@ -39,7 +39,8 @@ from analysis.arms.finished_runs import COMPARED, MOMENTS, Arm, TestAccuracy, ar
 from analysis.arms.peak_vs_final_figure import FIGURE, cost_of, draw, number_or_dash, plotted
 from analysis.arms.run_curves import all_finished, origin_lines, origin_of, refuse_twice
 from analysis.arms.seed_pairs import CLEAN, INTERVAL, Difference, MeanInterval, compared, mean_interval, with_baseline
-from analysis.figures.figure_files import results_folder, save_caption, save_csv, save_json, save_picture
+from analysis.figures.figure_files import save_caption, save_csv, save_json, save_picture
+from analysis.figures.made_of import results_folder
 from training.evaluation.summary_table import aligned
 from training.records.result_numbers import Number, estimate, record_entry, wilson_interval
 
@@ -263,7 +264,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     arms = arms_of([read_finished(folder) for folder in options.runs])
     differences = compared(arms)
     budgets, signs = at_equal_budgets(arms), success_signature(arms, differences)
-    folder = results_folder(options.out, "peak_vs_final", options.runs)
+    folder = results_folder(options.out, ["peak_vs_final", FIGURE], options.runs)
     table = [*snapshot(arms), "", *run_table(arms), "", *difference_table(arms, differences)]
     table += ["", *budget_table(budgets), "", *signature_table(signs)]
     say(*table)

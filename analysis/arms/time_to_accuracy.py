@@ -44,6 +44,7 @@ from analysis.arms.run_curves import (
     read_run,
     refuse_twice,
 )
+from analysis.command_line import refuse_copies
 from analysis.figures.figure_files import (
     BLUE,
     GREEN,
@@ -55,13 +56,15 @@ from analysis.figures.figure_files import (
     Figure,
     matplotlib,
     plt,
-    results_folder,
     save_picture,
     share_axis,
 )
+from analysis.figures.made_of import results_folder
+from files import file_sha256
 from training.evaluation.summary_table import aligned
 from training.records.provenance import settings_sha256
 from training.records.result_numbers import Number, record_entry
+from training.storage.run_folder import RunFolder
 
 _COLOURS = (BLUE, ORANGE, GREEN, RED, PURPLE)
 LEGEND_WIDTH = 95  # characters; a longer line would leave the axes no room
@@ -284,15 +287,16 @@ def main(argv: Sequence[str] | None = None) -> None:
     options = parser.parse_args(argv)
     refuse_twice(options.runs)
     runs = [read_run(folder, options.metric, options.x) for folder in options.runs]
+    refuse_copies((file_sha256(RunFolder(folder).metrics), folder) for folder in options.runs)
     groups = grouped(runs, options.target)
-    axis = (f"--target={options.target}", f"--metric={options.metric}", f"--x={options.x}")
     figures = options.output_dir or options.runs[0] / "figures"
-    folder = results_folder(figures, "time_to_accuracy", options.runs, *axis)
+    shown = {"target": options.target, "metric": options.metric, "x": options.x}
+    asked = {f"--{name}": value for name, value in shown.items()}
+    folder = results_folder(figures, ["time_to_accuracy"], options.runs, asked, flag="--output-dir")
     say(*table(groups, options.target, options.x))
     stem = folder / "time_to_accuracy"
     rows = records(groups)
-    shown = {"target": options.target, "metric": options.metric, "x": options.x}
-    typed = [*map(str, options.runs), *(f"--{name}={value}" for name, value in shown.items())]
+    typed = [*map(str, options.runs), *(f"{flag}={value}" for flag, value in asked.items())]
     command = f"python analysis/arms/time_to_accuracy.py {shlex.join(typed)}"
     kept = ("label", "settings_sha256", "reached", "median", "low", "high")
     described = [{"runs": len(group.runs)} | {name: getattr(group, name) for name in kept} for group in groups]

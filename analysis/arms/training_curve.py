@@ -30,10 +30,10 @@ from analysis.figures.figure_files import (
     Figure,
     matplotlib,
     plt,
-    results_folder,
     save_picture,
     share_axis,
 )
+from analysis.figures.made_of import results_folder
 from dataset.plain_data import json_object_or_refuse
 from training.records.metrics_log import read_metrics
 from training.records.result_numbers import command_of, wilson_interval
@@ -192,7 +192,9 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--output-dir", type=Path, metavar="DIR", help="default: RUN/figures")
     options = parser.parse_args(argv)
     curves = read_curves(options.run)
-    folder = results_folder(options.output_dir or options.run / "figures", "training_curve", [options.run])
+    folder = results_folder(
+        options.output_dir or options.run / "figures", ["training_curve"], [options.run], flag="--output-dir"
+    )
     stem = folder / "training_curve"
     kinds = {"validation": curves.validation, "training": curves.training}
     files = save_picture(

@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from analysis.command_line import refuse_copies
 from analysis.spectra.spectrum_files import FILE_NAME, read_arrays, settings_of
 from analysis.spectra.spectrum_table import PLAIN_OBJECTIVE, SpectrumTable
 from dataset.plain_data import json_object_or_refuse
@@ -42,17 +43,24 @@ class DrawnFigure:
 
 @dataclass(frozen=True)
 class Sources:
-    """All that was found. `peak`: of `peak_vs_final.py`; `rollouts`: of `q_head_vs_stability.py`."""
+    """All that was found in `folders`. `peak`: of `peak_vs_final.py`; `rollouts`: of `q_head_vs_stability.py`."""
 
+    folders: list[Path]
     spectra: list[SpectrumResult]
     peak: DrawnFigure | None
     rollouts: DrawnFigure | None
+
+    @property
+    def compared(self) -> list[SpectrumResult]:
+        """What figures 1 and 2 show: the plainly pretrained networks; all, where there is no such."""
+        return [result for result in self.spectra if result.plain] or self.spectra
 
 
 def find_sources(folders: Sequence[Path]) -> Sources:
     """Read the results in some folders, whatever they are of.
 
-    Errors: `UserError` for a folder that holds none of the three, a damaged file, or two results for one figure.
+    Errors: `UserError` for a folder that holds none of the three, a damaged file, two results for one figure, or
+    spectra of the same weights on the same puzzles twice, which would count as two networks.
     """
     spectra: list[SpectrumResult] = []
     drawn: dict[str, DrawnFigure] = {}
@@ -71,7 +79,18 @@ def find_sources(folders: Sequence[Path]) -> Sources:
                 f"{folder} holds no result: expected a folder that analysis/spectra/lyapunov_spectrum.py, "
                 "analysis/arms/peak_vs_final.py or analysis/rollouts/q_head_vs_stability.py wrote with --out"
             )
-    return Sources(spectra, drawn.get(FIG3), drawn.get(FIG4))
+    found = Sources(list(folders), spectra, drawn.get(FIG3), drawn.get(FIG4))
+    # A network may stand beside another way of training it too, but no result twice and no network twice in a figure.
+    refuse_copies((tuple(map(_of, result.tables)), result.folder) for result in spectra)
+    refuse_copies(
+        (_of(table), f"{table.label} of {result.folder}") for result in found.compared for table in result.tables
+    )
+    return found
+
+
+def _of(table: SpectrumTable) -> tuple[Any, ...]:
+    """What a table is a measurement of."""
+    return table.settings["weights_sha256"], table.settings.get("data_sha256")
 
 
 def _spectra(folder: Path) -> SpectrumResult | None:

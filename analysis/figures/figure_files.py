@@ -2,7 +2,6 @@
 
 import csv
 import io
-import os
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -10,9 +9,9 @@ from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 from analysis.figures.kept_edits import put
-from dataset.plain_data import JsonError, json_bytes, read_json_object
+from dataset.plain_data import json_bytes
 from errors import UserError, say, writing
-from training.storage.atomic_file import write_bytes_atomically, write_json_atomically
+from training.storage.atomic_file import write_bytes_atomically
 
 
 class _ModuleWhenUsed(ModuleType):
@@ -38,8 +37,6 @@ if TYPE_CHECKING:
 else:
     matplotlib, plt = _ModuleWhenUsed("matplotlib"), _ModuleWhenUsed("matplotlib.pyplot")
     Figure = Any  # stands in annotations only
-
-MADE_OF = ".made_of.json"  # name of results -> what they were made of
 
 # After Okabe and Ito (2008), green and red darkened: they differ in lightness too, and are read as text.
 BLUE, ORANGE, GREEN, RED, PURPLE, GREY = "#0072B2", "#E69F00", "#007F5F", "#B3261E", "#CC79A7", "#7F7F7F"
@@ -126,11 +123,8 @@ def save_picture(
 
 
 def save_json(value: Any, path: Path) -> Path:
-    """Write a value as strict JSON, which is results and no draft: the earlier file is replaced.
-
-    Errors: `UserError` when the disk refuses.
-    """
-    return _write(path, json_bytes(value), generated=True)
+    """Write a value as strict JSON. Errors: `UserError` when the disk refuses."""
+    return _write(path, json_bytes(value))
 
 
 def save_csv(rows: Sequence[Mapping[str, Any]], path: Path) -> Path:
@@ -154,28 +148,6 @@ def make_folder(folder: Path) -> Path:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise UserError(f"{folder} cannot be made a folder: {error.strerror or error}; name another") from error
-    return folder
-
-
-def results_folder(folder: Path, name: str, inputs: Sequence[Path], *options: str) -> Path:
-    """The folder, made if need be, for results called `name` that are made of these files or folders.
-
-    options: words that make other results of the same inputs. What they are made of is noted in `.made_of.json`.
-    Errors: `UserError` where results of that name are there that are made of others.
-    """
-    note = folder / MADE_OF
-    try:
-        noted = read_json_object(note) if make_folder(folder) and note.exists() else {}
-    except JsonError as error:
-        raise UserError(f"{note}: {error}; remove it, or name another folder") from error
-    there = [path for path in sorted(folder.glob(f"{name}.*")) if path.is_file()]
-    # Relative, so that folders can be moved together.
-    made_of = [os.path.relpath(path.absolute(), folder.absolute()) for path in inputs] + list(options)
-    if there and noted.get(name, made_of) != made_of:
-        earlier = ", ".join(map(str, noted[name])) if isinstance(noted[name], list) else "others"
-        raise UserError(f"{there[0]} was made of {earlier} (seen from its folder): name another folder, or remove it")
-    with writing(note, "name another folder"):
-        write_json_atomically(note, noted | {name: made_of}, durable=False)
     return folder
 
 

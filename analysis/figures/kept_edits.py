@@ -1,8 +1,10 @@
 """Files that a person may edit between two runs of the script that writes them: an edited one is never overwritten.
 
-All figures and captions are written so, of single scripts by `put`, of a bundle by `place`.
+All figures, tables, numbers and captions are written so, of single scripts by `put`, of a bundle by `place`. What a
+script itself wrote is replaced without a word; that it is of the same inputs and options, `results_folder` has seen to.
 """
 
+import glob
 import hashlib
 from collections.abc import Collection
 from pathlib import Path
@@ -20,7 +22,8 @@ def place(staged: Path, folder: Path) -> list[str]:
     """Put every file below `staged` into `folder`, and remove what an earlier call put there and this one lacks.
 
     A file that was edited since, or that the script never wrote, stays, as `put` has it. Returns a line about each such
-    file. Errors: `UserError` when the disk refuses, or the folder holds what cannot be read.
+    file, and about each that is removed. Errors: `UserError` when the disk refuses, or the folder holds what cannot be
+    read.
     """
     written, said = _record(folder), []
     files = (path for path in sorted(staged.rglob("*")) if path.is_file() and path.name != RECORD)
@@ -37,9 +40,26 @@ def place(staged: Path, folder: Path) -> list[str]:
             said.append(f"{folder / name} was edited and stays, though it no longer belongs to the rest")
         else:
             (folder / name).unlink()
+            said.append(f"{folder / name} is removed: it no longer belongs to the rest")
             del written[name]
     _save_record(folder, written)
     return said
+
+
+def unedited(folder: Path, stem: str) -> list[Path]:
+    """The files `<stem>.<ending>` of a folder that are as a script wrote them, be it as part of a bundle above.
+
+    Errors: `UserError` when one cannot be read.
+    """
+    inside = f"{folder.resolve().name}/"
+    of_bundle = {
+        name.removeprefix(inside): digest
+        for name, digest in _record(folder.resolve().parent).items()
+        if name.startswith(inside)
+    }
+    written = of_bundle | _record(folder)
+    there = (path for path in sorted(folder.glob(f"{glob.escape(stem)}.*")) if path.is_file())
+    return [path for path in there if path.name in written and not _is_edited(path, b"", written[path.name])]
 
 
 def put(path: Path, data: bytes) -> tuple[Path, list[str]]:
@@ -65,14 +85,17 @@ def _put(
         is_new = _sha256(data) != written.get(name)
         there = _beside(folder, name, data, written) if is_new else name
         news = f"the new one is {Path(there).name}" if is_new else "there is nothing new for it"
-        said.append(f"{folder / name} was edited and stays; {news}")
+        why = "was edited" if name in written else "is not known to be a script's"
+        said.append(f"{folder / name} {why} and stays; {news}")
     if there != name or not said:
         with writing(folder / there, "name another folder"):
             write_bytes_atomically(folder / there, data, durable=False)
         written[there] = _sha256(data)
     for old in written.keys() & {*_new_names(name)} - {there, *others}:
         if not _is_edited(folder / old, b"", written[old]):
-            (folder / old).unlink(missing_ok=True)
+            if (folder / old).exists():
+                (folder / old).unlink()
+                said.append(f"{folder / old} is removed: {Path(there).name} is what is new")
             del written[old]
     return there, said
 

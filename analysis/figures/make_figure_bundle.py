@@ -5,8 +5,8 @@
 --runs are folders that other analyses wrote with --out: lyapunov_spectrum.py (figures 1 and 2), peak_vs_final.py
 (figure 3), q_head_vs_stability.py (figure 4). A figure whose results are missing is left out, and README.md says so.
 Written to --out, whose name ends with the date: README.md, email_draft.md, figure_captions.md, and figures/ with a
-.png, .svg, .csv and .json of each. The same results give the same bytes. What a person has edited since is never
-overwritten: the new file then stands beside it as NAME_new.
+.png, .svg, .csv and .json of each. The same results give the same bytes. A bundle of other --runs is refused. What a
+person has edited since is never overwritten: the new file then stands beside it as NAME_new.
 """
 
 import re
@@ -30,6 +30,7 @@ from analysis.figures.bundle_sources import FIG3, FIG4, DrawnFigure, Sources, fi
 from analysis.figures.bundle_text import FIG1, FIG2, captions, leading, readme
 from analysis.figures.figure_files import Figure, make_folder, plt, save_caption, save_csv, save_figure, save_json
 from analysis.figures.kept_edits import place
+from analysis.figures.made_of import results_folder
 from analysis.spectra.spectrum_figures import draw_lambda1, draw_spectrum, lambda1_rows, spectrum_rows
 from analysis.spectra.spectrum_summary import auroc_notes
 from training.storage.atomic_file import write_bytes_atomically
@@ -55,14 +56,13 @@ def check_name(out: Path) -> None:
 
 
 def spectrum_figures(sources: Sources) -> dict[str, tuple[list[dict[str, Any]], Figure]]:
-    """Figures 1 and 2 of the plainly pretrained networks; of all, where there is no such."""
-    chosen = [spectra for spectra in sources.spectra if spectra.plain] or sources.spectra
-    if not chosen:
+    """The rows and pictures of figures 1 and 2."""
+    if not sources.compared:
         return {}
     leading_rows: list[dict[str, Any]] = []
     spectrum_rows_of_all: list[dict[str, Any]] = []
     notes: dict[str, str] = {}
-    for spectra in chosen:
+    for spectra in sources.compared:
         burn_in = spectra.summary["burn_in"]
         leading_rows += lambda1_rows(spectra.tables, burn_in)
         spectrum_rows_of_all += spectrum_rows(spectra.tables, burn_in)
@@ -108,11 +108,26 @@ def copy_figure(drawn: DrawnFigure, name: str, figures: Path) -> None:
 
 
 def make_bundle(sources: Sources, out: Path) -> tuple[list[str], list[str]]:
-    """Write everything; returns the names of the figures that are in it, and lines about what a person has edited."""
+    """Write everything; returns the names of the figures that are in it, and lines about what stays or is removed.
+
+    Errors: `UserError` where the folder holds a bundle of other results, or a figure of others.
+    """
+    claim(sources, out)
     with tempfile.TemporaryDirectory(prefix="bundle-") as name:
         staged = Path(name)
         written = _write_all(sources, staged, out.name)
         return written, place(staged, make_folder(out))
+
+
+def claim(sources: Sources, out: Path) -> None:
+    """Errors: `UserError` where the folder holds a bundle of other results, or a figure of others."""
+    spectra = [result.folder for result in sources.compared]
+    drawn = {FIG3: sources.peak, FIG4: sources.rollouts}
+    made_of = {FIG1: spectra, FIG2: spectra} | {name: [of.folder] for name, of in drawn.items() if of is not None}
+    for name, folders in made_of.items():
+        if folders:
+            results_folder(out / "figures", [name], folders)
+    results_folder(out, ["README", "email_draft", "figure_captions"], sources.folders)
 
 
 def _write_all(sources: Sources, out: Path, bundle: str) -> list[str]:

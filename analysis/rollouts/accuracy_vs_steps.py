@@ -23,6 +23,7 @@ require_packages()
 import numpy as np
 
 from analysis.arms.run_curves import whole
+from analysis.command_line import refuse_copies
 from analysis.figures.figure_files import (
     BLUE,
     GREEN,
@@ -34,11 +35,12 @@ from analysis.figures.figure_files import (
     Figure,
     matplotlib,
     plt,
-    results_folder,
     save_picture,
     share_axis,
 )
+from analysis.figures.made_of import results_folder
 from dataset.plain_data import json_object_or_refuse
+from files import file_sha256
 from training.records.result_numbers import wilson_interval
 
 # Colour and marker together, so that a curve is known without either.
@@ -267,8 +269,9 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--output-dir", type=Path, metavar="DIR", help="default: figures beside the first report")
     options = parser.parse_args(argv)
     curves = read_curves(options.reports)
+    refuse_copies((file_sha256(path), path) for path in options.reports)
     figures = options.output_dir or options.reports[0].parent / "figures"
-    folder = results_folder(figures, "accuracy_vs_steps", options.reports)
+    folder = results_folder(figures, ["accuracy_vs_steps"], options.reports, flag="--output-dir")
     stem = folder / "accuracy_vs_steps"
     command = f"python analysis/rollouts/accuracy_vs_steps.py {' '.join(map(str, options.reports))}"
     files = save_picture(

@@ -26,7 +26,8 @@ from errors import UserError, exit_on_user_error, require_packages, say, writing
 require_packages()
 
 from analysis.command_line import check_at_least, outside_runs
-from analysis.figures.figure_files import make_folder, plt, results_folder, save_caption, save_figure
+from analysis.figures.figure_files import make_folder, plt, save_caption, save_figure
+from analysis.figures.made_of import results_folder
 from analysis.rollouts.q_head_figure import (
     NAME,
     caption,
@@ -195,9 +196,9 @@ def _same(path: Path, recipe: dict[str, Any]) -> RolloutTable:
 def claim(options: argparse.Namespace) -> None:
     """Errors: `UserError` where the results of other rollouts are in the folder."""
     source = options.read or options.checkpoint
-    if source != options.out / ROLLOUTS:  # what an earlier call left there may be drawn again
-        for name in ("summary", NAME):
-            results_folder(options.out, name, [source])
+    # What an earlier call left there may be drawn again.
+    inputs = None if source == options.out / ROLLOUTS else [source]
+    results_folder(options.out, ["summary", NAME], inputs, {"--bootstrap": options.bootstrap})
 
 
 def read_table(path: Path) -> tuple[RolloutTable, dict[str, Any]]:

@@ -24,7 +24,8 @@ import numpy as np
 import torch
 
 from analysis.command_line import check_at_least
-from analysis.figures.figure_files import GREEN, RED, STYLE, Figure, matplotlib, plt, results_folder, save_picture
+from analysis.figures.figure_files import GREEN, RED, STYLE, Figure, matplotlib, plt, save_picture
+from analysis.figures.made_of import results_folder
 from dataset.eval_batches import EvalBatches, test_rows
 from dataset.puzzle_folder import PuzzleSet
 from dataset.tasks.base import PuzzleTask
@@ -195,24 +196,35 @@ def main(argv: Sequence[str] | None = None) -> None:
     task = puzzle_set.metadata.task
     check_at_least(options, max_rows=1)
     figures = options.output_dir or checkpoint.path.parent / "figures"
-    folder = results_folder(figures, "step_by_step", [checkpoint.path])
     rows = test_rows(puzzle_set, config.validation_size)[: options.max_rows]
     if options.rows:
         rows = np.array(options.rows)
         if not (0 <= rows.min() and rows.max() < puzzle_set.num_examples):
             last = puzzle_set.num_examples - 1
             raise UserError(f"--rows {options.rows}: {puzzle_set.root} has test rows 0 to {last}")
+    inputs = [checkpoint.path, *([Path(options.data_path)] if options.data_path else [])]
+    asked = {"--rows": options.rows, "--max-rows": None if options.rows else options.max_rows}
+    folder = results_folder(figures, ["step_by_step"], inputs, asked, flag="--output-dir")
     model = restore_model(checkpoint, puzzle_set.metadata, device_of(config, losses=False))
     traces = trace_rows(model, puzzle_set, rows, config.eval_batch_size or config.global_batch_size)
     chosen = traces if options.rows else choose(traces)
     stem = folder / "step_by_step"
     solved = sum(trace.solved for trace in traces)
+    why = (
+        ""
+        if options.rows
+        else (
+            "The puzzles are chosen to show an easy, a hard and a failed one; "
+            f"of the {len(traces)} looked at, {solved} are solved."
+        )
+    )
+    typed = [f"--rows {' '.join(map(str, options.rows))}"] if options.rows else []
+    typed += [f"--data-path {options.data_path}"] if options.data_path else []
     rating = f" Rating: {task.rating_meaning}." if task.rating_meaning else ""
     words = (
         f"Answers of {checkpoint.path} after its supervision steps. Black: given; green: right; red: wrong. halt: the "
-        f"model's own probability that its answer is right (it stops there when asked to).{rating} The puzzles are "
-        f"chosen to show an easy, a hard and a failed one; of the {len(traces)} looked at, {solved} are solved.\n"
-        f"Figure: python analysis/rollouts/step_by_step.py {options.checkpoint}"
+        f"model's own probability that its answer is right (it stops there when asked to).{rating} {why}\n"
+        f"Figure: python analysis/rollouts/step_by_step.py {' '.join([str(options.checkpoint), *typed])}"
     )
     numbers = {"checkpoint": checkpoint.path.name, "traces": [as_record(trace, task) for trace in chosen]}
     files = save_picture(draw(chosen, task), stem, caption=words, numbers=numbers, formats=("png",))

@@ -31,11 +31,11 @@ require_packages()
 import numpy as np
 import torch
 
-from analysis.command_line import check_at_least, outside_runs
-from analysis.figures.figure_files import results_folder
+from analysis.command_line import check_at_least, outside_runs, refuse_copies
+from analysis.figures.made_of import results_folder
 from analysis.spectra.spectrum_files import Arrays, SpectrumStore, part_blocks
 from analysis.spectra.spectrum_measurement import CountViolations, SpectrumSettings, measure_batch
-from analysis.spectra.spectrum_summary import write_summary
+from analysis.spectra.spectrum_summary import WRITTEN, write_summary
 from analysis.spectra.spectrum_table import SpectrumTable
 from dataset.eval_batches import EvalBatches, test_rows
 from dataset.puzzle_folder import PuzzleSet, fingerprint
@@ -67,6 +67,7 @@ def jobs_of(paths: Sequence[Path], out: Path, *, device: str, dtype: str) -> lis
     labels = [f"{checkpoint.path.resolve().parent.name}_{checkpoint.name}" for checkpoint in checkpoints]
     if len(set(labels)) < len(labels):
         raise UserError(f"two checkpoints are called {max(labels, key=labels.count)}: rename one of the run folders")
+    refuse_copies((file_sha256(checkpoint.path), checkpoint.path) for checkpoint in checkpoints)
     folders = [out] if len(labels) == 1 else [out / label for label in labels]
     return [Job(*job) for job in zip(checkpoints, folders, labels, strict=True)]
 
@@ -194,7 +195,9 @@ def main(argv: Sequence[str] | None = None) -> None:
     start = time.perf_counter()
     try:
         jobs = jobs_of(options.checkpoint, options.out, device=options.device, dtype=options.dtype)
-        results_folder(options.out, "summary", options.checkpoint)
+        names = ("num_puzzles", "burn_in", "draws")  # of others, what is measured already is not taken
+        asked = {f"--{name.replace('_', '-')}": getattr(options, name) for name in names}
+        results_folder(options.out, WRITTEN, options.checkpoint, asked, grow=["--num-puzzles"])
         tables = [measure(job, settings, options) for job in jobs]
     except KeyboardInterrupt as stop:
         raise KeyboardInterrupt("stopped: what is measured is kept, the same command goes on") from stop

@@ -28,6 +28,7 @@ Parts of a measurement lie in `parts/` until it is complete; what is there is no
 
 import contextlib
 import json
+import shlex
 import zipfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -69,8 +70,14 @@ class SpectrumStore:
             if stored.get(name) != self.settings.get(name):
                 raise UserError(
                     f"{path} was measured with {name} = {stored.get(name)!r}, now {self.settings.get(name)!r}: name "
-                    f"another --out, or remove it to measure anew: rm -r {self.folder}"
+                    f"another --out, or remove what is measured: rm {self._files()}"
                 )
+
+    def _files(self) -> str:
+        """What holds the measurement, in words of a shell; whatever else lies in the folder is not of it."""
+        whole, parts = self.folder / FILE_NAME, self.folder / PARTS
+        words = [shlex.quote(str(whole))] if whole.exists() else []
+        return " ".join([*words, *([f"{shlex.quote(str(parts))}/rows_*.npz"] if any(parts.glob("rows_*.npz")) else [])])
 
     def missing(self, rows: np.ndarray) -> np.ndarray:
         """Those of the rows that are not measured yet, in order."""

@@ -31,6 +31,8 @@ from training.evaluation.answering import counted_rate
 from training.records.result_numbers import Number, estimate, rate, record_entry
 
 DIFFICULTY_BINS = 4
+FIGURES = ("lambda1_success_failure", "spectrum_shift", "long_rollout")
+WRITTEN = ("summary", "spectrum", *FIGURES)  # names of all that is written, without endings
 
 
 def run_statistics(table: SpectrumTable, *, burn_in: int, draws: int, seed: int) -> dict[str, Any]:
@@ -247,14 +249,11 @@ def _network_numbers(
 def save_figures(folder: Path, tables: Sequence[SpectrumTable], summary: Mapping[str, Any], burn_in: int) -> None:
     """lambda1_success_failure, spectrum_shift; long_rollout where trajectories went on: figures, CSV, caption."""
     leading, spectrum = lambda1_rows(tables, burn_in), spectrum_rows(tables, burn_in)
-    drawn = {
-        "lambda1_success_failure": (leading, draw_lambda1(leading, auroc_notes(summary))),
-        "spectrum_shift": (spectrum, draw_spectrum(spectrum)),
-    }
+    drawn = [(leading, draw_lambda1(leading, auroc_notes(summary))), (spectrum, draw_spectrum(spectrum))]
     longer = long_trajectory_rows(tables)
     if longer:
-        drawn["long_rollout"] = longer, draw_long_trajectories(longer)
-    for name, (rows, figure) in drawn.items():
+        drawn.append((longer, draw_long_trajectories(longer)))
+    for name, (rows, figure) in zip(FIGURES, drawn, strict=False):
         save_picture(figure, folder / name, caption=caption(name, tables, summary), rows=rows)
 
 

@@ -39,6 +39,7 @@ import torch
 from analysis.arms.seed_pairs import INTERVAL
 from analysis.command_line import whole_numbers
 from analysis.figures.figure_files import Figure, make_folder, save_caption, save_csv, save_json, save_picture
+from analysis.figures.made_of import results_folder
 from arguments import FlagParser
 from long_work import progress_bar
 from options import settings_of
@@ -55,6 +56,8 @@ from training.settings.checks import check_ranges
 from training.settings.flags import in_flags
 
 _MOST = 10**9 - 1  # of a seed or delay
+# Names of all that is written beside the cells, without endings.
+WRITTEN = ("flossing_toy", "flossing_spectra", "flossing_accuracy", "flossing_curves")
 DEFAULT_ARMS = "none,pre,pre_inter,shuffled,orthogonal,unclipped"
 
 
@@ -266,6 +269,10 @@ def main(argv: Sequence[str] | None = None) -> None:
     # One thread: matrices this small lose time in more, and a cell's bits do not depend on the machine's cores.
     torch.set_num_threads(1)
     keep_freed_memory(torch.device("cpu"))
+    asked = {
+        f"--{name}s": sorted({str(getattr(cell, name)) for cell in cells}) for name in ("task", "delay", "arm", "seed")
+    }
+    results_folder(options.out, WRITTEN, [], asked, grow=asked)
     folder = CellFolder(options.out, settings)
     elsewhere = [] if options.report else train_cells(folder, mine)
     if elsewhere:

@@ -29,7 +29,8 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from analysis.command_line import benchmark_entry, check_at_least, check_json_target, save_json_target
-from analysis.figures.figure_files import BLUE, GREY, ORANGE, STYLE, make_folder, save_picture
+from analysis.figures.figure_files import BLUE, GREY, ORANGE, STYLE, save_picture
+from analysis.figures.made_of import results_folder
 from analysis.timing import Timing, seconds_of, timed
 from dynamics.orthonormal import orthonormalise
 from dynamics.propagation import TangentFlow
@@ -38,7 +39,7 @@ from long_work import progress_bar
 from models.recursion_maps import RecursionMaps
 from scripts.benchmark.measures import Record, beside_floor
 from scripts.benchmark.setup import DataShape, compose_preset, data_shape, synthetic_run
-from scripts.benchmark.updates import add_setup_options, read_overrides, start_of_record
+from scripts.benchmark.updates import add_setup_options, choices, read_overrides, start_of_record
 from training.evaluation.summary_table import aligned
 from training.records.result_numbers import Number, quartiles
 from training.settings.schema import TrainConfig
@@ -248,10 +249,12 @@ def main(argv: Sequence[str] | None = None) -> None:
     say(*format_table(result).split("\n"))
     record = start_of_record(config, overrides, options) | {"result": result, "growth": None}
     if options.growth:
+        asked = choices(options, overrides) | {"--num-exponents": options.num_exponents}
+        folder = results_folder(options.output_dir, ["lyapunov_cost"], [], asked, flag="--output-dir")
         record["growth"] = growth = measure_growth(config, shape, options.num_exponents, options.repeats)
         files = save_picture(
             draw_growth(growth),
-            make_folder(options.output_dir) / "lyapunov_cost",
+            folder / "lyapunov_cost",
             caption=f"Seconds of one supervision step of state and k tangents ({options.preset}, "
             f"{config.global_batch_size} puzzles, float32), against k, and of several steps at k = "
             f"{options.num_exponents}: medians of {options.repeats}.",

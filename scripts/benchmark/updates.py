@@ -31,7 +31,7 @@ from analysis.command_line import (
     environment,
     save_json_target,
 )
-from analysis.figures.figure_files import make_folder
+from analysis.figures.made_of import results_folder
 from long_work import progress_bar
 from scripts.benchmark import growth as benchmark_growth
 from scripts.benchmark.measures import PHASES, Note, Record, measure_preset
@@ -86,6 +86,12 @@ def read_overrides(options: argparse.Namespace) -> dict[str, str]:
             raise UserError(f"--set {text}: {key} is given twice ({flag}); leave one out")
         overrides[key] = value
     return overrides
+
+
+def choices(options: argparse.Namespace, overrides: Mapping[str, str]) -> Record:
+    """By flag, what makes another measurement of it."""
+    settings = [f"{key}={value}" for key, value in overrides.items()]
+    return {"--preset": options.preset, "--set": settings, "--shape": options.shape, "--repeats": options.repeats}
 
 
 def describe_environment(configs: Iterable[TrainConfig]) -> Record:
@@ -213,7 +219,7 @@ def measure_growth(options: argparse.Namespace, overrides: dict[str, str], prese
     bases = {
         preset: benchmark_growth.base_point(config, overrides, shape) for preset, (config, shape) in presets.items()
     }
-    folder = make_folder(options.output_dir)
+    folder = results_folder(options.output_dir, ["growth"], [], choices(options, overrides), flag="--output-dir")
     described = describe_environment(config for config, _ in presets.values())
     rows: list[Record] = []
     total = sum(len(benchmark_growth.all_points(base)) for base in bases.values())

@@ -1,6 +1,7 @@
 """From what runs and scripts write to the numbers of a record: each number by the file that it comes from."""
 
 import json
+import shutil
 from pathlib import Path
 
 import pytest
@@ -52,6 +53,9 @@ def test_a_run_its_evaluation_its_curve_and_a_benchmark(
     assert found["seconds"] == round(summary["train_seconds"], 1) and found["outputs"] == [run.as_posix()]
     assert found["commands"][0].startswith("python ") and found["commits"][0][:12] == provenance["git"]["commit"][:12]
 
+    shutil.copytree(run, tmp_path / "copy")
+    with pytest.raises(UserError, match=f"{tmp_path / 'copy'} holds the same as {run} and would count twice"):
+        gathered([run, tmp_path / "copy"])
     monkeypatch.setattr("sys.argv", ["evaluate.py", f"checkpoint={run}/best.pt", "device=cpu"])
     evaluate.main()
     found, numbers = gathered([run / "evaluation_best.json"]), of(run / "evaluation_best.json")

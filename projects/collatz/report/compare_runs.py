@@ -31,7 +31,8 @@ import numpy as np
 
 from analysis.arms.run_curves import names_of_folders, origin_lines, origin_of, refuse_twice
 from analysis.arms.seed_pairs import INTERVAL
-from analysis.figures.figure_files import Figure, make_folder, save_caption, save_csv, save_json, save_picture
+from analysis.figures.figure_files import Figure, save_caption, save_csv, save_json, save_picture
+from analysis.figures.made_of import results_folder
 from projects.collatz.closed_forms import Tilted
 from projects.collatz.report.arms import CollatzArm, collatz_arms
 from projects.collatz.report.comparisons import (
@@ -67,6 +68,8 @@ from training.evaluation.summary_table import wrapped
 from training.records.result_numbers import Number, estimate, record_entry
 
 SCHEMA_VERSION = 1
+# Names of all that is written, without endings.
+WRITTEN = ("collatz_report", "collatz_margins", "collatz_lookahead", "collatz_training")
 _LOOKED_AHEAD = 40  # of the figure, at least
 
 
@@ -178,7 +181,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     command = "python projects/collatz/report/compare_runs.py " + shlex.join(
         [*map(str, options.runs), "--out", str(options.out)]
     )
-    folder, source = make_folder(options.out), origin(runs, command)
+    folder, source = results_folder(options.out, WRITTEN, options.runs), origin(runs, command)
     save_caption("\n".join(table), folder / "collatz_report.txt")
     save_csv(run_records(arms), folder / "collatz_report.csv")
     report = {

@@ -29,7 +29,8 @@ require_packages()
 
 
 from analysis.command_line import environment, whole_numbers
-from analysis.figures.figure_files import make_folder, save_caption, save_csv, save_json
+from analysis.figures.figure_files import save_caption, save_csv, save_json
+from analysis.figures.made_of import results_folder
 from long_work import progress_bar
 from projects.collatz.bounds import bounds_at
 from projects.collatz.closed_forms import CLOSED_FORMS, LogN
@@ -205,7 +206,8 @@ def main(argv: Sequence[str] | None = None) -> None:
         raise UserError(f"--small {options.small}: expected 1 to {MOST_LOOKAHEAD}")
     typed = ["--out", str(options.out), "--lookaheads", ",".join(map(str, options.lookaheads)),
              "--starts", str(options.starts), "--small", str(options.small)]  # fmt: skip
-    folder = make_folder(options.out)
+    asked = {f"--{name}": getattr(options, name) for name in ("lookaheads", "starts", "small")}
+    folder = results_folder(options.out, ["collatz_orbits"], [], asked)
     starts = (*TEST_STARTS, *FRESH_STARTS)
     facts = [orbit_facts(start, options.lookaheads) for start in starts]
     counts = odd_step_counts(RECORDS_BELOW)

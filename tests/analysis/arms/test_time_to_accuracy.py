@@ -3,6 +3,7 @@
 import csv
 import json
 import random
+import shutil
 import statistics
 from dataclasses import asdict
 from pathlib import Path
@@ -221,6 +222,7 @@ def test_a_real_log(sudoku6_folder: Path, tmp_path: Path) -> None:
 BAD = {
     "no folder": (["{tmp}/absent"], "has no metrics.jsonl"),
     "twice": (["{tmp}/run", "{tmp}/other/../run"], "is named twice"),
+    "a copy": (["{tmp}/run", "{tmp}/copy"], "copy holds the same as "),
     "another metric": (["{tmp}/run", "--metric=eval/accuracy"], f"holds no eval/accuracy; it holds {FAST}"),
     "a loss": (["{tmp}/run", "--metric=eval/lm_loss"], "expected an accuracy"),
     "per cent": (["{tmp}/run", "--target=75"], "such as 0.75, found '75'"),
@@ -235,6 +237,7 @@ BAD = {
 def test_bad_input(arguments: list[str], message: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     for name in ("run", "old", "bare", "other"):
         make_run(tmp_path / name, [0.5])
+    shutil.copytree(tmp_path / "run", tmp_path / "copy")
     (tmp_path / "old" / "metrics.jsonl").write_text(json.dumps({"step": 1, FAST: 0.5}) + "\n")
     (tmp_path / "bare" / "provenance.json").unlink()
     (tmp_path / "other" / "provenance.json").write_text('{"config": 3}')

@@ -2,6 +2,8 @@
 
 import json
 import re
+import shlex
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -12,10 +14,12 @@ from analysis.figures import make_figure_bundle
 from analysis.figures.bundle_letter import answer
 from analysis.figures.bundle_sources import FIG3, FIG4, find_sources
 from analysis.figures.bundle_text import FIG1, FIG2
+from analysis.figures.made_of import results_folder
 from analysis.spectra import spectrum_over_runs
 from analysis.spectra.spectrum_files import SpectrumStore
 from analysis.spectra.spectrum_summary import write_summary
 from analysis.spectra.spectrum_table import SpectrumTable
+from errors import UserError
 
 
 def table(label: str, model: str, seed: int, *, objective: str = "act_streaming", shift: float = 0.25) -> SpectrumTable:
@@ -38,8 +42,13 @@ def table(label: str, model: str, seed: int, *, objective: str = "act_streaming"
     return SpectrumTable(label, arrays, settings)
 
 
+def contents(folder: Path) -> dict[Path, bytes]:
+    return {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
 def write(folder: Path, tables: list[SpectrumTable]) -> dict[str, Any]:
-    """As analysis/spectra/lyapunov_spectrum.py leaves a folder."""
+    """As analysis/spectra/lyapunov_spectrum.py leaves a folder, in the place of what was there."""
+    shutil.rmtree(folder, ignore_errors=True)
     for table in tables:
         run_folder = folder if len(tables) == 1 else folder / table.label
         store = SpectrumStore(run_folder, table.settings)
@@ -71,7 +80,8 @@ def test_without_figures_three_and_four(results: Path, tmp_path: Path, capsys: p
     assert f"left out: {FIG3}, {FIG4}" in capsys.readouterr().out
     files = sorted(str(path.relative_to(out)) for path in out.rglob("*") if path.is_file())
     figures = [f"figures/{name}.{suffix}" for name in (FIG1, FIG2) for suffix in ("csv", "json", "png", "svg")]
-    assert files == sorted([*figures, ".written.json", "README.md", "email_draft.md", "figure_captions.md"])
+    notes = [".made_of.json", ".written.json", "figures/.made_of.json"]
+    assert files == sorted([*figures, *notes, "README.md", "email_draft.md", "figure_captions.md"])
     readme, letter = (out / "README.md").read_text(), (out / "email_draft.md").read_text()
     assert "Prepared on 2026-11-25." in readme and f"`{FIG3}`: no result of analysis/arms/peak_vs_final.py" in readme
     assert "(Fig. 1)" in letter and "(Fig. 2" in letter and "(Fig. 3)" not in letter and "(Fig. 4)" not in letter
@@ -97,13 +107,15 @@ def test_without_figures_three_and_four(results: Path, tmp_path: Path, capsys: p
     captions = (out / "figure_captions.md").read_text()
     assert "| TRM-att multi | TRM-att | lambda1_median_failed | -" in captions
 
-    before = {path: path.read_bytes() for path in out.rglob("*") if path.is_file()}
+    before = contents(out)
     make_figure_bundle.main(["--runs", *names, "--out", str(out)])
-    assert {path: path.read_bytes() for path in out.rglob("*") if path.is_file()} == before
+    assert contents(out) == before
 
 
 @pytest.mark.parametrize("controls", [[], ["TRM batch 64", "TRM updates=1200"]])
-def test_figures_that_others_drew(results: Path, tmp_path: Path, controls: list[str]) -> None:
+def test_figures_that_others_drew(
+    results: Path, tmp_path: Path, controls: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
     peak, rollouts = tmp_path / "peak", tmp_path / "ptrm"
     difference = {"arm": "TRM multi_perturbed_ce K=4", "baseline": "TRM", "moment": "best",
                   "start": "the initial state",
@@ -141,20 +153,35 @@ def test_figures_that_others_drew(results: Path, tmp_path: Path, controls: list[
         assert f"{name} txt" in (out / "figure_captions.md").read_text()
     assert json.loads((out / "figures" / f"{FIG4}.json").read_text())["puzzles"] == 99
 
-    # What is missing later disappears from the folder too.
+    # A bundle of other results is refused; where its words are removed, what is missing then disappears, and is named.
+    before = contents(out)
+    with pytest.raises(SystemExit):
+        make_figure_bundle.main(["--runs", str(peak), "--out", str(out)])
+    error = capsys.readouterr().err
+    assert f"now ../peak (seen from its folder): name another --out, or remove what is there: rm {out}" in error
+    assert contents(out) == before
+    for word in shlex.split(error.rpartition(": rm ")[2]):
+        Path(word).unlink()
     make_figure_bundle.main(["--runs", str(peak), "--out", str(out)])
-    left = {path.name.partition(".")[0] for path in (out / "figures").iterdir()}
+    left = {path.name.partition(".")[0] for path in (out / "figures").iterdir()} - {""}
     assert left == {FIG3}
+    said, gone = capsys.readouterr().err, {path for path in before if path.name.startswith((FIG1, FIG2, FIG4))}
+    assert len(gone) == 12 and all(f"warning: {path} is removed: it no longer belongs" in said for path in gone)
+    # Its figures are as safe from the script that draws one of them.
+    with pytest.raises(UserError, match=rf"{FIG3}.csv was made of ../../peak, now ../../a, ../../b .*another --out"):
+        results_folder(out / "figures", ["peak_vs_final", FIG3], [tmp_path / "a", tmp_path / "b"])
     (peak / f"{FIG3}.svg").unlink()
     with pytest.raises(SystemExit):
         make_figure_bundle.main(["--runs", str(peak), "--out", str(out)])
 
 
-def test_what_a_person_edits_stays(results: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    out = tmp_path / "bundle_20261125"
+def test_what_a_person_edits_stays(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    out, results_of_two = tmp_path / "bundle_20261125", tmp_path / "results"
+    write(results_of_two / "trm", [table("a", "TRM-att", 0), table("b", "TRM-att", 1)])
+    write(results_of_two / "hrm", [table("c", "HRM", 2)])
 
     def make(*names: str) -> str:
-        make_figure_bundle.main(["--runs", *(str(results / name) for name in names), "--out", str(out)])
+        make_figure_bundle.main(["--runs", *(str(results_of_two / name) for name in names), "--out", str(out)])
         return capsys.readouterr().err
 
     assert make("trm", "hrm") == ""
@@ -165,16 +192,18 @@ def test_what_a_person_edits_stays(results: Path, tmp_path: Path, capsys: pytest
     # The same results: nothing new is to be said.
     assert make("trm", "hrm").count("edited and stays; there is nothing new for it") == 2
     assert not list(out.rglob("*_new*"))
-    # Other results: they stand beside what was edited, and are renewed there as long as they are not edited too.
+    # New numbers of the same results stand beside what was edited, and are renewed there until they are edited too.
+    write(results_of_two / "trm", [table("a", "TRM-att", 0), table("e", "TRM-att", 3)])
     for _ in range(2):
-        said = make("trm")
+        said = make("trm", "hrm")
         assert f"{letter} was edited and stays; the new one is email_draft_new.md" in said
         assert letter.read_text() == "Dear colleague," and drawing.read_text() == "<svg>mine</svg>"
         new = letter.with_name("email_draft_new.md")
         assert new.read_text() not in (generated, "Dear colleague,") and "(Fig. 1)" in new.read_text()
         assert {path.name for path in out.rglob("*_new*")} == {new.name, f"{FIG1}_new.svg"}
     new.write_text("mine too")
-    make("hrm")
+    write(results_of_two / "hrm", [table("f", "HRM", 4)])
+    make("trm", "hrm")
     assert new.read_text() == "mine too" and "(Fig. 1)" in letter.with_name("email_draft_new2.md").read_text()
 
 
@@ -218,6 +247,17 @@ def test_folders_that_hold_nothing_are_named(results: Path, tmp_path: Path) -> N
     with pytest.raises(SystemExit):
         make_figure_bundle.main(["--runs", str(results / "empty"), "--out", str(tmp_path / "bundle_20261125")])
     assert not (tmp_path / "bundle_20261125").exists()
+
+
+@pytest.mark.parametrize(("names", "copied"), [(["hrm"], "hrm"), (["hrm", "multi"], "multi"), (["trm"], "one")])
+def test_a_measurement_given_twice_is_refused(results: Path, tmp_path: Path, names: list[str], copied: str) -> None:
+    """A copy of a folder, also of one that no figure shows, and a network of one in a folder of its own."""
+    if copied == "one":
+        write(tmp_path / "one", [table("b", "TRM-att", 1)])
+    else:
+        shutil.copytree(results / copied, tmp_path / copied)
+    with pytest.raises(UserError, match=rf"{tmp_path / copied} holds the same as .* and would count twice: name one"):
+        find_sources([*(results / name for name in names), tmp_path / copied])
 
 
 def test_the_rows_of_the_summary_are_drawn(results: Path) -> None:

@@ -10,7 +10,6 @@ import torch
 
 from analysis.figures.figure_files import (
     make_folder,
-    results_folder,
     save_caption,
     save_csv,
     save_figure,
@@ -75,20 +74,3 @@ def test_a_file_in_the_way(tmp_path: Path) -> None:
         make_folder(tmp_path / "figures")
     with pytest.raises(UserError, match="cannot be written"):
         save_caption("words", tmp_path / "nowhere" / "t.txt")
-
-
-def test_results_of_other_inputs_are_never_replaced(tmp_path: Path) -> None:
-    run, out = tmp_path / "run", tmp_path / "run" / "figures"
-    of = {"first": [run / "a.json"], "another": [run / "b.json"], "two": [run / "a.json", run / "b.json"]}
-    save_json({}, results_folder(out, "curve", of["first"], "--x=seconds") / "curve.json")
-    for inputs, words in ((of["another"], "--x=seconds"), (of["two"], "--x=seconds"), (of["first"], "--x=updates")):
-        with pytest.raises(UserError, match=r"curve.json was made of ../a.json, --x=seconds .*: name another folder"):
-            results_folder(out, "curve", inputs, words)
-    results_folder(out, "other", of["another"])
-    moved = run.rename(tmp_path / "moved")
-    assert results_folder(moved / "figures", "curve", [moved / "a.json"], "--x=seconds") == moved / "figures"
-    (moved / "figures" / "curve.json").unlink()
-    results_folder(moved / "figures", "curve", [moved / "b.json"])
-    (moved / "figures" / ".made_of.json").write_text("damaged")
-    with pytest.raises(UserError, match=r"\.made_of\.json: .*remove it"):
-        results_folder(moved / "figures", "curve", [moved / "b.json"])

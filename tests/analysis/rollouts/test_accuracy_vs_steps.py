@@ -177,5 +177,9 @@ def refuse(argv: list[str], reason: str, capsys: pytest.CaptureFixture[str]) -> 
 
 def test_missing_file_and_too_many_curves(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     refuse([str(tmp_path / "none.json")], "there is no such file", capsys)
+    copy = tmp_path / "copied" / "evaluation_best.json"
+    copy.parent.mkdir()
+    copy.write_bytes(write(tmp_path / "once", result(2)).read_bytes())
+    refuse([str(tmp_path / "once" / copy.name), str(copy)], f"{copy} holds the same as ", capsys)
     paths = [write(tmp_path / f"run{i}", result(2)) for i in range(7)]
     refuse([str(path) for path in paths], "7 curves in the reports, expected at most 6", capsys)

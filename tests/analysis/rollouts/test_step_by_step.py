@@ -72,6 +72,8 @@ def test_on_a_run(sudoku6_folder: Path, tmp_path: Path, capsys: pytest.CaptureFi
     (only,) = json.loads((tmp_path / "one" / "step_by_step.json").read_text())["traces"]
     assert only["row"] == 5
     for options, says in (
+        (["--rows", "5"], "was made with --rows (not given), now 5: name another --output-dir"),
+        (["--data-path", str(sudoku6_folder)], "was made of ../best.pt, now ../best.pt, "),
         (["--rows", "40"], "has test rows 0 to 39"),
         (["--max-rows", "0"], "expected at least 1"),
         (["--data-path", str(tmp_path / "nothing")], "nothing"),

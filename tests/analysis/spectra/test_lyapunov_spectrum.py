@@ -2,6 +2,7 @@
 
 import csv
 import json
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -33,7 +34,11 @@ def run(checkpoints: list[Path], out: Path, *options: str) -> None:
     lyapunov_spectrum.main(["--checkpoint", *names, "--out", str(out), *OPTIONS, *options])
 
 
-def test_one_run(runs: list[Path], tmp_path: Path) -> None:
+def contents(folder: Path) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in folder.iterdir()}
+
+
+def test_one_run(runs: list[Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     run(runs[:1], tmp_path / "a")
     arrays = read_arrays(tmp_path / "a" / "spectrum.npz")
     assert arrays["step_growth"].shape == (10, 4, 3) and arrays["extended_growth"].shape == (10, 4)
@@ -53,15 +58,22 @@ def test_one_run(runs: list[Path], tmp_path: Path) -> None:
         for suffix in ("png", "pdf", "svg", "csv", "txt"):
             assert (tmp_path / "a" / f"{name}.{suffix}").stat().st_size > 0
 
-    before = {path.name: path.read_bytes() for path in (tmp_path / "a").iterdir()}
+    before = contents(tmp_path / "a")
     run(runs[:1], tmp_path / "a")  # nothing is measured again, and all of it is written alike
-    after = {path.name: path.read_bytes() for path in (tmp_path / "a").iterdir()}
-    assert {name for name in before if before[name] != after.get(name)} <= {"summary.json"}
+    after = contents(tmp_path / "a")
+    assert {name for name in before if before[name] != after.get(name)} <= {"summary.json", ".written.json"}
 
     run(runs[:1], tmp_path / "a", "--num-puzzles", "12")  # the later option wins: two rows more
     longer = read_arrays(tmp_path / "a" / "spectrum.npz")
     assert len(longer["row"]) == 12
     np.testing.assert_array_equal(longer["step_growth"][:8], arrays["step_growth"][:8])
+    assert "spectrum_shift.csv was made with --num-puzzles 10, now 12: it is made anew" in capsys.readouterr().err
+    before = contents(tmp_path / "a")
+    for options in (["--num-puzzles", "6"], ["--num-puzzles", "12", "--draws", "300"]):
+        words = ["--checkpoint", runs[0], "--out", tmp_path / "a", *OPTIONS, *options]
+        error = refused_line(capsys, lyapunov_spectrum.main, words)
+        assert f", now {options[-1]}: name another --out, or remove what is there: rm {tmp_path}" in error
+    assert contents(tmp_path / "a") == before
 
 
 def test_two_runs(runs: list[Path], tmp_path: Path) -> None:
@@ -97,6 +109,10 @@ def test_two_runs_of_one_name_are_refused(runs: list[Path], tmp_path: Path, caps
     with pytest.raises(SystemExit):
         run([runs[0], runs[0]], tmp_path)
     assert "two checkpoints are called seed0_best" in capsys.readouterr().err
+    copied = tmp_path / "copied"
+    shutil.copytree(runs[0].parent, copied)
+    words = ["--checkpoint", runs[0], copied / "best.pt", "--out", tmp_path / "x"]
+    assert f"best.pt holds the same as {runs[0]} and would count" in refused_line(capsys, lyapunov_spectrum.main, words)
 
 
 def test_a_measurement_of_other_networks_is_refused(

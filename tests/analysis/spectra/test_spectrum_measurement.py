@@ -1,5 +1,6 @@
 """The measurement of a trajectory against the engine itself and the official inference; its files and their faults."""
 
+import subprocess
 from dataclasses import asdict
 from pathlib import Path
 
@@ -157,8 +158,14 @@ def test_measurement_goes_on_where_it_stopped(puzzles: PuzzleSet, tmp_path: Path
     assert not (tmp_path / "stopped" / PARTS).exists()
     assert (tmp_path / "stopped" / FILE_NAME).read_bytes() == (tmp_path / "straight" / FILE_NAME).read_bytes()
 
-    with pytest.raises(UserError, match=r"measured with num_steps = 4, now 5.*rm -r"):
+    (tmp_path / "stopped" / "notes.txt").write_text("mine")
+    SpectrumStore(tmp_path / "stopped", described).add(measured(np.array([5])))
+    with pytest.raises(UserError, match="measured with num_steps = 4, now 5: name another --out") as refused:
         SpectrumStore(tmp_path / "stopped", {**described, "num_steps": 5})
+    # The advice, as a shell takes it, removes the measurement and nothing beside it.
+    subprocess.run(str(refused.value).rpartition(": ")[2], shell=True, check=True)
+    assert [path.name for path in (tmp_path / "stopped").rglob("*") if path.is_file()] == ["notes.txt"]
+    SpectrumStore(tmp_path / "stopped", {**described, "num_steps": 5})
 
 
 def test_damaged_files_are_named(tmp_path: Path) -> None:

@@ -1,0 +1,108 @@
+"""Whether results may be written where there are some: of the same inputs and options they are made anew, else not."""
+
+import os
+import shlex
+import sys
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from analysis.figures.figure_files import make_folder
+from analysis.figures.kept_edits import unedited
+from dataset.plain_data import JsonError, read_json_object
+from errors import UserError, say, writing
+from training.storage.atomic_file import write_json_atomically
+
+MADE_OF = ".made_of.json"  # name of results -> inputs ("of") and options ("with") that they were made of
+
+
+def results_folder(
+    folder: Path,
+    names: Sequence[str],
+    inputs: Sequence[Path] | None,
+    options: Mapping[str, Any] | None = None,
+    *,
+    flag: str = "--out",
+    grow: Collection[str] = (),
+) -> Path:
+    """The folder, made if need be, for results called `names` that are made of these files or folders.
+
+    Results that a script wrote there are made anew only of the same inputs with the same options; what a person has
+    edited is for `kept_edits` to keep. What they are made of is noted in `.made_of.json`.
+
+    Args:
+        inputs: None where the results of whatever is noted are drawn again.
+        options: by flag, with its value: those that make other results of the same inputs.
+        flag: the one that names the folder. grow: options of which results may be made anew with a larger number, or
+            with further words beside those of before; this is said.
+    Errors: `UserError` where results of such a name are there that are of others, naming what differs.
+    """
+    note = folder / MADE_OF
+    try:
+        noted = read_json_object(note) if make_folder(folder) and note.exists() else {}
+    except JsonError as error:
+        raise UserError(f"{note}: {error}; name another {flag}, or move {folder} away") from error
+    now = _Origin(
+        # Relative, so that folders can be moved together.
+        None if inputs is None else [os.path.relpath(path.absolute(), folder.absolute()) for path in inputs],
+        {name: _in_words(value) for name, value in (options or {}).items()},
+    )
+    there = {name: paths for name in names if (paths := unedited(folder, name))}
+    for name, paths in there.items():
+        earlier = _Origin.read(noted.get(name, noted.get(names[0])))
+        differs = "is there, and nothing says of what" if earlier is None else now.apart(earlier, grow)
+        if differs:
+            every = shlex.join(str(path) for paths in there.values() for path in paths)
+            raise UserError(f"{paths[0]} {differs}: name another {flag}, or remove what is there: rm {every}")
+        if earlier is not None and (grown := now.apart(earlier)):
+            say(f"{paths[0]} {grown}: it is made anew", file=sys.stderr)
+    for name in names:
+        earlier = _Origin.read(noted.get(name, noted.get(names[0])))
+        of = now.inputs if now.inputs is not None or earlier is None else earlier.inputs
+        noted[name] = {"of": of or [], "with": now.options}
+    with writing(note, f"name another {flag}"):
+        write_json_atomically(note, noted, durable=False)
+    return folder
+
+
+@dataclass(frozen=True)
+class _Origin:
+    """What results are made of. inputs: seen from their folder; options: words by flag, empty where not given."""
+
+    inputs: list[str] | None
+    options: dict[str, str]
+
+    @classmethod
+    def read(cls, entry: Any) -> "_Origin | None":
+        """Of a note; None where there is none. An older one is a list, of inputs and `--flag=word`."""
+        if isinstance(entry, dict) and isinstance(entry.get("of"), list) and isinstance(entry.get("with"), dict):
+            return cls(list(map(str, entry["of"])), {str(key): str(value) for key, value in entry["with"].items()})
+        if isinstance(entry, list):
+            words = [str(word).partition("=") for word in entry]
+            options = {flag: value for flag, equals, value in words if equals and flag.startswith("--")}
+            return cls([str(word) for word in entry if str(word).partition("=")[0] not in options], options)
+        return None
+
+    def apart(self, earlier: "_Origin", grow: Collection[str] = ()) -> str:
+        """What differs, in words; empty where nothing does. An option that only one of them has is no difference."""
+        if self.inputs is not None and self.inputs != earlier.inputs:
+            found, expected = (", ".join(inputs or []) for inputs in (earlier.inputs, self.inputs))
+            return f"was made of {found}, now {expected} (seen from its folder)"
+        for flag, value in self.options.items():
+            before = earlier.options.get(flag, value)
+            if before != value and not (flag in grow and _is_more(before, value)):
+                return f"was made with {flag} {before or '(not given)'}, now {value or '(not given)'}"
+        return ""
+
+
+def _in_words(value: Any) -> str:
+    words = value if isinstance(value, list | tuple) else [] if value is None else [value]
+    return " ".join(map(str, words))
+
+
+def _is_more(before: str, now: str) -> bool:
+    """Whether `now` has all words of `before`, or is a larger whole number."""
+    if before.isdigit() and now.isdigit():
+        return int(now) > int(before)
+    return set(before.split()) <= set(now.split())

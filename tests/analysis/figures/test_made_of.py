@@ -1,0 +1,68 @@
+"""Results are made anew of the same inputs with the same options only."""
+
+import json
+import shlex
+from pathlib import Path
+
+import pytest
+
+from analysis.figures.figure_files import save_csv, save_json
+from analysis.figures.made_of import MADE_OF, results_folder
+from errors import UserError
+
+
+def test_results_of_other_inputs_are_never_replaced(tmp_path: Path) -> None:
+    run, out = tmp_path / "run", tmp_path / "run" / "figures"
+    a, b = run / "a.json", run / "b.json"
+    save_json({}, results_folder(out, ["curve"], [a]) / "curve.json")
+    for inputs in ([b], [a, b]):
+        with pytest.raises(UserError, match=r"curve.json was made of ../a.json, now .*b.json .*: name another --plots"):
+            results_folder(out, ["curve"], inputs, flag="--plots")
+    results_folder(out, ["other"], [b])
+    moved = run.rename(tmp_path / "moved")
+    out = moved / "figures"
+    assert results_folder(out, ["curve"], [moved / "a.json"]) == out
+    (out / "curve.json").unlink()
+    results_folder(out, ["curve"], [moved / "b.json"])
+    (out / MADE_OF).write_text("damaged")
+    with pytest.raises(UserError, match=r"\.made_of\.json: .*move .*figures away"):
+        results_folder(out, ["curve"], [moved / "b.json"])
+
+
+def test_results_with_other_options_are_never_replaced(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    def claim(**options: object) -> None:
+        results_folder(tmp_path, ["curve", "table"], [tmp_path / "a"], options, grow=["count", "seeds"])
+
+    claim(rows=None, count=8, seeds=[0, 1])
+    save_json({}, tmp_path / "curve.json")
+    save_csv([{"x": 1}], tmp_path / "table.csv")
+    (tmp_path / "curve.png").write_text("mine, whatever it is called")
+    claim(rows=None, count=8, seeds=[0, 1], added_later=3)
+    for options, words in (
+        ({"rows": [3, 17], "count": 8}, r"made with rows \(not given\), now 3 17: name another --out"),
+        ({"count": 6}, "made with count 8, now 6"),
+        ({"seeds": [0]}, "made with seeds 0 1, now 0"),
+    ):
+        with pytest.raises(UserError, match=words) as refused:
+            claim(**options)
+    advised = shlex.split(str(refused.value).rpartition("rm ")[2])
+    assert advised == [str(tmp_path / "curve.json"), str(tmp_path / "table.csv")]  # nothing that no script wrote
+    assert capsys.readouterr().err == ""
+    claim(rows=None, count=12, seeds=[0, 1, 2])
+    assert "curve.json was made with count 8, now 12: it is made anew" in capsys.readouterr().err
+
+
+def test_what_nothing_is_known_of_is_not_replaced(tmp_path: Path) -> None:
+    """An older note, a list, holds for the options that it names; without any note results are refused."""
+    save_json({}, tmp_path / "curve.json")
+    with pytest.raises(UserError, match=r"curve.json is there, and nothing says of what: name another --out"):
+        results_folder(tmp_path, ["curve"], [tmp_path / "a"])
+    (tmp_path / MADE_OF).write_text(json.dumps({"curve": ["a", "--x=seconds"]}))
+    with pytest.raises(UserError, match="made with --x seconds, now updates"):
+        results_folder(tmp_path, ["curve"], [tmp_path / "a"], {"--x": "updates", "--rows": 3})
+    results_folder(tmp_path, ["curve"], [tmp_path / "a"], {"--x": "seconds", "--rows": 3})
+    with pytest.raises(UserError, match="made with --rows 3, now 4"):
+        results_folder(tmp_path, ["curve"], None, {"--x": "seconds", "--rows": 4})  # drawn again of whatever is noted
+    results_folder(tmp_path, ["curve"], None, {"--rows": 3})
+    with pytest.raises(UserError, match="was made of a, now b "):
+        results_folder(tmp_path, ["curve"], [tmp_path / "b"], {"--rows": 3})
