@@ -1,5 +1,6 @@
 """Every reader against damaged and hostile input; and the fuzzer against readers with known faults."""
 
+import gzip
 import hashlib
 import json
 import os
@@ -18,6 +19,7 @@ from scripts.fuzz import main
 from tests.fuzz import canary
 from tests.fuzz.engine import Case, Report, Target, bounded_memory, forget_peak, make_case, run_case, shares
 from tests.fuzz.registry import all_targets
+from tests.fuzz.targets.puzzle_lists import RawPuzzleList
 from tests.helpers import ROOT
 
 FAST_CASES = 2000
@@ -104,6 +106,24 @@ print(json.dumps(digests(Path(sys.argv[1]))))
     )
     assert done.returncode == 0, done.stderr
     assert json.loads(done.stdout) == digests(tmp_path / "case")
+
+
+def test_a_reader_that_keeps_a_bomb_is_seen(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Among the cases of every day are some that no reader may take into memory."""
+    if not forget_peak():
+        pytest.skip("this process's peak may be that of an earlier test")
+
+    def keep(target: RawPuzzleList, path: Path) -> list[str]:
+        with gzip.open(path, "rt", errors="replace") as lines:
+            return list(lines)
+
+    monkeypatch.setattr(RawPuzzleList, "read", keep)
+    monkeypatch.setattr(RawPuzzleList, "judge", lambda target, result, path: None)
+    target = RawPuzzleList()
+    target.prepare()
+    with bounded_memory():
+        outcomes = (run_case(target, 0, index, tmp_path / "case") for index in range(COUNTS[target.name]))
+        assert any(outcome.detail.startswith("memory grew") for outcome in outcomes)
 
 
 class Faulty:
