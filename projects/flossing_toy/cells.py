@@ -90,22 +90,6 @@ class CellFolder:
         with writing(self.file(cell), "once the disk accepts it, the same command goes on with this cell"):
             write_json_atomically(self.file(cell), result)
 
-    def finished(self, cells: Sequence[Cell]) -> tuple[list[FinishedCell], int, int]:
-        """What is finished: of `cells` in their order, then of other selections; how many those are, and how many more
-        were made with other settings. Errors: as `read`.
-        """
-        chosen = [found for found in map(self.read, cells) if found is not None]
-        names, others, foreign = {self.file(cell).name for cell in cells}, [], 0
-        for path in sorted(self.path.glob("*.json")):
-            if path.name in names:
-                continue
-            result = json_object_or_refuse(path, "remove it")
-            if result.get("settings") != asdict(self.settings):
-                foreign += 1
-            elif isinstance(result.get("cell"), dict) and (found := self.read(Cell(**result["cell"]))) is not None:
-                others.append(found)
-        return [*chosen, *others], len(others), foreign
-
     def read(self, cell: Cell) -> FinishedCell | None:
         """What was found; None where the cell is not finished. Errors: `UserError` for a file of other settings."""
         path = self.file(cell)

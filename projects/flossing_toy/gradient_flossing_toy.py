@@ -5,9 +5,9 @@
 
 A cell is one training: task, delay, arm, seed. Finished ones are kept as --out/cells/<cell>.json and never made again;
 the same command goes on after any stop, and several processes may work on one --out at the same time. When none is left
-(or with --report at once) the report of all finished cells of these settings, those of earlier commands too, is written
-to --out: the table and the claims as flossing_toy.txt, .json and .csv, and the figures flossing_spectra,
-flossing_accuracy and flossing_curves as .png and .svg with their numbers as .csv and .json and captions as .txt.
+(or with --report at once) the report of all finished cells that the flags name is written to --out: the table and the
+claims as flossing_toy.txt, .json and .csv, and the figures flossing_spectra, flossing_accuracy and flossing_curves as
+.png and .svg with their numbers as .csv and .json and captions as .txt.
 
 Arms: none (no flossing; gradients are clipped, as in all arms but one: this is the control "clipping only"), pre,
 inter, pre_inter; controls: shuffled and shuffled_inter (as many flossing updates as pre and pre_inter, towards the
@@ -277,13 +277,10 @@ def main(argv: Sequence[str] | None = None) -> None:
     elsewhere = [] if options.report else train_cells(folder, mine)
     if elsewhere:
         say(f"{len(elsewhere)} cells are being trained by another process")
-    finished, others, foreign = folder.finished(cells)
+    finished = [finished_cell for finished_cell in map(folder.read, cells) if finished_cell is not None]
     if not finished:
-        held = f" and {foreign} of other settings, whose flags are to be given" if foreign else ""
-        raise UserError(f"{options.out} holds no finished cell of these{held}; leave out --report to train them")
-    if others:
-        say(f"{others} finished cells of other selections are in the report too")
-    missing = len(cells) - (len(finished) - others)
+        raise UserError(f"{options.out} holds no finished cell of these; leave out --report to train them")
+    missing = len(cells) - len(finished)
     lines = write_results(
         options.out, finished, missing, "python projects/flossing_toy/gradient_flossing_toy.py " + shlex.join(arguments)
     )

@@ -4,7 +4,6 @@ import csv
 import json
 import os
 import re
-import shutil
 import signal
 import subprocess
 import sys
@@ -103,23 +102,6 @@ def test_two_parts_make_the_whole(whole: Path, tmp_path: Path, capsys: pytest.Ca
         gradient_flossing_toy.main(["--out", str(tmp_path), "--part", share, *CHOICE, *SIZES])
         assert ("6 of 12 cells are not finished" in capsys.readouterr().out) == (share == "1/2")
     assert cells_of(tmp_path) == cells_of(whole)
-
-
-def test_a_smaller_selection_reports_what_is_finished_beside_it(
-    whole: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    """Its command would else replace the report of all by one of a part; cells of other settings stay out."""
-    shutil.copytree(whole, tmp_path / "copy")
-    smaller = "--seeds 1 --delays 2 --tasks xor --arms none".split()
-    gradient_flossing_toy.main(["--out", str(tmp_path / "copy"), *smaller, *SIZES])
-    assert "11 finished cells of other selections are in the report too" in capsys.readouterr().out
-    before, after = (json.loads((folder / "flossing_toy.json").read_text()) for folder in (whole, tmp_path / "copy"))
-    assert after["cells"] == 12 and after["seeds"] == [0, 1] and after["missing_cells"] == 0
-    key = lambda one: (one["task"], one["delay"], one["arm"])  # noqa: E731
-    assert sorted(after["accuracy"], key=key) == sorted(before["accuracy"], key=key)
-    others = [*SIZES, "--lr", "0.5"]
-    line = refusal(capsys, "--out", str(tmp_path / "copy"), "--report", "--seeds", "7", *CHOICE[2:], *others)
-    assert "no finished cell of these and 12 of other settings, whose flags are to be given" in line
 
 
 def test_a_cell_that_another_process_holds_is_left_to_it(tmp_path: Path) -> None:
