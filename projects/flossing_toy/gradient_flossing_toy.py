@@ -172,6 +172,13 @@ def numbers(report: Mapping[str, Any]) -> list[Number]:
     return [*measured, Number("trainings", report["cells"]), Number("trainings not run", report["missing_cells"])]
 
 
+def claim(out: Path, cells: Sequence[Cell]) -> None:
+    """Errors: `UserError` where the report of cells is there that are not among these."""
+    chosen = ("task", "delay", "arm", "seed")
+    asked = {f"--{name}s": sorted({str(getattr(cell, name)) for cell in cells}) for name in chosen}
+    results_folder(out, WRITTEN, [], asked, grow=asked)
+
+
 def write_results(out: Path, cells: Sequence[FinishedCell], missing: int, command: str) -> list[str]:
     """Write everything; returns the lines of the table and the claims. Errors: `UserError`."""
     folder = make_folder(out)
@@ -269,18 +276,18 @@ def main(argv: Sequence[str] | None = None) -> None:
     # One thread: matrices this small lose time in more, and a cell's bits do not depend on the machine's cores.
     torch.set_num_threads(1)
     keep_freed_memory(torch.device("cpu"))
-    asked = {
-        f"--{name}s": sorted({str(getattr(cell, name)) for cell in cells}) for name in ("task", "delay", "arm", "seed")
-    }
-    results_folder(options.out, WRITTEN, [], asked, grow=asked)
+    claim(options.out, cells)
     folder = CellFolder(options.out, settings)
     elsewhere = [] if options.report else train_cells(folder, mine)
     if elsewhere:
         say(f"{len(elsewhere)} cells are being trained by another process")
     finished = [finished_cell for finished_cell in map(folder.read, cells) if finished_cell is not None]
     if not finished:
-        raise UserError(f"{options.out} holds no finished cell of these; leave out --report to train them")
+        others = len(list(folder.path.glob("*.json")))
+        there = f", but {others} of others: give the flags that they were made with, or" if others else ";"
+        raise UserError(f"{options.out} holds no finished cell of these{there} leave out --report to train them")
     missing = len(cells) - len(finished)
+    claim(options.out, cells)  # another process may have reported while this one trained
     lines = write_results(
         options.out, finished, missing, "python projects/flossing_toy/gradient_flossing_toy.py " + shlex.join(arguments)
     )

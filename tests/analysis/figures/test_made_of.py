@@ -1,6 +1,7 @@
 """Results are made anew of the same inputs with the same options only."""
 
 import json
+import re
 import shlex
 from pathlib import Path
 
@@ -9,6 +10,7 @@ import pytest
 from analysis.figures.figure_files import save_csv, save_json
 from analysis.figures.made_of import MADE_OF, results_folder
 from errors import UserError
+from tests.helpers import ROOT
 
 
 def test_results_of_other_inputs_are_never_replaced(tmp_path: Path) -> None:
@@ -66,3 +68,14 @@ def test_what_nothing_is_known_of_is_not_replaced(tmp_path: Path) -> None:
     results_folder(tmp_path, ["curve"], None, {"--rows": 3})
     with pytest.raises(UserError, match="was made of a, now b "):
         results_folder(tmp_path, ["curve"], [tmp_path / "b"], {"--rows": 3})
+
+
+def test_every_script_that_saves_results_looks_at_what_is_there() -> None:
+    """One that is missing here would replace results of other inputs."""
+    saving = re.compile(r"\b(save_picture|save_figure|save_json|save_csv|save_caption)\(")
+    scripts = [path for room in ("analysis", "projects", "scripts") for path in (ROOT / room).rglob("*.py")]
+    texts = {path.name: path.read_text() for path in scripts}
+    saved = {name for name, text in texts.items() if saving.search(text) and "@exit_on_user_error" in text}
+    assert {"step_by_step.py", "compare_runs.py", "make_figure_bundle.py", "lyapunov.py"} <= saved
+    # What it draws is generated: there is one such picture, of this project.
+    assert [name for name in sorted(saved) if "results_folder(" not in texts[name]] == ["draw_architecture.py"]

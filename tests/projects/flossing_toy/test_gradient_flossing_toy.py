@@ -4,6 +4,7 @@ import csv
 import json
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -158,6 +159,21 @@ def test_mistakes_are_one_line(
     words: list[str], expected: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert expected in refusal(capsys, "--out", str(tmp_path / "out"), *words)
+
+
+def test_a_report_of_fewer_cells_replaces_no_other(
+    whole: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    shutil.copytree(whole, tmp_path / "out")
+    before = (tmp_path / "out" / "flossing_toy.json").read_bytes()
+    rest = [*CHOICE[2:], *SIZES, "--report"]
+    said = refusal(capsys, "--out", str(tmp_path / "out"), "--seeds", "0", *rest)
+    assert "was made with --seeds 0 1, now 0: name another --out" in said
+    (tmp_path / "cells").symlink_to(whole / "cells")
+    assert "no finished cell of these, but 12 of others" in refusal(
+        capsys, "--out", str(tmp_path), "--seeds", "7", *rest
+    )
+    assert (tmp_path / "out" / "flossing_toy.json").read_bytes() == before
 
 
 def test_every_arm_has_a_look_and_a_name() -> None:
