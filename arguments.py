@@ -11,7 +11,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any, NoReturn
 
-from errors import UserError
+from errors import UserError, say
 from help_texts import keep_help
 
 _KEY_VALUE = re.compile(r"(\+{0,2}[A-Za-z_][\w.-]*)=")
@@ -36,9 +36,20 @@ class _Store(argparse.Action):
         values: Any,
         option_string: str | None = None,
     ) -> None:
-        present = getattr(namespace, self.dest, self.default)
-        repeated = self.option_strings and isinstance(values, list) and present is not self.default
-        setattr(namespace, self.dest, [*present, *values] if repeated else values)
+        assert isinstance(parser, FlagParser)
+        if option_string is not None and self.dest in parser.given:
+            before = parser.given[self.dest]
+            if isinstance(values, list):
+                values = [*before, *values]
+            elif values != before:
+                warn_of_two(option_string, before, values)
+        parser.given[self.dest] = values
+        setattr(namespace, self.dest, values)
+
+
+def warn_of_two(name: str, first: object, second: object) -> None:
+    """Say that something is given twice, of which the later counts."""
+    say(f"warning: {name} is given twice, as {first} and as {second}: the later counts", file=sys.stderr)
 
 
 class FlagParser(argparse.ArgumentParser):
@@ -54,6 +65,7 @@ class FlagParser(argparse.ArgumentParser):
     def __init__(self, program: str | None = None, *, help_command: str | None = None, **options: Any) -> None:
         super().__init__(program, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False, **options)
         self.register("action", None, _Store)
+        self.given: dict[str, Any] = {}  # by flags of the words that are being parsed
         self.help_command = help_command or f"python {os.path.relpath(sys.argv[0]) if sys.argv[0] else '-m'}"
 
     def parse_args(  # type: ignore[override]
@@ -63,7 +75,7 @@ class FlagParser(argparse.ArgumentParser):
         for action in self._actions:
             if action.type is Path or (action.type is None and action.metavar in _OF_PLACES):
                 action.type = partial(_place, kind=action.type or str)
-        words = [self._spelled(word) for word in (sys.argv[1:] if args is None else args)]
+        words, self.given = [self._spelled(word) for word in (sys.argv[1:] if args is None else args)], {}
         self._refuse_key_values(words)
         for word in words[: words.index("--") if "--" in words else None]:
             flag = word.partition("=")[0]

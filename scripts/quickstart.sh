@@ -71,7 +71,7 @@ training_seconds=$((SECONDS - training_start))
 step "evaluation on puzzles that neither trained the model nor chose the checkpoint"
 # Reports on weights that training has since replaced are kept, out of the way of those on the new ones.
 earlier="$run/earlier_$(date +%Y%m%dT%H%M%S)"
-for report in "$run"/evaluation_best*.json; do
+for report in "$run"/evaluation_best* "$run"/predictions_best*; do
     if [ -e "$report" ] && [ "$run/best.pt" -nt "$report" ]; then
         mkdir -p "$earlier"
         mv "$report" "$earlier/"

@@ -25,6 +25,19 @@ def test_underscores_are_hyphens(parser: FlagParser) -> None:
     assert parser.parse_args(["--num_aug", "3"]).num_aug == parser.parse_args(["--num_aug=3"]).num_aug == 3
 
 
+def test_of_one_value_given_twice_it_is_said_that_the_later_counts(
+    parser: FlagParser, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert parser.parse_args(["--num-aug", "0", "--num_aug", "3"]).num_aug == 3
+    assert capsys.readouterr().err == "warning: --num-aug is given twice, as 0 and as 3: the later counts\n"
+    assert parser.parse_args(["--num-aug", "3", "--num-aug", "3"]).num_aug == 3
+    assert parser.parse_args(["--num-aug", "4"]).num_aug == 4
+    assert capsys.readouterr().err == "", "once, or the same"
+    words = ["checkpoint=a.pt", "checkpoint=b.pt", "device=cpu", "device=cpu"]
+    assert parse_key_values(words, evaluate.Options).checkpoint == "b.pt"
+    assert capsys.readouterr().err == "warning: checkpoint is given twice, as a.pt and as b.pt: the later counts\n"
+
+
 def test_a_flag_of_several_values_given_twice_keeps_all() -> None:
     parser = FlagParser("x.py", help_command="python x.py")
     group = parser.add_argument_group("group")

@@ -146,11 +146,21 @@ def other_validation(run: Run) -> str | None:
     return f"validation rows {len(before)} -> {len(now)}, {same} of them the same"
 
 
-def warn_of_rows_that_chose(run: Run, weights: Path) -> None:
-    """Say how many test rows of a run chose the weights that it starts from."""
+def warn_of_known_rows(run: Run, weights: Path) -> None:
+    """Say how many test rows of a run chose the weights that it starts from, or trained them."""
     record = read_record(weights.parent)
     if record is None or record.rows is None or not run.world.is_main:
         return
+    for rows in run.evaluation_rows:
+        rest = np.setdiff1d(np.arange(rows.puzzle_set.num_examples), rows.validation)
+        known = known_of(weights.parent, rows.puzzle_set, rest)
+        if known.training:
+            symmetry = ", up to symmetry" if known.up_to_symmetry else ""
+            say(
+                f"warning: {known.training} of {known.rows} test rows of {rows.puzzle_set.root} are training puzzles "
+                f"of {weights}{symmetry}: these data are not those that it was trained on, or were built anew",
+                file=sys.stderr,
+            )
     chose = _that_chose(record)
     count = sum(int(np.isin(hashes, chose).sum()) for hashes in _validated(run.evaluation_rows, rest=True))
     if count:

@@ -27,7 +27,7 @@ from training.known_rows import (
     other_validation,
     refuse_rows_that_chose,
     warn_of_another_network,
-    warn_of_rows_that_chose,
+    warn_of_known_rows,
 )
 from training.loop import run_training
 from training.memory_need import TRAINED_COPIES, require_memory
@@ -175,7 +175,7 @@ def place(run: Run) -> None:
         for average in run.averages.values():
             average.restart()
         warn_of_another_network(run, decision.path)  # type: ignore[arg-type]
-        warn_of_rows_that_chose(run, decision.path)  # type: ignore[arg-type]
+        warn_of_known_rows(run, decision.path)  # type: ignore[arg-type]
     if decision.kind in ("init_from", "scratch"):
         settle_compiling(run)
 

@@ -88,6 +88,10 @@ def test_what_the_starting_weights_were_trained_on_is_known_too(
     capsys.readouterr()
     train_here("trm_mlp", sudoku6_folder, tmp_path / "again", options)
     assert "warning: 8 test rows were validation rows of" in capsys.readouterr().err
+    # Test puzzles that trained them: the data were built anew, or are others.
+    train_here("trm_mlp", data, tmp_path / "leaks", [*options, "max_steps=1"])
+    said = capsys.readouterr().err
+    assert f"2 of 40 test rows of {data} are training puzzles of {run}/best.pt, up to symmetry" in said
 
 
 def test_what_is_not_kept_of_the_starting_weights_is_not_denied(

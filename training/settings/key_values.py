@@ -9,7 +9,7 @@ from typing import Any
 
 import yaml
 
-from arguments import nearest_key
+from arguments import nearest_key, warn_of_two
 from errors import UserError, say
 from help_texts import keep_help
 from options import IN_UTF8, is_utf8, settings_of
@@ -37,6 +37,7 @@ def parse_key_values(argv: Sequence[str], schema: type, *, description: str = ""
     refuse_flags(argv, valid)
     raw: dict[str, Any] = {}
     older: dict[str, Any] = {}
+    typed: dict[str, str] = {}
     for text in argv:
         refuse_undecoded(text)
         key, equals, value = text.lstrip("+").partition("=")
@@ -51,6 +52,9 @@ def parse_key_values(argv: Sequence[str], schema: type, *, description: str = ""
         if is_dataclass(valid[key]):
             inner = next(name for name in valid if name.startswith(f"{key}."))
             raise UserError(f"cannot read '{text}': expected keys such as '{inner}'")
+        if typed.get(key, value) != value:
+            warn_of_two(key, typed[key], value)
+        typed[key] = value
         put(raw, key, _read_value(key, value, valid[key]))
     move_older_names(raw, schema, older)
     options = merge_into_schema(raw, schema)
