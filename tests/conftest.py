@@ -52,9 +52,9 @@ def pretrain_server() -> Iterator[PretrainServer]:
 
 
 @pytest.fixture(scope="session")
-def python_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[PythonServer]:
+def python_server() -> Iterator[PythonServer]:
     """Stands for the interpreter where a test starts many processes that import torch."""
-    with PythonServer(tmp_path_factory.mktemp("python")) as server:
+    with PythonServer() as server:
         yield server
 
 

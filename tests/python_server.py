@@ -18,6 +18,7 @@ import signal
 import socket
 import subprocess
 import sys
+import tempfile
 import threading
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -53,13 +54,13 @@ sys.exit(code)
 
 
 class PythonServer:
-    """A server and the file that stands for its interpreter, in a folder; to be used in a `with`."""
+    """A server, and the file that stands for its interpreter; to be used in a `with`."""
 
-    def __init__(self, folder: Path, preloaded: Sequence[str] = OTHERS, **variables: str) -> None:
+    def __init__(self, preloaded: Sequence[str] = OTHERS, **variables: str) -> None:
         """variables: of its environment, besides those of this process."""
-        folder.mkdir(parents=True, exist_ok=True)
-        self.python = folder / "python"
-        self._address = folder / "socket"
+        self._folder = tempfile.TemporaryDirectory()  # its name is short, as that of a socket must be
+        self.python = Path(self._folder.name, "python")
+        self._address = Path(self._folder.name, "socket")
         self._preloaded = preloaded
         self._env = os.environ | {"OMP_NUM_THREADS": "1", "MPLBACKEND": "Agg"} | variables
 
@@ -74,6 +75,7 @@ class PythonServer:
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
         self._process.terminate()
         self._process.communicate()
+        self._folder.cleanup()
 
     def run(self, words: Sequence[str], output: Path, cwd: Path, env: Mapping[str, str]) -> int:
         """Exit code of one process, without the file that stands for the interpreter.
@@ -122,6 +124,8 @@ def answer(client: socket.socket) -> NoReturn:
             os.close(stream)
         run(job)
     client.sendall(f"{child}\n".encode())
+    # A client says nothing more: the end of its words is its own, and no child outlives it.
+    threading.Thread(target=lambda: client.recv(1) or os.kill(child, signal.SIGTERM), daemon=True).start()
     for stream in streams:
         os.close(stream)
     # The server's own streams would keep open a pipe that a reader waits for.

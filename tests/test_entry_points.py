@@ -94,14 +94,14 @@ def test_help_as_file_and_as_module(tmp_path: Path) -> None:
     as_modules = [["-m", module_name(file), "--help"] for file in RUNNABLE]
     kept = {"PYTHONPYCACHEPREFIX": str(tmp_path / "kept")}
     late = {"scipy", "matplotlib"}
-    with PythonServer(tmp_path / "full", [name for name in OTHERS if name.partition(".")[0] not in late]) as server:
+    with PythonServer([name for name in OTHERS if name.partition(".")[0] not in late]) as server:
         made = started(server, as_files, tmp_path / "made", **kept)
     for file, (status, output) in zip(RUNNABLE, made, strict=True):
         check(file, status, output)
     imported = {str(file): imported_by(index, tmp_path / "made") for index, file in enumerate(RUNNABLE)}
     assert "training.start" in imported["pretrain.py"]
     assert {file for file, modules in imported.items() if late & modules} <= {"scripts/benchmark/lyapunov.py"}
-    with PythonServer(tmp_path / "bare", []) as server:
+    with PythonServer([]) as server:
         known = started(server, as_files + as_modules, tmp_path / "known", **kept)
     for index, (words, first, second) in enumerate(zip(as_files + as_modules, made * 2, known, strict=True)):
         assert first == second, words
@@ -144,7 +144,7 @@ def test_a_mistake_is_one_line(tmp_path: Path) -> None:
     mistakes = ("--no-such-flag", "--no-such-flag=1", "no_such_key=1")
     commands = [[str(ROOT / file), word] for file in RUNNABLE if file not in NEED_NOTHING for word in mistakes]
     suite = [module_name(path) for path in MODULES if path.stem != "__init__"]
-    with PythonServer(tmp_path / "whole", [*OTHERS, *suite], PYTHONPATH=str(ROOT)) as server:
+    with PythonServer([*OTHERS, *suite], PYTHONPATH=str(ROOT)) as server:
         done = started(server, commands, tmp_path / "mistakes")
     for words, (status, output) in zip(commands, done, strict=True):
         assert status == 2, f"{words}: exit code {status}\n{output}"
