@@ -54,6 +54,8 @@ def check_resolved(cfg: TrainConfig, *, require_data: bool) -> None:
         _fail("eval_interval", interval, f"a divisor of epochs={epochs}, for example eval_interval={fits}")
     if batch % cfg.accumulation_slices:
         _fail("accumulation_slices", cfg.accumulation_slices, f"a divisor of global_batch_size={batch}")
+    if cfg.early_stop_patience is not None and cfg.validation_size == 0 and project_of(cfg) is None:
+        _fail("early_stop_patience", cfg.early_stop_patience, "null: validation_size=0 leaves no rows to judge by")
     if cfg.freeze_weights and cfg.arch.puzzle_emb_ndim == 0:
         _fail("freeze_weights", True, "a puzzle table to train: arch.puzzle_emb_ndim is 0")
     if cfg.freeze_weights and cfg.objective.perturb == "weights":

@@ -343,6 +343,7 @@ def test_unknown_keys_name_the_nearest(raw: dict[Any, Any], named: str) -> None:
         {"arch": {"name": "hrm", "pos_encodings": "none"}},
         {"arch": {"name": "hrm", "H_layers": 0}},
         {"arch": {"puzzle_emb_ndim": 0, "puzzle_emb_len": 0}, "freeze_weights": True},
+        {"early_stop_patience": 1, "validation_size": 0},
     ],
 )
 def test_bad_values_are_refused_in_one_line(raw: dict[str, Any]) -> None:
