@@ -118,13 +118,14 @@ class Launcher:
         self._started.append(_Started(run, process, log, begin))
         self.states[run.name] = "running"
         self.clock.start(run.name)
-        self.record.begin(run)
+        self.record.begin(run, [self.grid.by_name[need] for need in run.needs])
         self._say(f"started {run.name} ({run.kind})")
 
     def _collect(self) -> None:
         """Note which runs have ended, and how."""
         for run in [candidate for candidate in self._elsewhere if not is_running(log_of(self.grid, candidate))]:
             self._elsewhere.remove(run)
+            self.record.note_made(run)
             self.states[run.name] = "finished" if run.is_finished else "waiting"
             self._say(f"{run.name} of an earlier launcher {'is finished' if run.is_finished else 'has ended half-way'}")
         for started in [candidate for candidate in self._started if candidate.process.poll() is not None]:

@@ -8,8 +8,11 @@ from typing import Any
 
 from dataset.plain_data import JsonError, read_json_object
 from errors import UserError
+from files import file_sha256
 from scripts.grid_file import GridRun
+from training.records.provenance import without_home
 from training.storage.atomic_file import warning_when_refused, write_json_atomically
+from training.storage.run_folder import RunFolder
 
 FILE_NAME = "grid.json"
 SCHEMA_VERSION = 1
@@ -52,10 +55,11 @@ class GridRecord:
         with warning_when_refused(self.path):
             write_json_atomically(self.path, record)
 
-    def begin(self, run: GridRun) -> None:
-        """A session of this run starts now."""
+    def begin(self, run: GridRun, needs: Iterable[GridRun] = ()) -> None:
+        """A session of this run starts now, from what those that it needs have made."""
         entry = self.runs.setdefault(run.name, {"sessions": []})
-        entry |= {"kind": run.kind, "form": run.form, "command": list(run.command)}
+        made = {need.name: made_by(need) for need in needs}
+        entry |= {"kind": run.kind, "form": run.form, "command": list(run.command), "needs": made}
         entry["sessions"].append(
             {"started_utc": datetime.now(UTC).isoformat(timespec="seconds"), "seconds": 0.0, "outcome": "running"}
         )
@@ -68,6 +72,12 @@ class GridRecord:
             "outcome": outcome,
             "exit_code": exit_code,
         }
+        self.note_made(run)
+
+    def note_made(self, run: GridRun) -> None:
+        """Keep what a run that has finished has made."""
+        if run.is_finished and run.name in self.runs:
+            self.runs[run.name]["made"] = made_by(run)
         self.write()
 
     def seconds(self, name: str) -> float:
@@ -76,23 +86,75 @@ class GridRecord:
         return float(sum(session["seconds"] for session in sessions))
 
     def changed_command(self, run: GridRun) -> bool:
-        """Whether the run was last started by another command than the grid has now."""
+        """Whether the run was last started by another command than the grid has now; the run's own record may say."""
         before = self.runs.get(run.name, {}).get("command")
-        return before is not None and before != list(run.command)
+        if before is not None:
+            return bool(before != list(run.command))
+        argv = _own_command(run)
+        script = next((place for place, word in enumerate(run.command) if word.endswith(".py")), 0)
+        return argv is not None and argv != without_home(list(run.command[script:]))
 
-    def outdated(self, runs: Iterable[GridRun]) -> dict[str, str]:
-        """Finished runs that started before one that they need, or one that this needs, was made: by name, the need."""
+    def gone_on(self, run: GridRun) -> str | None:
+        """What has become of a finished run that is not as it was when the grid finished it; else None."""
+        then = self.runs.get(run.name, {}).get("made")
+        if not run.is_finished or not isinstance(then, dict) or then == (now := made_by(run)):
+            return None
+        steps = then.get("steps"), now.get("steps")
+        if None in steps or steps[0] == steps[1]:
+            return f"its {run.finished_file.name} is another one"
+        return f"it had {steps[0]} updates, now {steps[1]}"
+
+    def outdated(self, runs: Iterable[GridRun], by_name: Mapping[str, GridRun]) -> dict[str, str]:
+        """Finished runs that started from what one that they need has made no more: by name, that need.
+
+        That one was made again or has gone on since, or one that it needs in its turn.
+        """
         found: dict[str, str] = {}
         for run in runs:  # each after those that it needs
-            older = [need for need in run.needs if need in found or self._started(need) > self._started(run.name)]
-            if older and run.is_finished and self._started(run.name):
+            started = self._started(run.name)
+            older = [
+                need
+                for need in run.needs
+                if need in found or self._started(need) > started or self._took_another(run, by_name[need])
+            ]
+            if older and run.is_finished and started:
                 found[run.name] = older[0]
         return found
+
+    def _took_another(self, run: GridRun, need: GridRun) -> bool:
+        """Whether the run started from what a run that it needs had made, and that has made something else since."""
+        needs = self.runs.get(run.name, {}).get("needs")
+        then = needs.get(need.name) if isinstance(needs, dict) else None
+        return isinstance(then, dict) and need.is_finished and then != made_by(need)
 
     def _started(self, name: str) -> str:
         """When the last session of a run started, in an order that is that of time; empty where none is known."""
         sessions = self.runs.get(name, {}).get("sessions") or [{}]
         return str(sessions[-1].get("started_utc", ""))
+
+
+def made_by(run: GridRun) -> dict[str, Any]:
+    """What tells the end of a run from another one: the SHA-256 of its last file, its updates where this says them."""
+    try:
+        digest = file_sha256(run.finished_file)
+        summary = read_json_object(run.finished_file) if run.finished_file.suffix == ".json" else {}
+    except OSError:
+        return {}
+    except JsonError:
+        summary = {}
+    return {"sha256": digest, "steps": summary.get("steps") if type(summary.get("steps")) is int else None}
+
+
+def _own_command(run: GridRun) -> list[str] | None:
+    """The command of the last session that the run itself has noted; None where it notes none."""
+    path = RunFolder(run.finished_file.parent).provenance
+    try:
+        sessions = read_json_object(path).get("sessions") if path.is_file() else None
+    except JsonError:
+        return None
+    last = sessions[-1] if isinstance(sessions, list) and sessions else None
+    argv = last.get("argv") if isinstance(last, dict) else None
+    return list(map(str, argv)) if isinstance(argv, list) else None
 
 
 class Clock:

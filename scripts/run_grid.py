@@ -135,11 +135,7 @@ def launch(grid: Grid, selected: list[GridRun], options: argparse.Namespace, aga
         threads = choose_threads(grid, options.jobs, record)
         record.threads = threads
         record.write()
-        for run in selected:
-            if run.is_finished and record.changed_command(run):
-                changed = f"{run.name} was finished by another command than the grid has now"
-                mend = f"move {run.finished_file.parent} away to run it again"
-                say(f"warning: {changed}: {mend}", file=sys.stderr)
+        warn_of_others(selected, record)
         launcher = Launcher(grid, selected, jobs=options.jobs, threads=threads, record=record)
         plan = f"{len(selected)} runs, {launcher.count('finished')} of them finished; {options.jobs} at a time"
         say(f"{grid.source}: {plan}, {threads} threads each; logs in {grid.out / LOGS}", flush=True)
@@ -151,6 +147,28 @@ def launch(grid: Grid, selected: list[GridRun], options: argparse.Namespace, aga
     return print_outcome(launcher, again)
 
 
+def warn_of_others(selected: Sequence[GridRun], record: GridRecord) -> None:
+    """Name finished runs that are not what the grid would have made: of another command, or gone on since."""
+    for run in selected:
+        found = []
+        if run.is_finished and record.changed_command(run):
+            found.append("was finished by another command than the grid has now")
+        if (since := record.gone_on(run)) is not None:
+            found.append(f"is not as the grid finished it ({since})")
+        for words in found:
+            say(f"warning: {run.name} {words}: move {run.finished_file.parent} away to run it again", file=sys.stderr)
+
+
+def warn_of_outdated(grid: Grid, selected: Sequence[GridRun], record: GridRecord) -> None:
+    """Name finished runs that started from what is no more."""
+    for name, need in record.outdated(selected, grid.by_name).items():
+        say(
+            f"warning: {name} was finished before {need} was made again or went on, from which it starts: move "
+            f"{grid.by_name[name].finished_file.parent} away to run it again",
+            file=sys.stderr,
+        )
+
+
 def print_outcome(launcher: Launcher, again: str) -> int:
     """Say how it ended and how to go on; returns the exit code."""
     names = {
@@ -160,12 +178,7 @@ def print_outcome(launcher: Launcher, again: str) -> int:
     for state, run_names in names.items():
         if run_names:
             say(f"{state}: {', '.join(run_names)}", file=sys.stderr)
-    for name, need in launcher.record.outdated(launcher.selected).items():
-        say(
-            f"warning: {name} was finished before {need} was made again, from which it starts: move "
-            f"{launcher.grid.by_name[name].finished_file.parent} away to run it again",
-            file=sys.stderr,
-        )
+    warn_of_outdated(launcher.grid, launcher.selected, launcher.record)
     done, total = launcher.count("finished"), len(launcher.selected)
     if done == total:
         say(f"all {total} runs are finished: {launcher.grid.out}")
@@ -252,7 +265,10 @@ def main(argv: Sequence[str] | None = None) -> int:
                 say(f"warning: {otherwise}", file=sys.stderr)
     if options.dry_run:
         with planning(grid) if options.plans else contextlib.nullcontext() as plans:
-            describe(grid, selected, GridRecord(grid.out), plans)
+            record = GridRecord(grid.out)
+            describe(grid, selected, record, plans)
+        warn_of_others(selected, record)
+        warn_of_outdated(grid, selected, record)
         return 0
     again = shlex.join(["python", "scripts/run_grid.py", *words])
     if options.foreground:

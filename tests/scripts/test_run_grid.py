@@ -164,14 +164,59 @@ def test_what_was_made_from_an_earlier_run_is_said(tmp_path: Path, capsys: pytes
     assert run(grid, out) == 0
     said = [line for line in capsys.readouterr().err.splitlines() if "was made again" in line]
     assert said == [
-        f"warning: {name} was finished before {need} was made again, from which it starts: move {out / name} away to "
-        "run it again"
+        f"warning: {name} was finished before {need} was made again or went on, from which it starts: move "
+        f"{out / name} away to run it again"
         for name, need in (("second_0", "first_0"), ("third", "second_0"))
     ]
     for name in ("second_0", "third"):
         shutil.move(out / name, tmp_path)
     assert run(grid, out) == 0
     assert "was made again" not in capsys.readouterr().err
+
+
+def test_a_run_that_has_gone_on_is_said(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """In a launch and in a plan, with what started from it; a run made from it anew is as it should be."""
+    chain = CHAIN + '  - {name: "third", needs: [second_0, second_1], command: "{worker} 3"}\n'
+    grid, out = write(tmp_path, chain), tmp_path / "out"
+    assert run(grid, out, "--jobs", "2") == 0
+    assert run(grid, out) == run(grid, out, "--dry-run") == 0
+    assert "warning" not in capsys.readouterr().err
+    # What a run by hand, or by --foreground, leaves; "steps" is what a training says of itself.
+    (out / "first_0" / "summary.json").write_text('{"steps": 12}')
+    gone = f"warning: first_0 is not as the grid finished it (its summary.json is another one): move {out / 'first_0'} "
+    older = [f"warning: {name} was finished before {need} was made again or went on, from which it starts"
+             for name, need in (("second_0", "first_0"), ("third", "second_0"))]  # fmt: skip
+    for options in ([], ["--dry-run"]):
+        assert run(grid, out, *options) == 0
+        said = capsys.readouterr().err
+        assert gone in said and all(line in said for line in older) and said.count("warning: ") == 3
+    for name in ("second_0", "third"):
+        shutil.move(out / name, tmp_path)
+    assert run(grid, out) == 0
+    said = capsys.readouterr().err
+    assert gone in said and said.count("warning: ") == 1
+    record = json.loads((out / "grid.json").read_text())
+    record["runs"]["first_0"]["made"]["steps"] = 3
+    (out / "grid.json").write_text(json.dumps(record))
+    assert run(grid, out) == 0
+    assert "first_0 is not as the grid finished it (it had 3 updates, now 12)" in capsys.readouterr().err
+
+
+def test_without_a_record_the_runs_say_their_commands(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    grid, out = write(tmp_path, CHAIN), tmp_path / "out"
+    assert run(grid, out, "--jobs", "2") == 0
+    for each in read_grid(grid, out).runs:
+        argv = list(each.command) if each.name != "second_1" else [*each.command, "max_steps=9"]
+        sessions = [{"argv": ["of a session before"]}, {"argv": argv}]
+        (out / each.name / "provenance.json").write_text(json.dumps({"sessions": sessions}))
+    (out / "grid.json").unlink()
+    capsys.readouterr()
+    assert run(grid, out, "--dry-run") == 0
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith("warning: second_1 was finished by another command than the grid has now: move ")
+    for damaged in ("no JSON", '{"sessions": 3}', '{"sessions": [3]}', '{"sessions": []}'):
+        (out / "second_1" / "provenance.json").write_text(damaged)
+        assert run(grid, out, "--dry-run") == 0 and capsys.readouterr().err == ""
 
 
 def test_puzzles_that_were_built_otherwise_are_said(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
