@@ -48,6 +48,8 @@ class Numbers(Range):
     high_open: bool = False
 
     def refusal(self, value: Any) -> str | None:
+        if not isinstance(value, int | float):
+            return "a number"
         if isinstance(value, int) and abs(value) >= HUGE:
             return "an integer below 2^63"
         if not math.isfinite(value):
@@ -101,6 +103,8 @@ class Text(Range):
     expected: str = "a name or path of at least one visible character on one line"
 
     def refusal(self, value: Any) -> str | None:
+        if not isinstance(value, str):
+            return self.expected
         if not is_utf8(value):
             return IN_UTF8
         return None if value.strip() and not {"\0", "\n"} & set(value) else self.expected

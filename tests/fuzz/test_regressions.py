@@ -120,6 +120,8 @@ def config_file(folder: Path, text: str) -> Path:
         ("ema: 2\n", "ema"),
         ("ema: '2'\n", "ema"),
         ("compile: 2147483648\n", "compile"),
+        ("eval: {perturbed_starts: {sigma: [[]]}}\n", "eval.perturbed_starts.sigma"),
+        ("data_paths: [[x]]\n", "data_paths"),
         ("x: " + "[" * 3000, "nested"),
         ("x" * 1_100_000, "bytes"),
     ],
@@ -310,6 +312,7 @@ def restored() -> Restored:
         (("rng", "torch"), ...),
         (("rng", "numpy", "position"), 10**30),
         (("identity", "settings", "lr"), torch.zeros(2)),
+        (("compiled",), "yes"),
     ],
     ids=str,
 )

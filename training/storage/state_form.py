@@ -45,6 +45,8 @@ def check_state_form(
     _check_tensors(source, "model", state["model"], model)
     if ema is not None:
         _check_tensors(source, "ema", state.get("ema"), ema)
+    if not isinstance(state.get("compiled", False), bool):
+        _refuse(source, "compiled", "true or false")
     for kind, tensors_by_name in beside.items():
         saved = state.get(kind, {})
         if not isinstance(saved, Mapping) or saved.keys() != tensors_by_name.keys():

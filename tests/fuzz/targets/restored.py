@@ -26,6 +26,7 @@ SESSION = (
     "world_size",
     "accumulation_slices",
     "torch",
+    "compiled",
     "data_sha256",
 )  # noted, compared and warned about, not taken over
 ARCH = {
@@ -54,7 +55,9 @@ def one_run(data: Path) -> Run:
         "epochs": 4,
         "eval_interval": 4,
     }
-    config = resolve({**options, "optimizer": "adamw", "ema": True, "device": "cpu", "dtype": "float32"})
+    config = resolve(
+        {**options, "compile": False, "optimizer": "adamw", "ema": True, "device": "cpu", "dtype": "float32"}
+    )
     run = build_run(config, World(), act_objective(config))
     batch, run.progress.position = run.source.next(dict(START))
     run.objective.carry = initial_carry(run.model, batch)
