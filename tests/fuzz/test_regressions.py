@@ -122,8 +122,9 @@ def config_file(folder: Path, text: str) -> Path:
         ("compile: 2147483648\n", "compile"),
         ("eval: {perturbed_starts: {sigma: [[]]}}\n", "eval.perturbed_starts.sigma"),
         ("data_paths: [[x]]\n", "data_paths"),
-        ("x: " + "[" * 3000, "nested"),
-        ("x" * 1_100_000, "bytes"),
+        ("x: " + "[" * 3000, "maximum nesting depth"),
+        ("x: " + "[" * 900, "is nested deeper than"),
+        ("x" * 1_100_000, "MiB"),
     ],
 )
 def test_config_files(text: str, sign: str, tmp_path: Path) -> None:
