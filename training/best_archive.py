@@ -36,7 +36,7 @@ from training.storage.atomic_file import (
 from training.storage.checkpoint import load_state, save_weights
 from training.storage.run_folder import TRAINING_PUZZLES, RunFolder
 from training.storage.weights import load_weights
-from training.storage.weights_record import note_weights
+from training.storage.weights_record import note_weights, read_record
 
 LOG_LINES = 200
 _ARCHIVE = re.compile(r"step_(\d+)")
@@ -130,7 +130,16 @@ def align_best(run: Run) -> None:
         elif _is_of_another(folder.best_state, best.step):
             folder.best_state.unlink()
         note_weights(folder.best, str(run.best_sha256))
+        if folder.best.is_file() and not _may_be_ours(folder.best):
+            say(
+                f"warning: {folder.best} held weights that this run never saved, kept as {_set_aside(folder)}; those "
+                f"of its best, of update {best.step}, are put back",
+                file=sys.stderr,
+            )
         link_or_copy(weights, folder.best)
+        archived = folder.best_archive / f"step_{best.step}" / "weights.pt"
+        if archived.is_file() and file_sha256(archived) != run.best_sha256:  # written over through their hard link
+            link_or_copy(folder.best, archived)
     if best.step == run.step:
         link_or_copy(run.state_file, folder.best_state)
         archived = folder.best_archive / f"step_{best.step}" / "weights.pt"
@@ -160,9 +169,7 @@ def _forget(run: Run, step: int) -> None:
     """The best so far has no weights any more: the next full evaluation chooses anew, and a file in its place stays."""
     folder, kept = run.folder, ""
     if folder.best.is_file():
-        aside = folder.path / f"best_{file_sha256(folder.best)[:12]}.pt"
-        os.replace(folder.best, aside)
-        kept = f"; those in their place, of another update, are kept as {aside.name}"
+        kept = f"; those in their place, of another update, are kept as {_set_aside(folder)}"
     folder.best_state.unlink(missing_ok=True)
     run.validation.best = run.best_sha256 = None
     say(
@@ -172,6 +179,19 @@ def _forget(run: Run, step: int) -> None:
     )
 
 
+def _set_aside(folder: RunFolder) -> str:
+    """Rename `best.pt` after what it holds; returns the new name."""
+    aside = folder.path / f"best_{file_sha256(folder.best)[:12]}.pt"
+    os.replace(folder.best, aside)
+    return aside.name
+
+
+def _may_be_ours(weights: Path) -> bool:
+    """Whether the run may have saved what the file holds, as far as the `weights.json` beside it knows."""
+    record = read_record(weights.parent)
+    return record is None or not record.weights or file_sha256(weights) in record.weights
+
+
 def _of_an_older_state(run: Run, step: int) -> str | None:
     """SHA-256 of the best weights where the state is of code that did not note it; None where nothing tells them."""
     known = _origin(run)
@@ -179,7 +199,8 @@ def _of_an_older_state(run: Run, step: int) -> str | None:
     paths += [] if _is_of_another(known.best_state, step) else [known.best]
     if step == run.step:  # its weights are here, trained and averaged
         paths = [known.best] if known.best.is_file() and _holds_weights_of(run, known.best) else []
-    return next((file_sha256(path) for path in paths if path.is_file()), None)
+    files = [path for path in [*paths, known.step(step)] if path.is_file()]
+    return next((file_sha256(path) for path in files if _may_be_ours(path)), None)
 
 
 def _is_of_another(state: Path, step: int) -> bool:

@@ -57,6 +57,32 @@ def test_other_weights_in_place_of_the_best_are_put_right(
 
 
 @pytest.mark.parametrize("older_code", [False, True])
+@pytest.mark.parametrize("in_place", [True, False])
+def test_weights_of_another_run_never_count_as_the_best(
+    train: Callable[[int], Path], in_place: bool, older_code: bool, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Written over best.pt, and so over the archive that shares the file; where only weights.json knows them too."""
+    run = train(3)
+    if older_code:
+        as_of_older_code(run)
+    before, best, archived = load_weights(run / "best.pt"), run / "best.pt", run / "best" / "step_2" / "weights.pt"
+    save_weights(run.parent / "foreign.pt", {name: value + 1 for name, value in before.items()})
+    foreign = (run.parent / "foreign.pt").read_bytes()
+    if in_place:
+        shutil.copy(best, run / "step_2")  # as a run with save_every_eval has it
+    else:
+        best.unlink()
+    best.write_bytes(foreign)
+    assert archived.samefile(best) == in_place
+    capsys.readouterr()
+    train(4)
+    kept = run / f"best_{file_sha256(run.parent / 'foreign.pt')[:12]}.pt"
+    assert f"{best} held weights that this run never saved, kept as {kept.name}; those of" in capsys.readouterr().err
+    assert kept.read_bytes() == foreign
+    assert [differences(load_weights(path), before) for path in (best, archived)] == [[], []]
+
+
+@pytest.mark.parametrize("older_code", [False, True])
 def test_a_best_that_is_gone_is_said_and_chosen_anew(
     train: Callable[[int], Path], older_code: bool, capsys: pytest.CaptureFixture[str]
 ) -> None:
