@@ -69,7 +69,7 @@ def test_weights_of_another_run_never_count_as_the_best(
     save_weights(run.parent / "foreign.pt", {name: value + 1 for name, value in before.items()})
     foreign = (run.parent / "foreign.pt").read_bytes()
     if in_place:
-        shutil.copy(best, run / "step_2")  # as a run with save_every_eval has it
+        shutil.copy(best, run / "step_2")  # as a run with checkpoint_every_eval has it
     else:
         best.unlink()
     best.write_bytes(foreign)
