@@ -22,14 +22,12 @@ from errors import UserError, exit_on_user_error, require_packages, say
 
 require_packages()
 
-import matplotlib
-import matplotlib.pyplot as plt
 import numpy as np
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from analysis.command_line import benchmark_entry, check_at_least, check_json_target, save_json_target
-from analysis.figures.figure_files import BLUE, GREY, ORANGE, STYLE, save_picture
+from analysis.figures.figure_files import BLUE, GREY, ORANGE, STYLE, Figure, matplotlib, plt, save_picture
 from analysis.figures.made_of import results_folder
 from analysis.timing import Timing, seconds_of, timed
 from dynamics.orthonormal import orthonormalise
@@ -179,7 +177,7 @@ def straight_line(x: Sequence[float], y: Sequence[float]) -> dict[str, float]:
     return {"slope": float(slope), "intercept": float(intercept), "r_squared": float(1 - left / np.var(y))}
 
 
-def draw_growth(record: Record) -> matplotlib.figure.Figure:
+def draw_growth(record: Record) -> Figure:
     """Seconds against k and against steps, with their lines."""
     with matplotlib.rc_context(STYLE):
         figure, panels = plt.subplots(1, 2, figsize=(8, 3.2), constrained_layout=True)
