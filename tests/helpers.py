@@ -312,6 +312,16 @@ if __name__ == "__main__" and sys.argv[1:] == ["serve"]:
     serve()
 
 
+def changed_flags(flags: Sequence[str], changes: Sequence[str]) -> list[str]:
+    """Flags of one value each, with changes in place of what they change: of a value given twice that is said."""
+    kept = list(flags)
+    for flag in changes:
+        if flag.startswith("--") and flag in kept:
+            place = kept.index(flag)
+            del kept[place : place + 2]
+    return [*kept, *changes]
+
+
 def refused_line(
     capsys: pytest.CaptureFixture[str], main: Callable[[list[str]], object], words: Iterable[object]
 ) -> str:

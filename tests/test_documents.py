@@ -78,7 +78,7 @@ def read_only(monkeypatch: pytest.MonkeyPatch) -> Callable[[list[str]], None]:
             return
         module = importlib.import_module(file.removesuffix(".py").replace("/", "."))
         if file in ("evaluate.py", "predict.py"):
-            monkeypatch.setattr(module, "open_checkpoint", opened)
+            monkeypatch.setattr(module, "open_puzzle_checkpoint", opened)
         monkeypatch.setattr(sys, "argv", words)
         with pytest.raises(ReadError) as stopped:
             module.main()

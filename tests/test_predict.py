@@ -220,7 +220,7 @@ def test_two_puzzles_at_once_are_refused(run: Path, capsys: pytest.CaptureFixtur
 
 def test_answers_do_not_depend_on_company(run: Path) -> None:
     """One puzzle among others is answered as it is alone."""
-    checkpoint = predict.open_checkpoint(run, device="cpu")
+    checkpoint = predict.open_puzzle_checkpoint(run, device="cpu")
     metadata = predict.puzzle_metadata(checkpoint, None)
     model = predict.restore_model(checkpoint, metadata, torch.device("cpu"))
     puzzles = np.stack([TASK.parse(text) for text in (PUZZLE, SOLUTION, "." * 36)])

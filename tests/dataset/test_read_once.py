@@ -75,7 +75,11 @@ def test_training_and_evaluation_read_each_once(two_sets: Path, tmp_path: Path, 
 
 def test_all_that_is_asked_of_an_opened_folder(two_sets: Path, reads: Counter[str]) -> None:
     folder = PuzzleFolder(two_sets)
-    opened = [*open_puzzle_sets([folder, folder], "train"), open_puzzle_set(folder, "test", "more")]
+    opened = [
+        *open_puzzle_sets([folder], "train"),
+        *open_puzzle_sets([folder], "train"),
+        open_puzzle_set(folder, "test", "more"),
+    ]
     assert verify_checksums(folder, "train") == verify_checksums(folder, "test") == 10
     prints = {split: fingerprint(folder, split) for split in ("train", "test")}
     assert reads == ONCE

@@ -24,7 +24,7 @@ from analysis.rollouts.q_head_figure import (
     summarise,
 )
 from errors import UserError
-from tests.helpers import refused_line, train_here
+from tests.helpers import changed_flags, refused_line, train_here
 from training.evaluation.rollout_table import RolloutTable, npz_bytes, read_rollouts
 
 KINDS = ("png", "svg", "csv", "txt")
@@ -233,8 +233,8 @@ BAD = {
 
 @pytest.mark.parametrize(("words", "says"), BAD.items())
 def test_bad_flags(run: Path, words: str, says: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    given = ["--checkpoint", str(run / "best.pt"), "--out", str(tmp_path / "out"), "--device", "cpu", *FLAGS]
-    refused([*given, *words.split()], says, capsys)
+    given = ["--checkpoint", str(run / "best.pt"), "--out", str(tmp_path / "out"), "--device", "cpu"]
+    refused([*given, *changed_flags(FLAGS, words.split())], says, capsys)
     assert not (tmp_path / "out").exists()
 
 
@@ -242,11 +242,12 @@ def test_other_settings_overwrite_nothing(
     run: Path, whole: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     out = shutil.copytree(whole, tmp_path / "out")
-    given = ["--checkpoint", str(run / "best.pt"), "--out", str(out), "--device", "cpu", *FLAGS]
-    refused([*given, "--sigma", "2"], "made with other settings (sigma 3.0, now 2.0): name another --out", capsys)
+    given = ["--checkpoint", str(run / "best.pt"), "--out", str(out), "--device", "cpu"]
+    words = [*given, *changed_flags(FLAGS, ["--sigma", "2"])]
+    refused(words, "made with other settings (sigma 3.0, now 2.0): name another --out", capsys)
     assert bytes_of(out) == bytes_of(whole)
     (out / "rollouts.npz").write_bytes(b"PK nothing")
-    refused(given, "rollouts.npz is no table of rollouts", capsys)
+    refused([*given, *FLAGS], "rollouts.npz is no table of rollouts", capsys)
 
 
 def test_rollouts_without_probes_are_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -10,7 +10,7 @@ import pytest
 
 from analysis.spectra import lyapunov_spectrum, spectrum_over_runs
 from analysis.spectra.spectrum_files import read_arrays, remove_parts
-from tests.helpers import refused_line, train_here
+from tests.helpers import changed_flags, refused_line, train_here
 
 OPTIONS = ["--num-puzzles", "10", "--num-steps", "4", "--num-exponents", "3", "--batch-size", "4", "--draws", "200",
            "--extended-steps", "8", "--replicate", "--device", "cpu"]  # fmt: skip
@@ -29,18 +29,9 @@ def few_draws_over_runs(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(spectrum_over_runs, "DRAWS_OVER_RUNS", 100)
 
 
-def asked(*changes: str) -> list[str]:
-    """OPTIONS, with changes in place of what they change: of a value given twice that is said."""
-    kept = list(OPTIONS)
-    for flag in filter(kept.__contains__, [word for word in changes if word.startswith("--")]):
-        place = kept.index(flag)
-        del kept[place : place + 2]
-    return [*kept, *changes]
-
-
 def run(checkpoints: list[Path], out: Path, *options: str) -> None:
     names = [str(path) for path in checkpoints]
-    lyapunov_spectrum.main(["--checkpoint", *names, "--out", str(out), *asked(*options)])
+    lyapunov_spectrum.main(["--checkpoint", *names, "--out", str(out), *changed_flags(OPTIONS, options)])
 
 
 def contents(folder: Path) -> dict[str, bytes]:
@@ -79,7 +70,7 @@ def test_one_run(runs: list[Path], tmp_path: Path, capsys: pytest.CaptureFixture
     assert "spectrum_shift.csv was made with --num-puzzles 10, now 12: it is made anew" in capsys.readouterr().err
     before = contents(tmp_path / "a")
     for options in (["--num-puzzles", "6"], ["--num-puzzles", "12", "--draws", "300"]):
-        words = ["--checkpoint", runs[0], "--out", tmp_path / "a", *asked(*options)]
+        words = ["--checkpoint", runs[0], "--out", tmp_path / "a", *changed_flags(OPTIONS, options)]
         error = refused_line(capsys, lyapunov_spectrum.main, words)
         assert f", now {options[-1]}: name another --out, or remove what is there: rm {tmp_path}" in error
     assert contents(tmp_path / "a") == before
@@ -110,7 +101,7 @@ def test_two_runs(runs: list[Path], tmp_path: Path) -> None:
 def test_refusals(
     runs: list[Path], tmp_path: Path, capsys: pytest.CaptureFixture[str], options: list[str], says: str
 ) -> None:
-    words = ["--checkpoint", runs[0], "--out", tmp_path / "x", *asked(*options)]
+    words = ["--checkpoint", runs[0], "--out", tmp_path / "x", *changed_flags(OPTIONS, options)]
     assert says in refused_line(capsys, lyapunov_spectrum.main, words)
 
 
@@ -135,10 +126,10 @@ def test_a_measurement_of_other_networks_is_refused(
         run(first, out, *quick)
         before = {path: path.read_bytes() for path in out.rglob("*") if path.is_file()}
         for other in others:
-            words = ["--checkpoint", *other, "--out", out, *asked(*quick)]
+            words = ["--checkpoint", *other, "--out", out, *changed_flags(OPTIONS, quick)]
             assert "name another" in refused_line(capsys, lyapunov_spectrum.main, words)
         assert {path: path.read_bytes() for path in out.rglob("*") if path.is_file()} == before
-    words = ["--checkpoint", runs[0], "--out", runs[0].parent, *asked(*quick)]
+    words = ["--checkpoint", runs[0], "--out", runs[0].parent, *changed_flags(OPTIONS, quick)]
     assert "is the folder of a run, whose summary.json would be replaced" in refused_line(
         capsys, lyapunov_spectrum.main, words
     )
