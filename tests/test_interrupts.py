@@ -17,12 +17,15 @@ def test_twice_during_an_evaluation(pause: float, sudoku6_folder: Path, tmp_path
     words = [f"data_paths_test=[{sudoku6_folder}]", f"output={tmp_path}/x.json", "eval.max_steps=100000", "device=cpu"]
     script = [sys.executable, str(ROOT / "evaluate.py"), f"checkpoint={ROOT}/models/pretrained/sudoku6/best.pt"]
     process = subprocess.Popen([*script, *words], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
-    assert process.stdout is not None
-    assert any(" supervision steps each: " in line for line in process.stdout)
-    process.send_signal(signal.SIGINT)
-    time.sleep(pause)
-    process.send_signal(signal.SIGINT)
-    _, said = process.communicate(timeout=120)
+    try:
+        assert process.stdout is not None
+        assert any(" supervision steps each: " in line for line in process.stdout)
+        process.send_signal(signal.SIGINT)
+        time.sleep(pause)
+        process.send_signal(signal.SIGINT)
+        _, said = process.communicate(timeout=120)
+    finally:
+        process.kill()  # where signals are ignored, as in the background of a shell, it would run for hours
     assert process.returncode == 130 and said == "\ninterrupted\n"
     assert not (tmp_path / "x.json").exists()
 
