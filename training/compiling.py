@@ -52,24 +52,27 @@ def settle_compiling(run: "Run", kept: bool | None = None, source: str = "") -> 
     """
     compiles = chosen(run)
     if compiles is None:
-        compiles = _left_to_the_run(run, kept, source)
+        compiles = _repays(run) if kept is None else _as_before(run, kept, source)
     if compiles:
         for network in (run.model, *(average.model for average in run.averages.values())):
             network.compile_stacks(mode=run.config.compile_mode)
 
 
-def _left_to_the_run(run: "Run", kept: bool | None, source: str) -> bool:
-    device = run.device.type
-    if device != "cpu":
-        return device == "cuda" if kept is None else kept
-    if kept is not None:
-        fault = compiler_fault() if kept else None
-        if fault is not None:
-            raise UserError(
-                f"{source} is of a run with compiled stacks, and nothing compiles here ({fault}); install a C++ "
-                "compiler, e.g. g++, or give compile=False to go on without, not bit for bit as it would have"
-            )
-        return kept
+def _as_before(run: "Run", kept: bool, source: str) -> bool:
+    """The way a run goes on: as it began. Errors: `UserError` where this machine cannot."""
+    fault = compiler_fault() if kept and run.device.type == "cpu" else None
+    if fault is not None:
+        raise UserError(
+            f"{source} is of a run with compiled stacks, and nothing compiles here ({fault}); install a C++ compiler, "
+            "e.g. g++, or give compile=False to go on without, not bit for bit as it would have"
+        )
+    return kept
+
+
+def _repays(run: "Run") -> bool:
+    """Whether a run that starts compiles."""
+    if run.device.type != "cpu":
+        return run.device.type == "cuda"
     if run.model.compute_dtype is not torch.float32 or planned_flops(run) < REPAID_AFTER_FLOPS:
         return False
     fault = compiler_fault()

@@ -273,7 +273,7 @@ def restore(run: Run, state: dict[str, Any], source: str) -> None:
         raise UserError(f"{source} is no state that this run can go on from ({reason}); use another") from error
     # A state of before this was kept is of a run that compiled on CUDA only.
     state = {"compiled": run.device.type == "cuda", **state}
-    settle_compiling(run, state["compiled"] is True, source)
+    settle_compiling(run, state["compiled"], source)
     if run.world.is_main:
         warn_about_arithmetic(run, state)
 
