@@ -4,7 +4,8 @@
     python analysis/spectra/lyapunov_spectrum.py --checkpoint RUN0/best.pt RUN1/best.pt --out out   # runs together
 
 Every puzzle takes the same number of supervision steps: ACT is recorded, not applied. The first test puzzles are taken,
-those that chose no checkpoint. Success is read from the very trajectory that the tangents follow. Exponents are in nats
+those that chose no checkpoint; --sample case-control takes those that fail, where they are rare, and as many solved
+ones of equal difficulty. Success is read from the very trajectory that the tangents follow. Exponents are in nats
 per supervision step; divided by the sub-updates of a step they are per sub-update. The first --burn-in steps align the
 tangents and are left out of the headline numbers (all are kept in the files).
 
@@ -33,10 +34,11 @@ import torch
 
 from analysis.command_line import check_at_least, outside_runs, refuse_copies
 from analysis.figures.made_of import results_folder
+from analysis.spectra.case_control import CaseControl, draw, failures
 from analysis.spectra.spectrum_files import Arrays, SpectrumStore, part_blocks
 from analysis.spectra.spectrum_measurement import CountViolations, SpectrumSettings, measure_batch
 from analysis.spectra.spectrum_summary import WRITTEN, write_summary
-from analysis.spectra.spectrum_table import SpectrumTable
+from analysis.spectra.spectrum_table import SpectrumTable, harder
 from dataset.eval_batches import EvalBatches, test_rows
 from dataset.puzzle_folder import PuzzleSet, fingerprint
 from files import file_sha256
@@ -44,6 +46,7 @@ from long_work import progress_bar
 from models.act import Batch
 from models.losses import IGNORE_LABEL_ID
 from models.recursion_maps import RecursionMaps
+from models.recursive_model import RecursiveModel
 from models.srm import StableRecursionModel
 from training.devices import resolve_device
 from training.records.provenance import result_origin
@@ -98,13 +101,34 @@ def chosen_rows(puzzle_set: PuzzleSet, validation_size: int, count: int) -> np.n
     return np.array(chosen[:count])
 
 
+def sample_of(
+    job: Job, model: RecursiveModel, puzzle_set: PuzzleSet, settings: SpectrumSettings, options: argparse.Namespace
+) -> CaseControl:
+    """The sample of `--sample case-control`, of all test rows that have something to answer."""
+    rows = chosen_rows(puzzle_set, job.checkpoint.config.validation_size, puzzle_set.num_examples)
+    of = {
+        "weights_sha256": job.checkpoint.sha256,
+        "data_sha256": fingerprint(puzzle_set.folder, "test"),
+        "dtype": settings.dtype,
+    }
+    failed = failures(model, puzzle_set, rows, settings.num_steps, job.folder, of)
+    known = [difficulty(puzzle_set, block, puzzle_set.read_rows(block)[0]) for block in part_blocks(rows, 4096)]
+    givens, rating = (np.concatenate([part[name] for part in known]) for name in ("givens", "rating"))
+    return draw(rows, failed, harder(givens, rating), options.num_puzzles, settings.seed)
+
+
 def measure(job: Job, settings: SpectrumSettings, options: argparse.Namespace) -> SpectrumTable:
     """Measure what is missing of a job and read all of it."""
     config = job.checkpoint.config
     puzzle_set = open_test_set(job.checkpoint, options.data_path)
-    rows = chosen_rows(puzzle_set, config.validation_size, options.num_puzzles)
     device = resolve_device(config.device, float64="exponents are summed")
     model = restore_model(job.checkpoint, puzzle_set.metadata, device)
+    sample = None
+    if options.sample == "case-control":
+        sample = sample_of(job, model, puzzle_set, settings, options)
+        rows = sample.rows
+    else:
+        rows = chosen_rows(puzzle_set, config.validation_size, options.num_puzzles)
     sub_updates = len(RecursionMaps(model, one_batch(puzzle_set, rows[:1], device)).sub_updates)
     if sub_updates % settings.qr_interval:
         raise UserError(f"--qr-interval {settings.qr_interval} does not divide the {sub_updates} sub-updates of a step")
@@ -131,7 +155,10 @@ def measure(job: Job, settings: SpectrumSettings, options: argparse.Namespace) -
         batch = one_batch(puzzle_set, block, device)
         arrays = measure_batch(model, batch, settings, violations)
         store.add(arrays | difficulty(puzzle_set, block, batch["inputs"].cpu().numpy()))
-    return SpectrumTable(job.label, store.finish(rows), described)
+    arrays = store.finish(rows)
+    if sample is None:
+        return SpectrumTable(job.label, arrays, described)
+    return SpectrumTable(job.label, arrays | {"weight": sample.weight}, described | {"sample": sample.described()})
 
 
 def difficulty(puzzle_set: PuzzleSet, rows: np.ndarray, inputs: np.ndarray) -> Arrays:
@@ -171,6 +198,8 @@ def parser() -> argparse.ArgumentParser:
     add("--out", type=outside_runs, required=True, metavar="DIR", help="folder for the results")
     add("--num-exponents", type=int, default=8, metavar="K", help="leading exponents (default 8)")
     add("--num-puzzles", type=int, default=512, metavar="N", help="test puzzles (default 512, or all there are)")
+    add("--sample", choices=("first", "case-control"), default="first",
+        help="case-control: answer all test puzzles, measure failed and as many solved ones, equally hard")  # fmt: skip
     add("--num-steps", type=int, default=16, metavar="T", help="supervision steps (default 16)")
     add("--burn-in", type=int, metavar="B", help="first steps left out of the exponents (default a quarter of T)")
     add("--extended-steps", type=int, default=0, metavar="N",
@@ -195,7 +224,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     start = time.perf_counter()
     try:
         jobs = jobs_of(options.checkpoint, options.out, device=options.device, dtype=options.dtype)
-        names = ("num_puzzles", "burn_in", "draws")  # of others, what is measured already is not taken
+        names = ("num_puzzles", "burn_in", "draws", "sample")  # of others, what is measured already is not taken
         asked = {f"--{name.replace('_', '-')}": getattr(options, name) for name in names}
         results_folder(options.out, WRITTEN, options.checkpoint, asked, grow=["--num-puzzles"])
         tables = [measure(job, settings, options) for job in jobs]

@@ -52,8 +52,11 @@ def run_statistics(table: SpectrumTable, *, burn_in: int, draws: int, seed: int)
         "n": len(table),
         "dropped_not_finite": dropped,
         "flags": flags,
-        "exact_accuracy": counted_rate(int((~whole_table.failed).sum()), len(whole_table)),
-        "exact_accuracy_by_step": whole_table.arrays["exact"].mean(axis=0).tolist(),
+        "sample": table.sample,
+        "exact_accuracy": _accuracy(whole_table),
+        "exact_accuracy_by_step": np.average(
+            whole_table.arrays["exact"], axis=0, weights=whole_table.arrays.get("weight")
+        ).tolist(),
         "steps_measured": table.num_steps,
         "burn_in": burn_in,
         "sub_updates_per_step": table.sub_updates,
@@ -81,6 +84,13 @@ def run_statistics(table: SpectrumTable, *, burn_in: int, draws: int, seed: int)
         "settled_by_correct": asdict(settled_table(table.late_drift, failed, SETTLED_DRIFT)),
         "long_rollout": long_trajectory_statistics(table),
     }
+
+
+def _accuracy(table: SpectrumTable) -> dict[str, Any]:
+    """Of the pool where the puzzles are a case-control sample of it."""
+    if table.sample is None:
+        return counted_rate(int((~table.failed).sum()), len(table))
+    return counted_rate(table.sample["pool"] - table.sample["failed"], table.sample["pool"])
 
 
 def positive_exponents(exponents: np.ndarray, failed: np.ndarray) -> dict[str, Any]:
@@ -291,6 +301,7 @@ def caption(name: str, tables: Sequence[SpectrumTable], summary: Mapping[str, An
         area = leading["auroc"]["value"]
         lines.append(
             f"{run['label']} ({run['model']}): {accuracy['numerator']} of {accuracy['denominator']} solved"
+            + _sampled(run)
             + ("" if area is None else f"; AUROC of lambda_1 for failure {_words(leading['auroc'])}")
             + f"; {run['sub_updates_per_step']} sub-updates a step."
         )
@@ -300,6 +311,15 @@ def caption(name: str, tables: Sequence[SpectrumTable], summary: Mapping[str, An
     )
     lines.append(f"Figure: {summary['command']}")
     return "\n".join(lines)
+
+
+def _sampled(run: Mapping[str, Any]) -> str:
+    """Of a case-control sample, how many of each outcome were measured."""
+    if run["sample"] is None:
+        return ""
+    counts, strata = run["lambda1"], run["sample"]["strata"]
+    solved, failed = counts["n"] - counts["num_failed"], counts["num_failed"]
+    return f", of which {solved}, and {failed} failed ones, were measured, equal in {strata} strata of difficulty"
 
 
 def _words(estimate: Mapping[str, Any]) -> str:

@@ -40,6 +40,12 @@ class SpectrumTable:
         return str(self.settings["model"]) + ("" if objective == PLAIN_OBJECTIVE else f" {objective}")
 
     @property
+    def sample(self) -> dict[str, Any] | None:
+        """Of a case-control sample: the pool that it was drawn from (`analysis.spectra.case_control`)."""
+        found: dict[str, Any] | None = self.settings.get("sample")
+        return found
+
+    @property
     def num_steps(self) -> int:
         return int(self.arrays["step_growth"].shape[1])
 
@@ -94,10 +100,7 @@ class SpectrumTable:
     @cached_property
     def difficulty(self) -> np.ndarray:
         """(n,) the data set's rating where it has one that varies, else the cells that are not given."""
-        rating = self.arrays["rating"]
-        if rating.min() >= 0 and rating.min() < rating.max():
-            return rating.astype(float)
-        return -self.arrays["givens"].astype(float)
+        return harder(self.arrays["givens"], self.arrays["rating"])
 
     def where(self, mask: np.ndarray) -> "SpectrumTable":
         """Some of the rows."""
@@ -117,6 +120,13 @@ class SpectrumTable:
 
     def whole(self, burn_in: int = 0) -> Window:
         return Window(burn_in, self.num_steps)
+
+
+def harder(givens: np.ndarray, rating: np.ndarray) -> np.ndarray:
+    """(n,) more = harder, of cells given and ratings (n,): the rating where it varies, else what is not given."""
+    if rating.min() >= 0 and rating.min() < rating.max():
+        return rating.astype(float)
+    return -givens.astype(float)
 
 
 def by_model(tables: Sequence[SpectrumTable]) -> dict[str, list[SpectrumTable]]:

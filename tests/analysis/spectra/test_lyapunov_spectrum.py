@@ -76,6 +76,30 @@ def test_one_run(runs: list[Path], tmp_path: Path, capsys: pytest.CaptureFixture
     assert contents(tmp_path / "a") == before
 
 
+def test_a_case_control_sample(
+    runs: list[Path], tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Rates are of the pool, spectra of the sample; the answers of all are kept, and both outcomes are needed."""
+    words = ["--checkpoint", runs[0], "--out", tmp_path / "a", *OPTIONS, "--sample", "case-control"]
+    assert "all of 32 test puzzles failed" in refused_line(capsys, lyapunov_spectrum.main, words)
+    assert (tmp_path / "a" / "answered.npz").is_file()
+
+    def every_fourth(model: object, puzzle_set: object, rows: np.ndarray, *rest: object) -> np.ndarray:
+        return np.arange(len(rows)) % 4 == 0
+
+    monkeypatch.setattr(lyapunov_spectrum, "failures", every_fourth)
+    run(runs[:1], tmp_path / "a", "--sample", "case-control")
+    (only,) = json.loads((tmp_path / "a" / "summary.json").read_text())["runs"]
+    assert only["sample"] == {"kind": "case-control", "pool": 32, "failed": 8, "strata": only["sample"]["strata"]}
+    assert (only["exact_accuracy"]["numerator"], only["exact_accuracy"]["denominator"]) == (24, 32)
+    arrays = read_arrays(tmp_path / "a" / "spectrum.npz")
+    assert len(arrays["row"]) == only["n"] == 10
+    caption = (tmp_path / "a" / "lambda1_success_failure.txt").read_text()
+    assert "24 of 32 solved, of which 0, and 10 failed ones, were measured" in caption, (
+        "an untrained run solves nothing"
+    )
+
+
 def test_two_runs(runs: list[Path], tmp_path: Path) -> None:
     run(runs, tmp_path)
     summary = json.loads((tmp_path / "summary.json").read_text())

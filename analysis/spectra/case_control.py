@@ -1,0 +1,122 @@
+"""Which test puzzles to measure where failures are rare: all that fail, and as many solved ones of equal difficulty.
+
+A network that solves 97 % of 20,000 puzzles fails 600: enough for a statement about failures, while spectra of all
+would take days. So all puzzles are answered first, which is cheap (no tangents), and spectra are taken of a sample.
+What is measured of failed against solved puzzles is then not a matter of difficulty; rates are of the whole pool, for
+which each puzzle of the sample has a weight.
+"""
+
+import json
+import zipfile
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from analysis.estimates.matched_failure import quantile_strata
+from dataset.eval_batches import EvalBatches
+from dataset.puzzle_folder import PuzzleSet
+from errors import UserError, writing
+from files import open_regular
+from long_work import progress_bar
+from models.recursion_maps import RecursionMaps
+from models.recursive_model import RecursiveModel
+from training.storage.atomic_file import write_atomically
+
+FILE_NAME = "answered.npz"
+STRATA = 4
+_BATCH = 256
+_STREAM = 0x43415345  # keeps these draws apart from others made with the same seed
+
+
+@dataclass(frozen=True)
+class CaseControl:
+    """A sample of a pool of test puzzles.
+
+    rows: (n,) in ascending order. weight: (n,) puzzles of the pool that each stands for, itself included; they add up
+    to `pool`. pool, pool_failed: puzzles that were answered, and those of them that were not solved. strata: of
+    difficulty, within which as many solved as failed puzzles were drawn where there were as many.
+    """
+
+    rows: np.ndarray
+    weight: np.ndarray
+    pool: int
+    pool_failed: int
+    strata: int
+
+    def described(self) -> dict[str, Any]:
+        return {"kind": "case-control", "pool": self.pool, "failed": self.pool_failed, "strata": self.strata}
+
+
+def draw(rows: np.ndarray, failed: np.ndarray, difficulty: np.ndarray, count: int, seed: int) -> CaseControl:
+    """At most `count` puzzles: failed ones up to half of it, and solved ones stratum by stratum as many as failed.
+
+    Strata are quarters by difficulty of the failed puzzles, equal values together. Where a stratum has fewer solved
+    than failed puzzles all of them are taken.
+
+    Args:
+        rows, failed, difficulty: (N,) of the pool; difficulty grows.
+    Errors: `UserError` where nothing failed or nothing was solved.
+    """
+    num_failed = int(failed.sum())
+    if num_failed in (0, len(rows)):
+        found = "none" if num_failed == 0 else "all"
+        raise UserError(
+            f"{found} of {len(rows):,} test puzzles failed: case-control needs failed and solved ones; leave --sample "
+            "out, or give another network or harder puzzles"
+        )
+    rng, cases = np.random.default_rng([seed, _STREAM]), np.flatnonzero(failed)
+    labels = quantile_strata(difficulty[cases], STRATA)
+    edges = [difficulty[cases][labels == label].min() for label in np.unique(labels)[1:]]
+    strata = np.searchsorted(np.array(edges), difficulty, side="right")
+    wanted = min(max(1, count // 2), num_failed)
+    # Of the failed puzzles each stratum's share, rounded so that they add up to `wanted`.
+    up_to = np.cumsum(np.bincount(strata[cases], minlength=len(edges) + 1)) * wanted // num_failed
+    places, weights = [], []
+    for stratum, size in enumerate(np.diff(up_to, prepend=0).tolist()):
+        for outcome in (True, False):
+            pool = np.flatnonzero((strata == stratum) & (failed == outcome))
+            taken = rng.permutation(pool)[:size]
+            places.append(taken)
+            weights.append(np.full(len(taken), len(pool) / max(1, len(taken))))
+    order = np.argsort(rows[np.concatenate(places)])
+    chosen, weight = rows[np.concatenate(places)][order], np.concatenate(weights)[order]
+    return CaseControl(chosen, weight, len(rows), num_failed, len(edges) + 1)
+
+
+def failures(
+    model: RecursiveModel, puzzle_set: PuzzleSet, rows: np.ndarray, num_steps: int, folder: Path, of: Mapping[str, Any]
+) -> np.ndarray:
+    """(N,) bool: which of the rows are not solved after `num_steps` supervision steps; kept in `folder`.
+
+    of: what else decides it, JSON-able; what is there of the same is not answered again.
+    Errors: `UserError` for a damaged file, or a folder that cannot be written.
+    """
+    described = json.dumps({**of, "num_steps": num_steps}, sort_keys=True)
+    path = folder / FILE_NAME
+    if path.exists():
+        try:
+            with open_regular(path) as opened, np.load(opened, allow_pickle=False) as file:
+                kept, failed, text = file["row"], file["failed"], str(file["settings"])
+        except (OSError, ValueError, KeyError, zipfile.BadZipFile, EOFError) as error:
+            raise UserError(f"{path} is damaged ({error}): remove it, and the same command makes it again") from error
+        if text == described and np.array_equal(kept, rows) and failed.shape == rows.shape:
+            return np.asarray(failed, bool)
+    parts = []
+    device = next(model.parameters()).device
+    with progress_bar(total=len(rows), desc="answering", unit="puzzle") as progress, torch.inference_mode():
+        for batch in EvalBatches(puzzle_set, rows, min(_BATCH, len(rows))):
+            maps = RecursionMaps(model, {key: leaf.to(device) for key, leaf in batch.items()})
+            state = maps.initial_state
+            for _ in range(num_steps):
+                state = maps.step(state)
+            parts.append(~maps.read(state).exact.cpu().numpy())
+            progress.update(min(len(parts[-1]), len(rows) - progress.n))
+    failed = np.concatenate(parts)[: len(rows)]
+    with writing(path, "name another --out"):
+        folder.mkdir(parents=True, exist_ok=True)
+        write_atomically(path, lambda file: np.savez(file, settings=np.array(described), row=rows, failed=failed))  # type: ignore[arg-type]
+    return failed

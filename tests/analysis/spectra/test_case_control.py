@@ -1,0 +1,97 @@
+"""A case-control sample: all failures, as many solved puzzles stratum by stratum, weights that restore the pool."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from analysis.spectra import case_control
+from analysis.spectra.case_control import STRATA, draw, failures
+from dataset.puzzle_folder import open_puzzle_set
+from errors import UserError
+from models.recursion_maps import RecursionMaps
+from tests.models.small import small_model
+
+
+def pool(seed: int, size: int = 2000) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Rows, failures (the harder, the likelier) and difficulties with many ties, as search nodes have them."""
+    rng = np.random.default_rng(seed)
+    difficulty = rng.geometric(0.4, size).astype(float)
+    failed = rng.random(size) < 0.02 * difficulty
+    return rng.permutation(10 * size)[:size], failed, difficulty
+
+
+def by_stratum(rows: np.ndarray, difficulty: np.ndarray, edges: np.ndarray) -> np.ndarray:
+    return np.bincount(np.searchsorted(edges, difficulty, side="right"), minlength=len(edges) + 1)
+
+
+@pytest.mark.parametrize("count", [60, 4000])
+def test_solved_puzzles_are_as_hard_as_failed_ones(count: int) -> None:
+    rows, failed, difficulty = pool(0)
+    sample = draw(rows, failed, difficulty, count, seed=0)
+    assert (np.diff(sample.rows) > 0).all() and np.isin(sample.rows, rows).all()
+    where = {row: place for place, row in enumerate(rows.tolist())}
+    places = np.array([where[row] for row in sample.rows.tolist()])
+    of_failed, of_solved = (difficulty[places[failed[places] == outcome]] for outcome in (True, False))
+    assert len(of_failed) == min(count // 2, failed.sum())
+    # Wherever the edges lie: the strata are cut by difficulty alone, and each holds as many of both.
+    values = np.unique(difficulty)
+    same = [np.count_nonzero(of_failed < value) == np.count_nonzero(of_solved < value) for value in values]
+    assert sum(same) >= sample.strata and 1 < sample.strata <= STRATA
+    unmatched = np.random.default_rng(1).permutation(difficulty[~failed])[: len(of_failed)]
+    assert abs(of_solved.mean() - of_failed.mean()) < abs(unmatched.mean() - of_failed.mean())
+
+
+def test_weights_restore_the_pool() -> None:
+    """Of any sample: shares of the pool, by outcome and of what depends on the stratum alone."""
+    rows, failed, difficulty = pool(1)
+    sample = draw(rows, failed, difficulty, 80, seed=0)
+    assert sample.weight.sum() == pytest.approx(len(rows)) and (sample.pool, sample.pool_failed) == (2000, failed.sum())
+    chosen = np.isin(rows, sample.rows)
+    of_row = dict(zip(sample.rows.tolist(), sample.weight.tolist(), strict=True))
+    weight = np.array([of_row[row] for row in rows[chosen].tolist()])
+    assert weight[failed[chosen]].sum() == pytest.approx(failed.sum())
+    everything = draw(rows, failed, difficulty, 10**6, seed=0)
+    taken = np.isin(rows, everything.rows)
+    assert taken[failed].all() and set(everything.weight[np.isin(everything.rows, rows[failed])]) == {1.0}
+    means = []
+    for seed in range(200):
+        drawn = draw(rows, failed, difficulty, 80, seed)
+        order = np.argsort(rows)
+        places = order[np.searchsorted(rows, drawn.rows, sorter=order)]
+        means.append(np.average(difficulty[places], weights=drawn.weight))
+    error = np.std(means) / np.sqrt(len(means))
+    assert abs(np.mean(means) - difficulty.mean()) < 4 * error, "the mean of anything is that of the pool"
+
+
+def test_a_draw_is_a_function_of_its_seed() -> None:
+    first, again, other = (draw(*pool(2), 50, seed) for seed in (0, 0, 1))
+    assert np.array_equal(first.rows, again.rows) and not np.array_equal(first.rows, other.rows)
+
+
+@pytest.mark.parametrize(("failed", "found"), [(False, "none of 3"), (True, "all of 3")])
+def test_both_outcomes_are_needed(failed: bool, found: str) -> None:
+    with pytest.raises(UserError, match=f"{found} test puzzles failed: case-control needs"):
+        draw(np.arange(3), np.full(3, failed), np.zeros(3), 2, seed=0)
+
+
+def test_answers_are_kept_and_are_those_of_the_map(
+    sudoku6_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whatever the batch; kept for the same weights, rows and number of steps only."""
+    puzzle_set, rows = open_puzzle_set(sudoku6_folder, "test"), np.arange(3, 36)
+    model = small_model("trm-mlp", seq_len=36, vocab_size=8).eval()
+    monkeypatch.setattr(case_control, "_BATCH", 8)
+    found = failures(model, puzzle_set, rows, 2, tmp_path, {"weights": "a"})
+    assert found.shape == rows.shape
+    asked: list[int] = []
+    plain = RecursionMaps.read
+    monkeypatch.setattr(RecursionMaps, "read", lambda maps, state: asked.append(1) or plain(maps, state))
+    assert np.array_equal(failures(model, puzzle_set, rows, 2, tmp_path, {"weights": "a"}), found) and not asked
+    failures(model, puzzle_set, rows, 2, tmp_path, {"weights": "b"})
+    assert len(asked) == 5
+    failures(model, puzzle_set, rows, 3, tmp_path, {"weights": "b"})
+    assert len(asked) == 10
+    (tmp_path / case_control.FILE_NAME).write_bytes(b"PK damaged")
+    with pytest.raises(UserError, match=r"answered\.npz is damaged .* remove it"):
+        failures(model, puzzle_set, rows, 3, tmp_path, {"weights": "b"})
