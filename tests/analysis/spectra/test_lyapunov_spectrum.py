@@ -80,7 +80,7 @@ def test_a_case_control_sample(
     runs: list[Path], tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Rates are of the pool, spectra of the sample; the answers of all are kept, and both outcomes are needed."""
-    words = ["--checkpoint", runs[0], "--out", tmp_path / "a", *asked("--sample", "case-control")]
+    words = ["--checkpoint", runs[0], "--out", tmp_path / "a", *changed_flags(OPTIONS, ("--sample", "case-control"))]
     assert "all of 32 test puzzles failed" in refused_line(capsys, lyapunov_spectrum.main, words)
     assert (tmp_path / "a" / "answered.npz").is_file()
 
