@@ -54,29 +54,29 @@ class CaseControl:
 def draw(rows: np.ndarray, failed: np.ndarray, difficulty: np.ndarray, count: int, seed: int) -> CaseControl:
     """At most `count` puzzles: failed ones up to half of it, and solved ones stratum by stratum as many as failed.
 
-    Strata are quarters by difficulty of the failed puzzles, equal values together. Where a stratum has fewer solved
-    than failed puzzles all of them are taken.
+    Strata are quarters by difficulty of the failed puzzles, equal values together; each has a share of the sample,
+    one failed puzzle at least. Where a stratum has fewer solved than failed puzzles all of them are taken. Where
+    nothing failed, or nothing was solved, `count` of what there is.
 
     Args:
-        rows, failed, difficulty: (N,) of the pool; difficulty grows.
-    Errors: `UserError` where nothing failed or nothing was solved.
+        rows, failed, difficulty: (N,) of the pool; difficulty grows. count: at least 2.
     """
     num_failed = int(failed.sum())
-    if num_failed in (0, len(rows)):
-        found = "none" if num_failed == 0 else "all"
-        raise UserError(
-            f"{found} of {len(rows):,} test puzzles failed: case-control needs failed and solved ones; leave --sample "
-            "out, or give another network or harder puzzles"
-        )
     rng, cases = np.random.default_rng([seed, _STREAM]), np.flatnonzero(failed)
-    labels = quantile_strata(difficulty[cases], STRATA)
+    if num_failed in (0, len(rows)):
+        chosen = np.sort(rng.permutation(rows)[:count])
+        return CaseControl(chosen, np.full(len(chosen), len(rows) / len(chosen)), len(rows), num_failed, 1)
+    wanted = min(count // 2, num_failed)
+    labels = quantile_strata(difficulty[cases], min(STRATA, wanted))
     edges = [difficulty[cases][labels == label].min() for label in np.unique(labels)[1:]]
     strata = np.searchsorted(np.array(edges), difficulty, side="right")
-    wanted = min(max(1, count // 2), num_failed)
     # Of the failed puzzles each stratum's share, rounded so that they add up to `wanted`.
     up_to = np.cumsum(np.bincount(strata[cases], minlength=len(edges) + 1)) * wanted // num_failed
+    sizes = np.maximum(np.diff(up_to, prepend=0), 1)
+    while sizes.sum() > wanted:
+        sizes[sizes.argmax()] -= 1
     places, weights = [], []
-    for stratum, size in enumerate(np.diff(up_to, prepend=0).tolist()):
+    for stratum, size in enumerate(sizes.tolist()):
         for outcome in (True, False):
             pool = np.flatnonzero((strata == stratum) & (failed == outcome))
             taken = rng.permutation(pool)[:size]

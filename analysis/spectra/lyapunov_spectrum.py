@@ -112,6 +112,9 @@ def sample_of(
         "dtype": settings.dtype,
     }
     failed = failures(model, puzzle_set, rows, settings.num_steps, job.folder, of)
+    if failed.all() or not failed.any():
+        found = "all" if failed.all() else "none"
+        say(f"{found} of {len(rows):,} test puzzles failed: there is nothing to compare them with", file=sys.stderr)
     known = [difficulty(puzzle_set, block, puzzle_set.read_rows(block)[0]) for block in part_blocks(rows, 4096)]
     givens, rating = (np.concatenate([part[name] for part in known]) for name in ("givens", "rating"))
     return draw(rows, failed, harder(givens, rating), options.num_puzzles, settings.seed)
@@ -181,6 +184,8 @@ def model_name(checkpoint: Checkpoint) -> str:
 def check_options(options: argparse.Namespace) -> None:
     """Errors: `UserError` for numbers out of range."""
     check_at_least(options, num_exponents=1, num_puzzles=1, num_steps=1, qr_interval=1, batch_size=1, draws=100)
+    if options.sample == "case-control" and options.num_puzzles < 2:
+        raise UserError("--num-puzzles 1: case-control takes failed and solved ones, expected at least 2")
     if options.burn_in is None:
         options.burn_in = options.num_steps // 4
     if not 0 <= options.burn_in < options.num_steps:

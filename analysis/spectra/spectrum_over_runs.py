@@ -63,8 +63,9 @@ def paired_differences(tables: Sequence[SpectrumTable], *, burn_in: int) -> list
     """The same network trained in another way, seed by seed: what that changed in solved and in failed puzzles.
 
     The first way named is the baseline. Values are another way's minus the baseline's for each seed that both have:
-    medians of lambda_1 and of the mean over the exponents, the mean number of positive ones, the accuracy. Intervals
-    are Student's t over seeds.
+    medians of lambda_1 and of the mean over the exponents, the mean number of positive ones, the accuracy (of
+    case-control samples that of the pool; all else is of either network's own sample). Intervals are Student's t
+    over seeds.
     """
     differences = []
     groups = list(by_model(tables).items())
@@ -89,7 +90,7 @@ def paired_differences(tables: Sequence[SpectrumTable], *, burn_in: int) -> list
 
 def _numbers(table: SpectrumTable, burn_in: int) -> dict[str, float]:
     table = table.where(table.usable)
-    exponents, numbers = table.exponents(table.whole(burn_in)), {"exact_accuracy": float((~table.failed).mean())}
+    exponents, numbers = table.exponents(table.whole(burn_in)), {"exact_accuracy": table.accuracy["value"]}
     for name, mask in (("solved", ~table.failed), ("failed", table.failed)):
         if mask.any():
             of_outcome = exponents[mask]

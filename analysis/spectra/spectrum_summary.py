@@ -27,7 +27,6 @@ from analysis.spectra.spectrum_figures import (
 from analysis.spectra.spectrum_files import save_table
 from analysis.spectra.spectrum_over_runs import lambda1_estimate, paired_differences, statistics_over_runs
 from analysis.spectra.spectrum_table import SpectrumTable, Window
-from training.evaluation.answering import counted_rate
 from training.records.result_numbers import Number, estimate, rate, record_entry
 
 DIFFICULTY_BINS = 4
@@ -53,7 +52,7 @@ def run_statistics(table: SpectrumTable, *, burn_in: int, draws: int, seed: int)
         "dropped_not_finite": dropped,
         "flags": flags,
         "sample": table.sample,
-        "exact_accuracy": _accuracy(whole_table),
+        "exact_accuracy": whole_table.accuracy,
         "exact_accuracy_by_step": np.average(
             whole_table.arrays["exact"], axis=0, weights=whole_table.arrays.get("weight")
         ).tolist(),
@@ -84,13 +83,6 @@ def run_statistics(table: SpectrumTable, *, burn_in: int, draws: int, seed: int)
         "settled_by_correct": asdict(settled_table(table.late_drift, failed, SETTLED_DRIFT)),
         "long_rollout": long_trajectory_statistics(table),
     }
-
-
-def _accuracy(table: SpectrumTable) -> dict[str, Any]:
-    """Of the pool where the puzzles are a case-control sample of it."""
-    if table.sample is None:
-        return counted_rate(int((~table.failed).sum()), len(table))
-    return counted_rate(table.sample["pool"] - table.sample["failed"], table.sample["pool"])
 
 
 def positive_exponents(exponents: np.ndarray, failed: np.ndarray) -> dict[str, Any]:

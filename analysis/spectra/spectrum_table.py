@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from analysis.spectra.spectrum_files import Arrays
+from training.evaluation.answering import counted_rate
 
 LATE_STEPS = 4
 PLAIN_OBJECTIVE = "act_streaming"
@@ -65,6 +66,13 @@ class SpectrumTable:
     def failed(self) -> np.ndarray:
         """(n,) bool: the answer after the last step is not right in every cell."""
         return ~self.arrays["exact"][:, -1]
+
+    @property
+    def accuracy(self) -> dict[str, Any]:
+        """Solved puzzles, as `counted_rate`: of the pool where these are a case-control sample of it."""
+        if self.sample is None:
+            return counted_rate(int((~self.failed).sum()), len(self))
+        return counted_rate(self.sample["pool"] - self.sample["failed"], self.sample["pool"])
 
     def exponents(self, window: Window) -> np.ndarray:
         """(n, k) nats per step over a window, in QR order; NaN where something was not finite."""

@@ -69,10 +69,22 @@ def test_a_draw_is_a_function_of_its_seed() -> None:
     assert np.array_equal(first.rows, again.rows) and not np.array_equal(first.rows, other.rows)
 
 
-@pytest.mark.parametrize(("failed", "found"), [(False, "none of 3"), (True, "all of 3")])
-def test_both_outcomes_are_needed(failed: bool, found: str) -> None:
-    with pytest.raises(UserError, match=f"{found} test puzzles failed: case-control needs"):
-        draw(np.arange(3), np.full(3, failed), np.zeros(3), 2, seed=0)
+@pytest.mark.parametrize("count", [2, 3, 4, 5, 8, 17])
+def test_every_stratum_has_a_share_of_few_puzzles(count: int) -> None:
+    rows, failed, difficulty = pool(3)
+    sample = draw(rows, failed, difficulty, count, seed=0)
+    of_failed = failed[np.isin(rows, sample.rows)]
+    assert len(of_failed) == count // 2 * 2 and of_failed.sum() == count // 2
+    assert sample.weight.sum() == pytest.approx(len(rows)) and sample.strata <= count // 2
+    weight = dict(zip(sample.rows.tolist(), sample.weight.tolist(), strict=True))
+    assert sum(weight[row] for row in rows[failed].tolist() if row in weight) == pytest.approx(failed.sum())
+
+
+@pytest.mark.parametrize("failed", [False, True])
+def test_one_outcome_is_all_there_is(failed: bool) -> None:
+    sample = draw(np.arange(10), np.full(10, failed), np.zeros(10), 4, seed=0)
+    assert len(np.unique(sample.rows)) == 4 and sample.weight.sum() == pytest.approx(10)
+    assert sample.described() == {"kind": "case-control", "pool": 10, "failed": 10 * failed, "strata": 1}
 
 
 def test_answers_are_kept_and_are_those_of_the_map(

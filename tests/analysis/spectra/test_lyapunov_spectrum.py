@@ -79,10 +79,20 @@ def test_one_run(runs: list[Path], tmp_path: Path, capsys: pytest.CaptureFixture
 def test_a_case_control_sample(
     runs: list[Path], tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Rates are of the pool, spectra of the sample; the answers of all are kept, and both outcomes are needed."""
-    words = ["--checkpoint", runs[0], "--out", tmp_path / "a", *changed_flags(OPTIONS, ("--sample", "case-control"))]
-    assert "all of 32 test puzzles failed" in refused_line(capsys, lyapunov_spectrum.main, words)
-    assert (tmp_path / "a" / "answered.npz").is_file()
+    """Rates are of the pool, spectra of the sample; the answers of all are kept. Of one outcome that is said."""
+    words = ["--checkpoint", runs[0], "--out", tmp_path / "x", *changed_flags(OPTIONS, ("--sample", "case-control"))]
+    assert "expected at least 2" in refused_line(
+        capsys, lyapunov_spectrum.main, [*changed_flags(words, ("--num-puzzles", "1"))]
+    )
+    run(runs[:1], tmp_path / "b", "--sample", "case-control")
+    assert "all of 32 test puzzles failed: there is nothing" in capsys.readouterr().err
+    assert (tmp_path / "b" / "answered.npz").is_file()
+    (only,) = json.loads((tmp_path / "b" / "summary.json").read_text())["runs"]
+    assert (
+        only["n"] == 10
+        and only["lambda1"]["reason"] == "all 10 puzzles failed"
+        and only["exact_accuracy"]["value"] == 0
+    )
 
     def every_fourth(model: object, puzzle_set: object, rows: np.ndarray, *rest: object) -> np.ndarray:
         return np.arange(len(rows)) % 4 == 0

@@ -117,3 +117,12 @@ def test_differences_are_paired_by_seed() -> None:
     assert failed["values"] == pytest.approx([-0.2, -0.2])
     (accuracy,) = (difference for difference in differences if difference["quantity"] == "exact_accuracy")
     assert accuracy["values"] == [0, 0]
+
+
+def test_accuracy_of_case_control_samples_is_that_of_their_pools() -> None:
+    """A sample itself is half solved, whatever the network."""
+    tables = [table("b", "TRM-att", 0, objective="baseline_ce"), table("m", "TRM-att", 0)]
+    for one, failed in zip(tables, (30, 50), strict=True):
+        one.settings["sample"] = {"kind": "case-control", "pool": 1000, "failed": failed, "strata": 4}
+    (accuracy,) = (one for one in paired_differences(tables, burn_in=2) if one["quantity"] == "exact_accuracy")
+    assert accuracy["values"] == pytest.approx([-0.02])
