@@ -29,6 +29,11 @@ class MeanInterval:
         """(low, high) where there is an interval."""
         return None if self.low is None or self.high is None else (self.low, self.high)
 
+    def within(self, least: float, most: float) -> "MeanInterval":
+        """The interval cut where no mean can lie: of shares, below 0 and above 1."""
+        low, high = (None if bound is None else min(max(bound, least), most) for bound in (self.low, self.high))
+        return MeanInterval(self.mean, low, high, self.n)
+
     @property
     def side(self) -> int:
         """1 where the interval lies above 0, -1 where below, 0 where it holds 0 or is none."""

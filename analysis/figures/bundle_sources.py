@@ -8,7 +8,8 @@ from typing import Any
 import numpy as np
 
 from analysis.command_line import refuse_copies
-from analysis.spectra.spectrum_files import FILE_NAME, read_arrays, settings_of
+from analysis.samples.measured_rows import settings_of
+from analysis.spectra.spectrum_files import FILE_NAME, read_arrays
 from analysis.spectra.spectrum_table import PLAIN_OBJECTIVE, SpectrumTable
 from dataset.plain_data import json_object_or_refuse
 from errors import UserError

@@ -38,7 +38,7 @@ from analysis.rollouts.q_head_figure import (
     save_figure_data,
     summarise,
 )
-from analysis.spectra.spectrum_files import remove_parts
+from analysis.samples.measured_rows import remove_parts
 from arguments import FlagParser
 from dataset.eval_batches import EvalBatches
 from dataset.puzzle_folder import fingerprint

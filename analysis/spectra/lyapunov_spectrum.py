@@ -18,9 +18,8 @@ import argparse
 import sys
 import time
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, fields
 from pathlib import Path
-from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
@@ -29,156 +28,63 @@ from errors import UserError, exit_on_user_error, require_packages, say
 
 require_packages()
 
-import numpy as np
-import torch
 
-from analysis.command_line import check_at_least, outside_runs, refuse_copies
+from analysis.command_line import check_at_least, outside_runs
 from analysis.figures.made_of import results_folder
-from analysis.spectra.case_control import CaseControl, draw, failures
-from analysis.spectra.spectrum_files import Arrays, SpectrumStore, part_blocks
-from analysis.spectra.spectrum_measurement import CountViolations, SpectrumSettings, measure_batch
+from analysis.samples.case_control import CaseControl, answered, draw
+from analysis.samples.measured_rows import part_blocks
+from analysis.samples.networks import Job, Network, difficulty_of, jobs_of, one_batch, open_network
+from analysis.spectra.spectrum_files import spectrum_store
+from analysis.spectra.spectrum_measurement import SpectrumSettings, measure_batch
 from analysis.spectra.spectrum_summary import WRITTEN, write_summary
 from analysis.spectra.spectrum_table import SpectrumTable, harder
-from dataset.eval_batches import EvalBatches, test_rows
-from dataset.puzzle_folder import PuzzleSet, fingerprint
-from files import file_sha256
 from long_work import progress_bar
-from models.act import Batch
-from models.losses import IGNORE_LABEL_ID
 from models.recursion_maps import RecursionMaps
-from models.recursive_model import RecursiveModel
 from models.srm import StableRecursionModel
-from training.devices import resolve_device
 from training.records.provenance import result_origin
-from training.trained_model import Checkpoint, open_puzzle_checkpoint, open_test_set, restore_model
-
-CPU = torch.device("cpu")
 
 
-@dataclass(frozen=True)
-class Job:
-    """One checkpoint and the folder for what is measured of it."""
-
-    checkpoint: Checkpoint
-    folder: Path
-    label: str
-
-
-def jobs_of(paths: Sequence[Path], out: Path, *, device: str, dtype: str) -> list[Job]:
-    """One job per checkpoint. Errors: `UserError` for checkpoints that cannot be read or told apart."""
-    checkpoints = [open_puzzle_checkpoint(path, device=device, dtype=dtype) for path in paths]
-    labels = [f"{checkpoint.path.resolve().parent.name}_{checkpoint.name}" for checkpoint in checkpoints]
-    if len(set(labels)) < len(labels):
-        raise UserError(f"two checkpoints are called {max(labels, key=labels.count)}: rename one of the run folders")
-    refuse_copies((file_sha256(checkpoint.path), checkpoint.path) for checkpoint in checkpoints)
-    folders = [out] if len(labels) == 1 else [out / label for label in labels]
-    return [Job(*job) for job in zip(checkpoints, folders, labels, strict=True)]
-
-
-def violations_of(puzzle_set: PuzzleSet) -> CountViolations | None:
-    """Counts broken rules of answers; None for a task whose rules are not known."""
-    task = puzzle_set.metadata.task
-    return None if task.rules is None else task.violations
-
-
-def one_batch(puzzle_set: PuzzleSet, rows: np.ndarray, device: torch.device = CPU) -> Batch:
-    """These rows as a batch, none of padding."""
-    (batch,) = EvalBatches(puzzle_set, rows, len(rows))
-    return {key: leaf.to(device) for key, leaf in batch.items()}
-
-
-def chosen_rows(puzzle_set: PuzzleSet, validation_size: int, count: int) -> np.ndarray:
-    """The first `count` test rows that have something to answer."""
-    rows = test_rows(puzzle_set, validation_size)
-    chosen: list[int] = []
-    for block in part_blocks(rows, 4096):
-        batch = one_batch(puzzle_set, block)
-        chosen += block[(batch["labels"] != IGNORE_LABEL_ID).any(dim=1).numpy()].tolist()
-        if len(chosen) >= count:
-            break
-    if not chosen:
-        raise UserError(f"{puzzle_set.root} holds no test puzzles besides those that choose checkpoints")
-    return np.array(chosen[:count])
-
-
-def sample_of(
-    job: Job, model: RecursiveModel, puzzle_set: PuzzleSet, settings: SpectrumSettings, options: argparse.Namespace
-) -> CaseControl:
+def sample_of(network: Network, folder: Path, settings: SpectrumSettings, count: int) -> CaseControl:
     """The sample of `--sample case-control`, of all test rows that have something to answer."""
-    rows = chosen_rows(puzzle_set, job.checkpoint.config.validation_size, puzzle_set.num_examples)
-    of = {
-        "weights_sha256": job.checkpoint.sha256,
-        "data_sha256": fingerprint(puzzle_set.folder, "test"),
-        "dtype": settings.dtype,
-    }
-    failed = failures(model, puzzle_set, rows, settings.num_steps, job.folder, of)
+    rows = network.rows()
+    failed = answered(network, rows, settings.num_steps, folder)["failed"]
     if failed.all() or not failed.any():
         found = "all" if failed.all() else "none"
         say(f"{found} of {len(rows):,} test puzzles failed: there is nothing to compare them with", file=sys.stderr)
-    known = [difficulty(puzzle_set, block, puzzle_set.read_rows(block)[0]) for block in part_blocks(rows, 4096)]
-    givens, rating = (np.concatenate([part[name] for part in known]) for name in ("givens", "rating"))
-    return draw(rows, failed, harder(givens, rating), options.num_puzzles, settings.seed)
+    return draw(rows, failed, harder(**network.difficulty(rows)), count, settings.seed)
 
 
 def measure(job: Job, settings: SpectrumSettings, options: argparse.Namespace) -> SpectrumTable:
     """Measure what is missing of a job and read all of it."""
-    config = job.checkpoint.config
-    puzzle_set = open_test_set(job.checkpoint, options.data_path)
-    device = resolve_device(config.device, float64="exponents are summed")
-    model = restore_model(job.checkpoint, puzzle_set.metadata, device)
+    network = open_network(job.checkpoint, options.data_path)
+    model, puzzle_set = network.model, network.puzzle_set
     sample = None
     if options.sample == "case-control":
-        sample = sample_of(job, model, puzzle_set, settings, options)
-        rows = sample.rows
-    else:
-        rows = chosen_rows(puzzle_set, config.validation_size, options.num_puzzles)
-    sub_updates = len(RecursionMaps(model, one_batch(puzzle_set, rows[:1], device)).sub_updates)
+        sample = sample_of(network, job.folder, settings, options.num_puzzles)
+    rows = network.rows(options.num_puzzles) if sample is None else sample.rows
+    sub_updates = len(RecursionMaps(model, one_batch(puzzle_set, rows[:1], network.device)).sub_updates)
     if sub_updates % settings.qr_interval:
         raise UserError(f"--qr-interval {settings.qr_interval} does not divide the {sub_updates} sub-updates of a step")
     # What no exponent can exceed in a model's own norm.
     bound = model.contraction_bound().lambda_per_step if isinstance(model, StableRecursionModel) else None
-    described: dict[str, Any] = {
-        "weights_sha256": file_sha256(job.checkpoint.path),
-        "data_sha256": fingerprint(puzzle_set.folder, "test"),
-        "model": model_name(job.checkpoint),
+    described = {
+        **network.described(),
         "sub_updates_per_step": sub_updates,
-        "trained_steps": config.arch.halt_max_steps,
-        "objective": config.objective.name,
-        "train_seed": config.seed,
         **({} if bound is None else {"lambda_bound_per_step": bound}),
         **asdict(settings),
     }
-    store = SpectrumStore(job.folder, described)
-    violations = violations_of(puzzle_set)
-    blocks = part_blocks(rows, options.batch_size)
-    left = [block for block in blocks if len(store.missing(block))]
+    store = spectrum_store(job.folder, described)
+    left = [block for block in part_blocks(rows, options.batch_size) if len(store.missing(block))]
     # Not in their number: what is known already.
     progress = progress_bar(left, desc=f"spectra of {job.label}", unit="batch", smoothing=0)
     for block in progress:
-        batch = one_batch(puzzle_set, block, device)
-        arrays = measure_batch(model, batch, settings, violations)
-        store.add(arrays | difficulty(puzzle_set, block, batch["inputs"].cpu().numpy()))
+        batch = one_batch(puzzle_set, block, network.device)
+        arrays = measure_batch(model, batch, settings, network.violations)
+        store.add(arrays | difficulty_of(puzzle_set, block, batch["inputs"].cpu().numpy()))
     arrays = store.finish(rows)
     if sample is None:
         return SpectrumTable(job.label, arrays, described)
     return SpectrumTable(job.label, arrays | {"weight": sample.weight}, described | {"sample": sample.described()})
-
-
-def difficulty(puzzle_set: PuzzleSet, rows: np.ndarray, inputs: np.ndarray) -> Arrays:
-    """Cells given and the data set's own rating; -1 where it has none."""
-    ratings = puzzle_set.ratings
-    return {
-        "givens": puzzle_set.metadata.task.filled(inputs).sum(axis=1),
-        "rating": np.full(len(rows), -1, np.int64) if ratings is None else np.asarray(ratings[rows], np.int64),
-    }
-
-
-def model_name(checkpoint: Checkpoint) -> str:
-    """`TRM-att`, `TRM-MLP`, `HRM`, `SRM`: how figures call it."""
-    arch = checkpoint.config.arch
-    if "trm" in arch.name:
-        return "TRM-MLP" if arch.mlp_t else "TRM-att"
-    return arch.name.split("_")[0].upper()
 
 
 def check_options(options: argparse.Namespace) -> None:

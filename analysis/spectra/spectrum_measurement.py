@@ -12,7 +12,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from analysis.spectra.spectrum_files import Arrays
+from analysis.samples.measured_rows import Arrays
+from analysis.samples.trajectory_readings import MAX_PERIOD, CountViolations, TrajectoryRecorder
 from dynamics.lyapunov import LyapunovResult, lyapunov_spectrum
 from dynamics.trajectory import recurrence, residual
 from errors import UserError
@@ -22,10 +23,6 @@ from models.recursion_maps import RecursionMaps
 from models.recursive_model import RecursiveModel
 from models.srm import StableRecursionModel
 from models.weighted_norm import MetricWeights, from_metric, in_metric, to_metric
-
-MAX_PERIOD = 8
-# (B, S) answers and inputs -> (B,) number of broken rules, for a task that has rules.
-CountViolations = Callable[[np.ndarray], np.ndarray]
 
 
 @dataclass(frozen=True)
@@ -60,65 +57,6 @@ def tangents_of_rows(rows: Tensor, size: int, count: int, seed: int, copy: int =
         generator = torch.Generator().manual_seed(int(sequence.generate_state(1, np.uint64)[0] >> np.uint64(1)))
         drawn.append(torch.randn(size, count, generator=generator))
     return torch.stack(drawn)
-
-
-class TrajectoryRecorder:
-    """Collects what is said about the states as they come; an `on_step` of `lyapunov_spectrum`."""
-
-    def __init__(self, maps: RecursionMaps, start: RecurrentState, violations: CountViolations | None) -> None:
-        self._maps, self._violations = maps, violations
-        self._state = start
-        self._answers: Tensor | None = None
-        self.steps: list[dict[str, Tensor]] = []
-        self.recent_answers: list[Tensor] = []
-
-    @torch.no_grad()
-    def __call__(self, state: object) -> None:
-        assert isinstance(state, RecurrentState)
-        readings = self._maps.read(state)
-        answers = readings.logits.argmax(dim=-1)
-        cells = self._maps.batch["inputs"] != 0  # token 0 is padding in all data sets
-        log_p = readings.logits.double().log_softmax(dim=-1)
-        top = log_p.topk(2, dim=-1).values
-        norm = _norm(state)
-        step = {
-            "exact": readings.exact,
-            "q_halt": readings.q_halt.double(),
-            "drift": _norm(RecurrentState(state.z_H - self._state.z_H, state.z_L - self._state.z_L)) / norm,
-            "norm": norm,
-            "margin": _mean(top[..., 0] - top[..., 1], cells),
-            "entropy": _mean(-(log_p.exp() * log_p).sum(dim=-1), cells),
-            "changed": (answers != self._answers).logical_and(cells).sum(dim=1)
-            if self._answers is not None
-            else cells.sum(dim=1),
-        }
-        if self._violations is not None:
-            step["violations"] = torch.from_numpy(self._violations(answers.cpu().numpy()))
-        self.steps.append({name: value.cpu() for name, value in step.items()})
-        self.recent_answers = [*self.recent_answers, answers.cpu()][-(MAX_PERIOD + 1) :]
-        self._state, self._answers = state, answers
-
-    def arrays(self) -> Arrays:
-        """Every reading as (B, steps)."""
-        return {name: torch.stack([step[name] for step in self.steps], dim=1).numpy() for name in self.steps[0]}
-
-    def answer_period(self) -> np.ndarray:
-        """(B,) smallest p <= 8 after which the last answer had been given before; 0 where none."""
-        last = self.recent_answers[-1]
-        period = np.zeros(len(last), np.int64)
-        for p in range(len(self.recent_answers) - 1, 0, -1):
-            same = (self.recent_answers[-1 - p] == last).all(dim=1).numpy()
-            period[same] = p
-        return period
-
-
-def _norm(state: RecurrentState) -> Tensor:
-    squares = state.z_H.double().square().sum(dim=(1, 2)) + state.z_L.double().square().sum(dim=(1, 2))
-    return squares.sqrt()
-
-
-def _mean(values: Tensor, where: Tensor) -> Tensor:
-    return (values * where).sum(dim=1) / where.sum(dim=1).clamp_min(1)
 
 
 def measure_batch(

@@ -7,10 +7,10 @@ from typing import Any
 
 import numpy as np
 
-from analysis.spectra.spectrum_files import Arrays
+from analysis.samples.measured_rows import Arrays
+from analysis.samples.trajectory_readings import late_steps
 from training.evaluation.answering import counted_rate
 
-LATE_STEPS = 4
 PLAIN_OBJECTIVE = "act_streaming"
 
 
@@ -42,7 +42,7 @@ class SpectrumTable:
 
     @property
     def sample(self) -> dict[str, Any] | None:
-        """Of a case-control sample: the pool that it was drawn from (`analysis.spectra.case_control`)."""
+        """Of a case-control sample: the pool that it was drawn from (`analysis.samples.case_control`)."""
         found: dict[str, Any] | None = self.settings.get("sample")
         return found
 
@@ -86,24 +86,11 @@ class SpectrumTable:
     @cached_property
     def late_drift(self) -> np.ndarray:
         """(n,) mean relative change of the state over the last steps, at most 4 and at most half of all."""
-        steps = max(1, min(LATE_STEPS, self.num_steps // 2))
-        return np.asarray(self.arrays["drift"][:, -steps:].mean(axis=1))
+        return np.asarray(self.arrays["drift"][:, -late_steps(self.num_steps) :].mean(axis=1))
 
     @cached_property
     def baselines(self) -> dict[str, np.ndarray]:
-        """What costs nothing, each (n,) and turned so that more means failure; none of it needs the label."""
-        arrays = self.arrays
-        scores = {
-            "late_drift": self.late_drift,
-            "residual": arrays["residual"],
-            "minus_q_halt": -arrays["q_halt"][:, -1],
-            "minus_logit_margin": -arrays["margin"][:, -1],
-            "entropy": arrays["entropy"][:, -1],
-            "changed_cells": arrays["changed"][:, -1].astype(float),
-        }
-        if "violations" in arrays:
-            scores["violations"] = arrays["violations"][:, -1].astype(float)
-        return scores
+        return free_scores(self.arrays, self.late_drift)
 
     @cached_property
     def difficulty(self) -> np.ndarray:
@@ -128,6 +115,24 @@ class SpectrumTable:
 
     def whole(self, burn_in: int = 0) -> Window:
         return Window(burn_in, self.num_steps)
+
+
+def free_scores(arrays: Arrays, late_drift: np.ndarray) -> dict[str, np.ndarray]:
+    """What costs nothing, each (n,) and turned so that more means failure; none of it needs the label.
+
+    arrays: (n, steps), of which the last step is read, and `residual`.
+    """
+    scores = {
+        "late_drift": late_drift,
+        "residual": arrays["residual"],
+        "minus_q_halt": -arrays["q_halt"][:, -1],
+        "minus_logit_margin": -arrays["margin"][:, -1],
+        "entropy": arrays["entropy"][:, -1],
+        "changed_cells": arrays["changed"][:, -1].astype(float),
+    }
+    if "violations" in arrays:
+        scores["violations"] = arrays["violations"][:, -1].astype(float)
+    return scores
 
 
 def harder(givens: np.ndarray, rating: np.ndarray) -> np.ndarray:

@@ -16,7 +16,7 @@ from analysis.figures.bundle_sources import FIG3, FIG4, find_sources
 from analysis.figures.bundle_text import FIG1, FIG2
 from analysis.figures.made_of import results_folder
 from analysis.spectra import spectrum_over_runs
-from analysis.spectra.spectrum_files import SpectrumStore
+from analysis.spectra.spectrum_files import spectrum_store
 from analysis.spectra.spectrum_summary import write_summary
 from analysis.spectra.spectrum_table import SpectrumTable
 from errors import UserError
@@ -51,7 +51,7 @@ def write(folder: Path, tables: list[SpectrumTable]) -> dict[str, Any]:
     shutil.rmtree(folder, ignore_errors=True)
     for table in tables:
         run_folder = folder if len(tables) == 1 else folder / table.label
-        store = SpectrumStore(run_folder, table.settings)
+        store = spectrum_store(run_folder, table.settings)
         store.add(table.arrays)
         store.finish(table.arrays["row"])
     origin = {

@@ -8,8 +8,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from analysis.samples.measured_rows import remove_parts
 from analysis.spectra import lyapunov_spectrum, spectrum_over_runs
-from analysis.spectra.spectrum_files import read_arrays, remove_parts
+from analysis.spectra.spectrum_files import read_arrays
 from tests.helpers import changed_flags, refused_line, train_here
 
 OPTIONS = ["--num-puzzles", "10", "--num-steps", "4", "--num-exponents", "3", "--batch-size", "4", "--draws", "200",
@@ -94,10 +95,10 @@ def test_a_case_control_sample(
         and only["exact_accuracy"]["value"] == 0
     )
 
-    def every_fourth(model: object, puzzle_set: object, rows: np.ndarray, *rest: object) -> np.ndarray:
-        return np.arange(len(rows)) % 4 == 0
+    def every_fourth(network: object, rows: np.ndarray, *rest: object) -> dict[str, np.ndarray]:
+        return {"failed": np.arange(len(rows)) % 4 == 0}
 
-    monkeypatch.setattr(lyapunov_spectrum, "failures", every_fourth)
+    monkeypatch.setattr(lyapunov_spectrum, "answered", every_fourth)
     run(runs[:1], tmp_path / "a", "--sample", "case-control")
     (only,) = json.loads((tmp_path / "a" / "summary.json").read_text())["runs"]
     assert only["sample"] == {"kind": "case-control", "pool": 32, "failed": 8, "strata": only["sample"]["strata"]}

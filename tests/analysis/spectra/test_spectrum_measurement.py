@@ -8,8 +8,9 @@ import numpy as np
 import pytest
 import torch
 
-from analysis.spectra.lyapunov_spectrum import chosen_rows, violations_of
-from analysis.spectra.spectrum_files import FILE_NAME, PARTS, SpectrumStore, read_arrays
+from analysis.samples.measured_rows import PARTS
+from analysis.samples.networks import chosen_rows, violations_of
+from analysis.spectra.spectrum_files import FILE_NAME, read_arrays, spectrum_store
 from analysis.spectra.spectrum_measurement import SpectrumSettings, measure_batch, tangents_of_rows
 from dataset.eval_batches import EvalBatches
 from dataset.puzzle_folder import PuzzleSet, open_puzzle_set
@@ -145,13 +146,13 @@ def test_measurement_goes_on_where_it_stopped(puzzles: PuzzleSet, tmp_path: Path
         return measure_batch(model, batch_of(puzzles, block.tolist()), SETTINGS)
 
     described = {"weights_sha256": "x", **asdict(SETTINGS)}
-    straight = SpectrumStore(tmp_path / "straight", described)
+    straight = spectrum_store(tmp_path / "straight", described)
     for block in blocks:
         straight.add(measured(block))
     straight.finish(np.arange(5))
-    SpectrumStore(tmp_path / "stopped", described).add(measured(blocks[0]))
+    spectrum_store(tmp_path / "stopped", described).add(measured(blocks[0]))
     assert not (tmp_path / "stopped" / FILE_NAME).exists()
-    later = SpectrumStore(tmp_path / "stopped", described)
+    later = spectrum_store(tmp_path / "stopped", described)
     assert later.missing(np.arange(5)).tolist() == [3, 4] and later.missing(blocks[0]).size == 0
     later.add(measured(blocks[1]))
     assert len(later.finish(np.array([1, 3]))["row"]) == 2
@@ -159,13 +160,13 @@ def test_measurement_goes_on_where_it_stopped(puzzles: PuzzleSet, tmp_path: Path
     assert (tmp_path / "stopped" / FILE_NAME).read_bytes() == (tmp_path / "straight" / FILE_NAME).read_bytes()
 
     (tmp_path / "stopped" / "notes.txt").write_text("mine")
-    SpectrumStore(tmp_path / "stopped", described).add(measured(np.array([5])))
+    spectrum_store(tmp_path / "stopped", described).add(measured(np.array([5])))
     with pytest.raises(UserError, match="measured with num_steps = 4, now 5: name another --out") as refused:
-        SpectrumStore(tmp_path / "stopped", {**described, "num_steps": 5})
+        spectrum_store(tmp_path / "stopped", {**described, "num_steps": 5})
     # The advice, as a shell takes it, removes the measurement and nothing beside it.
     subprocess.run(str(refused.value).rpartition(": ")[2], shell=True, check=True)
     assert [path.name for path in (tmp_path / "stopped").rglob("*") if path.is_file()] == ["notes.txt"]
-    SpectrumStore(tmp_path / "stopped", {**described, "num_steps": 5})
+    spectrum_store(tmp_path / "stopped", {**described, "num_steps": 5})
 
 
 def test_damaged_files_are_named(tmp_path: Path) -> None:

@@ -7,8 +7,6 @@ which each puzzle of the sample has a weight.
 """
 
 import json
-import zipfile
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,13 +15,13 @@ import numpy as np
 import torch
 
 from analysis.estimates.matched_failure import quantile_strata
-from dataset.eval_batches import EvalBatches
-from dataset.puzzle_folder import PuzzleSet
-from errors import UserError, writing
-from files import open_regular
+from analysis.samples.measured_rows import Arrays, part_blocks, read_rows, settings_of
+from analysis.samples.networks import Network, one_batch
+from analysis.samples.trajectory_readings import TrajectoryRecorder, late_steps
+from dynamics.trajectory import residual
+from errors import writing
 from long_work import progress_bar
 from models.recursion_maps import RecursionMaps
-from models.recursive_model import RecursiveModel
 from training.storage.atomic_file import write_atomically
 
 FILE_NAME = "answered.npz"
@@ -87,36 +85,48 @@ def draw(rows: np.ndarray, failed: np.ndarray, difficulty: np.ndarray, count: in
     return CaseControl(chosen, weight, len(rows), num_failed, len(edges) + 1)
 
 
-def failures(
-    model: RecursiveModel, puzzle_set: PuzzleSet, rows: np.ndarray, num_steps: int, folder: Path, of: Mapping[str, Any]
-) -> np.ndarray:
-    """(N,) bool: which of the rows are not solved after `num_steps` supervision steps; kept in `folder`.
+def answered(network: Network, rows: np.ndarray, num_steps: int, folder: Path) -> Arrays:
+    """What the network answers, row by row, after `num_steps` supervision steps, and what that costs nothing to know.
 
-    of: what else decides it, JSON-able; what is there of the same is not answered again.
+    Kept in `folder`; what is there of the same is not answered again. Arrays:
+
+        row, failed           (N,) the rows; whether the last answer is wrong in a cell
+        drift, q_halt, ...    (N, `late_steps(num_steps)`) of the last steps, as `TrajectoryRecorder` has them
+        residual              (N,) |F(z) - z| / |z| at the end
+
     Errors: `UserError` for a damaged file, or a folder that cannot be written.
     """
-    described = json.dumps({**of, "num_steps": num_steps}, sort_keys=True)
+    checkpoint = network.checkpoint
+    described = {**network.described(), "num_steps": num_steps, "dtype": checkpoint.config.dtype}
+    mend = "the same command makes it again"
     path = folder / FILE_NAME
     if path.exists():
-        try:
-            with open_regular(path) as opened, np.load(opened, allow_pickle=False) as file:
-                kept, failed, text = file["row"], file["failed"], str(file["settings"])
-        except (OSError, ValueError, KeyError, zipfile.BadZipFile, EOFError) as error:
-            raise UserError(f"{path} is damaged ({error}): remove it, and the same command makes it again") from error
-        if text == described and np.array_equal(kept, rows) and failed.shape == rows.shape:
-            return np.asarray(failed, bool)
+        kept = read_rows(path, ("failed", "drift"), "file of answers", mend)
+        if settings_of(path, kept) == described and np.array_equal(kept["row"], rows):
+            return kept
     parts = []
-    device = next(model.parameters()).device
-    with progress_bar(total=len(rows), desc="answering", unit="puzzle") as progress, torch.inference_mode():
-        for batch in EvalBatches(puzzle_set, rows, min(_BATCH, len(rows))):
-            maps = RecursionMaps(model, {key: leaf.to(device) for key, leaf in batch.items()})
-            state = maps.initial_state
-            for _ in range(num_steps):
-                state = maps.step(state)
-            parts.append(~maps.read(state).exact.cpu().numpy())
-            progress.update(min(len(parts[-1]), len(rows) - progress.n))
-    failed = np.concatenate(parts)[: len(rows)]
+    with progress_bar(total=len(rows), desc="answering", unit="puzzle") as progress:
+        for block in part_blocks(rows, _BATCH):
+            parts.append({"row": block} | _last_readings(network, block, num_steps))
+            progress.update(len(block))
+    arrays = {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
     with writing(path, "name another --out"):
         folder.mkdir(parents=True, exist_ok=True)
-        write_atomically(path, lambda file: np.savez(file, settings=np.array(described), row=rows, failed=failed))  # type: ignore[arg-type]
-    return failed
+        content = arrays | {"settings": np.array(json.dumps(described, sort_keys=True))}
+        write_atomically(path, lambda file: np.savez(file, **content))  # type: ignore[arg-type]
+    return arrays
+
+
+@torch.inference_mode()
+def _last_readings(network: Network, rows: np.ndarray, num_steps: int) -> Arrays:
+    maps = RecursionMaps(network.model, one_batch(network.puzzle_set, rows, network.device))
+    state, late = maps.initial_state, late_steps(num_steps)
+    unread = max(num_steps - late - 1, 0)  # one is read besides: which cells change is said against its answer
+    for _ in range(unread):
+        state = maps.step(state)
+    readings = TrajectoryRecorder(maps, state, network.violations)
+    for _ in range(num_steps - unread):
+        state = maps.step(state)
+        readings(state)
+    arrays = {name: values[:, -late:] for name, values in readings.arrays().items()}
+    return arrays | {"failed": ~arrays["exact"][:, -1], "residual": residual(maps.step, state).cpu().numpy()}

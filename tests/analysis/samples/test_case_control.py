@@ -1,13 +1,19 @@
 """A case-control sample: all failures, as many solved puzzles stratum by stratum, weights that restore the pool."""
 
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
+import torch
 
-from analysis.spectra import case_control
-from analysis.spectra.case_control import STRATA, draw, failures
-from dataset.puzzle_folder import open_puzzle_set
+from analysis.samples import case_control
+from analysis.samples.case_control import STRATA, answered, draw
+from analysis.samples.networks import one_batch, violations_of
+from analysis.samples.trajectory_readings import TrajectoryRecorder
+from dataset.puzzle_folder import PuzzleSet, open_puzzle_set
+from dynamics.trajectory import residual, trajectory
 from errors import UserError
 from models.recursion_maps import RecursionMaps
 from tests.models.small import small_model
@@ -87,23 +93,40 @@ def test_one_outcome_is_all_there_is(failed: bool) -> None:
     assert sample.described() == {"kind": "case-control", "pool": 10, "failed": 10 * failed, "strata": 1}
 
 
+def network(puzzle_set: PuzzleSet, weights: str) -> Any:
+    """What `answered` reads of a `Network`."""
+    model = small_model("trm-mlp", seq_len=36, vocab_size=8).eval()
+    return SimpleNamespace(
+        checkpoint=SimpleNamespace(config=SimpleNamespace(dtype="float32")), described=lambda: {"weights": weights},
+        model=model, puzzle_set=puzzle_set, device=torch.device("cpu"), violations=violations_of(puzzle_set),
+    )  # fmt: skip
+
+
 def test_answers_are_kept_and_are_those_of_the_map(
     sudoku6_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Whatever the batch; kept for the same weights, rows and number of steps only."""
+    """The end of what a recorder of the whole way says; kept for the same weights, rows and number of steps only."""
     puzzle_set, rows = open_puzzle_set(sudoku6_folder, "test"), np.arange(3, 36)
-    model = small_model("trm-mlp", seq_len=36, vocab_size=8).eval()
     monkeypatch.setattr(case_control, "_BATCH", 8)
-    found = failures(model, puzzle_set, rows, 2, tmp_path, {"weights": "a"})
-    assert found.shape == rows.shape
+    found = answered(network(puzzle_set, "a"), rows, 6, tmp_path)
+    maps = RecursionMaps(network(puzzle_set, "a").model, one_batch(puzzle_set, rows))
+    whole = TrajectoryRecorder(maps, maps.initial_state, violations_of(puzzle_set))
+    states = list(trajectory(maps.step, maps.initial_state, 6))
+    for state in states:
+        whole(state)
+    for name, values in whole.arrays().items():
+        np.testing.assert_allclose(found[name], values[:, -3:], rtol=1e-4, atol=1e-6)
+    assert np.array_equal(found["failed"], ~found["exact"][:, -1])
+    np.testing.assert_allclose(found["residual"], residual(maps.step, states[-1]).numpy(), rtol=1e-3)
+
     asked: list[int] = []
     plain = RecursionMaps.read
     monkeypatch.setattr(RecursionMaps, "read", lambda maps, state: asked.append(1) or plain(maps, state))
-    assert np.array_equal(failures(model, puzzle_set, rows, 2, tmp_path, {"weights": "a"}), found) and not asked
-    failures(model, puzzle_set, rows, 2, tmp_path, {"weights": "b"})
-    assert len(asked) == 5
-    failures(model, puzzle_set, rows, 3, tmp_path, {"weights": "b"})
-    assert len(asked) == 10
+    again = answered(network(puzzle_set, "a"), rows, 6, tmp_path)
+    assert np.array_equal(again["residual"], found["residual"]) and not asked
+    for weights, steps, calls in (("b", 6, 20), ("b", 2, 30)):
+        answered(network(puzzle_set, weights), rows, steps, tmp_path)
+        assert len(asked) == calls
     (tmp_path / case_control.FILE_NAME).write_bytes(b"PK damaged")
     with pytest.raises(UserError, match=r"answered\.npz is damaged .* remove it"):
-        failures(model, puzzle_set, rows, 3, tmp_path, {"weights": "b"})
+        answered(network(puzzle_set, "b"), rows, 2, tmp_path)
