@@ -115,7 +115,8 @@ def draw_survival(rows: Rows) -> Figure:
                     label = f"{group}: {outcome}, n = {chosen[0]['n']:,}"
                     axes.plot([row["step"] for row in chosen], shares, color=color, linestyle=line, label=label)
         axes.set_xscale("log", base=2)
-        axes.set_yscale("log")
+        if any(row["unsettled"] for row in rows):
+            axes.set_yscale("log")
         axes.xaxis.set_major_formatter("{x:.0f}")
         axes.set_xlabel("supervision step")
         axes.set_ylabel("share not settled yet")
@@ -141,7 +142,7 @@ def restart_rows(summary: Mapping[str, Any]) -> Rows:
 
 def draw_restarts(rows: Rows) -> Figure:
     """Left: of failed puzzles, starts from which they are solved. Right: of solved ones, starts that keep that."""
-    groups = list(dict.fromkeys(row["group"] for row in rows))
+    groups, scales = list(dict.fromkeys(row["group"] for row in rows)), sorted({row["sigma"] for row in rows})
     panels = (("failed_starts_solved", "failed puzzles: starts that solve"),
               ("solved_starts_kept", "solved puzzles: starts that solve"))  # fmt: skip
     with matplotlib_style():
@@ -157,6 +158,7 @@ def draw_restarts(rows: Rows) -> Figure:
                 axes.fill_between([row["sigma"] for row in banded], [row["low"] for row in banded],
                                   [row["high"] for row in banded], color=color, alpha=0.2, linewidth=0)  # fmt: skip
             axes.set_xscale("log")
+            axes.set_xlim(0.8 * scales[0], 1.25 * scales[-1])
             axes.set_xlabel(r"$\sigma$ of the noise at the start")
             axes.set_title(title, fontsize=10)
             share_axis(axes, whole=True)

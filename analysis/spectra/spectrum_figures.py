@@ -154,7 +154,8 @@ def draw_long_trajectories(rows: Rows) -> Figure:
                 # A logarithmic axis has no 0: the line ends there.
                 shares = [row["unsettled"] / row["n"] if row["unsettled"] else np.nan for row in shown]
                 axes.plot([row["step"] for row in shown], shares, **look)
-            axes.set_yscale("log")
+            if any(row["unsettled"] for row in rows):
+                axes.set_yscale("log")
             axes.set_xlabel("supervision step")
             axes.set_title(model, fontsize=10)
             axes.legend(fontsize=8)
