@@ -60,7 +60,7 @@ def push_tangents(
         return tuple(layout.matched_leaves(advance(layout.state(primals))))
 
     def one_tangent(*directions: Tensor) -> tuple[tuple[Tensor, ...], tuple[Tensor, ...]]:
-        with _LinearInTheState():
+        with _KnownRules():
             primal, pushed, *_ = torch.func.jvp(on_leaves, tuple(leaves), directions)
         return primal, pushed
 
@@ -76,29 +76,44 @@ def push_tangents(
 
 _Operation = Callable[..., Any]
 _SUMS: tuple[_Operation, ...] = (torch.add, torch.Tensor.add, torch.Tensor.__add__, torch.Tensor.__radd__)
-_SQUARES: tuple[_Operation, ...] = (torch.square, torch.Tensor.square)
+_PRODUCTS: tuple[_Operation, ...] = (torch.mul, torch.Tensor.mul, torch.Tensor.__mul__, torch.Tensor.__rmul__)
 # Operations by the operands of which they are linear functions while the others stand still.
 _LINEAR: dict[_Operation, tuple[int, ...]] = {
     torch.nn.functional.linear: (0,),
-    **dict.fromkeys((torch.bmm, torch.mul, torch.Tensor.mul, torch.Tensor.__mul__, torch.Tensor.__rmul__), (0, 1)),
+    **dict.fromkeys((torch.bmm, *_PRODUCTS), (0, 1)),
     **dict.fromkeys((torch.div, torch.Tensor.div, torch.Tensor.__truediv__), (0,)),
     **dict.fromkeys(_SUMS, (0, 1)),
 }
 
 
-class _LinearInTheState(TorchFunctionMode):
-    """Operations of which one operand moves and that are linear in it: the tangent is the operation on the tangent.
+def _silu_derivative(value: Tensor, result: Tensor) -> Tensor:
+    gate = value.sigmoid()
+    return gate + result * (1 - gate)
 
-    torch's own rules add the other operand's part, x @ 0 or x * 0: for products a whole one that costs as much as the
-    primal's, else a detour through kernels in Python that costs more than a short product.
+
+# Functions of one number, with their derivatives from it and the result.
+_DERIVATIVES: dict[_Operation, Callable[[Tensor, Tensor], Tensor]] = {
+    # torch's rule for a square goes through a power of 1.
+    **dict.fromkeys((torch.square, torch.Tensor.square), lambda value, _: 2 * value),
+    torch.nn.functional.silu: _silu_derivative,
+}
+_NOT_IN_PLACE = {"inplace": False}
+
+
+class _KnownRules(TorchFunctionMode):
+    """Operations whose tangents cost less than by torch's own rules, by the same derivative.
+
+    Where one operand moves, and the result is linear in it, the tangent is the operation on the tangent. torch's rules
+    add the other operand's part, x @ 0 or x * 0: for products a whole one that costs as much as the primal's, else a
+    detour through kernels in Python that costs more than a short product. Where both factors move, the sum is made in
+    one pass over memory. Derivatives by one number are computed of the primal alone, not anew with each tangent.
     """
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        if kwargs:
-            return func(*args, **kwargs)
-        if func in _SQUARES and len(args) == 1:
-            return self._square(args[0])
-        places = _LINEAR.get(func, ()) if len(args) >= 2 else ()
+        derivative = _DERIVATIVES.get(func)
+        if derivative is not None and len(args) == 1 and (kwargs or _NOT_IN_PLACE) == _NOT_IN_PLACE:
+            return self._of_one_number(func, args[0], derivative)
+        places = _LINEAR.get(func, ()) if len(args) >= 2 and not kwargs else ()
         if places:
             # Looked at once: under vmap and jvp a look costs as much as a short product.
             duals = [forward_ad.unpack_dual(value) if isinstance(value, Tensor) else None for value in args]
@@ -107,19 +122,22 @@ class _LinearInTheState(TorchFunctionMode):
                 place = moving[0]
                 dual = duals[place]
                 assert dual is not None
-                return self._of_one(func, list(args), place, dual.primal, dual.tangent)
-        return func(*args)
+                return self._of_one_operand(func, list(args), place, dual.primal, dual.tangent)
+            if len(moving) == 2 and func in _PRODUCTS and args[0].dtype == args[1].dtype:
+                (a, da), (b, db) = duals  # type: ignore[misc]
+                return forward_ad.make_dual(a * b, torch.addcmul(da * b, a, db))
+        return func(*args, **(kwargs or {}))
 
     @staticmethod
-    def _square(value: Tensor) -> Tensor:
-        """Twice the value times its tangent; torch's rule goes through a power of 1."""
+    def _of_one_number(func: _Operation, value: Tensor, derivative: Callable[[Tensor, Tensor], Tensor]) -> Tensor:
         primal, tangent = forward_ad.unpack_dual(value)
+        result = func(primal)
         if tangent is None:
-            return value.square()
-        return forward_ad.make_dual(primal.square(), tangent * (2 * primal))
+            return result  # type: ignore[no-any-return]
+        return forward_ad.make_dual(result, tangent * derivative(primal, result))
 
     @staticmethod
-    def _of_one(func: _Operation, args: list[Any], place: int, primal: Tensor, tangent: Any) -> Tensor:
+    def _of_one_operand(func: _Operation, args: list[Any], place: int, primal: Tensor, tangent: Any) -> Tensor:
         """The dual number: an addend and a bias, which stands third, have no part in the tangent."""
         operands = args[:2]
         args[place], operands[place] = primal, tangent

@@ -61,6 +61,15 @@ def squares(z: Tensor) -> Tensor:
     return z * torch.rsqrt(z.square().mean(dim=-1, keepdim=True) + torch.square(INPUT)) + torch.square(z.sin())
 
 
+def factors_that_move(z: Tensor) -> Tensor:
+    narrow = z[..., :3] * z[..., 4:] * z.sum(dim=1, keepdim=True)[..., :3]
+    return torch.cat((narrow, z[:, :1, 3:4] * z[..., 3:]), dim=-1) * z.cos().mean()
+
+
+def gates(z: Tensor) -> Tensor:
+    return F.silu(z) * (z + INPUT) + F.silu(INPUT) + F.silu(z.sin(), inplace=True)
+
+
 def moving_weight(z: Tensor) -> Tensor:
     return torch.stack([F.linear(one, WEIGHT + one.T @ one) for one in z])
 
@@ -79,6 +88,8 @@ def moving_weight(z: Tensor) -> Tensor:
         broadcast_operands,
         sum_written_into,
         squares,
+        factors_that_move,
+        gates,
     ],
 )
 def test_tangents_are_those_of_the_jacobian(advance) -> None:  # type: ignore[no-untyped-def]
