@@ -1,5 +1,6 @@
 """States as pytrees: their leaves, one vector per example, and tangents in the layout in which they are pushed."""
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -67,7 +68,9 @@ class StateLayout:
 
     def matched_leaves(self, state: Any) -> list[Tensor]:
         """`leaves` in whatever dtype they come; a dict whose keys were inserted in another order is sorted."""
-        leaves, spec = pytree.tree_flatten(state)
+        # Flattening costs as much as an operation on a small state.
+        alone = self._spec.is_leaf() and isinstance(state, Tensor)
+        leaves, spec = ([state], self._spec) if alone else pytree.tree_flatten(state)
         if spec != self._spec:
             by_name = {pytree.keystr(path): leaf for path, leaf in pytree.tree_flatten_with_path(state)[0]}
             if by_name.keys() != set(self._names):
@@ -103,11 +106,14 @@ class StateLayout:
         moved = tangents.permute(2, 0, 1)
         count = moved.shape[0]
         pieces = [moved] if len(self.sizes) == 1 else moved.split(self.sizes, dim=2)
-        return [piece.reshape(count, *shape) for piece, shape in zip(pieces, self.shapes, strict=True)]
+        return [
+            piece if len(shape) == 2 else piece.reshape(count, *shape)
+            for piece, shape in zip(pieces, self.shapes, strict=True)
+        ]
 
     def join_tangents(self, tangents: Sequence[Tensor]) -> Tensor:
         """Leaves (k, B, ...) as (B, D, k)."""
-        flat = [leaf.reshape(leaf.shape[0], self.batch_size, -1) for leaf in tangents]
+        flat = [leaf if leaf.ndim == 3 else leaf.reshape(leaf.shape[0], self.batch_size, -1) for leaf in tangents]
         return (flat[0] if len(flat) == 1 else torch.cat(flat, dim=2)).permute(1, 2, 0)
 
     def finite(self, leaves: Sequence[Tensor]) -> Tensor:
@@ -116,3 +122,12 @@ class StateLayout:
         flat = [leaf if leaf.ndim == 2 else leaf.flatten(1) for leaf in leaves]
         largest = [leaf.detach().abs().amax(dim=1) for leaf in flat]
         return (largest[0] if len(largest) == 1 else torch.stack(largest).amax(dim=0)) < torch.inf
+
+    def surely_finite(self, leaves: Sequence[Tensor]) -> bool:
+        """True where one look shows that all examples are finite; on a GPU, which it would keep waiting, never."""
+        if self.device.type != "cpu":
+            return False
+        for leaf in leaves:
+            if not math.isfinite(leaf.detach().sum().item()):  # a finite sum has no addend that is not
+                return False
+        return True

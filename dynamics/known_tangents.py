@@ -77,7 +77,7 @@ class RungeKuttaStep:
         b = torch.baddbmm(start, start, _transposed(jacobian(first), tangents), alpha=h / 2)
         c = torch.baddbmm(start, b, _transposed(jacobian(second), tangents), alpha=h / 2)
         d = torch.baddbmm(start, c, _transposed(jacobian(third), tangents), alpha=h)
-        known = torch.add(b, c, alpha=2).add(d).sub(start)
+        known = torch.add(b, c, alpha=2).add_(d).sub_(start)
         last = _transposed(jacobian(fourth), tangents)
         return result, torch.baddbmm(known, d, last, beta=1 / 3, alpha=h / 6).mT
 

@@ -17,8 +17,7 @@ from torch import Tensor
 
 # Below this many numbers per example one call of LAPACK is faster than a dozen small operations.
 _SMALL_BLOCK = 1 << 14
-# Made once: numbers would be made into tensors at each call.
-_MINUS, _PLUS = torch.tensor(-1.0), torch.tensor(1.0)
+_ONE = torch.tensor(1.0)  # made once: numbers would be made into tensors at each call
 
 
 @dataclass(frozen=True)
@@ -70,13 +69,13 @@ def orthonormalise(tangents: Sequence[Tensor], *, householder: bool | None = Non
         householder: take this route (True) or try CholeskyQR2 (False); None chooses by size and device.
     """
     first = tangents[0]
-    blocks = [leaf.reshape(*leaf.shape[:2], -1) for leaf in tangents]
+    blocks = [leaf if leaf.ndim == 3 else leaf.reshape(*leaf.shape[:2], -1) for leaf in tangents]
     if householder is None:
         size = first.shape[0] * sum(block.shape[2] for block in blocks)
         householder = first.device.type == "cpu" and size <= _SMALL_BLOCK
     if householder:
         Q, R, finite = _householder(blocks[0] if len(blocks) == 1 else torch.cat(blocks, dim=2))
-        factors = list(Q.split([block.shape[2] for block in blocks], dim=2))
+        factors = [Q] if len(blocks) == 1 else list(Q.split([block.shape[2] for block in blocks], dim=2))
     else:
         factors, R = _cholesky_qr2(blocks)
         finite = torch.isfinite(R).flatten(1).all(dim=1)
@@ -92,11 +91,11 @@ def _householder(block: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     if not every:
         finite = torch.isfinite(columns).flatten(1).all(dim=1)
         Q, R = torch.linalg.qr(torch.where(finite[:, None, None], columns, 0.0))
-    signs = torch.where(R.diagonal(dim1=-2, dim2=-1) < 0, _MINUS, _PLUS).to(Q.dtype)
-    Q = (Q * signs[:, None, :]).permute(2, 0, 1).contiguous()
-    R = (R * signs[:, :, None]).double()
+    signs = _ONE.copysign(R.diagonal(dim1=-2, dim2=-1))
+    Q = (Q * signs.unsqueeze(1)).permute(2, 0, 1).contiguous()
+    R = (R * signs.unsqueeze(2)).double()
     if every:
-        return Q, R, torch.ones(len(R), dtype=torch.bool, device=R.device)
+        return Q, R, R.new_ones(R.shape[0], dtype=torch.bool)
     R = torch.where(finite[:, None, None], R, torch.nan)
     return torch.where(finite[None, :, None], Q, 0.0), R, torch.isfinite(R).flatten(1).all(dim=1)
 

@@ -120,7 +120,8 @@ class TangentFlow:
             map_ = self.maps[self.num_applied % len(self.maps)]
             self.leaves, self.tangents = map_(self.leaves, self.tangents)
             self.num_applied += 1
-            self.finite = self.finite & self.layout.finite(self.leaves)
+            if not self.layout.surely_finite(self.leaves):
+                self.finite = self.finite & self.layout.finite(self.leaves)
             if self.on_step is not None and self.num_applied % len(self.maps) == 0:
                 self.on_step(self.state)
 

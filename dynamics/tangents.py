@@ -77,10 +77,14 @@ def push_tangents(
 _Operation = Callable[..., Any]
 _SUMS: tuple[_Operation, ...] = (torch.add, torch.Tensor.add, torch.Tensor.__add__, torch.Tensor.__radd__)
 _PRODUCTS: tuple[_Operation, ...] = (torch.mul, torch.Tensor.mul, torch.Tensor.__mul__, torch.Tensor.__rmul__)
+_MATRIX_PRODUCTS: tuple[_Operation, ...] = (
+    *(torch.bmm, torch.mm, torch.matmul, torch.Tensor.bmm, torch.Tensor.mm, torch.Tensor.matmul),
+    *(torch.Tensor.__matmul__, torch.Tensor.__rmatmul__),
+)
 # Operations by the operands of which they are linear functions while the others stand still.
 _LINEAR: dict[_Operation, tuple[int, ...]] = {
     torch.nn.functional.linear: (0,),
-    **dict.fromkeys((torch.bmm, *_PRODUCTS), (0, 1)),
+    **dict.fromkeys((*_MATRIX_PRODUCTS, *_PRODUCTS), (0, 1)),
     **dict.fromkeys((torch.div, torch.Tensor.div, torch.Tensor.__truediv__), (0,)),
     **dict.fromkeys(_SUMS, (0, 1)),
 }

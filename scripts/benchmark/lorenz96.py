@@ -27,6 +27,7 @@ require_packages()
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from analysis.command_line import benchmark_entry, check_at_least, check_json_target, environment, save_json_target
@@ -70,20 +71,22 @@ _PLACES = torch.from_numpy(np.concatenate([_HERE * SIZE + column for column in (
 _ENTRIES = torch.zeros(SIZE, 3 * SIZE, dtype=torch.float64)
 _ENTRIES[_BEHIND, _HERE], _ENTRIES[_BEHIND, SIZE + _HERE] = 1.0, -1.0
 _ENTRIES[_AHEAD, 2 * SIZE + _HERE], _ENTRIES[_TWO_BEHIND, 2 * SIZE + _HERE] = 1.0, -1.0
-_FACTORS = torch.cat((_ENTRIES[:, 2 * SIZE :], _ENTRIES[:, :SIZE]), dim=1)
 _MINUS_IDENTITY = -torch.eye(SIZE, dtype=torch.float64).flatten()
+# Likewise the three parts of the velocity: x_{i+1} - x_{i-2}, x_{i-1} and F - x_i.
+_PARTS = torch.cat((_ENTRIES[:, 2 * SIZE :], _ENTRIES[:, :SIZE], _MINUS_IDENTITY.view(SIZE, SIZE)), dim=1).T
+_CONSTANT = torch.cat((torch.zeros(2 * SIZE), torch.full((SIZE,), FORCING))).double()
 
 
 def velocity(x: Tensor) -> Tensor:
     """dx/dt of states (B, n)."""
-    difference, behind = torch.mm(x, _FACTORS).chunk(2, dim=1)
-    return torch.addcmul(FORCING - x, difference, behind)
+    difference, behind, rest = F.linear(x, _PARTS, _CONSTANT).chunk(3, dim=1)
+    return torch.addcmul(rest, difference, behind)
 
 
 def jacobian(x: Tensor) -> Tensor:
     """(B, n, n)."""
-    places, base = (one.expand(len(x), -1) for one in (_PLACES, _MINUS_IDENTITY))
-    return base.scatter(1, places, torch.mm(x, _ENTRIES)).view(-1, SIZE, SIZE)
+    constant = _MINUS_IDENTITY.expand(x.shape[0], -1)
+    return constant.index_copy(1, _PLACES, torch.mm(x, _ENTRIES)).view(-1, SIZE, SIZE)
 
 
 def numpy_loop(x: Array, num_exponents: int, num_steps: int, qr_interval: int) -> Array:

@@ -7,6 +7,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from dynamics.flat_state import StateLayout
 from dynamics.lyapunov import LyapunovResult, lyapunov_spectrum
 from dynamics.trajectory import apply_once
 from tests.dynamics.maps import (
@@ -244,6 +245,26 @@ def test_an_example_that_explodes_later() -> None:
     # 1e3^(4^4) = 1e768.
     assert found.first_nonfinite.tolist() == [-1, 3]
     assert found.local_growth[1, :3].isfinite().all()
+
+
+@pytest.mark.parametrize("device_looks_once", [True, False])
+def test_which_examples_are_finite(device_looks_once: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    if not device_looks_once:  # as on a GPU
+        monkeypatch.setattr(StateLayout, "surely_finite", lambda layout, leaves: False)
+    most = torch.finfo(torch.float64).max
+    # Finite, with a sum that is not; infinities that cancel; one number that is none.
+    start = rows((most, most), (math.inf, -math.inf), (1.0, math.nan), (1.0, 2.0))
+    found = lyapunov_spectrum(lambda z: -z, start, num_exponents=2, num_steps=3)
+    assert found.flags["nonfinite_state"].tolist() == [False, True, True, False]
+    assert found.exponents[[0, 3]].abs().max() < 1e-15
+
+
+def test_an_infinity_between_two_maps_is_remembered() -> None:
+    # The second example's state is infinite after the first map and finite after the second, its tangent always finite.
+    maps = [lambda z: 1e300 * z, torch.atan]
+    found = lyapunov_spectrum(maps, rows((1e-300,), (1e10,)), num_exponents=1, num_steps=1, qr_interval=2)
+    assert found.final_state.flatten().tolist() == [math.pi / 4, math.pi / 2]
+    assert found.exponents[0].isfinite() and found.exponents[1].isnan()
 
 
 def test_tangents_that_overflow_while_the_state_does_not() -> None:

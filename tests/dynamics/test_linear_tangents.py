@@ -44,6 +44,11 @@ def sums_and_products_with_constants(z: Tensor) -> Tensor:
     return INPUT[:1] * scaled.sin() + INPUT + 1.5
 
 
+def matrix_products(z: Tensor) -> Tensor:
+    left = torch.stack([torch.mm(WEIGHT[:L, :L], one) + WEIGHT[:L, :L].mm(one) for one in z])
+    return left @ WEIGHT + torch.matmul(INPUT, (z.mT @ INPUT)) + z.matmul(z.mT @ z) + z.bmm(WEIGHT.expand(B, D, D))
+
+
 def divisor_moves(z: Tensor) -> Tensor:
     return INPUT / (2 + z.cos()) - torch.bmm(z, WEIGHT.expand(B, D, D))
 
@@ -84,6 +89,7 @@ def moving_weight(z: Tensor) -> Tensor:
         moving_bias,
         moving_weight,
         sums_and_products_with_constants,
+        matrix_products,
         divisor_moves,
         broadcast_operands,
         sum_written_into,
@@ -101,7 +107,7 @@ def test_tangents_are_those_of_the_jacobian(advance) -> None:  # type: ignore[no
     torch.testing.assert_close(pushed[0], expected, rtol=1e-12, atol=1e-12)
 
 
-@pytest.mark.parametrize("advance", [with_bias, without_bias])
+@pytest.mark.parametrize("advance", [with_bias, without_bias, lambda z: z @ WEIGHT])
 def test_one_product_for_the_primal_and_one_for_each_tangent(advance) -> None:  # type: ignore[no-untyped-def]
     z, tangents = draw(B, L, D, seed=4), draw(K, B, L, D, seed=5)
     with FlopCounterMode(display=False) as counter:
