@@ -93,9 +93,12 @@ step "pictures"
 "$python" analysis/rollouts/step_by_step.py "$run/best.pt" --device "$device"
 
 step "Lyapunov exponents of solved and failed puzzles"
-# A measurement of other weights than those of now; all else in the folder may be somebody's.
-[ "$run/lyapunov/spectrum.npz" -nt "$run/best.pt" ] ||
-    rm -rf "$run/lyapunov/spectrum.npz" "$run/lyapunov/parts/"rows_*.npz
+# The note of what results are made of is written whenever a measurement begins.
+if [ -d "$run/lyapunov" ] && [ "$run/best.pt" -nt "$run/lyapunov/.made_of.json" ]; then
+    mkdir -p "$earlier"
+    mv "$run/lyapunov" "$earlier/"
+    echo "of the weights of before, with all that lay beside it: $earlier/lyapunov"
+fi
 "$python" analysis/spectra/lyapunov_spectrum.py --checkpoint "$run/best.pt" --device "$device" --out "$run/lyapunov" \
     --num-puzzles "${QUICKSTART_LYAPUNOV:-256}" --num-steps 8 --num-exponents 4
 

@@ -8,6 +8,7 @@
     drift                (n, N) float32, |z_t - z_{t-1}| / |z_t|
     recurrence_distance  (n, 16) |F^p(z_N) - z_N| / |z_N|, p = 1 ... 16
     restart_exact        (n, S, R) bool, right after T steps from z0 + sigma * normal noise
+    weight               (n,) puzzles of the pool that each stands for, 0 for one of an earlier sample
     givens, rating       (n,) int, cells given; difficulty of the data set, -1 where it has none
 """
 

@@ -75,7 +75,7 @@ def measure(job: Job, settings: EndingSettings, options: argparse.Namespace) -> 
         batch = one_batch(network.puzzle_set, block, network.device)
         arrays = measure_endings(network.model, batch, settings)
         store.add(arrays | difficulty_of(network.puzzle_set, block, batch["inputs"].cpu().numpy()))
-    arrays = store.finish(sample.rows)
+    arrays = store.finish(sample.rows, sample.weight)
     return EndingTable(job.label, arrays, answers, sample, described, settings.num_steps)
 
 

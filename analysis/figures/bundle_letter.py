@@ -5,7 +5,7 @@ from typing import Any
 
 from analysis.arms.run_curves import counted
 from analysis.figures.bundle_sources import FIG3, FIG4, Sources
-from analysis.figures.bundle_text import FIG1, FIG2, NUMBERS, added, interval, leading, others
+from analysis.figures.bundle_text import FIG1, FIG2, NUMBERS, added, interval, leading, matched, others
 
 Numbers = Mapping[str, Any]
 
@@ -74,6 +74,7 @@ def _leading_paragraph(sources: Sources) -> str:
         counts = f"{network['model']} solves {network['solved']} of {network['of']} puzzles"
         if network["runs"] > 1:
             counts += f" in {network['runs']} runs"
+        counts += matched(network)
         if network["auroc"]["value"] is None:
             sentences.append(f"{counts}, so there is nothing to tell apart.")
             continue

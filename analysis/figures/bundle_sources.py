@@ -114,7 +114,12 @@ def _spectra(folder: Path) -> SpectrumResult | None:
 
 
 def _rows_of(table: SpectrumTable, run: dict[str, Any]) -> SpectrumTable:
-    """The rows that the summary is of: the file may hold those of a longer measurement, in ascending order."""
+    """The rows that the summary is of: the file may hold those of a longer measurement, in ascending order.
+
+    Of a case-control sample those with a weight.
+    """
+    if "weight" in table.arrays:
+        table = table.where(table.arrays["weight"] > 0)
     count = run["n"] + run["dropped_not_finite"]
     if len(table) < count:
         raise UserError(f"{table.label}: {len(table)} puzzles in {FILE_NAME}, {count} in {SUMMARY}: measure again")

@@ -35,6 +35,8 @@ def leading(sources: Sources) -> list[dict[str, Any]]:
                     "n": sum(run["n"] for run in runs),
                     "solved": sum(run["exact_accuracy"]["numerator"] for run in runs),
                     "of": sum(run["exact_accuracy"]["denominator"] for run in runs),
+                    "failed_measured": sum(run["lambda1"]["num_failed"] for run in runs),
+                    "matched": any(run.get("sample") for run in runs),
                     "sub_updates_per_step": joint["sub_updates_per_step"],
                     **{name: lambda1_estimate(spectra.summary, model, name) for name in names},
                     "baselines": {
@@ -47,6 +49,14 @@ def leading(sources: Sources) -> list[dict[str, Any]]:
                 }
             )
     return networks
+
+
+def matched(network: Numbers) -> str:
+    """Of a case-control sample, what its numbers are of: `, of which 37 failed and 37 ...`; empty of all others."""
+    if not network["matched"]:
+        return ""
+    failed = network["failed_measured"]
+    return f", of which {failed} failed and {network['n'] - failed} solved ones, equally hard, were measured"
 
 
 def interval(estimate: Numbers, digits: int = 3, scale: float = 1.0) -> str:
@@ -158,6 +168,9 @@ def _caption(sources: Sources, figure: str) -> list[str]:
         "lambda_1 adds to the cross-validated AUROC of all label-free baselines that do not know the rules of the "
         "task.",
     ]
+    for network in leading(sources):
+        if network["matched"]:
+            rows.append(f"{network['model']}: {network['solved']} of {network['of']} solved{matched(network)}.")
     return rows
 
 

@@ -67,19 +67,25 @@ class MeasuredRows:
         self._write(self.folder / PARTS / name, arrays)
         self._known.append(arrays)
 
-    def finish(self, rows: np.ndarray) -> Arrays:
-        """All that is known as one file, sorted by row; returns the rows asked for. The parts are removed."""
+    def finish(self, rows: np.ndarray, weight: np.ndarray | None = None) -> Arrays:
+        """All that is known as one file, sorted by row; returns the rows asked for. The parts are removed.
+
+        rows: (n,) ascending. weight: (n,) of a sample, kept as `weight`, which is 0 where a row is not of it.
+        """
         joined = {
             name: np.concatenate([arrays[name] for arrays in self._known])
             for name in self._known[0]
-            if name != "settings"
+            if name not in ("settings", "weight")
         }
         _, first = np.unique(joined["row"], return_index=True)
         joined = {name: array[first] for name, array in joined.items()}
+        wanted = np.isin(joined["row"], rows)
+        if weight is not None:
+            joined["weight"] = np.zeros(len(wanted))
+            joined["weight"][wanted] = weight
         self._write(self.path, joined)
         remove_parts(self.folder / PARTS, "rows_*.npz")
         self._known = [joined]
-        wanted = np.isin(joined["row"], rows)
         return {name: array[wanted] for name, array in joined.items()}
 
     def _write(self, path: Path, arrays: Arrays) -> None:

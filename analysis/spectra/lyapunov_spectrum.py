@@ -81,10 +81,8 @@ def measure(job: Job, settings: SpectrumSettings, options: argparse.Namespace) -
         batch = one_batch(puzzle_set, block, network.device)
         arrays = measure_batch(model, batch, settings, network.violations)
         store.add(arrays | difficulty_of(puzzle_set, block, batch["inputs"].cpu().numpy()))
-    arrays = store.finish(rows)
-    if sample is None:
-        return SpectrumTable(job.label, arrays, described)
-    return SpectrumTable(job.label, arrays | {"weight": sample.weight}, described | {"sample": sample.described()})
+    arrays = store.finish(rows, None if sample is None else sample.weight)
+    return SpectrumTable(job.label, arrays, described | ({} if sample is None else {"sample": sample.described()}))
 
 
 def check_options(options: argparse.Namespace) -> None:
@@ -135,7 +133,9 @@ def main(argv: Sequence[str] | None = None) -> None:
     start = time.perf_counter()
     try:
         jobs = jobs_of(options.checkpoint, options.out, device=options.device, dtype=options.dtype)
-        names = ("num_puzzles", "burn_in", "draws", "sample")  # of others, what is measured already is not taken
+        # Of other options, what is measured already is not taken.
+        # Those of other options are refused by the measurement itself; a figure of longer ones would stay beside it.
+        names = ("num_puzzles", "burn_in", "draws", "sample", "extended_steps")
         asked = {f"--{name.replace('_', '-')}": getattr(options, name) for name in names}
         results_folder(options.out, WRITTEN, options.checkpoint, asked, grow=["--num-puzzles"])
         tables = [measure(job, settings, options) for job in jobs]

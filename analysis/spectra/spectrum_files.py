@@ -17,6 +17,8 @@ in nats, ln R_ii of the QR in float64 unless said otherwise.
     margin, entropy        (n, T) mean over cells of the difference of the two largest log-probabilities, of the entropy
     changed, violations    (n, T) cells that differ from the step before; broken rules, where the task has rules
     residual               (n,) |F(z_T) - z_T| / |z_T|
+    weight                 (n,) of a case-control sample: puzzles of the pool that each stands for, 0 for one of an
+                           earlier sample
     givens, rating         (n,) int, cells given; difficulty of the data set, -1 where it has none
     extended_growth, extended_exact, extended_drift, extended_q_halt, extended_changed
                            (n, N - T) the same of steps T+1 ... N, growth of the leading tangent only

@@ -170,7 +170,8 @@ def write_summary(
     }
     for table in tables:
         run_folder = make_folder(folder if len(tables) == 1 else folder / table.label)
-        columns = {**table.baselines, "givens": table.arrays["givens"], "rating": table.arrays["rating"]}
+        columns = {name: table.arrays[name] for name in ("weight",) if name in table.arrays}
+        columns |= {**table.baselines, "givens": table.arrays["givens"], "rating": table.arrays["rating"]}
         save_table(table.arrays, table.exponents(table.whole(burn_in)), columns, run_folder / "spectrum.csv")
     plain = finite(summary)
     save_json(plain | spectrum_entry(plain), folder / "summary.json")

@@ -172,6 +172,9 @@ def test_quickstart_runs_and_goes_on(python_server: PythonServer, tmp_path: Path
     assert again.returncode == 0, again.stdout + again.stderr
     assert "already built" in again.stdout and "going on from" in again.stdout
     assert json.loads((run / "summary.json").read_text())["steps"] == 20
-    assert {path: path.read_text() for path in own} == own, "what a person wrote beside the measurement stays"
+    (moved,) = run.glob("earlier_*/lyapunov")
+    assert f"of the weights of before, with all that lay beside it: {moved}" in again.stdout
+    assert {path.name: (moved / path.name).read_text() for path in own} == {path.name: own[path] for path in own}
+    assert (moved / "spectrum.npz").is_file() and (moved / "summary.json").is_file()
     later = json.loads((run / "lyapunov" / "summary.json").read_text())["runs"][0]
     assert later["settings"]["weights_sha256"] == hashlib.sha256((run / "best.pt").read_bytes()).hexdigest()

@@ -11,9 +11,9 @@ import numpy as np
 import pytest
 
 from analysis.figures import make_figure_bundle
-from analysis.figures.bundle_letter import answer
+from analysis.figures.bundle_letter import answer, email
 from analysis.figures.bundle_sources import FIG3, FIG4, find_sources
-from analysis.figures.bundle_text import FIG1, FIG2
+from analysis.figures.bundle_text import FIG1, FIG2, captions
 from analysis.figures.made_of import results_folder
 from analysis.spectra import spectrum_over_runs
 from analysis.spectra.spectrum_files import spectrum_store
@@ -61,6 +61,28 @@ def write(folder: Path, tables: list[SpectrumTable]) -> dict[str, Any]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(spectrum_over_runs, "DRAWS_OVER_RUNS", 100)  # these take most of the time
         return write_summary(folder, tables, burn_in=2, draws=200, seed=0, origin=origin)
+
+
+def test_a_matched_sample_is_said_to_be_one(tmp_path: Path) -> None:
+    """Of the file those rows that are of the sample now; letter and captions say what was measured of how many."""
+    whole = table("a", "TRM-att", 0)
+    described = {"kind": "case-control", "pool": 900, "failed": 90, "strata": 4}
+    of_sample = np.arange(len(whole)) % 8 != 3
+    arrays = {name: array[of_sample] for name, array in whole.arrays.items()}
+    sampled = SpectrumTable("a", arrays, whole.settings | {"sample": described})
+    write(tmp_path / "cc", [sampled])
+    for path in (tmp_path / "cc").glob("*.npz"):
+        path.unlink()
+    store = spectrum_store(tmp_path / "cc", whole.settings)
+    store.add(whole.arrays)
+    store.finish(arrays["row"], np.full(len(sampled), 2.0))
+    sources = find_sources([tmp_path / "cc"])
+    (read,) = sources.spectra[0].tables
+    assert np.array_equal(read.arrays["row"], arrays["row"])
+    failed = int(sampled.failed.sum())
+    words = f"810 of 900 puzzles, of which {failed} failed and {len(sampled) - failed} solved ones, equally hard, were"
+    assert words in email(sources, [FIG1, FIG2])
+    assert words.replace("puzzles", "solved") in captions(sources, [FIG1])
 
 
 @pytest.fixture(scope="module")

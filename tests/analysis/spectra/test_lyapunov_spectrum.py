@@ -70,7 +70,11 @@ def test_one_run(runs: list[Path], tmp_path: Path, capsys: pytest.CaptureFixture
     np.testing.assert_array_equal(longer["step_growth"][:8], arrays["step_growth"][:8])
     assert "spectrum_shift.csv was made with --num-puzzles 10, now 12: it is made anew" in capsys.readouterr().err
     before = contents(tmp_path / "a")
-    for options in (["--num-puzzles", "6"], ["--num-puzzles", "12", "--draws", "300"]):
+    for options in (
+        ["--num-puzzles", "6"],
+        ["--num-puzzles", "12", "--draws", "300"],
+        ["--num-puzzles", "12", "--extended-steps", "0"],
+    ):
         words = ["--checkpoint", runs[0], "--out", tmp_path / "a", *changed_flags(OPTIONS, options)]
         error = refused_line(capsys, lyapunov_spectrum.main, words)
         assert f", now {options[-1]}: name another --out, or remove what is there: rm {tmp_path}" in error
@@ -104,6 +108,9 @@ def test_a_case_control_sample(
     assert only["sample"] == {"kind": "case-control", "pool": 32, "failed": 8, "strata": only["sample"]["strata"]}
     assert (only["exact_accuracy"]["numerator"], only["exact_accuracy"]["denominator"]) == (24, 32)
     arrays = read_arrays(tmp_path / "a" / "spectrum.npz")
+    assert arrays["weight"].sum() == pytest.approx(32)
+    with (tmp_path / "a" / "spectrum.csv").open() as file:
+        assert sum(float(line["weight"]) for line in csv.DictReader(file)) == pytest.approx(32)
     assert len(arrays["row"]) == only["n"] and 5 < only["n"] <= 10, "of a stratum with few solved puzzles all"
     caption = (tmp_path / "a" / "lambda1_success_failure.txt").read_text()
     assert f"24 of 32 solved, of which 0, and {only['n']} failed ones, were measured" in caption, "it solves nothing"
