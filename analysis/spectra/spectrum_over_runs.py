@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from analysis.arms.seed_pairs import mean_interval
+from analysis.arms.seed_pairs import mean_interval, smallest_effect
 from analysis.arms.several_runs import Statistic, hierarchical_bootstrap
 from analysis.estimates.failure_statistics import median_difference
 from analysis.spectra.spectrum_table import SpectrumTable, by_model
@@ -46,6 +46,13 @@ def _over_runs(group: Sequence[SpectrumTable], burn_in: int, seed: int) -> dict[
     leading, top_mean = [of_run[:, 0] for of_run in exponents], [of_run.mean(axis=1) for of_run in exponents]
     positive = [(of_run > 0).sum(axis=1) for of_run in exponents]
     lambda1: dict[str, Statistic] = {"auroc": auroc, "median_difference": median_difference, **medians}
+    svd = [table.arrays["svd_exponents"] for table in kept]
+    # Beside the first column of the QR, which is the noisiest of them.
+    scores = {
+        "the mean of all exponents": top_mean,
+        "the leading exponent of singular values": [of_run[:, 0] for of_run in svd],
+        "the mean of all exponents of singular values": [of_run.mean(axis=1) for of_run in svd],
+    }
     return {
         "runs": [table.label for table in group],
         "sub_updates_per_step": group[0].sub_updates,
@@ -55,8 +62,32 @@ def _over_runs(group: Sequence[SpectrumTable], burn_in: int, seed: int) -> dict[
             name: over_runs(positive, _of(is_failed, np.mean))
             for name, is_failed in (("solved", False), ("failed", True))
         },
+        "scores": {name: over_runs(of_runs, auroc) for name, of_runs in scores.items()},
         "baselines": {name: over_runs([table.baselines[name] for table in kept], auroc) for name in kept[0].baselines},
     }
+
+
+def beyond_over_runs(runs: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """Per model and set of baselines: what lambda_1 adds to their AUROC, over runs; None where it is undefined.
+
+    interval: mean and Student's t interval over runs. smallest_effect: what a study of so many runs would have found in
+    four of five repetitions; None for one run.
+    """
+    models: dict[str, list[Mapping[str, Any]]] = {}
+    for run in runs:
+        models.setdefault(run["model"], []).append(run["beyond_baselines"]["nested"])
+    beyond: dict[str, Any] = {}
+    for model, of_runs in models.items():
+        beyond[model] = {}
+        for name in of_runs[0]:
+            known = [nested[name]["difference"]["value"] for nested in of_runs]
+            values = [value for value in known if value is not None]
+            beyond[model][name] = (
+                {"values": known, "interval": asdict(mean_interval(values)), "smallest_effect": smallest_effect(values)}
+                if values
+                else None
+            )
+    return beyond
 
 
 def paired_differences(tables: Sequence[SpectrumTable], *, burn_in: int) -> list[dict[str, Any]]:

@@ -25,7 +25,12 @@ from analysis.spectra.spectrum_figures import (
     spectrum_rows,
 )
 from analysis.spectra.spectrum_files import save_table
-from analysis.spectra.spectrum_over_runs import lambda1_estimate, paired_differences, statistics_over_runs
+from analysis.spectra.spectrum_over_runs import (
+    beyond_over_runs,
+    lambda1_estimate,
+    paired_differences,
+    statistics_over_runs,
+)
 from analysis.spectra.spectrum_table import SpectrumTable, Window
 from training.records.result_numbers import Number, estimate, rate, record_entry
 
@@ -115,18 +120,27 @@ def _window(table: SpectrumTable, window: Window, options: Mapping[str, int]) ->
 
 
 def _estimator(table: SpectrumTable, burn_in: int) -> dict[str, Any]:
-    """How much lambda_1 of one puzzle depends on the tangents it starts from."""
+    """How much lambda_1 of one puzzle, and the mean of all k, depend on the tangents that they start from."""
     arrays = table.arrays
     variation: dict[str, Any] = {"condition_log_max": float(arrays["condition_log"].max())}
     if "replicate_step_growth" in arrays:
-        for start in sorted({0, burn_in}):
-            first = table.exponents(table.whole(start))[:, 0]
-            second = arrays["replicate_step_growth"][:, start:].mean(axis=1)[:, 0]
+        for start in sorted({0, 2, 4, 8, burn_in}):
+            if start >= table.num_steps:
+                continue
+            first = table.exponents(table.whole(start))
+            second = arrays["replicate_step_growth"][:, start:].mean(axis=1)
             variation[f"between_tangents_burn_in_{start}"] = {
-                "standard_deviation": float(np.sqrt(np.mean((first - second) ** 2) / 2)),
-                "correlation": float(np.corrcoef(first, second)[0, 1]) if len(first) > 2 else None,
+                "standard_deviation": _between(first[:, 0], second[:, 0]),
+                "correlation": float(np.corrcoef(first[:, 0], second[:, 0])[0, 1]) if len(first) > 2 else None,
+                "top_mean_standard_deviation": _between(first.mean(axis=1), second.mean(axis=1)),
+                "spread_of_lambda1": float(first[:, 0].std()),
             }
     return variation
+
+
+def _between(first: np.ndarray, second: np.ndarray) -> float:
+    """The standard deviation of one of two measurements of the same."""
+    return float(np.sqrt(np.mean((first - second) ** 2) / 2))
 
 
 def _beyond(table: SpectrumTable, leading: np.ndarray, options: Mapping[str, int]) -> dict[str, Any]:
@@ -158,14 +172,16 @@ def write_summary(
 ) -> dict[str, Any]:
     """summary.json, spectrum.csv of each run, figures with their numbers and captions. Returns the summary."""
     folder = make_folder(out)
+    runs = [run_statistics(table, burn_in=burn_in, draws=draws, seed=seed) for table in tables]
     summary: dict[str, Any] = {
         **origin,
         "units": "nats per supervision step; per_sub_update where named",
         "burn_in": burn_in,
         "draws": draws,
         "seed": seed,
-        "runs": [run_statistics(table, burn_in=burn_in, draws=draws, seed=seed) for table in tables],
+        "runs": runs,
         "models": statistics_over_runs(tables, burn_in=burn_in, seed=seed),
+        "beyond_baselines": beyond_over_runs(runs),
         "differences": paired_differences(tables, burn_in=burn_in),
     }
     for table in tables:
@@ -217,19 +233,31 @@ def _network_numbers(
         measured.append(Number(f"{model}: largest exponent of any step", largest, unit="nats per step"))
         measured.append(Number(f"{model}: bound of the exponents", bound, unit="nats per step"))
     measured += estimate(f"{model}: AUROC of lambda_1", lambda1_estimate(summary, model, "auroc"))
-    if several and area.get("over_runs") is not None:
-        measured += estimate(f"{model}: AUROC of lambda_1 (interval over runs)", {"value": area["mean"]["value"]} | {
-            bound: area["over_runs"][bound] for bound in ("low", "high")
-        })  # fmt: skip
+    measured += _over_runs_too(f"{model}: AUROC of lambda_1", area)
+    for name, values in joint["scores"].items():
+        measured += estimate(f"{model}: AUROC of {name}", values["mean"])
+        measured += _over_runs_too(f"{model}: AUROC of {name}", values)
     if not several:
         measured += estimate(f"{model}: AUROC of lambda_1 (Newcombe)", runs[0]["lambda1"]["auroc_newcombe"])
     for outcome in ("solved", "failed"):
         median = lambda1_estimate(summary, model, f"median_{outcome}")
         measured += estimate(f"{model}: median lambda_1, {outcome}", median, scale, unit)
+        over_runs = joint["lambda1"][f"median_{outcome}"]
+        measured += _over_runs_too(f"{model}: median lambda_1, {outcome}", over_runs, scale, unit)
     for outcome in ("solved", "failed"):
         measured += estimate(f"{model}: positive exponents, {outcome}", joint["num_positive"][outcome]["mean"])
+        measured += _over_runs_too(f"{model}: positive exponents, {outcome}", joint["num_positive"][outcome])
     for name, values in joint["baselines"].items():
         measured += estimate(f"{model}: AUROC of {name}", values["mean"])
+        measured += _over_runs_too(f"{model}: AUROC of {name}", values)
+    added = summary["beyond_baselines"][model]["without_rules"]
+    if several and added is not None:
+        mean = added["interval"]
+        measured += [
+            Number(f"{model}: AUROC that lambda_1 adds to all but the rules (interval over runs)", mean["mean"],
+                   mean["low"], mean["high"], n=mean["n"]),
+            Number(f"{model}: the smallest such gain that would be seen in 4 of 5 studies", added["smallest_effect"]),
+        ]  # fmt: skip
     for number, run in enumerate(runs, start=1):
         added = run["beyond_baselines"]["nested"]["without_rules"]["difference"]
         measured += estimate(f"{model}, run {number}: AUROC that lambda_1 adds to all but the rules", added)
@@ -247,6 +275,19 @@ def _network_numbers(
             [] if kind == "n" else [Number(name, sum(end[kind] for end in ends), of=sum(end["n"] for end in ends))]
         )
     return [*measured, Number(f"{model}: runs", len(runs))]
+
+
+def _over_runs_too(
+    name: str, statistic: Mapping[str, Any], scale: float = 1.0, unit: str | None = None
+) -> list[Number]:
+    """The same mean with Student's t interval over runs, beside the bootstrap's; none where there is no such."""
+    over_runs = statistic.get("over_runs")
+    if over_runs is None or over_runs["low"] is None:
+        return []
+    bounds = {bound: scale * over_runs[bound] for bound in ("low", "high")}
+    if name.rpartition(": ")[2].startswith("AUROC"):
+        bounds = {bound: min(max(value, 0.0), 1.0) for bound, value in bounds.items()}
+    return [Number(f"{name} (interval over runs)", scale * over_runs["mean"], **bounds, n=over_runs["n"], unit=unit)]
 
 
 def save_figures(folder: Path, tables: Sequence[SpectrumTable], summary: Mapping[str, Any], burn_in: int) -> None:

@@ -6,8 +6,9 @@ import numpy as np
 import pytest
 from scipy.stats import mannwhitneyu
 
+from analysis.arms.seed_pairs import smallest_effect
 from analysis.spectra import spectrum_over_runs
-from analysis.spectra.spectrum_over_runs import paired_differences, statistics_over_runs
+from analysis.spectra.spectrum_over_runs import beyond_over_runs, paired_differences, statistics_over_runs
 from analysis.spectra.spectrum_summary import finite, run_statistics
 from analysis.spectra.spectrum_table import SpectrumTable, Window
 from tests.analysis.figures.test_figure_bundle import table
@@ -104,6 +105,19 @@ def test_runs_of_one_network_together(monkeypatch: pytest.MonkeyPatch) -> None:
     assert joint["TRM-att"]["lambda1"]["auroc"]["values"] == pytest.approx(areas)
     assert joint["TRM-att"]["lambda1"]["auroc"]["draws"] == 100
     assert "not included" in joint["HRM"]["lambda1"]["auroc"]["speaks_of"]
+
+
+def test_what_lambda1_adds_over_runs() -> None:
+    def run(model: str, added: float | None) -> dict[str, Any]:
+        return {"model": model, "beyond_baselines": {"nested": {"all": {"difference": {"value": added}}}}}
+
+    beyond = beyond_over_runs(
+        [run("TRM", 0.01), run("TRM", -0.02), run("TRM", None), run("TRM", 0.03), run("HRM", None)]
+    )
+    assert beyond["TRM"]["all"]["values"] == [0.01, -0.02, None, 0.03] and beyond["HRM"]["all"] is None
+    interval = beyond["TRM"]["all"]["interval"]
+    assert interval["mean"] == pytest.approx(0.02 / 3) and interval["low"] < 0 < interval["high"]
+    assert beyond["TRM"]["all"]["smallest_effect"] == pytest.approx(smallest_effect([0.01, -0.02, 0.03]))
 
 
 def test_differences_are_paired_by_seed() -> None:
