@@ -111,8 +111,7 @@ class Scoring:
         judging = Judging(run.config.evaluators, lambda settings: full_ones % settings.interval == 0)
         fast_rows = [(rows, rows.fast) for rows in run.evaluation_rows]
         fast = self._score(fast_rows, model, "fast validation", judging if fast_is_all else None)
-        if not self.baselines:
-            self._show_baselines()
+        self._require_baselines()
         record: dict[str, Any] = {"step": run.step} | run.compute_spent
         record |= {f"eval/fast/{key}": value for key, value in fast.items()}
         improved = False
@@ -185,9 +184,11 @@ class Scoring:
             with warning_when_refused(path):
                 total.files(path.parent)
 
-    def _show_baselines(self) -> None:
-        """Trivial predictors on the validation rows, printed beside the first evaluation."""
+    def _require_baselines(self) -> None:
+        """Trivial predictors on the validation rows, where there are any; printed once in a session."""
         run = self.run
+        if self.baselines or not any(len(rows.fast) for rows in run.evaluation_rows):
+            return
         of_sets = [scored_rows(rows.puzzle_set, rows.validation) for rows in run.evaluation_rows]
         inputs, labels = (np.concatenate(tokens) for tokens in zip(*of_sets, strict=True))
         counts = np.sum([label_counts(puzzle_set) for puzzle_set in run.source.sets], axis=0)
@@ -221,6 +222,7 @@ class Scoring:
     def final_results(self) -> dict[str, Any]:
         """Test numbers of the initial, the final and the best weights, on rows that chose none of them."""
         run = self.run
+        self._require_baselines()  # a session that goes on after the last validation has none yet
         results: dict[str, Any] = {"baselines": self.baselines, "test": {}, "curve": self._curve()}
         if not run.evaluation_rows:
             return results

@@ -44,7 +44,7 @@ def count_evaluations(monkeypatch: pytest.MonkeyPatch, act: Callable[[int], None
 def told(folder: Path) -> dict[str, Any]:
     """What a run says at its end, without what depends on the clock."""
     summary = json.loads((folder / "summary.json").read_text())
-    kept = ("steps", "best", "final", "samples_seen")
+    kept = ("steps", "best", "final", "samples_seen", "baselines")
     tests = {which: tested["numerator"] for which, tested in summary["test"].items()}
     return {name: summary[name] for name in kept} | {"tests": tests}
 
@@ -79,7 +79,7 @@ def test_every_evaluation_of_a_run_may_be_stopped(
         assert json.loads((run / "status.json").read_text())["state"] == "stopped"
         assert not (run / "summary.json").exists()
         assert train_here("trm_mlp", sudoku6_folder, run, options) == "done"
-        assert told(run) == told(whole)
+        assert told(run) == told(whole) and told(run)["baselines"]
         assert logged_training(run) == logged_training(whole)
         assert evaluations(run) == evaluations(whole)
         assert_same_state(run, whole)
