@@ -2,7 +2,7 @@
 
 import os
 import sys
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -10,7 +10,7 @@ from typing import Any
 import torch
 
 from dataset.content_sums import content_sums, refuse_other_content
-from dataset.puzzle_folder import PuzzleSet, fingerprint, open_puzzle_set
+from dataset.puzzle_folder import PuzzleSet, fingerprint, open_puzzle_sets
 from dataset.puzzle_metadata import PuzzleMetadata, data_folder, read_metadata
 from dataset.tasks.base import TaskError
 from errors import UserError, say
@@ -142,15 +142,23 @@ def shaped(*, task: str, seq_len: int, vocab_size: int, pad_id: int = 0, augment
 def open_test_set(checkpoint: Checkpoint, data_path: str | None, *, option: str = "--data-path ") -> PuzzleSet:
     """The test rows of `data_path`, else those of the run, which must be what the run was judged on.
 
-    option: what names `data_path` to a user. Errors: `UserError`.
+    option: what names `data_path` to a user. Errors: `UserError`, also where there are several sets.
     """
     paths = [data_path] if data_path else checkpoint.config.data_paths_test or checkpoint.config.data_paths
     if not paths:
         raise UserError(f"the run's settings name no data: give {option}data/NAME")
-    puzzle_set = open_puzzle_set(data_folder(paths[0]), "test")
+    sets = open_puzzle_sets([data_folder(path) for path in paths], "test")
     if not data_path:
-        refuse_other_data(checkpoint, [puzzle_set], f"{option}{puzzle_set.root}")
-    return puzzle_set
+        refuse_other_data(checkpoint, sets, f"{option}{sets[0].root}")
+    return only_set(sets, option)
+
+
+def only_set(sets: Sequence[PuzzleSet], option: str = "--data-path ") -> PuzzleSet:
+    """The set where there is one alone. Errors: `UserError` naming them: the first does not stand for the others."""
+    if len(sets) > 1:
+        names = ", ".join(f"{puzzle_set.root} ({puzzle_set.set_name})" for puzzle_set in sets)
+        raise UserError(f"found several test sets, {names}, expected one: name a folder of one set with {option}DIR")
+    return sets[0]
 
 
 def refuse_other_data(checkpoint: Checkpoint, sets: Iterable[PuzzleSet], way_out: str) -> None:

@@ -59,7 +59,7 @@ from training.records.provenance import result_origin
 from training.settings.checks import check_ranges
 from training.settings.schema import EvaluateConfig
 from training.storage.atomic_file import write_bytes_atomically
-from training.trained_model import open_puzzle_checkpoint, refuse_other_data, restore_model
+from training.trained_model import only_set, open_puzzle_checkpoint, refuse_other_data, restore_model
 
 ROLLOUTS, PARTS = "rollouts.npz", "parts"
 
@@ -125,12 +125,10 @@ def rolled_out(options: argparse.Namespace) -> tuple[RolloutTable, dict[str, Any
     if options.data_path:
         config.data_paths_test = [options.data_path]
     selections = select_rows(config, "test", options.num_puzzles)
+    sets = [selected.puzzle_set for selected in selections]
     if not options.data_path:
-        sets = [selected.puzzle_set for selected in selections]
         refuse_other_data(checkpoint, sets, f"--data-path {sets[0].root}")
-    if len(selections) > 1:
-        names = ", ".join(f"{selected.puzzle_set.root} ({selected.puzzle_set.set_name})" for selected in selections)
-        raise UserError(f"the run has several test sets: {names}; name one of one set with --data-path")
+    only_set(sets)
     (selection,) = selections
     device = resolve_device(config.device, float64="distances are measured")
     model = restore_model(checkpoint, selection.puzzle_set.metadata, device)
