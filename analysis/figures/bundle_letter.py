@@ -59,7 +59,7 @@ def answer(yes: int, of: int) -> str:
 
 
 def _leading_paragraph(sources: Sources) -> str:
-    plain = [network for network in leading(sources) if network["plain"]]
+    plain = [network for network in leading(sources) if network["spoken_of"]]
     both = [network for network in plain if network["auroc"]["value"] is not None]
     gaps = [network["median_difference"] for network in both if network["median_difference"]["value"] is not None]
     clear = sum(gap["low"] is not None and gap["low"] > 0 for gap in gaps)
@@ -97,7 +97,7 @@ def _leading_paragraph(sources: Sources) -> str:
 
 
 def _spectrum_paragraph(sources: Sources) -> str:
-    plain = [network for network in leading(sources) if network["plain"]]
+    plain = [network for network in leading(sources) if network["spoken_of"]]
     both = [
         network
         for network in plain

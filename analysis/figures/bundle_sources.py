@@ -1,7 +1,7 @@
 """What a figure bundle is made of: folders that other analyses wrote, found and read."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -29,9 +29,9 @@ class SpectrumResult:
     tables: list[SpectrumTable]
 
     @property
-    def plain(self) -> bool:
-        """Whether all runs were pretrained plainly: those that the first two figures compare."""
-        return all(table.settings["objective"] == PLAIN_OBJECTIVE for table in self.tables)
+    def plain(self) -> list[SpectrumTable]:
+        """Of the runs that were pretrained plainly."""
+        return [table for table in self.tables if table.settings["objective"] == PLAIN_OBJECTIVE]
 
 
 @dataclass(frozen=True)
@@ -53,8 +53,24 @@ class Sources:
 
     @property
     def compared(self) -> list[SpectrumResult]:
-        """What figures 1 and 2 show: the plainly pretrained networks; all, where there is no such."""
-        return [result for result in self.spectra if result.plain] or self.spectra
+        """What figures 1 and 2 show: plainly pretrained networks; all, where no measurement is of such alone."""
+        wholly = [result for result in self.spectra if len(result.plain) == len(result.tables)]
+        if not wholly:
+            return self.spectra
+        known = {_of(table) for result in wholly for table in result.tables}
+        # A baseline measured beside another way of training it, unless it is among the others already.
+        baselines = [
+            replace(result, tables=new)
+            for result in self.spectra
+            if len(result.plain) < len(result.tables) and (new := [t for t in result.plain if _of(t) not in known])
+        ]
+        return [*wholly, *baselines]
+
+    @property
+    def spoken_of(self) -> set[tuple[Path, str]]:
+        """Networks of the letter, by folder: of those that are shown the plainly pretrained; all, without any such."""
+        plain = {(result.folder, table.model) for result in self.compared for table in result.plain}
+        return plain or {(result.folder, table.model) for result in self.compared for table in result.tables}
 
 
 def find_sources(folders: Sequence[Path]) -> Sources:

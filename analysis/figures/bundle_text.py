@@ -30,7 +30,7 @@ def leading(sources: Sources) -> list[dict[str, Any]]:
             networks.append(
                 {
                     "model": model,
-                    "plain": spectra.plain,
+                    "spoken_of": (spectra.folder, model) in sources.spoken_of,
                     "runs": len(runs),
                     "n": sum(run["n"] for run in runs),
                     "solved": sum(run["exact_accuracy"]["numerator"] for run in runs),

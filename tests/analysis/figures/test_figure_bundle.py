@@ -85,6 +85,18 @@ def test_a_matched_sample_is_said_to_be_one(tmp_path: Path) -> None:
     assert words.replace("puzzles", "solved") in captions(sources, [FIG1])
 
 
+def test_a_network_beside_another_way_of_training_it_is_spoken_of(results: Path) -> None:
+    """Measured together, as docs/dynamics.md does; figures show the plain one where another plain one stands beside."""
+    both = find_sources([results / "multi"])
+    letter = email(both, [FIG1, FIG2])
+    assert "in 1 of 1 network" in letter and "TRM-att solves" in letter and "no network has both" not in letter
+    assert "TRM-att multi solves" not in letter
+    assert [table.model for table in both.compared[0].tables] == ["TRM-att", "TRM-att multi"]
+    beside = find_sources([results / "multi", results / "hrm"])
+    assert [table.model for result in beside.compared for table in result.tables] == ["HRM", "TRM-att"]
+    assert "in 2 of 2 networks" in email(beside, [FIG1])
+
+
 @pytest.fixture(scope="module")
 def results(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("out")
