@@ -9,7 +9,7 @@ from os.path import commonprefix
 from pathlib import Path
 from typing import Any
 
-from analysis.arms.run_curves import finished_by_end, read_run, refuse_gone_on, shared_settings
+from analysis.arms.run_curves import finished_by_end, read_run, refuse_gone_on, refuse_other_data, shared_settings
 from analysis.arms.seed_pairs import mean_interval
 from analysis.command_line import refuse_copies
 from dataset.plain_data import json_object_or_refuse
@@ -85,7 +85,10 @@ def _of_run(folder: Path) -> dict[str, Any]:
         "hardware": list(dict.fromkeys(map(machine_of, sessions))),
         "seconds": summary.get("train_seconds"),
         "finished": finished,
-    }) | {"arm": settings_sha256(shared_settings(config) | {"updates": length})}  # fmt: skip
+    }) | {
+        "arm": settings_sha256(shared_settings(config) | {"updates": length}),
+        "datasets": provenance.get("datasets"),
+    }  # fmt: skip
 
 
 def _entry(path: Path, report: Mapping[str, Any], known: Mapping[str, Any]) -> dict[str, Any]:
@@ -96,12 +99,16 @@ def _entry(path: Path, report: Mapping[str, Any], known: Mapping[str, Any]) -> d
 
 
 def _means_over_seeds(runs: Sequence[Path], sources: Sequence[Mapping[str, Any]], names: Sequence[str]) -> list[Number]:
-    """The headline of runs that differ in nothing but the seed, mean and 95 % t interval; of one length each."""
+    """The headline of runs that differ in nothing but the seed, mean and 95 % t interval; of one length each.
+
+    Errors: `UserError` where runs of one arm are on other data.
+    """
     groups: dict[str, list[int]] = {}
     for place, source in enumerate(sources):
         groups.setdefault(source["arm"], []).append(place)
     means = []
     for places in groups.values():
+        refuse_other_data((sources[place], runs[place]) for place in places)
         headlines = [sources[place]["numbers"][0] for place in places]
         seeds = {tuple(sources[place]["seeds"]) for place in places}
         if len(places) == len(seeds) > 1 and len({number.key for number in headlines}) == 1:

@@ -13,6 +13,7 @@ from analysis.arms.run_curves import (
     ended_summary,
     number_or_none,
     read_run,
+    refuse_other_data,
     refuse_repeated_seeds,
     whole,
 )
@@ -171,7 +172,7 @@ def _object(value: Any) -> Mapping[str, Any]:
 
 
 def arms_of(runs: Sequence[FinishedRun]) -> list[Arm]:
-    """Arms in the order in which their first runs are named. Errors: `UserError` when one has a seed twice."""
+    """Arms in the order in which their first runs are named. Errors: `UserError`: a seed twice, other data."""
     groups: dict[str, list[FinishedRun]] = {}
     for run in runs:
         groups.setdefault(settings_sha256(run.settings), []).append(run)
@@ -179,6 +180,7 @@ def arms_of(runs: Sequence[FinishedRun]) -> list[Arm]:
     labels = arm_labels([members[0].settings for members in groups.values()])
     for (digest, members), label in zip(groups.items(), labels, strict=True):
         refuse_repeated_seeds((run.curve.seed, run.curve.folder) for run in members)
+        refuse_other_data((run.curve.provenance, run.curve.folder) for run in members)
         arch = {key: value for key, value in members[0].settings.items() if key.startswith("arch.")}
         arms.append(Arm(label, digest, settings_sha256(arch), members))
     return arms

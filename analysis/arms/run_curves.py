@@ -1,6 +1,7 @@
 """Runs as figures read them: their logged evaluations, what they share, how they are named."""
 
 import copy
+import itertools
 import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -11,7 +12,7 @@ from dataset.plain_data import json_object_or_refuse
 from errors import UserError
 from options import JUDGING, settings_of
 from training.records.metrics_log import read_metrics
-from training.records.provenance import settings_sha256
+from training.records.provenance import other_data, settings_sha256
 from training.records.result_numbers import commit_of, machine_of, wilson_interval
 from training.records.run_sessions import numbers_of, sessions_of
 from training.settings.identity import RUN_CONTROL, counted_evaluators
@@ -238,6 +239,21 @@ def refuse_repeated_seeds(runs: Iterable[tuple[int | None, Path]]) -> None:
         if seed in folders:
             raise UserError(f"{folder} repeats seed {seed} of {folders[seed]} with the same settings: name one of them")
         folders[seed] = folder
+
+
+def refuse_other_data(runs: Iterable[tuple[Mapping[str, Any], Path]]) -> None:
+    """Errors: `UserError` when two runs were trained or judged on different data. runs: provenance and folder.
+
+    Those of an arm name the same folders, so that what lies there was built anew in between.
+    """
+    for (first, folder), (second, other) in itertools.combinations(runs, 2):
+        differing = other_data(first.get("datasets"), second.get("datasets"))
+        if differing:
+            listed = "; ".join(f"{name} {hashes} and {others}" for name, hashes, others in differing)
+            raise UserError(
+                f"{folder} and {other} were trained or judged on different data ({listed}): name runs on the same "
+                "data, or train one of them anew"
+            )
 
 
 def refuse_twice(folders: Sequence[Path]) -> None:

@@ -7,6 +7,7 @@ import numpy as np
 
 from analysis.arms.finished_runs import COMPARED, Arm, FinishedRun
 from errors import UserError
+from training.records.provenance import other_data
 
 CLEAN = "the initial state"
 INTERVAL = (
@@ -162,6 +163,9 @@ def _mcnemar(run: FinishedRun, baseline_run: FinishedRun, moment: str) -> McNema
     same = run.tested[moment].count == baseline_run.tested[moment].count
     if same and run.rows is not None and baseline_run.rows is not None:
         same = run.rows.puzzle == baseline_run.rows.puzzle
+    elif same:
+        differing = other_data(run.curve.provenance.get("datasets"), baseline_run.curve.provenance.get("datasets"))
+        same = all(name != "judged_on" for name, *_ in differing)
     if not same:
         raise UserError(
             f"{run.curve.folder} and {baseline_run.curve.folder} were tested on other puzzles: a pair needs the "

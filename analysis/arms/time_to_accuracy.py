@@ -42,6 +42,7 @@ from analysis.arms.run_curves import (
     origin_lines,
     origin_of,
     read_run,
+    refuse_other_data,
     refuse_twice,
 )
 from analysis.command_line import refuse_copies
@@ -105,13 +106,17 @@ def crossing_of(points: Sequence[CurvePoint], target: float) -> Crossing:
 
 
 def grouped(runs: Sequence[RunCurve], target: float) -> list[Group]:
-    """Groups in the order in which their first runs are named, each labelled by what it does not share."""
+    """Groups in the order in which their first runs are named, each labelled by what it does not share.
+
+    Errors: `UserError` where the runs of one are on other data.
+    """
     members_of: dict[str, list[RunCurve]] = {}
     for run in runs:
         members_of.setdefault(settings_sha256(run.settings), []).append(run)
     groups = []
     labels = arm_labels([members[0].settings for members in members_of.values()])
     for label, (digest, members) in zip(labels, members_of.items(), strict=True):
+        refuse_other_data((run.provenance, run.folder) for run in members)
         crossings = [crossing_of(run.points, target) for run in members]
         # Later than every number: a median over the runs that got there alone would flatter the group.
         reached = [math.inf if crossing.first is None else crossing.first.x for crossing in crossings]

@@ -10,6 +10,7 @@ import collatz
 import evaluate
 from analysis.arms import time_to_accuracy
 from analysis.rollouts.q_head_figure import rollout_entry
+from dataset.build_sudoku_dataset import main as build_sudoku
 from dataset.puzzle_folder import fingerprint
 from errors import UserError
 from files import file_sha256
@@ -116,6 +117,19 @@ def test_several_runs_have_a_mean_and_names_of_their_own(sudoku6_folder: Path, t
     assert "mean over seeds" not in str(gathered(runs)["numbers"]), "of another length: another arm"
     alone = gathered(runs[:1])["numbers"][0]
     assert alone.key == ("test exact_accuracy", "final"), "one run: no mean, and no name of its own"
+
+
+def test_seeds_on_data_built_anew_have_no_mean(tmp_path: Path) -> None:
+    """The folder is the same, its puzzles are not."""
+    runs, data = [tmp_path / f"small-seed{seed}" for seed in (0, 1)], tmp_path / "data"
+    for seed, run in enumerate(runs):
+        sizes = ["--num-train", "16", "--test-size", "12", "--num-aug", "0", "--seed", str(seed)]
+        build_sudoku(["--output-dir", str(data), "--generate", "4x4", *sizes, "--overwrite"])
+        train_here("trm_mlp", data, run, ["max_steps=2", f"seed={seed}", "validation_size=4"])
+    with pytest.raises(
+        UserError, match=r"small-seed0 and .*small-seed1 .* different data \(data .*; judged_on .*\): name"
+    ):
+        gathered(runs)
 
 
 def test_repeated_measurements_go_by_their_files(tmp_path: Path) -> None:

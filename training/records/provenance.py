@@ -127,7 +127,8 @@ class ProvenanceFile:
         differences = session_differences(self._rehashed(sessions[-1], digest), session) if sessions else []
         if sessions:
             before = sessions[-1].get("datasets", self.record.get("datasets"))
-            differences += _other_data(before, session["datasets"])
+            changed = other_data(before, session["datasets"])
+            differences += [f"the data differ: {name} {old}, now {new}" for name, old, new in changed]
         # Configs and diffs are long and a run may be resumed many times, so only what changed is repeated.
         same_config = bool(sessions) and session["config_hash"] == self._rehashed(self.record, digest)["config_hash"]
         same_diff = bool(sessions) and session["git"]["diff_sha256"] == self.record["git"].get("diff_sha256")
@@ -206,15 +207,17 @@ def session_differences(before: Mapping[str, Any], now: Mapping[str, Any]) -> li
     return differences
 
 
-def _other_data(before: Any, now: Any) -> list[str]:
-    """Data of one name, to train on or to judge by, whose hashes are not those of the session before."""
-    if not isinstance(before, Mapping) or not isinstance(now, Mapping):
+def other_data(first: Any, second: Any) -> list[tuple[str, str, str]]:
+    """Data of one name, to train on or to judge by, whose hashes differ between two fingerprints: name and both."""
+    if not isinstance(first, Mapping) or not isinstance(second, Mapping):
         return []
-    pairs = ((name, dataset_hashes(before[name]), dataset_hashes(now[name])) for name in sorted(before.keys() & now))
+    pairs = (
+        (name, dataset_hashes(first[name]), dataset_hashes(second[name])) for name in sorted(first.keys() & second)
+    )
     return [
-        f"the data differ: {name} {', '.join(map(_brief, old))}, now {', '.join(map(_brief, new))}"
-        for name, old, new in pairs
-        if old != new
+        (name, ", ".join(map(_brief, hashes)), ", ".join(map(_brief, others)))
+        for name, hashes, others in pairs
+        if hashes != others
     ]
 
 

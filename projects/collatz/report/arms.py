@@ -4,7 +4,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from analysis.arms.run_curves import apart, refuse_repeated_seeds, shortened, told_apart
+from analysis.arms.run_curves import apart, refuse_other_data, refuse_repeated_seeds, shortened, told_apart
 from errors import UserError
 from projects.collatz.report.runs import BY_NAME, CollatzRun, Metric
 from training.records.provenance import settings_sha256
@@ -78,6 +78,7 @@ def _refuse_other_samples(runs: Sequence[CollatzRun]) -> None:
                 f"{run.folder} and {with_file[0].folder} were judged on evaluation files of {run.rows} and "
                 f"{with_file[0].rows} rows: give all runs the same --eval-csv"
             )
+    refuse_other_data((run.provenance, run.folder) for run in runs)
     by_lookahead: dict[int, CollatzRun] = {}
     for run in (*with_file, *(run for run in runs if run.rows is None)):
         twin = by_lookahead.setdefault(run.lookahead, run)

@@ -357,6 +357,49 @@ def test_without_rows_there_is_no_test_by_row(tmp_path: Path) -> None:
     assert snapshot(groups)[0].split(": ")[1].strip() == "initial -, best 0.2500 @ 20, final 0.1250"
 
 
+def on_data(folder: Path, **datasets: Any) -> Path:
+    """The run, with these fingerprints of its data."""
+    record = json.loads((folder / "provenance.json").read_text())
+    (folder / "provenance.json").write_text(json.dumps(record | {"datasets": datasets}))
+    return folder
+
+
+def test_runs_of_an_arm_are_on_the_same_data(tmp_path: Path) -> None:
+    """Folders of one name may be built anew between two seeds; an older run may not tell what it was judged on."""
+    old, new = f"{1:064x}", f"{2:064x}"
+    told = [
+        {"data": [old], "judged_on": [old], "seed": 0},
+        {"data": [old], "seed": 1},
+        {"data": [old], "judged_on": [old]},
+    ]
+    runs = [on_data(finished(tmp_path / f"a{seed}", (1, 4, 3), seed=seed), **data) for seed, data in enumerate(told)]
+    assert [len(arm.runs) for arm in arms(*runs)] == [3]
+    for name, data in (
+        ("data", {"data": [new], "judged_on": [old]}),
+        ("judged_on", {"data": [old], "judged_on": [new]}),
+    ):
+        other = on_data(finished(tmp_path / name, (1, 4, 3), seed=3), **data)
+        differs = rf"a0 and .*{name} were trained or judged on different data \({name} {old[:12]} and {new[:12]}\)"
+        with pytest.raises(UserError, match=differs):
+            arms(*runs, other)
+        assert [len(arm.runs) for arm in arms(*runs, finished(tmp_path / f"{name} elsewhere", (1, 4, 3), lr=0.5))] == [
+            3,
+            1,
+        ]
+
+
+def test_a_pair_without_rows_is_of_one_test_set(tmp_path: Path) -> None:
+    old, new = f"{1:064x}", f"{2:064x}"
+    baseline = on_data(finished(tmp_path / "b", (1, 4, 2), rows=False, **PLAIN), data=[old], judged_on=[old])
+    same, other = (
+        on_data(finished(tmp_path / name, (1, 4, 2), **MULTI), data=[new], judged_on=[judged])
+        for name, judged in (("same", old), ("other", new))
+    )
+    assert len(compared(arms(baseline, same))) == 2
+    with pytest.raises(UserError, match=r"other and .*b were tested on other puzzles"):
+        compared(arms(baseline, other))
+
+
 def test_the_picture_holds_the_numbers(tmp_path: Path) -> None:
     groups = arms(
         finished(tmp_path / "b0", (1, 4, 2), **PLAIN),

@@ -14,6 +14,7 @@ import pytest
 from analysis.arms import time_to_accuracy
 from analysis.arms.run_curves import CurvePoint, finished_by_end, read_run, shared_settings
 from analysis.arms.time_to_accuracy import crossing_of, draw, grouped, spread, table
+from errors import UserError
 from tests.helpers import train_here
 from training.settings.schema import ArchConfig, TrainConfig
 
@@ -108,6 +109,17 @@ def test_a_seed_run_twice_is_one_seed(tmp_path: Path) -> None:
     folders = [make_run(tmp_path / name, [1.0]) for name in ("a", "b")]
     (group,) = grouped([read_run(folder, FAST, "samples") for folder in folders], 0.75)
     assert spread(group, "samples") == "median 640 rows (640 rows to 640 rows), 2 of 2 runs of 1 seed"
+
+
+def test_groups_of_runs_on_other_data_are_refused(tmp_path: Path) -> None:
+    folders = [make_run(tmp_path / f"a{seed}", [1.0], seed=seed) for seed in (0, 1)]
+    for folder, digest in zip(folders, ("0a" * 32, "0b" * 32), strict=True):
+        record = json.loads((folder / "provenance.json").read_text()) | {"datasets": {"judged_on": [digest]}}
+        (folder / "provenance.json").write_text(json.dumps(record))
+    runs = [read_run(folder, FAST, "samples") for folder in folders]
+    assert len(grouped(runs[:1], 0.75)) == 1
+    with pytest.raises(UserError, match="a0 and .*a1 were trained or judged on different data"):
+        grouped(runs, 0.75)
 
 
 def test_settings_that_count() -> None:

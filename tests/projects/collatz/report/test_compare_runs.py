@@ -356,6 +356,17 @@ def test_a_seed_and_a_folder_count_once(copies: Path, tmp_path: Path) -> None:
         collatz_report.main([str(copies / "plain0"), str(copies / "plain0"), "--out", str(tmp_path / "out")])
 
 
+def test_evaluation_files_of_equal_length_are_told_apart(copies: Path) -> None:
+    def other(record: dict[str, Any]) -> None:
+        for session in (record, *record["sessions"]):
+            if "datasets" in session:
+                session["datasets"]["eval_csv"]["sha256"] = "0" * 64
+
+    edited(copies / "plain1" / "provenance.json", other)
+    with pytest.raises(UserError, match=r"plain0 and .*plain1 were trained or judged on different data \(eval_csv "):
+        collatz_arms(runs_of(copies, "plain0", "plain1"))
+
+
 def test_a_run_without_an_evaluation_file_stands_beside_one_with(copies: Path) -> None:
     """Its cells are dashes, and the closed forms are read where the file was judged."""
 
