@@ -113,6 +113,8 @@ def _means_over_seeds(runs: Sequence[Path], sources: Sequence[Mapping[str, Any]]
         seeds = {tuple(sources[place]["seeds"]) for place in places}
         if len(places) == len(seeds) > 1 and len({number.key for number in headlines}) == 1:
             first, mean = headlines[0], mean_interval([number.value for number in headlines])
+            if first.unit == "%":
+                mean = mean.within(0, 100)
             name = f"{common_name([names[place] for place in places])}: {first.name}, mean over seeds"
             means.append(Number(name, mean.mean, mean.low, mean.high, mean.n, unit=first.unit, moment=first.moment))
     return means

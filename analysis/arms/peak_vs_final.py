@@ -2,9 +2,9 @@
 
     python analysis/arms/peak_vs_final.py RUN [RUN ...] --out DIR
 
-Runs that differ in nothing but the seed are one arm, and are refused where their data differ. In every network (equal arch.*) the first arm named is the
-baseline: name its runs first. Validation puzzles chose the best weights of a run; every accuracy of the table is on
-test puzzles, which chose nothing. An arm is compared with its baseline on the seeds that both have: the difference
+Runs that differ in nothing but the seed are one arm, and are refused where their data differ. In every network
+(equal arch.*) the first arm named is the baseline: name its runs first. Validation puzzles chose the best weights of
+a run; every accuracy of the table is on test puzzles, which chose nothing. An arm is compared with its baseline on the seeds that both have: the difference
 for each seed, their mean with its 95 % t interval, and for each seed McNemar's exact test of the puzzles that only
 one of the two solves. Runs with the same eval.perturbed_starts are also compared in the share of rollouts from
 perturbed starts that end in a solution. Then arms at equal updates, passes and seconds, read off the
@@ -141,7 +141,7 @@ def arm_records(arms: Sequence[Arm]) -> list[dict[str, Any]]:
     records = []
     for arm in arms:
         means = {
-            moment: asdict(mean_interval(values)) if len(values) == len(arm.runs) else None
+            moment: asdict(mean_interval(values).within(0, 1)) if len(values) == len(arm.runs) else None
             for moment in MOMENTS
             for values in [arm.values(moment)]
         }

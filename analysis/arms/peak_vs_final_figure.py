@@ -119,7 +119,7 @@ def _draw_tests(axes: Any, arms: Sequence[Arm], looks: Mapping[str, tuple[str, s
             values = arm.values(moment)
             axes.plot([place + shift] * len(values), values, marker, color=colour, markersize=3.5, alpha=0.55)
             if values:
-                _mean_bar(axes, place + shift, mean_interval(values), colour, 1.0)
+                _mean_bar(axes, place + shift, mean_interval(values).within(0, 1), colour, 1.0)
     axes.set_xticks(range(len(MOMENTS)), MOMENTS)
     axes.set_xlim(-0.5, len(MOMENTS) - 0.5)
     axes.set_ylabel("solved test puzzles")

@@ -20,6 +20,7 @@ import time
 from collections.abc import Sequence
 from dataclasses import asdict, fields
 from pathlib import Path
+from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
@@ -30,10 +31,12 @@ require_packages()
 
 
 from analysis.command_line import check_at_least, outside_runs
+from analysis.estimates.failure_statistics import settled_table
 from analysis.figures.made_of import results_folder
 from analysis.samples.case_control import CaseControl, answered, draw
 from analysis.samples.measured_rows import part_blocks
 from analysis.samples.networks import Job, Network, difficulty_of, jobs_of, one_batch, open_network
+from analysis.spectra.long_trajectories import SETTLED_DRIFT
 from analysis.spectra.spectrum_files import spectrum_store
 from analysis.spectra.spectrum_measurement import SpectrumSettings, measure_batch
 from analysis.spectra.spectrum_summary import WRITTEN, write_summary
@@ -44,24 +47,33 @@ from models.srm import StableRecursionModel
 from training.records.provenance import result_origin
 
 
-def sample_of(network: Network, folder: Path, settings: SpectrumSettings, count: int) -> CaseControl:
-    """The sample of `--sample case-control`, of all test rows that have something to answer."""
+def sample_of(
+    network: Network, folder: Path, settings: SpectrumSettings, count: int
+) -> tuple[CaseControl, dict[str, Any]]:
+    """The sample of `--sample case-control`, of all test rows that have something to answer; and what is said of it.
+
+    Rates are of all of them: of a sample that is half failed, settled puzzles would seem to be half wrong.
+    """
     rows = network.rows()
-    failed = answered(network, rows, settings.num_steps, folder)["failed"]
+    answers = answered(network, rows, settings.num_steps, folder)
+    failed = answers["failed"]
     if failed.all() or not failed.any():
         found = "all" if failed.all() else "none"
         say(f"{found} of {len(rows):,} test puzzles failed: there is nothing to compare them with", file=sys.stderr)
-    return draw(rows, failed, harder(**network.difficulty(rows)), count, settings.seed)
+    sample = draw(rows, failed, harder(**network.difficulty(rows)), count, settings.seed)
+    settled = settled_table(answers["drift"].mean(axis=1), failed, SETTLED_DRIFT)
+    return sample, sample.described() | {"settled_by_correct": asdict(settled)}
 
 
 def measure(job: Job, settings: SpectrumSettings, options: argparse.Namespace) -> SpectrumTable:
     """Measure what is missing of a job and read all of it."""
     network = open_network(job.checkpoint, options.data_path)
     model, puzzle_set = network.model, network.puzzle_set
-    sample = None
     if options.sample == "case-control":
-        sample = sample_of(network, job.folder, settings, options.num_puzzles)
-    rows = network.rows(options.num_puzzles) if sample is None else sample.rows
+        sample, said = sample_of(network, job.folder, settings, options.num_puzzles)
+        rows, weight, of_sample = sample.rows, sample.weight, {"sample": said}
+    else:
+        rows, weight, of_sample = network.rows(options.num_puzzles), None, {}
     sub_updates = len(RecursionMaps(model, one_batch(puzzle_set, rows[:1], network.device)).sub_updates)
     if sub_updates % settings.qr_interval:
         raise UserError(f"--qr-interval {settings.qr_interval} does not divide the {sub_updates} sub-updates of a step")
@@ -81,8 +93,8 @@ def measure(job: Job, settings: SpectrumSettings, options: argparse.Namespace) -
         batch = one_batch(puzzle_set, block, network.device)
         arrays = measure_batch(model, batch, settings, network.violations)
         store.add(arrays | difficulty_of(puzzle_set, block, batch["inputs"].cpu().numpy()))
-    arrays = store.finish(rows, None if sample is None else sample.weight)
-    return SpectrumTable(job.label, arrays, described | ({} if sample is None else {"sample": sample.described()}))
+    arrays = store.finish(rows, weight)
+    return SpectrumTable(job.label, arrays, described | of_sample)
 
 
 def check_options(options: argparse.Namespace) -> None:

@@ -85,7 +85,8 @@ def run_statistics(table: SpectrumTable, *, burn_in: int, draws: int, seed: int)
         "difficulty_strata": asdict(
             permutation_test(leading, failed, quantile_strata(table.difficulty, DIFFICULTY_BINS), **options)
         ),
-        "settled_by_correct": asdict(settled_table(table.late_drift, failed, SETTLED_DRIFT)),
+        "settled_by_correct": (table.sample or {}).get("settled_by_correct")
+        or asdict(settled_table(table.late_drift, failed, SETTLED_DRIFT)),
         "long_rollout": long_trajectory_statistics(table),
     }
 

@@ -104,7 +104,7 @@ def _groups(cells: Sequence[FinishedCell]) -> dict[tuple[str, int, str], list[Fi
 
 def accuracies(cells: Sequence[FinishedCell]) -> list[Accuracy]:
     return [
-        Accuracy(*key, [finished.cell.seed for finished in group], values, mean_interval(values))
+        Accuracy(*key, [finished.cell.seed for finished in group], values, mean_interval(values).within(0, 1))
         for key, group in _groups(cells).items()
         for values in [[finished.accuracy for finished in group]]
     ]

@@ -117,7 +117,7 @@ def arm_records(arms: Sequence[CollatzArm]) -> list[dict[str, Any]]:
         for moment in MOMENTS:
             for metric in all_metrics(arms):
                 values = arm.values(metric, moment)
-                measured[moment][metric.name] = None if values is None else asdict(mean_interval(values))
+                measured[moment][metric.name] = None if values is None else asdict(metric.mean(values))
         records.append({
             "label": arm.label, "settings_sha256": arm.settings_sha256, "lookahead": arm.lookahead,
             "preset": arm.runs[0].preset, "seeds": [run.seed for run in arm.runs],

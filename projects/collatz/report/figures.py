@@ -7,7 +7,6 @@ from typing import Any
 import numpy as np
 
 from analysis.arms.run_curves import counted
-from analysis.arms.seed_pairs import mean_interval
 from analysis.figures.figure_files import BLUE, GREEN, GREY, ORANGE, PURPLE, RED, STYLE, Figure, matplotlib, plt
 from projects.collatz.bounds import bounds_at
 from projects.collatz.closed_forms import CLOSED_FORMS
@@ -119,7 +118,7 @@ def lookahead_rows(arms: Sequence[CollatzArm], largest: int) -> list[dict[str, A
             assert values is not None
             for run, value in zip(arm.runs, values, strict=True):
                 add(panel, "run", arm.label, arm.lookahead, value, seed=run.seed)
-            mean = mean_interval(values)
+            mean = metric.mean(values)
             add(panel, "arm", arm.label, arm.lookahead, mean.mean, low=mean.low, high=mean.high, seeds=mean.n)
     for lookahead, violations in SOURCE_VIOLATIONS.items():
         add("orbits", "source", "source, 4.4 million parameters", lookahead, sum(violations.values()))

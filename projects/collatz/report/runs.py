@@ -1,12 +1,13 @@
 """Finished Collatz runs as the report reads them: what was measured of their best and final weights."""
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from analysis.arms.run_curves import ended_summary, number_or_none, provenance_of, shared_settings
+from analysis.arms.seed_pairs import MeanInterval, mean_interval
 from dataset.plain_data import json_object_or_refuse
 from errors import UserError
 from projects.collatz.closed_forms import CLOSED_FORMS
@@ -36,6 +37,10 @@ class Metric:
     def shown(self, value: float | None, form: str = "") -> str:
         """The value in the unit of the header; a dash for None."""
         return "-" if value is None else format(self.scale * value, form or (".2f" if self.scale == 100 else ".1f"))
+
+    def mean(self, values: Sequence[float]) -> MeanInterval:
+        """Mean over seeds and interval, where such a number can lie: shares up to 1, nothing below 0."""
+        return mean_interval(values).within(0, 1 if self.scale == 100 else math.inf)
 
 
 def _share(key: str) -> Callable[[Entry], float | None]:

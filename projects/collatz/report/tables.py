@@ -3,7 +3,6 @@
 from collections.abc import Sequence
 from typing import Any
 
-from analysis.arms.seed_pairs import mean_interval
 from projects.collatz.bounds import Bounds
 from projects.collatz.report.arms import CollatzArm, reports_by_lookahead
 from projects.collatz.report.comparisons import (
@@ -54,7 +53,7 @@ def _cell(arm: CollatzArm, metric: Metric, moment: str) -> str:
     values = arm.values(metric, moment)
     if values is None:
         return "-"
-    interval = mean_interval(values)
+    interval = metric.mean(values)
     form = ".3f" if metric.name == "on_orbit" else ""
     text = metric.shown(interval.mean, form)
     if interval.bounds is None:

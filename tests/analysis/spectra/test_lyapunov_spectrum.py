@@ -100,12 +100,20 @@ def test_a_case_control_sample(
     )
 
     def every_fourth(network: object, rows: np.ndarray, *rest: object) -> dict[str, np.ndarray]:
-        return {"failed": np.arange(len(rows)) % 4 == 0}
+        failed = np.arange(len(rows)) % 4 == 0
+        return {"failed": failed, "drift": np.where(failed, 0.5, 1e-5)[:, None]}
 
     monkeypatch.setattr(lyapunov_spectrum, "answered", every_fourth)
     run(runs[:1], tmp_path / "a", "--sample", "case-control")
     (only,) = json.loads((tmp_path / "a" / "summary.json").read_text())["runs"]
-    assert only["sample"] == {"kind": "case-control", "pool": 32, "failed": 8, "strata": only["sample"]["strata"]}
+    assert {name: only["sample"][name] for name in ("kind", "pool", "failed")} == {
+        "kind": "case-control", "pool": 32, "failed": 8,
+    }  # fmt: skip
+    settled = only["settled_by_correct"]["correct_given_settled"]
+    assert (settled["numerator"], settled["denominator"]) == (24, 24), (
+        "of the pool, not of a sample that is half failed"
+    )
+    assert only["long_rollout"]["exact_count_by_step"] is None
     assert (only["exact_accuracy"]["numerator"], only["exact_accuracy"]["denominator"]) == (24, 32)
     arrays = read_arrays(tmp_path / "a" / "spectrum.npz")
     assert arrays["weight"].sum() == pytest.approx(32)

@@ -222,9 +222,11 @@ def test_claims() -> None:
     effect = flossing_effects(flossed)[0]
     assert effect.ratio == 100 and effect.log10_condition == (52, 5) and effect.largest_grad_norm == 3
     interval = accuracies(cells)[0].interval
-    # t with one degree of freedom: 12.706 standard errors.
-    assert interval.mean == pytest.approx(0.55)
-    assert interval.bounds == pytest.approx((0.55 - 12.706 * 0.05, 0.55 + 12.706 * 0.05), abs=1e-4)
+    # t with one degree of freedom: 12.706 standard errors, which is more than there are accuracies.
+    assert interval.mean == pytest.approx(0.55) and interval.bounds == (0, 1)
+    closer = [made_up("none", 0, accuracy=0.56, reached=None), made_up("none", 1, accuracy=0.54, reached=None)]
+    bounds = accuracies(closer)[0].interval.bounds
+    assert bounds == pytest.approx((0.55 - 12.706 * 0.01, 0.55 + 12.706 * 0.01), abs=1e-4)
 
 
 def test_cells_come_seed_by_seed() -> None:
