@@ -2,13 +2,13 @@
 
     python analysis/arms/peak_vs_final.py RUN [RUN ...] --out DIR
 
-Runs that differ in nothing but the seed are one arm, and are refused where their data differ. In every network (equal arch.*) the first arm named is the
-baseline: name its runs first. Validation puzzles chose the best weights of a run; every accuracy of the table is on
-test puzzles, which chose nothing. An arm is compared with its baseline on the seeds that both have: the difference
-for each seed, their mean with its 95 % t interval, and for each seed McNemar's exact test of the puzzles that only
-one of the two solves. Runs with the same eval.perturbed_starts are also compared in the share of rollouts from
-perturbed starts that end in a solution. Then arms at equal updates, passes and seconds, read off the
-validation curves, and the signs by which training on perturbed trajectories would be seen to work.
+Runs that differ in nothing but the seed are one arm, and are refused where their data differ. In every network
+(equal arch.*) the first arm named is the baseline: name its runs first. Validation puzzles chose the best weights of a
+run; every accuracy of the table is on test puzzles, which chose nothing. An arm is compared with its baseline on the
+seeds that both have: the difference for each seed, their mean with its 95 % t interval, and for each seed McNemar's
+exact test of the puzzles that only one of the two solves. Runs with the same eval.perturbed_starts are also compared in
+the share of rollouts from perturbed starts that end in a solution. Then arms at equal updates, passes and seconds, read
+off the validation curves, and the signs by which training on perturbed trajectories would be seen to work.
 
 Reads each RUN's summary.json, metrics.jsonl, provenance.json and, for McNemar's test, test_rows.json; accuracy from
 perturbed starts also from evaluation_final_perturbed*.json and evaluation_best_perturbed*.json, as
