@@ -3,7 +3,7 @@
 import hashlib
 import os
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -17,7 +17,7 @@ from errors import UserError, say, writing
 from files import MAX_TEXT_BYTES, bounded_bytes
 from models.registry import count_parameters
 from training.known_rows import described
-from training.records.metrics_log import MetricsLog
+from training.records.metrics_log import MetricsLog, read_metrics
 from training.records.provenance import ProvenanceFile, collect_provenance
 from training.records.result_numbers import Number, rate, record_entry
 from training.records.status import StatusWriter
@@ -75,6 +75,10 @@ class RunLog:
         if dropped:
             say(f"{run.folder.metrics.name}: dropped {dropped} lines written after update {run.step}")
         state = run.state_file
+        own_state = state is not None and state.parent == run.folder.path
+        lost = _lost_beginning(run, self.provenance.record["sessions"], own_state=own_state)
+        if lost:
+            say(f"warning: {run.folder.path}: {' and '.join(lost)}: not all of this run is told there", file=sys.stderr)
         self.status = StatusWriter(
             run.folder.status,
             interval_seconds=config.status_interval_seconds,
@@ -83,7 +87,7 @@ class RunLog:
             git_sha=session["git"].get("commit"),
             total_steps=run.planned_updates if config.max_steps is None else config.max_steps,
             global_step=run.step,
-            last_ckpt=state.name if state is not None and state.parent == run.folder.path else None,
+            last_ckpt=state.name if state is not None and own_state else None,
         )
 
     def update(self, run: Run, result: UpdateResult) -> None:
@@ -170,6 +174,36 @@ def summary_numbers(summary: Mapping[str, Any]) -> list[Number]:
         Number("parameters", summary["num_params"]),
         Number("training time", summary["train_seconds"], unit="seconds"),
     ]
+
+
+def _lost_beginning(run: Run, sessions: Sequence[Mapping[str, Any]], *, own_state: bool) -> list[str]:
+    """What the log and the sessions lack of the updates that a run's state knows were made in its folder, in words.
+
+    sessions: of provenance.json, the present one included. Where the state of another folder went on here, the log
+    begins there. A validation of another value is of another run.
+    """
+    begun = sessions[0].get("start_step") if len(sessions) > 1 else (0 if own_state else run.step)
+    begun = begun if type(begun) is int else 0
+    history = ((entry["step"], entry["value"]) for entry in run.validation.history)
+    validated = {step: value for step, value in history if step > begun and value == value}
+    # Nothing summed up for the next line: there is one of this very update.
+    lines = {run.step} if run.step > begun and not run.progress.metric_sums else set()
+    path = run.folder.metrics
+    for record in read_metrics(path) if (lines or validated) and os.path.lexists(path) else ():
+        step = record["step"]
+        if step in validated and record.get(run.headline) == validated[step]:
+            del validated[step]
+        if "train/lr" in record:
+            lines.discard(step)
+    lacking = lines | validated.keys()
+    lost = []
+    if lacking:
+        first, more = sorted(lacking)[:3], len(lacking) - 3
+        listed = ", ".join(map(str, first)) + (f" and {more} more" if more > 0 else "")
+        lost.append(f"{path.name} lacks what was logged at updates {listed}")
+    if own_state and len(sessions) == 1 and run.step:
+        lost.append(f"{run.folder.provenance.name} lacks the sessions up to update {run.step}")
+    return lost
 
 
 def _measured(name: str, judged: Mapping[str, Any] | None, moment: str) -> list[Number]:
