@@ -64,7 +64,9 @@ def budget_table(comparisons: Sequence[EqualBudget]) -> list[str]:
 
 
 def _points(run: FinishedRun, axis: str) -> Sequence[CurvePoint]:
-    """The validation curve over this axis; none where an earlier version logged the run without it."""
+    """The validation curve over this axis; none where the log is of an earlier version, or not whole."""
+    if run.curve.lost is not None:
+        return []
     if axis == "updates":
         return run.curve.points
     try:

@@ -50,6 +50,7 @@ class RunCurve:
     settings: dict[str, Any]
     points: list[CurvePoint]
     provenance: dict[str, Any]
+    lost: tuple[int, int] | None = None  # first and last update of a stretch of which the log lost its lines
 
 
 def read_run(folder: Path, metric: str, axis: str) -> RunCurve:
@@ -58,8 +59,10 @@ def read_run(folder: Path, metric: str, axis: str) -> RunCurve:
     provenance, config, seed = provenance_of(names)
     points: dict[int, CurvePoint] = {}
     logged: set[str] = set()
+    steps: set[int] = set()
     counted = f"{metric.rpartition('/')[0]}/count"
     for record in read_metrics(names.metrics):
+        steps.add(record["step"])
         logged |= {key for key in record if key.endswith("accuracy")}
         value, x, rows = (number_or_none(record.get(key)) for key in (metric, AXES[axis][0], counted))
         if value is None:
@@ -73,7 +76,23 @@ def read_run(folder: Path, metric: str, axis: str) -> RunCurve:
         points[step] = CurvePoint(step, x, value, None if rows is None else int(rows))
     if not points:
         raise UserError(f"{names.metrics} holds no {metric}; it holds {', '.join(sorted(logged)) or 'no accuracy yet'}")
-    return RunCurve(folder, seed, shared_settings(config), [points[step] for step in sorted(points)], provenance)
+    curve = [points[step] for step in sorted(points)]
+    return RunCurve(folder, seed, shared_settings(config), curve, provenance, lost_stretch(steps, provenance))
+
+
+def lost_stretch(steps: Iterable[int], provenance: Mapping[str, Any]) -> tuple[int, int] | None:
+    """First and last update of the first gap where a whole log has a line; None without one.
+
+    steps: those logged. A run logs every `log_interval` updates; the longest of its sessions' counts. Lines are missing
+    where the file was cut, where a full disk refused them, and where the run began in another folder.
+    """
+    configs = (session.get("config", provenance.get("config")) for session in sessions_of([provenance]))
+    intervals: list[Any] = [config.get("log_interval") for config in configs if isinstance(config, Mapping)]
+    if not intervals or not all(type(interval) is int and interval > 0 for interval in intervals):
+        return None  # a log of no run of today
+    interval, ordered = max(intervals), sorted({0, *steps})
+    gaps = ((before + 1, after - 1) for before, after in itertools.pairwise(ordered))
+    return next(((first, last) for first, last in gaps if last // interval > (first - 1) // interval), None)
 
 
 def provenance_of(names: RunFolder) -> tuple[dict[str, Any], dict[str, Any], int | None]:

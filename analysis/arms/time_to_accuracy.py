@@ -61,6 +61,7 @@ from analysis.figures.figure_files import (
     share_axis,
 )
 from analysis.figures.made_of import results_folder
+from errors import UserError
 from files import file_sha256
 from training.evaluation.summary_table import aligned
 from training.records.provenance import settings_sha256
@@ -293,6 +294,13 @@ def main(argv: Sequence[str] | None = None) -> None:
     refuse_twice(options.runs)
     runs = [read_run(folder, options.metric, options.x) for folder in options.runs]
     refuse_copies((file_sha256(RunFolder(folder).metrics), folder) for folder in options.runs)
+    for run in runs:
+        if run.lost is not None:
+            first, last = run.lost
+            raise UserError(
+                f"{RunFolder(run.folder).metrics} has no line of updates {first} to {last}, so that when the run got "
+                "where is not known: name runs with a whole log"
+            )
     groups = grouped(runs, options.target)
     figures = options.output_dir or options.runs[0] / "figures"
     shown = {"target": options.target, "metric": options.metric, "x": options.x}

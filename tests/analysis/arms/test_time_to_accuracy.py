@@ -12,10 +12,10 @@ from typing import Any
 import pytest
 
 from analysis.arms import time_to_accuracy
-from analysis.arms.run_curves import CurvePoint, finished_by_end, read_run, shared_settings
+from analysis.arms.run_curves import CurvePoint, finished_by_end, lost_stretch, read_run, shared_settings
 from analysis.arms.time_to_accuracy import crossing_of, draw, grouped, spread, table
 from errors import UserError
-from tests.helpers import train_here
+from tests.helpers import refused_line, train_here
 from training.settings.schema import ArchConfig, TrainConfig
 
 FAST = "eval/fast/exact_accuracy"
@@ -120,6 +120,49 @@ def test_groups_of_runs_on_other_data_are_refused(tmp_path: Path) -> None:
     assert len(grouped(runs[:1], 0.75)) == 1
     with pytest.raises(UserError, match="a0 and .*a1 were trained or judged on different data"):
         grouped(runs, 0.75)
+
+
+@pytest.mark.parametrize(
+    ("steps", "intervals", "lost"),
+    [
+        ([10, 20, 30], [10], None),
+        ([5, 10, 20, 25], [10], None),
+        ([20, 30], [10], (1, 19)),
+        ([19, 20, 30], [10], (1, 18)),
+        ([7, 10, 20, 31], [10], (21, 30)),
+        ([10, 20, 30, 100], [10, 100], None),
+        ([10, 20, 30, 200], [10, 100], (31, 199)),
+        ([100], [None], None),
+        ([100], [10, "10"], None),
+    ],
+)
+def test_a_whole_log_has_a_line_at_every_interval(
+    steps: list[int], intervals: list[Any], lost: tuple[int, int] | None
+) -> None:
+    sessions = [{"config": {"log_interval": interval}} for interval in intervals]
+    assert lost_stretch(steps, {"sessions": sessions}) == lost
+    assert lost_stretch(steps, {"sessions": []}) is None
+    with_all = [*steps, *range(10, 200, 10)]
+    assert lost_stretch(with_all, {"sessions": sessions}) is None
+
+
+def test_a_log_without_its_beginning_is_refused(
+    sudoku6_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Its first evaluation at the target is not the run's."""
+    run = tmp_path / "run"
+    train_here("trm_mlp", sudoku6_folder, run, ["max_steps=16", "log_interval=4"])
+    words = [str(run), "--metric=eval/accuracy", "--target=0.01"]
+    log = run / "metrics.jsonl"
+    lines = log.read_text().splitlines(keepends=True)
+    for kept, lost in ((lines[3:], "1 to 11"), (lines[:3] + lines[4:], "9 to 15")):
+        log.write_text("".join(kept))
+        line = refused_line(capsys, time_to_accuracy.main, words)
+        assert line.startswith(
+            f"error: {log} has no line of updates {lost}, so that when the run got where is not known: "
+        )
+    log.write_text("".join(lines))
+    time_to_accuracy.main(words)
 
 
 def test_settings_that_count() -> None:
