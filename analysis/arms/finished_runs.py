@@ -19,6 +19,7 @@ from analysis.arms.run_curves import (
 )
 from dataset.plain_data import JsonError, read_json_object
 from errors import UserError
+from files import file_sha256
 from training.evaluation.row_outcomes import TestRows, read_test_rows
 from training.records.metrics_log import read_metrics
 from training.records.provenance import settings_sha256
@@ -122,13 +123,17 @@ def read_finished(folder: Path) -> FinishedRun:
 
 
 def _with_perturbed(test: TestAccuracy, folder: Path, moment: str) -> TestAccuracy:
-    """The test with accuracy from perturbed starts: the run's own, else what evaluate.py found for these weights."""
+    """The test with accuracy from perturbed starts: the run's own, else what evaluate.py found for these weights.
+
+    A run that went on has other weights of this name, which may solve as many puzzles: their bytes are compared.
+    """
     if test.perturbed:
         return test
     perturbed: dict[str, tuple[int, int]] = {}
     for path in sorted(folder.glob(f"evaluation_{moment}_perturbed*.json")):
         try:
-            results = [result for result in read_json_object(path)["results"] if result["rows"] == "test"]
+            report = read_json_object(path)
+            results = [result for result in report["results"] if result["rows"] == "test"]
             exact = results[0]["exact_accuracy"]
             counted, found = _share(exact, "numerator", "denominator"), _perturbed(results[0])
         except (JsonError, AttributeError, KeyError, IndexError, TypeError, ValueError) as error:
@@ -140,6 +145,9 @@ def _with_perturbed(test: TestAccuracy, folder: Path, moment: str) -> TestAccura
                 f"{path} counts {counted[0]} of {counted[1]} test rows, the run {test.solved} of "
                 f"{test.count}: make it again with evaluate.py"
             )
+        weights = folder / f"{moment}.pt"
+        if weights.is_file() and report.get("checkpoint_sha256") != file_sha256(weights):
+            raise UserError(f"{path} is of other weights than {weights} holds: make it again with evaluate.py")
         perturbed |= found
     return replace(test, perturbed=perturbed)
 

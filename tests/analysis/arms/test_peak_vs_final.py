@@ -1,6 +1,7 @@
 """Peak against final: the source's table, arms and pairs over seeds, exact tests by counting, refusals, files."""
 
 import csv
+import hashlib
 import itertools
 import json
 import math
@@ -334,6 +335,17 @@ def test_perturbed_starts_of_a_later_evaluation(tmp_path: Path) -> None:
     assert difference.values == [6 / 32]
     signs = success_signature(arms(*folders), compared(arms(*folders)))
     assert signs[0].sign.startswith("better success from perturbed starts") and signs[0].verdict == "open"
+    (folders[1] / "final.pt").write_bytes(b"as evaluated")
+    with pytest.raises(UserError, match=r"evaluation_final_perturbed.json is of other weights than .*b/final.pt holds"):
+        read_finished(folders[1])
+    evaluated = {"checkpoint_sha256": hashlib.sha256(b"as evaluated").hexdigest(), "results": [result]}
+    path.write_text(json.dumps(evaluated))
+    assert read_finished(folders[1]).tested["final"].perturbed == {"sigma 0.3, both, 2 rollouts": (26, 32)}
+    (folders[1] / "final.pt").write_bytes(b"of more updates")
+    with pytest.raises(UserError, match=r"evaluation_final_perturbed.json is of other weights than .*b/final.pt holds"):
+        read_finished(folders[1])
+    (folders[1] / "final.pt").unlink()
+    assert read_finished(folders[1]).tested["final"].perturbed, "weights that were removed compare with nothing"
     result["exact_accuracy"] = {"numerator": 4, "denominator": 16}
     path.write_text(json.dumps({"results": [result]}))
     with pytest.raises(UserError, match="counts 4 of 16 test rows, the run 5 of 16"):
