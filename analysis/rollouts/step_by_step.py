@@ -111,7 +111,7 @@ def shown_steps(num_steps: int) -> list[int]:
 def draw_board(
     axes: Any, tokens: np.ndarray, task: PuzzleTask, *, givens: np.ndarray, right: np.ndarray | None
 ) -> None:
-    """One board: givens black, right cells green, wrong cells red."""
+    """One board: givens black, right cells green, wrong cells red and crossed out."""
     (rows, columns), (high, wide) = task.grid, task.block
     axes.set_xlim(-0.06, columns + 0.06)
     axes.set_ylim(rows + 0.06, -0.06)
@@ -126,6 +126,8 @@ def draw_board(
                 matplotlib.patches.Rectangle((column, row), 1, 1, color=LIGHT_GREEN if fine else LIGHT_RED, linewidth=0)
             )
         color = "black" if given and fine else GREEN if fine else RED
+        if not fine:  # crossed out, so that it is seen without colour
+            axes.plot([column + 0.12, column + 0.88], [row + 0.88, row + 0.12], color=RED, linewidth=0.9)
         text = symbol if filled else ("" if right is None else "·")
         font: dict[str, Any] = {"size": 11 if columns <= 6 else 8, "weight": "bold" if given else "normal"}
         axes.text(column + 0.5, row + 0.53, text, ha="center", va="center", color=color, fontdict=font)
@@ -222,8 +224,9 @@ def main(argv: Sequence[str] | None = None) -> None:
     typed += [f"--data-path {options.data_path}"] if options.data_path else []
     rating = f" Rating: {task.rating_meaning}." if task.rating_meaning else ""
     words = (
-        f"Answers of {checkpoint.path} after its supervision steps. Black: given; green: right; red: wrong. halt: the "
-        f"model's own probability that its answer is right (it stops there when asked to).{rating} {why}\n"
+        f"Answers of {checkpoint.path} after its supervision steps. Black: given; green: right; red and crossed out: "
+        "wrong. halt: the model's own probability that its answer is right (it stops there when asked to)."
+        f"{rating} {why}\n"
         f"Figure: python analysis/rollouts/step_by_step.py {' '.join([str(options.checkpoint), *typed])}"
     )
     numbers = {"checkpoint": checkpoint.path.name, "traces": [as_record(trace, task) for trace in chosen]}

@@ -29,24 +29,32 @@ def lambda1_rows(tables: Sequence[SpectrumTable], burn_in: int) -> Rows:
     return rows
 
 
-def _panels(rows: Rows, *, sharey: bool = False) -> tuple[Figure, Any, list[str]]:
+def _panels(rows: Rows, *, sharex: bool = False, sharey: bool = False) -> tuple[Figure, Any, list[str]]:
     """One panel beside the other, an empty one where there is nothing to draw; the models that they are of."""
     models = list(dict.fromkeys(row["model"] for row in rows))
     number = max(len(models), 1)
     figure, grid = plt.subplots(
-        1, number, figsize=(3.4 * number + 0.6, 3.3), squeeze=False, constrained_layout=True, sharey=sharey
+        1,
+        number,
+        figsize=(3.4 * number + 0.6, 3.3),
+        squeeze=False,
+        constrained_layout=True,
+        sharex=sharex,
+        sharey=sharey,
     )
     return figure, grid[0], models
 
 
 def draw_lambda1(rows: Rows, notes: dict[str, str] | None = None) -> Figure:
-    """A panel per model: histograms of lambda_1 with medians; `notes` by model stand above the panel."""
+    """A panel per model: histograms of lambda_1 with medians; counts and `notes` by model stand above the panel."""
     with matplotlib.rc_context(STYLE):
-        figure, panels, models = _panels(rows)
+        figure, panels, models = _panels(rows, sharex=True)
         for axes, model in zip(panels, models, strict=False):
             of_model = [row for row in rows if row["model"] == model]
             _lambda1_panel(axes, of_model)
-            axes.set_title(f"{model}\n{(notes or {}).get(model, '')}".strip(), fontsize=10)
+            solved = sum(row["solved"] for row in of_model)
+            counts = f"{model}: {solved:,} solved, {len(of_model) - solved:,} failed"
+            axes.set_title(f"{counts}\n{(notes or {}).get(model, '')}".strip(), fontsize=9)
         panels[0].set_ylabel("share of puzzles per bin")
         handles, labels = panels[0].get_legend_handles_labels()
         figure.legend(handles, labels, loc="outside lower center", ncols=4, fontsize=9)

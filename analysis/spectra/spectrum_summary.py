@@ -303,16 +303,22 @@ def save_figures(folder: Path, tables: Sequence[SpectrumTable], summary: Mapping
 
 
 def auroc_notes(summary: Mapping[str, Any]) -> dict[str, str]:
-    """A note for each model, `AUROC 0.98 [0.96, 0.99]`; it is over runs where there are several."""
+    """A note for each model: `AUROC 0.98 [0.96, 0.99]`, of several runs `AUROC 0.85 [0.62, 1.00], mean of 3 runs`.
+
+    The interval is Newcombe's of one run, which holds with few failures too, and Student's t over several.
+    """
     notes = {}
     for model, joint in summary["models"].items():
         number = len(joint["runs"])
-        estimate = lambda1_estimate(summary, model, "auroc")
-        if estimate["value"] is None:
+        mean = joint["lambda1"]["auroc"]["over_runs"] or {}
+        (run, *_) = (run for run in summary["runs"] if run["model"] == model)
+        area = {"value": mean.get("mean"), **mean} if number > 1 else run["lambda1"]["auroc_newcombe"]
+        if area["value"] is None:
             notes[model] = "one outcome only"
             continue
-        interval = "" if estimate["low"] is None else f" [{estimate['low']:.2f}, {estimate['high']:.2f}]"
-        notes[model] = f"AUROC {estimate['value']:.2f}{interval}" + (f", {number} runs" if number > 1 else "")
+        low, high = area["low"], area["high"]
+        interval = "" if low is None else f" [{max(low, 0):.2f}, {min(high, 1):.2f}]"
+        notes[model] = f"AUROC {area['value']:.2f}{interval}" + (f", mean of {number} runs" if number > 1 else "")
     return notes
 
 
