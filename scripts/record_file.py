@@ -15,7 +15,7 @@ import yaml
 
 from dataset.plain_data import read_yaml
 from errors import UserError
-from files import open_folder, open_new, temporary_for
+from files import MAX_TEXT_BYTES, bounded_bytes, open_folder, open_new, temporary_for
 from training.records.result_numbers import Number
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -103,7 +103,10 @@ def superseded_by(records: Sequence[Record]) -> dict[str, str]:
 
 
 def write_record(record: Record, folder: Path = RESULTS) -> Path:
-    """Write a new record, whole or not at all. Errors: `UserError` where there is one of that id."""
+    """Write a new record, whole or not at all; one that says the same already is left as it is.
+
+    So a command goes on where the pages could not be written. Errors: `UserError` where another one has the id.
+    """
     path = folder / f"{check_id(record.id)}.yaml"
     temporary = temporary_for(path)
     text = _as_yaml(record)
@@ -114,6 +117,8 @@ def write_record(record: Record, folder: Path = RESULTS) -> Path:
             file.write(text.encode())
         os.link(temporary, path)  # unlike a rename it fails where the name is taken
     except FileExistsError:
+        if bounded_bytes(path, MAX_TEXT_BYTES) == text.encode():
+            return path
         raise UserError(
             f"{path} is already there and records are never changed: choose another --id, with "
             f"--supersedes {record.id} where it is a correction"

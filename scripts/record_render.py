@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from dataset.plain_data import read_yaml
-from errors import UserError, printable
+from errors import UserError, printable, writing
 from files import bounded_text
 from scripts.record_file import RESULTS, ROOT, Record, read_records, superseded_by
 from training.records.result_numbers import Number
@@ -71,8 +71,9 @@ def render(root: Path = ROOT) -> list[Path]:
     """Write the pages that are stale; returns them."""
     stale = stale_pages(root)
     for path, text in stale.items():
-        path.parent.mkdir(parents=True, exist_ok=True)
-        write_bytes_atomically(path, text.encode())
+        with writing(path, "free some space and give the same command again"):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            write_bytes_atomically(path, text.encode())
     return list(stale)
 
 

@@ -1,5 +1,6 @@
 """The recorder's command line: a record from reports, pages rendered with it, and what it refuses."""
 
+import errno
 import json
 import subprocess
 import sys
@@ -7,9 +8,11 @@ from pathlib import Path
 
 import pytest
 
+from scripts import record_render
 from scripts.record_file import ROOT, read_record
 from scripts.record_result import main
 from tests.fuzz.targets.records import EVALUATION
+from tests.helpers import refused_line
 
 CLAIM = ["--claim", "it is solved"]
 
@@ -58,6 +61,39 @@ def test_a_correction_leaves_the_old_record(report: Path, tmp_path: Path) -> Non
     assert "| sudoku-2 |" in table and "| sudoku-1 |" not in table
 
 
+def test_a_full_disk_between_record_and_pages(
+    report: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The same command finds its record and writes what lacks."""
+    words = [
+        "--id",
+        "sudoku-1",
+        *CLAIM,
+        "--status",
+        "differs",
+        "--reports",
+        str(report),
+        "--data-commands",
+        "make data",
+    ]
+
+    def refuse(path: Path, data: bytes) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(record_render, "write_bytes_atomically", refuse)
+        line = refused_line(capsys, main, ["--root", str(tmp_path), *words])
+    page = tmp_path / "PROVENANCE.md"
+    assert line == (
+        f"error: {page} cannot be written: No space left on device; free some space and give the same command again"
+    )
+    kept = (tmp_path / "results" / "sudoku-1.yaml").read_bytes()
+    assert not page.exists() and record(tmp_path, *words) == 0
+    assert page.exists() and record(tmp_path, "--check") == 0
+    assert (tmp_path / "results" / "sudoku-1.yaml").read_bytes() == kept
+    assert "are never changed" in refused_line(capsys, main, ["--root", str(tmp_path), *words, "--note", "other"])
+
+
 def test_what_was_not_run_needs_no_run(tmp_path: Path) -> None:
     record(tmp_path, "--id", "speed-gpu-1", *CLAIM, "--status", "not-run")
     assert "| speed-gpu-1 | it is solved | not run |" in (tmp_path / "PROVENANCE.md").read_text()
@@ -85,7 +121,10 @@ def test_data_of_which_nothing_is_known_is_said(
         (["--reports", "{report}"], "--status not given"),
         (["--rerun", "sudoku-9"], "there is no record sudoku-9"),
         (["--status", "failed", "--reports", "{report}", "--id", "../x"], "--id '../x': expected letters"),
-        (["--status", "failed", "--reports", "{report}", "--id", "sudoku-0"], "records are never changed"),
+        (
+            ["--status", "failed", "--reports", "{report}", "--id", "sudoku-0", "--note", "x"],
+            "records are never changed",
+        ),
     ],
 )
 def test_bad_input(
