@@ -157,8 +157,11 @@ class Run:
         """
         if self.config.max_steps is not None and self.step >= self.config.max_steps:
             return True
-        if self.validation.exhausted:
-            return True
+        return self.validation.exhausted or self.is_through
+
+    @property
+    def is_through(self) -> bool:
+        """All iterations of `epochs` are through."""
         return self.progress.position["iteration"] * self.source.epochs_per_iteration >= self.config.epochs
 
     def identity(self) -> dict[str, Any]:

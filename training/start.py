@@ -41,7 +41,7 @@ from training.scoring import Scoring
 from training.seeding import seed_everything
 from training.settings.checks import check_read
 from training.settings.evaluator_list import refuse_awaited
-from training.settings.identity import config_hash, default_run_name, given_in_vain, judged_otherwise
+from training.settings.identity import config_hash, default_run_name, given_in_vain, judged_otherwise, run_identity
 from training.settings.resolving import load_config_file
 from training.settings.schema import TrainConfig
 from training.setup import (
@@ -252,12 +252,25 @@ def already_finished(run: Run) -> bool:
     if steps != run.step:
         return False
     if run.world.is_main:
-        way_on = "a larger max_steps or epochs goes on"
-        if run.validation.exhausted:
-            way_on = f"early_stop_patience={run.config.early_stop_patience} ended it; with null it goes on"
-        say(f"finished at update {run.step}; results are in {summary} ({way_on})")
+        say(f"finished at update {run.step}; results are in {summary} ({_way_on(run)})")
         _say_what_is_not_done(run)
     return True
+
+
+def _way_on(run: Run) -> str:
+    """How a run that has ended goes on, in words."""
+    config = run.config
+    if run.validation.exhausted:
+        return f"early_stop_patience={config.early_stop_patience} ended it; with null it goes on"
+    if not run.is_through:
+        return "a larger max_steps goes on"
+    if "epochs" not in run_identity(config) and config.eval_interval is not None:
+        also = " and max_steps go" if config.max_steps is not None and run.step >= config.max_steps else " goes"
+        return f"a larger epochs{also} on"
+    own = f"it is planned for epochs={config.epochs}, and a longer run is another one"
+    if builder_of(config) is not None:
+        return own
+    return f"{own}: init_from={shlex.quote(str(run.folder.final))} with another checkpoint_path begins one"
 
 
 def _say_what_is_not_done(run: Run) -> None:
