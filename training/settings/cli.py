@@ -5,6 +5,7 @@ valid key, with exit code 2. Official TRM and HRM commands work unchanged: a `+`
 accepted, and `data_path=X` alone selects HRM.
 """
 
+import itertools
 import os
 import re
 import sys
@@ -141,6 +142,8 @@ def check_command_line(argv: Sequence[str], config_name: str = "cfg_pretrain") -
     # Resolvers such as ${hydra:job.num} have a value inside the job only.
     if not any("${hydra:" in text for text in first):
         _to_config(raw, require_data=not inspects)
+        if multirun:
+            _refuse_shared_folders(config_name, overrides, folders, raw)
     header = (sys.modules["__main__"].__doc__ or "") if args.help else ""
     choices = {group: names for group, names in groups.choices.items() if group != "grid"}  # of scripts/run_grid.py
     text = hydra_help(TrainConfig, header, choices) if args.help else None
@@ -254,6 +257,37 @@ def _first_choices(texts: Sequence[str]) -> list[str]:
         except (HydraException, StopIteration):
             continue
     return first
+
+
+def _refuse_shared_folders(
+    config_name: str, overrides: Sequence[str], folders: Sequence[Path], first: DictConfig
+) -> None:
+    """Errors: `UserError` where two runs of a sweep that is named have one folder: the second would replace the first.
+
+    first: the settings of the first run. Names that the suite gives differ by themselves.
+    """
+    key = next((key for key in ("checkpoint_path", "run_name") if first.get(key) is not None), None)
+    if key is None:
+        return
+    try:
+        choices = [
+            [f"{override.get_key_element()}={value}" for value in override.sweep_string_iterator()]
+            if override.is_sweep_override()
+            else [text]
+            for text, override in zip(overrides, map(_parse, overrides), strict=True)
+        ]
+    except HydraException:  # of a kind whose values only Hydra knows
+        return
+    swept_in: dict[str, list[str]] = {}
+    for run in itertools.product(*choices):
+        config = _to_config(_compose(config_name, run, folders), require_data=False)
+        swept = [text.lstrip("+") for text, values in zip(run, choices, strict=True) if len(values) > 1]
+        other = swept_in.setdefault(os.path.abspath(str(config.checkpoint_path)), swept)
+        if other != swept:
+            raise UserError(
+                f"{config.checkpoint_path} would hold two runs of this sweep, {' '.join(other)} and {' '.join(swept)}: "
+                f"name all that is swept in {key}, as in '{key}=name-${{seed}}-${{lr}}', or leave it out"
+            )
 
 
 def _compose(config_name: str, overrides: Sequence[str], folders: Sequence[Path]) -> DictConfig:

@@ -343,6 +343,46 @@ def _leave_settings(config: TrainConfig) -> None:
     (folder / "all_config.yaml").write_text(OmegaConf.to_yaml(OmegaConf.create(config_to_dict(config))))
 
 
+@pytest.mark.parametrize(
+    ("words", "folder", "first", "second"),
+    [
+        (["checkpoint_path=a,b", "max_steps=2,4"], "a", "max_steps=2", "max_steps=4"),
+        (["checkpoint_path='s_${seed}'", "seed=0,1", "max_steps=2,4"], "s_0", "max_steps=2", "max_steps=4"),
+        (["run_name='s_${lr}'", "lr=1e-3,1e-2", "seed=0,1"], "s_0.001", "seed=0", "seed=1"),
+        (["checkpoint_path='s/${seed}','s/./${seed}'", "seed=range(3)"], "s/0", "s/${seed}", "s/./${seed}"),
+    ],
+)
+def test_two_runs_of_a_sweep_have_no_folder_in_common(
+    words: list[str],
+    folder: str,
+    first: str,
+    second: str,
+    empty_folder: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """Before the first of them has begun."""
+    begun: list[TrainConfig] = []
+    monkeypatch.setattr(sys, "argv", ["pretrain.py", "+experiment=smoke", "-m", *words])
+    with pytest.raises(SystemExit) as caught:
+        hydra_entry("cfg_pretrain", begun.append)
+    (line,) = capsys.readouterr().err.splitlines()
+    assert caught.value.code == 2 and not begun and not list(empty_folder.iterdir())
+    told, runs = line.split(" would hold two runs of this sweep, ")
+    assert told.startswith("error: ") and Path(told.removeprefix("error: ")).name == Path(folder).name
+    one, other = runs.split(": name all that is swept in ")[0].split(" and ")
+    assert first in one and second in other
+
+
+def test_folders_that_name_all_that_is_swept_are_taken(empty_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    words = ["-m", "+experiment=smoke", "seed=0,1", "max_steps=2,4"]
+    for name in ("s_${seed}_${max_steps}", "s_${hydra:job.num}"):
+        runs = run_entry(monkeypatch, *words, f"checkpoint_path='{name}'")
+        assert len({cfg.checkpoint_path for cfg in runs}) == 4
+    runs = run_entry(monkeypatch, *words[:3], "checkpoint_path='s_${seed}'", "max_steps=2")
+    assert [cfg.checkpoint_path for cfg in runs] == ["s_0", "s_1"]
+
+
 def test_the_name_of_a_run_of_a_sweep_is_a_plain_word() -> None:
     config = compose_config(["+experiment=smoke"])
     plain = str(config.run_name)
