@@ -86,12 +86,16 @@ def lost_stretch(steps: Iterable[int], provenance: Mapping[str, Any]) -> tuple[i
     steps: those logged. A run logs every `log_interval` updates; the longest of its sessions' counts. Lines are missing
     where the file was cut, where a full disk refused them, and where the run began in another folder.
     """
-    configs = (session.get("config", provenance.get("config")) for session in sessions_of([provenance]))
+    sessions, logged = sessions_of([provenance]), sorted({0, *steps})
+    begun = sessions[0].get("start_step")
+    if type(begun) is int and 0 < begun <= min(logged[1:], default=0):
+        return 1, begun
+    configs = (session.get("config", provenance.get("config")) for session in sessions)
     intervals: list[Any] = [config.get("log_interval") for config in configs if isinstance(config, Mapping)]
     if not intervals or not all(type(interval) is int and interval > 0 for interval in intervals):
         return None  # a log of no run of today
-    interval, ordered = max(intervals), sorted({0, *steps})
-    gaps = ((before + 1, after - 1) for before, after in itertools.pairwise(ordered))
+    gaps = ((before + 1, after - 1) for before, after in itertools.pairwise(logged))
+    interval = max(intervals)
     return next(((first, last) for first, last in gaps if last // interval > (first - 1) // interval), None)
 
 

@@ -165,6 +165,23 @@ def test_a_log_without_its_beginning_is_refused(
     time_to_accuracy.main(words)
 
 
+def test_a_run_that_began_in_another_folder_is_refused(
+    sudoku6_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """However early: its own log has a line at the first interval. Without its first sessions a whole log is whole."""
+    parent, branch = tmp_path / "parent", tmp_path / "branch"
+    train_here("trm_mlp", sudoku6_folder, parent, ["max_steps=3", "log_interval=10"])
+    options = ["max_steps=16", "log_interval=10"]
+    train_here("trm_mlp", sudoku6_folder, branch, [*options, f"resume={parent / 'final_state.pt'}"])
+    line = refused_line(capsys, time_to_accuracy.main, [branch, "--metric=eval/accuracy", "--target=0.01"])
+    assert line.startswith(f"error: {branch / 'metrics.jsonl'} has no line of updates 1 to 3, ")
+    whole = tmp_path / "whole"
+    train_here("trm_mlp", sudoku6_folder, whole, ["max_steps=12", "log_interval=10"])
+    (whole / "provenance.json").unlink()
+    train_here("trm_mlp", sudoku6_folder, whole, options)
+    assert read_run(whole, "eval/accuracy", "updates").lost is None
+
+
 def test_settings_that_count() -> None:
     """What a run's record lacks is at its default; what decides nothing, or differs from seed to seed, is left out."""
     config = {"seed": 3, "checkpoint_path": "x", "lr": 0.1, "arch": {"loss": {"name": "a"}}, "init_from": "w"}
