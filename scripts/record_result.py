@@ -30,7 +30,7 @@ from dataset.plain_data import read_yaml
 from scripts.record_file import RESULTS, ROOT, STATUSES, Record, check_id, read_record, recording, write_record
 from scripts.record_render import group_of, render, stale_pages
 from scripts.record_rerun import plan_lines, rerun
-from scripts.record_sources import gathered
+from scripts.record_sources import gathered, starts_elsewhere
 
 
 def parse_arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
@@ -76,6 +76,10 @@ def new_record(options: argparse.Namespace) -> Record:
     values = gathered(outputs) if outputs else {}
     if options.needs is not None:
         values["needs"] = options.needs
+    for folder in options.runs if not values.get("needs") else ():
+        if start := starts_elsewhere(folder):
+            what = f"{folder} began from {start}, and nothing is known of what makes that"
+            say(f"warning: {what}: give the commands with --needs", file=sys.stderr)
     values["data_commands"] = options.data_commands or known_data_commands(
         options.root, values.get("dataset_hashes", [])
     )

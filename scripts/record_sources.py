@@ -91,6 +91,15 @@ def _of_run(folder: Path) -> dict[str, Any]:
     }  # fmt: skip
 
 
+def starts_elsewhere(folder: Path) -> str | None:
+    """The file of another run that this one, which `gathered` took, began from; None where it began by itself."""
+    provenance = _read(RunFolder(folder).provenance)
+    config = provenance.get("config") or {}
+    begun = sessions_of([provenance])[0].get("start_step")
+    found = config.get("resume") if begun else config.get("init_from")
+    return str(found) if found and found not in ("auto", "must", "never") else None
+
+
 def _entry(path: Path, report: Mapping[str, Any], known: Mapping[str, Any]) -> dict[str, Any]:
     entry = report.get("record")
     if not isinstance(entry, Mapping) or not entry.get("numbers"):

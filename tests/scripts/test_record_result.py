@@ -12,7 +12,7 @@ from scripts import record_render
 from scripts.record_file import ROOT, read_record
 from scripts.record_result import main
 from tests.fuzz.targets.records import EVALUATION
-from tests.helpers import refused_line
+from tests.helpers import refused_line, train_here
 
 CLAIM = ["--claim", "it is solved"]
 
@@ -92,6 +92,25 @@ def test_a_full_disk_between_record_and_pages(
     assert page.exists() and record(tmp_path, "--check") == 0
     assert (tmp_path / "results" / "sudoku-1.yaml").read_bytes() == kept
     assert "are never changed" in refused_line(capsys, main, ["--root", str(tmp_path), *words, "--note", "other"])
+
+
+@pytest.mark.parametrize("option", ["init_from", "resume"])
+def test_runs_that_began_from_another_need_what_made_it(
+    option: str, sudoku6_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    first, second = tmp_path / "first", tmp_path / "second"
+    start = first / ("final.pt" if option == "init_from" else "final_state.pt")
+    train_here("trm_mlp", sudoku6_folder, first, ["max_steps=2"])
+    train_here("trm_mlp", sudoku6_folder, second, ["max_steps=4", f"{option}={start}"])
+    words = [*CLAIM, "--status", "differs", "--data-commands", "make data", "--runs"]
+    told = f"warning: {second} began from {start}, and nothing is known of what makes that: give the commands with"
+    for name, more, expected in (
+        ("sudoku-1", [str(first)], False), ("sudoku-2", [str(second)], True),
+        ("sudoku-3", [str(second), "--needs", "python pretrain.py"], False),
+    ):  # fmt: skip
+        capsys.readouterr()
+        assert record(tmp_path, "--id", name, *words, *more) == 0
+        assert (told in capsys.readouterr().err) == expected
 
 
 def test_what_was_not_run_needs_no_run(tmp_path: Path) -> None:
