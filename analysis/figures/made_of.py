@@ -1,5 +1,6 @@
 """Whether results may be written where there are some: of the same inputs and options they are made anew, else not."""
 
+import fcntl
 import os
 import shlex
 import sys
@@ -12,8 +13,11 @@ from analysis.figures.figure_files import make_folder
 from analysis.figures.kept_edits import unedited
 from dataset.plain_data import JsonError, read_json_object
 from errors import UserError, say, writing
+from files import open_folder
 from training.storage.atomic_file import write_json_atomically
 
+_MOST_HELD = 8  # a command writes to two or three folders; more come from tests, many commands in one process
+_held: dict[tuple[int, int], int] = {}  # device and inode of a folder -> descriptor
 MADE_OF = ".made_of.json"  # name of results -> inputs ("of") and options ("with") that they were made of
 
 
@@ -28,6 +32,9 @@ def results_folder(
 ) -> Path:
     """The folder, made if need be, for results called `names` that are made of these files or folders.
 
+    The folder is this process's until it ends: of two commands that measure into one folder at once, the last to end
+    would replace what the other has written.
+
     Results that a script wrote there are made anew only of the same inputs with the same options; what a person has
     edited is for `kept_edits` to keep. What they are made of is noted in `.made_of.json`.
 
@@ -36,11 +43,13 @@ def results_folder(
         options: by flag, with its value: those that make other results of the same inputs.
         flag: the one that names the folder. grow: options of which results may be made anew with a larger number, or
             with further words beside those of before; this is said.
-    Errors: `UserError` where results of such a name are there that are of others, naming what differs.
+    Errors: `UserError` where results of such a name are there that are of others, naming what differs; where another
+        command is at work.
     """
     note = folder / MADE_OF
+    _hold(make_folder(folder), flag)
     try:
-        noted = read_json_object(note) if make_folder(folder) and note.exists() else {}
+        noted = read_json_object(note) if note.exists() else {}
     except JsonError as error:
         raise UserError(f"{note}: {error}; name another {flag}, or move {folder} away") from error
     now = _Origin(
@@ -64,6 +73,32 @@ def results_folder(
     with writing(note, f"name another {flag}"):
         write_json_atomically(note, noted, durable=False)
     return folder
+
+
+def _hold(folder: Path, flag: str) -> None:
+    """Lock the folder until the process ends. Errors: `UserError` where another process holds it."""
+    try:
+        descriptor = open_folder(folder)
+    except OSError:  # whoever writes to it says so
+        return
+    status = os.fstat(descriptor)
+    place = status.st_dev, status.st_ino
+    if place in _held:
+        os.close(descriptor)
+        return
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError as error:
+        os.close(descriptor)
+        raise UserError(
+            f"{folder} is in use by another command: give this one again when that has ended, or name another {flag}"
+        ) from error
+    except OSError:  # a file system without locks
+        os.close(descriptor)
+        return
+    _held[place] = descriptor
+    if len(_held) > _MOST_HELD:
+        os.close(_held.pop(next(iter(_held))))
 
 
 @dataclass(frozen=True)

@@ -33,7 +33,8 @@ def lambda1_estimate(summary: Mapping[str, Any], model: str, name: str) -> Mappi
 def _over_runs(group: Sequence[SpectrumTable], burn_in: int, seed: int) -> dict[str, Any]:
     kept = [table.where(table.usable) for table in group]
     rows = [table.arrays["row"].tolist() for table in kept]
-    same_puzzles = all(others == rows[0] for others in rows)
+    data = {table.settings.get("data_sha256") for table in kept}
+    same_puzzles = len(data) == 1 and all(others == rows[0] for others in rows)
     exponents = [table.exponents(table.whole(burn_in)) for table in kept]
 
     def over_runs(scores: Sequence[np.ndarray], statistic: Statistic) -> dict[str, Any]:

@@ -3,6 +3,8 @@
 import json
 import re
 import shlex
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -52,6 +54,23 @@ def test_results_with_other_options_are_never_replaced(tmp_path: Path, capsys: p
     assert capsys.readouterr().err == ""
     claim(rows=None, count=12, seeds=[0, 1, 2])
     assert "curve.json was made with count 8, now 12: it is made anew" in capsys.readouterr().err
+
+
+def test_a_folder_is_one_process_s_at_a_time(tmp_path: Path) -> None:
+    """Held by another until it ends, however it ends; the same process may come back to it."""
+    code = "\n".join([
+        "import sys; from pathlib import Path; from analysis.figures.made_of import results_folder",
+        "results_folder(Path(sys.argv[1]), ['curve'], []); print('held', flush=True); sys.stdin.read()",
+    ])  # fmt: skip
+    command = [sys.executable, "-c", code, str(tmp_path / "out")]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, cwd=ROOT, text=True) as other:
+        assert other.stdout is not None and other.stdout.readline() == "held\n"
+        with pytest.raises(UserError, match="out is in use by another command: .* name another --out"):
+            results_folder(tmp_path / "out", ["curve"], [])
+        results_folder(tmp_path / "beside", ["curve"], [])
+        other.kill()
+    for _ in range(2):
+        results_folder(tmp_path / "out", ["curve"], [])
 
 
 def test_what_nothing_is_known_of_is_not_replaced(tmp_path: Path) -> None:
