@@ -77,7 +77,8 @@ def measure_batch(
     size = sum(leaf[0].numel() for leaf in state)
 
     def spectrum(copy: int, on_step: Callable[[object], None] | None = None) -> LyapunovResult:
-        start = tangents_of_rows(batch["row"], size, k, settings.seed, copy).to(state.z_H.device, dtype)
+        # More tangents than components are refused below; a number that nobody could draw is so at once.
+        start = tangents_of_rows(batch["row"], size, min(k, size), settings.seed, copy).to(state.z_H.device, dtype)
         return lyapunov_spectrum(
             sub_updates, coordinates.enter(state), num_exponents=k, num_steps=steps, qr_interval=settings.qr_interval,
             initial_tangents=start, dtype=dtype, on_step=on_step,

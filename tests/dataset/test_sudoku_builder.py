@@ -134,7 +134,7 @@ def test_split_by_solution_class_no_solution_is_on_both_sides(build: Build, caps
     """Up to symmetry, by enumeration; split by puzzle most of them are. Other seeds hold out other classes."""
 
     def classes(name: str, *words: object) -> list[set[bytes]]:
-        folder = build(name, "--generate", "6x6", "--num-train", 300, "--test-size", 100, *words)
+        folder = build(name, "--generate", "6x6", "--num-train", 150, "--test-size", 60, *words)
         boards = [boards_of(folder, split)[1].astype(np.uint8) for split in ("train", "test")]
         return [{form.tobytes() for form in canonical_form(each, (2, 3))} for each in boards]
 
@@ -146,8 +146,7 @@ def test_split_by_solution_class_no_solution_is_on_both_sides(build: Build, caps
     of_puzzles = classes("by_puzzle")
     assert len(of_puzzles[0] & of_puzzles[1]) > 20
     assert classes("other_seed", *by, "--seed", 1)[1] != test
-    assert classes("larger_test", *by, "--test-size", 150)[0] == train
-    assert classes("same", "--split-by", "puzzle") == of_puzzles
+    assert classes("larger_test", *by, "--test-size", 90)[0] == train
 
 
 @pytest.mark.parametrize(
