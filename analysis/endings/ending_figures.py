@@ -6,7 +6,19 @@ from typing import Any
 import numpy as np
 
 from analysis.endings.ending_statistics import KINDS, EndingTable
-from analysis.figures.figure_files import BLUE, GREEN, GREY, ORANGE, PURPLE, RED, STYLE, Figure, plt, share_axis
+from analysis.figures.figure_files import (
+    BLUE,
+    GREEN,
+    GREY,
+    ORANGE,
+    PURPLE,
+    RED,
+    STYLE,
+    Figure,
+    matplotlib,
+    plt,
+    share_axis,
+)
 from analysis.spectra.long_trajectories import survival
 
 Rows = list[dict[str, Any]]
@@ -43,7 +55,7 @@ def draw_endings(rows: Rows) -> Figure:
         panels.setdefault(_panel_of(row), []).append(row)
     columns = min(WIDEST, len(panels))
     lines = -(-len(panels) // columns)
-    with matplotlib_style():
+    with matplotlib.rc_context(STYLE):
         figure, grid = plt.subplots(
             lines, columns, figsize=(3.2 * columns + 0.6, 3.1 * lines + 0.7), squeeze=False, sharey=True,
             constrained_layout=True,
@@ -104,7 +116,7 @@ def survival_rows(tables: Sequence[EndingTable]) -> Rows:
 def draw_survival(rows: Rows) -> Figure:
     """Share of trajectories that have not settled, step by step, both axes logarithmic: failed solid, solved dashed."""
     groups = list(dict.fromkeys(row["group"] for row in rows))
-    with matplotlib_style():
+    with matplotlib.rc_context(STYLE):
         figure, axes = plt.subplots(figsize=(7.6, 4.0), constrained_layout=True)
         for group, (color, _) in zip(groups, _looks(len(groups)), strict=True):
             for outcome, line in (("failed", "-"), ("solved", "--")):
@@ -145,7 +157,7 @@ def draw_restarts(rows: Rows) -> Figure:
     groups, scales = list(dict.fromkeys(row["group"] for row in rows)), sorted({row["sigma"] for row in rows})
     panels = (("failed_starts_solved", "failed puzzles: starts that solve"),
               ("solved_starts_kept", "solved puzzles: starts that solve"))  # fmt: skip
-    with matplotlib_style():
+    with matplotlib.rc_context(STYLE):
         figure, grid = plt.subplots(1, 2, figsize=(8.4, 3.6), sharey=True, constrained_layout=True)
         for axes, (quantity, title) in zip(grid, panels, strict=True):
             for group, (color, marker) in zip(groups, _looks(len(groups)), strict=True):
@@ -170,7 +182,3 @@ def draw_restarts(rows: Rows) -> Figure:
 
 def _looks(number: int) -> Sequence[tuple[str, str]]:
     return [LINES[i % len(LINES)] for i in range(number)]
-
-
-def matplotlib_style() -> Any:
-    return plt.rc_context(STYLE)

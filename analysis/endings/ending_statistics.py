@@ -15,9 +15,8 @@ from analysis.arms.seed_pairs import mean_interval
 from analysis.estimates.failure_statistics import newcombe_interval, settled_table
 from analysis.samples.case_control import CaseControl
 from analysis.samples.measured_rows import Arrays
-from analysis.samples.trajectory_readings import late_steps
+from analysis.samples.trajectory_readings import free_scores, late_steps
 from analysis.spectra.long_trajectories import RETURN_TOLERANCE, SETTLED_DRIFT, survival
-from analysis.spectra.spectrum_table import free_scores
 from training.evaluation.answering import counted_rate
 from training.evaluation.calibration import auroc
 

@@ -41,13 +41,10 @@ from analysis.endings.ending_measurement import EndingSettings, ending_store, me
 from analysis.endings.ending_statistics import KINDS, EndingTable, run_statistics, statistics_over_runs
 from analysis.figures.figure_files import make_folder, save_json, save_picture
 from analysis.figures.made_of import results_folder
-from analysis.samples.case_control import answered, draw
-from analysis.samples.measured_rows import part_blocks
-from analysis.samples.networks import Job, difficulty_of, jobs_of, one_batch, open_network
-from analysis.spectra.spectrum_table import harder
-from long_work import progress_bar
+from analysis.samples.case_control import sample_of
+from analysis.samples.networks import Job, jobs_of, open_network
 from training.records.provenance import result_origin
-from training.records.result_numbers import Number, record_entry
+from training.records.result_numbers import Number, estimate, rate, record_entry
 
 FIGURES = ("endings", "survival", "restarts")
 WRITTEN = ("summary", *FIGURES)  # names of all that is written, without endings
@@ -57,11 +54,10 @@ def measure(job: Job, settings: EndingSettings, options: argparse.Namespace) -> 
     """Measure what is missing of a job and read all of it."""
     network = open_network(job.checkpoint, options.data_path)
     pool = network.rows(options.pool)
-    answers = answered(network, pool, settings.num_steps, job.folder)
-    sample = draw(pool, answers["failed"], harder(**network.difficulty(pool)), options.num_puzzles, settings.seed)
-    if answers["failed"].all() or not answers["failed"].any():
-        found = "all" if answers["failed"].all() else "none"
-        say(f"{job.label}: {found} of {len(pool):,} test puzzles failed", file=sys.stderr)
+    sample, answers = sample_of(
+        network, pool, num_steps=settings.num_steps, count=options.num_puzzles, seed=settings.seed, folder=job.folder,
+        label=job.label,
+    )  # fmt: skip
     described = {
         **network.described(),
         "data": network.puzzle_set.root.name,
@@ -69,13 +65,11 @@ def measure(job: Job, settings: EndingSettings, options: argparse.Namespace) -> 
         "updates": network.updates,
         **asdict(settings),
     }
-    store = ending_store(job.folder, described)
-    left = [block for block in part_blocks(sample.rows, options.batch_size) if len(store.missing(block))]
-    for block in progress_bar(left, desc=f"endings of {job.label}", unit="batch", smoothing=0):
-        batch = one_batch(network.puzzle_set, block, network.device)
-        arrays = measure_endings(network.model, batch, settings)
-        store.add(arrays | difficulty_of(network.puzzle_set, block, batch["inputs"].cpu().numpy()))
-    arrays = store.finish(sample.rows, sample.weight)
+    arrays = network.measured(
+        ending_store(job.folder, described), sample.rows,
+        lambda batch: measure_endings(network.model, batch, settings),
+        batch_size=options.batch_size, desc=f"endings of {job.label}", weight=sample.weight,
+    )  # fmt: skip
     return EndingTable(job.label, arrays, answers, sample, described, settings.num_steps)
 
 
@@ -96,31 +90,23 @@ def _entry(summary: Mapping[str, Any]) -> dict[str, Any]:
     """For the records of results: every group over its runs."""
     measured: list[Number] = []
     for group, joint in summary["groups"].items():
-        n = len(joint["runs"])
-
-        def over_runs(name: str, mean: Mapping[str, Any] | None, *, of: int | None = None, scale: float = 100) -> None:
-            if mean is not None:
-                bounds = {bound: None if mean[bound] is None else scale * mean[bound] for bound in ("low", "high")}
-                unit = "%" if scale == 100 else None
-                measured.append(Number(f"{group}: {name}", scale * mean["mean"], **bounds, n=mean["n"], unit=unit))  # noqa: B023
-
-        over_runs("solved, mean over runs", joint["accuracy"])
-        for kind in KINDS:
-            over_runs(f"failures, {kind}, mean over runs", joint["kinds"][kind])
-            counted = joint["kinds_counted"][kind]
-            if counted["denominator"]:
-                low, high = counted["interval95"]
-                measured.append(Number(f"{group}: failures, {kind}", 100 * counted["value"], 100 * low, 100 * high,
-                                       of=counted["denominator"], unit="%"))  # fmt: skip
-        over_runs("solved puzzles that keep moving, mean over runs", joint["solved_that_move"])
-        for name, mean in joint["free_scores"].items():
-            over_runs(f"AUROC of {name}, mean over runs", mean, scale=1)
+        shares = {"solved": joint["accuracy"]} | {f"failures, {kind}": joint["kinds"][kind] for kind in KINDS}
+        shares["solved puzzles that keep moving"] = joint["solved_that_move"]
         for restart in joint["restarts"]:
-            at = f"from sigma {restart['sigma']:g}, mean over runs"
-            over_runs(f"starts of failures solved {at}", restart["failed_starts_solved"])
-            over_runs(f"failures solved from some start {at}", restart["failed_solved_from_some_start"])
-            over_runs(f"starts of solved puzzles solved {at}", restart["solved_starts_kept"])
-        measured.append(Number(f"{group}: runs", n))
+            start = f"from sigma {restart['sigma']:g}"
+            shares |= {
+                f"starts of failures solved {start}": restart["failed_starts_solved"],
+                f"failures solved from some start {start}": restart["failed_solved_from_some_start"],
+                f"starts of solved puzzles solved {start}": restart["solved_starts_kept"],
+            }
+        for name, mean in shares.items():
+            measured += estimate(f"{group}: {name}, mean over runs", mean, 100, "%")
+        for name, mean in joint["free_scores"].items():
+            measured += estimate(f"{group}: AUROC of {name}, mean over runs", mean)
+        for kind, counted in joint["kinds_counted"].items():
+            if counted["denominator"]:
+                measured.append(rate(f"{group}: failures, {kind}", counted["numerator"], counted["denominator"]))
+        measured.append(Number(f"{group}: runs", len(joint["runs"])))
     settings = [run["settings"] for run in summary["runs"]]
     return record_entry(
         measured,

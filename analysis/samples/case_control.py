@@ -6,7 +6,7 @@ What is measured of failed against solved puzzles is then not a matter of diffic
 which each puzzle of the sample has a weight.
 """
 
-import json
+import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,14 +15,13 @@ import numpy as np
 import torch
 
 from analysis.estimates.matched_failure import quantile_strata
-from analysis.samples.measured_rows import Arrays, part_blocks, read_rows, settings_of
+from analysis.samples.measured_rows import Arrays, part_blocks, read_rows, settings_of, write_rows
 from analysis.samples.networks import Network, one_batch
 from analysis.samples.trajectory_readings import TrajectoryRecorder, late_steps
 from dynamics.trajectory import residual
-from errors import writing
+from errors import say
 from long_work import progress_bar
 from models.recursion_maps import RecursionMaps
-from training.storage.atomic_file import write_atomically
 
 FILE_NAME = "answered.npz"
 STRATA = 4
@@ -85,6 +84,21 @@ def draw(rows: np.ndarray, failed: np.ndarray, difficulty: np.ndarray, count: in
     return CaseControl(chosen, weight, len(rows), num_failed, len(edges) + 1)
 
 
+def sample_of(
+    network: Network, rows: np.ndarray, *, num_steps: int, count: int, seed: int, folder: Path, label: str
+) -> tuple[CaseControl, Arrays]:
+    """`draw` of a pool of test rows by what the network answers; and that, as `answered` has it.
+
+    label: of the network, where one outcome is all there is, which is said.
+    """
+    answers = answered(network, rows, num_steps, folder)
+    failed = answers["failed"]
+    if failed.all() or not failed.any():
+        found = f"{'all' if failed.all() else 'none'} of {len(rows):,} test puzzles failed"
+        say(f"{label}: {found}: there is nothing to compare them with", file=sys.stderr)
+    return draw(rows, failed, network.difficulty(rows), count, seed), answers
+
+
 def answered(network: Network, rows: np.ndarray, num_steps: int, folder: Path) -> Arrays:
     """What the network answers, row by row, after `num_steps` supervision steps, and what that costs nothing to know.
 
@@ -110,10 +124,7 @@ def answered(network: Network, rows: np.ndarray, num_steps: int, folder: Path) -
             parts.append({"row": block} | _last_readings(network, block, num_steps))
             progress.update(len(block))
     arrays = {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
-    with writing(path, "name another --out"):
-        folder.mkdir(parents=True, exist_ok=True)
-        content = arrays | {"settings": np.array(json.dumps(described, sort_keys=True))}
-        write_atomically(path, lambda file: np.savez(file, **content))  # type: ignore[arg-type]
+    write_rows(path, arrays, described)
     return arrays
 
 

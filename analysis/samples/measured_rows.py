@@ -64,7 +64,7 @@ class MeasuredRows:
     def add(self, arrays: Arrays) -> None:
         """Keep some rows for good."""
         name = f"rows_{int(arrays['row'][0]):08d}.npz"
-        self._write(self.folder / PARTS / name, arrays)
+        write_rows(self.folder / PARTS / name, arrays, self.settings)
         self._known.append(arrays)
 
     def finish(self, rows: np.ndarray, weight: np.ndarray | None = None) -> Arrays:
@@ -83,17 +83,19 @@ class MeasuredRows:
         if weight is not None:
             joined["weight"] = np.zeros(len(wanted))
             joined["weight"][wanted] = weight
-        self._write(self.path, joined)
+        write_rows(self.path, joined, self.settings)
         remove_parts(self.folder / PARTS, "rows_*.npz")
         self._known = [joined]
         return {name: array[wanted] for name, array in joined.items()}
 
-    def _write(self, path: Path, arrays: Arrays) -> None:
-        text = np.array(json.dumps(self.settings, sort_keys=True))
-        content = {"settings": text, **{name: arrays[name] for name in arrays if name != "settings"}}
-        with writing(path, "name another --out"):
-            path.parent.mkdir(parents=True, exist_ok=True)
-            write_atomically(path, lambda file: np.savez(file, **content))  # type: ignore[arg-type]
+
+def write_rows(path: Path, arrays: Arrays, settings: Mapping[str, Any]) -> None:
+    """Write a file for `read_rows`, whole or not at all. Errors: `UserError` where the disk refuses."""
+    text = np.array(json.dumps(settings, sort_keys=True))
+    content = {"settings": text, **{name: arrays[name] for name in arrays if name != "settings"}}
+    with writing(path, "name another --out"):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_atomically(path, lambda file: np.savez(file, **content))  # type: ignore[arg-type]
 
 
 def remove_parts(folder: Path, pattern: str) -> None:

@@ -1,6 +1,6 @@
 """A trained network and the test puzzles that it is measured on."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -9,13 +9,13 @@ import numpy as np
 import torch
 
 from analysis.command_line import refuse_copies
-from analysis.samples.measured_rows import Arrays, part_blocks
+from analysis.samples.measured_rows import Arrays, MeasuredRows, part_blocks
 from analysis.samples.trajectory_readings import CountViolations
 from dataset.eval_batches import EvalBatches, test_rows
 from dataset.plain_data import json_object_or_refuse
 from dataset.puzzle_folder import PuzzleSet, fingerprint
 from errors import UserError
-from files import file_sha256
+from long_work import progress_bar
 from models.act import Batch
 from models.losses import IGNORE_LABEL_ID
 from models.recursive_model import RecursiveModel
@@ -42,7 +42,7 @@ def jobs_of(paths: Sequence[Path], out: Path, *, device: str, dtype: str) -> lis
     labels = [f"{checkpoint.path.resolve().parent.name}_{checkpoint.name}" for checkpoint in checkpoints]
     if len(set(labels)) < len(labels):
         raise UserError(f"two checkpoints are called {max(labels, key=labels.count)}: rename one of the run folders")
-    refuse_copies((file_sha256(checkpoint.path), checkpoint.path) for checkpoint in checkpoints)
+    refuse_copies((checkpoint.sha256, checkpoint.path) for checkpoint in checkpoints)
     folders = [out] if len(labels) == 1 else [out / label for label in labels]
     return [Job(*job) for job in zip(checkpoints, folders, labels, strict=True)]
 
@@ -82,7 +82,7 @@ class Network:
         """What a measurement says of the network and its data, JSON-able."""
         config = self.checkpoint.config
         return {
-            "weights_sha256": file_sha256(self.checkpoint.path),
+            "weights_sha256": self.checkpoint.sha256,
             "data_sha256": fingerprint(self.puzzle_set.folder, "test"),
             "model": self.name,
             "trained_steps": config.arch.halt_max_steps,
@@ -100,10 +100,31 @@ class Network:
         """Counts broken rules of answers; None for a task whose rules are not known."""
         return violations_of(self.puzzle_set)
 
-    def difficulty(self, rows: np.ndarray) -> Arrays:
-        """`difficulty_of` these rows, whose inputs are read."""
+    def difficulty(self, rows: np.ndarray) -> np.ndarray:
+        """`harder` of these rows, whose inputs are read."""
         inputs = [self.puzzle_set.read_rows(block)[0] for block in part_blocks(rows, _BLOCK)]
-        return difficulty_of(self.puzzle_set, rows, np.concatenate(inputs))
+        return harder(**difficulty_of(self.puzzle_set, rows, np.concatenate(inputs)))
+
+    def measured(
+        self,
+        store: MeasuredRows,
+        rows: np.ndarray,
+        measure: Callable[[Batch], Arrays],
+        *,
+        batch_size: int,
+        desc: str,
+        weight: np.ndarray | None = None,
+    ) -> Arrays:
+        """What `measure` says of these rows and their difficulty, block by block; what the store knows is not asked.
+
+        desc: of the progress. weight: of a sample, see `MeasuredRows.finish`.
+        """
+        left = [block for block in part_blocks(rows, batch_size) if len(store.missing(block))]
+        # Not in their number: what is known already.
+        for block in progress_bar(left, desc=desc, unit="batch", smoothing=0):
+            batch = one_batch(self.puzzle_set, block, self.device)
+            store.add(measure(batch) | difficulty_of(self.puzzle_set, block, batch["inputs"].cpu().numpy()))
+        return store.finish(rows, weight)
 
 
 def open_network(checkpoint: Checkpoint, data_path: str | None) -> Network:
@@ -145,3 +166,10 @@ def difficulty_of(puzzle_set: PuzzleSet, rows: np.ndarray, inputs: np.ndarray) -
         "givens": puzzle_set.metadata.task.filled(inputs).sum(axis=1),
         "rating": np.full(len(rows), -1, np.int64) if ratings is None else np.asarray(ratings[rows], np.int64),
     }
+
+
+def harder(givens: np.ndarray, rating: np.ndarray) -> np.ndarray:
+    """(n,) more = harder, of cells given and ratings (n,): the rating where it varies, else what is not given."""
+    if rating.min() >= 0 and rating.min() < rating.max():
+        return rating.astype(float)
+    return -givens.astype(float)

@@ -21,6 +21,24 @@ def late_steps(num_steps: int) -> int:
     return max(1, min(LATE_STEPS, num_steps // 2))
 
 
+def free_scores(arrays: Arrays, late_drift: np.ndarray) -> dict[str, np.ndarray]:
+    """What costs nothing, each (n,) and turned so that more means failure; none of it needs the label.
+
+    arrays: (n, steps), of which the last step is read, and `residual`.
+    """
+    scores = {
+        "late_drift": late_drift,
+        "residual": arrays["residual"],
+        "minus_q_halt": -arrays["q_halt"][:, -1],
+        "minus_logit_margin": -arrays["margin"][:, -1],
+        "entropy": arrays["entropy"][:, -1],
+        "changed_cells": arrays["changed"][:, -1].astype(float),
+    }
+    if "violations" in arrays:
+        scores["violations"] = arrays["violations"][:, -1].astype(float)
+    return scores
+
+
 class TrajectoryRecorder:
     """Collects what is said about the states as they come; an `on_step` of `lyapunov_spectrum`."""
 

@@ -20,7 +20,6 @@ import time
 from collections.abc import Sequence
 from dataclasses import asdict, fields
 from pathlib import Path
-from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
@@ -33,48 +32,34 @@ require_packages()
 from analysis.command_line import check_at_least, outside_runs
 from analysis.estimates.failure_statistics import settled_table
 from analysis.figures.made_of import results_folder
-from analysis.samples.case_control import CaseControl, answered, draw
-from analysis.samples.measured_rows import part_blocks
-from analysis.samples.networks import Job, Network, difficulty_of, jobs_of, one_batch, open_network
+from analysis.samples.case_control import sample_of
+from analysis.samples.networks import Job, jobs_of, one_batch, open_network
 from analysis.spectra.long_trajectories import SETTLED_DRIFT
 from analysis.spectra.spectrum_files import spectrum_store
 from analysis.spectra.spectrum_measurement import SpectrumSettings, measure_batch
 from analysis.spectra.spectrum_summary import WRITTEN, write_summary
-from analysis.spectra.spectrum_table import SpectrumTable, harder
-from long_work import progress_bar
+from analysis.spectra.spectrum_table import SpectrumTable
 from models.recursion_maps import RecursionMaps
 from models.srm import StableRecursionModel
 from training.records.provenance import result_origin
 
 
-def sample_of(
-    network: Network, folder: Path, settings: SpectrumSettings, count: int
-) -> tuple[CaseControl, dict[str, Any]]:
-    """The sample of `--sample case-control`, of all test rows that have something to answer; and what is said of it.
-
-    Rates are of all of them: of a sample that is half failed, settled puzzles would seem to be half wrong.
-    """
-    rows = network.rows()
-    answers = answered(network, rows, settings.num_steps, folder)
-    failed = answers["failed"]
-    if failed.all() or not failed.any():
-        found = "all" if failed.all() else "none"
-        say(f"{found} of {len(rows):,} test puzzles failed: there is nothing to compare them with", file=sys.stderr)
-    sample = draw(rows, failed, harder(**network.difficulty(rows)), count, settings.seed)
-    settled = settled_table(answers["drift"].mean(axis=1), failed, SETTLED_DRIFT)
-    return sample, sample.described() | {"settled_by_correct": asdict(settled)}
-
-
 def measure(job: Job, settings: SpectrumSettings, options: argparse.Namespace) -> SpectrumTable:
     """Measure what is missing of a job and read all of it."""
     network = open_network(job.checkpoint, options.data_path)
-    model, puzzle_set = network.model, network.puzzle_set
+    model = network.model
     if options.sample == "case-control":
-        sample, said = sample_of(network, job.folder, settings, options.num_puzzles)
-        rows, weight, of_sample = sample.rows, sample.weight, {"sample": said}
+        sample, answers = sample_of(
+            network, network.rows(), num_steps=settings.num_steps, count=options.num_puzzles, seed=settings.seed,
+            folder=job.folder, label=job.label,
+        )  # fmt: skip
+        # Rates are of the pool: of a sample that is half failed, settled puzzles would seem to be half wrong.
+        settled = settled_table(answers["drift"].mean(axis=1), answers["failed"], SETTLED_DRIFT)
+        rows, weight = sample.rows, sample.weight
+        of_sample = {"sample": sample.described() | {"settled_by_correct": asdict(settled)}}
     else:
         rows, weight, of_sample = network.rows(options.num_puzzles), None, {}
-    sub_updates = len(RecursionMaps(model, one_batch(puzzle_set, rows[:1], network.device)).sub_updates)
+    sub_updates = len(RecursionMaps(model, one_batch(network.puzzle_set, rows[:1], network.device)).sub_updates)
     if sub_updates % settings.qr_interval:
         raise UserError(f"--qr-interval {settings.qr_interval} does not divide the {sub_updates} sub-updates of a step")
     # What no exponent can exceed in a model's own norm.
@@ -86,14 +71,10 @@ def measure(job: Job, settings: SpectrumSettings, options: argparse.Namespace) -
         **asdict(settings),
     }
     store = spectrum_store(job.folder, described)
-    left = [block for block in part_blocks(rows, options.batch_size) if len(store.missing(block))]
-    # Not in their number: what is known already.
-    progress = progress_bar(left, desc=f"spectra of {job.label}", unit="batch", smoothing=0)
-    for block in progress:
-        batch = one_batch(puzzle_set, block, network.device)
-        arrays = measure_batch(model, batch, settings, network.violations)
-        store.add(arrays | difficulty_of(puzzle_set, block, batch["inputs"].cpu().numpy()))
-    arrays = store.finish(rows, weight)
+    arrays = network.measured(
+        store, rows, lambda batch: measure_batch(model, batch, settings, network.violations),
+        batch_size=options.batch_size, desc=f"spectra of {job.label}", weight=weight,
+    )  # fmt: skip
     return SpectrumTable(job.label, arrays, described | of_sample)
 
 
@@ -145,8 +126,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     start = time.perf_counter()
     try:
         jobs = jobs_of(options.checkpoint, options.out, device=options.device, dtype=options.dtype)
-        # Of other options, what is measured already is not taken.
-        # Those of other options are refused by the measurement itself; a figure of longer ones would stay beside it.
+        # Other measurements are refused by what is measured; the figure of a longer one would stay beside a shorter.
         names = ("num_puzzles", "burn_in", "draws", "sample", "extended_steps")
         asked = {f"--{name.replace('_', '-')}": getattr(options, name) for name in names}
         results_folder(options.out, WRITTEN, options.checkpoint, asked, grow=["--num-puzzles"])

@@ -1,7 +1,7 @@
 """Lyapunov spectra of several runs: of one network together, and of one network trained in two ways seed by seed."""
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from typing import Any
 
 import numpy as np
@@ -39,9 +39,10 @@ def _over_runs(group: Sequence[SpectrumTable], burn_in: int, seed: int) -> dict[
 
     def over_runs(scores: Sequence[np.ndarray], statistic: Statistic) -> dict[str, Any]:
         pairs = [(of_run, table.failed) for of_run, table in zip(scores, kept, strict=True)]
-        return asdict(
-            hierarchical_bootstrap(pairs, statistic, same_puzzles=same_puzzles, draws=DRAWS_OVER_RUNS, seed=seed)
-        )
+        several = hierarchical_bootstrap(pairs, statistic, same_puzzles=same_puzzles, draws=DRAWS_OVER_RUNS, seed=seed)
+        if statistic is auroc and several.over_runs is not None:
+            several = replace(several, over_runs=several.over_runs.within(0, 1))
+        return asdict(several)
 
     medians = {"median_solved": _of(False, np.median), "median_failed": _of(True, np.median)}
     leading, top_mean = [of_run[:, 0] for of_run in exponents], [of_run.mean(axis=1) for of_run in exponents]

@@ -253,12 +253,10 @@ def _network_numbers(
         measured += _over_runs_too(f"{model}: AUROC of {name}", values)
     added = summary["beyond_baselines"][model]["without_rules"]
     if several and added is not None:
-        mean = added["interval"]
-        measured += [
-            Number(f"{model}: AUROC that lambda_1 adds to all but the rules (interval over runs)", mean["mean"],
-                   mean["low"], mean["high"], n=mean["n"]),
-            Number(f"{model}: the smallest such gain that would be seen in 4 of 5 studies", added["smallest_effect"]),
-        ]  # fmt: skip
+        gain = f"{model}: AUROC that lambda_1 adds to all but the rules (interval over runs)"
+        measured += estimate(gain, added["interval"])
+        seen = f"{model}: the smallest such gain that would be seen in 4 of 5 studies"
+        measured += estimate(seen, {"value": added["smallest_effect"]})
     for number, run in enumerate(runs, start=1):
         added = run["beyond_baselines"]["nested"]["without_rules"]["difference"]
         measured += estimate(f"{model}, run {number}: AUROC that lambda_1 adds to all but the rules", added)
@@ -285,10 +283,7 @@ def _over_runs_too(
     over_runs = statistic.get("over_runs")
     if over_runs is None or over_runs["low"] is None:
         return []
-    bounds = {bound: scale * over_runs[bound] for bound in ("low", "high")}
-    if name.rpartition(": ")[2].startswith("AUROC"):
-        bounds = {bound: min(max(value, 0.0), 1.0) for bound, value in bounds.items()}
-    return [Number(f"{name} (interval over runs)", scale * over_runs["mean"], **bounds, n=over_runs["n"], unit=unit)]
+    return estimate(f"{name} (interval over runs)", over_runs, scale, unit)
 
 
 def save_figures(folder: Path, tables: Sequence[SpectrumTable], summary: Mapping[str, Any], burn_in: int) -> None:
@@ -317,7 +312,7 @@ def auroc_notes(summary: Mapping[str, Any]) -> dict[str, str]:
             notes[model] = "one outcome only"
             continue
         low, high = area["low"], area["high"]
-        interval = "" if low is None else f" [{max(low, 0):.2f}, {min(high, 1):.2f}]"
+        interval = "" if low is None else f" [{low:.2f}, {high:.2f}]"
         notes[model] = f"AUROC {area['value']:.2f}{interval}" + (f", mean of {number} runs" if number > 1 else "")
     return notes
 

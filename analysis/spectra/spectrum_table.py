@@ -8,7 +8,8 @@ from typing import Any
 import numpy as np
 
 from analysis.samples.measured_rows import Arrays
-from analysis.samples.trajectory_readings import late_steps
+from analysis.samples.networks import harder
+from analysis.samples.trajectory_readings import free_scores, late_steps
 from training.evaluation.answering import counted_rate
 
 PLAIN_OBJECTIVE = "act_streaming"
@@ -115,31 +116,6 @@ class SpectrumTable:
 
     def whole(self, burn_in: int = 0) -> Window:
         return Window(burn_in, self.num_steps)
-
-
-def free_scores(arrays: Arrays, late_drift: np.ndarray) -> dict[str, np.ndarray]:
-    """What costs nothing, each (n,) and turned so that more means failure; none of it needs the label.
-
-    arrays: (n, steps), of which the last step is read, and `residual`.
-    """
-    scores = {
-        "late_drift": late_drift,
-        "residual": arrays["residual"],
-        "minus_q_halt": -arrays["q_halt"][:, -1],
-        "minus_logit_margin": -arrays["margin"][:, -1],
-        "entropy": arrays["entropy"][:, -1],
-        "changed_cells": arrays["changed"][:, -1].astype(float),
-    }
-    if "violations" in arrays:
-        scores["violations"] = arrays["violations"][:, -1].astype(float)
-    return scores
-
-
-def harder(givens: np.ndarray, rating: np.ndarray) -> np.ndarray:
-    """(n,) more = harder, of cells given and ratings (n,): the rating where it varies, else what is not given."""
-    if rating.min() >= 0 and rating.min() < rating.max():
-        return rating.astype(float)
-    return -givens.astype(float)
 
 
 def by_model(tables: Sequence[SpectrumTable]) -> dict[str, list[SpectrumTable]]:

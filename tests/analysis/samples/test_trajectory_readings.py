@@ -9,9 +9,9 @@ import torch
 from scipy.special import softmax
 from scipy.stats import entropy
 
-from analysis.samples.trajectory_readings import TrajectoryRecorder, late_steps
+from analysis.samples.trajectory_readings import TrajectoryRecorder, free_scores, late_steps
 from analysis.spectra.long_trajectories import RETURN_TOLERANCE, SETTLED_DRIFT
-from analysis.spectra.spectrum_table import SpectrumTable, free_scores
+from analysis.spectra.spectrum_table import SpectrumTable
 from models.recursion import RecurrentState
 from models.recursion_maps import Readings
 

@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from analysis.samples import case_control
 from analysis.samples.measured_rows import remove_parts
 from analysis.spectra import lyapunov_spectrum, spectrum_over_runs
 from analysis.spectra.spectrum_files import read_arrays
@@ -103,7 +104,7 @@ def test_a_case_control_sample(
         failed = np.arange(len(rows)) % 4 == 0
         return {"failed": failed, "drift": np.where(failed, 0.5, 1e-5)[:, None]}
 
-    monkeypatch.setattr(lyapunov_spectrum, "answered", every_fourth)
+    monkeypatch.setattr(case_control, "answered", every_fourth)
     run(runs[:1], tmp_path / "a", "--sample", "case-control")
     (only,) = json.loads((tmp_path / "a" / "summary.json").read_text())["runs"]
     assert {name: only["sample"][name] for name in ("kind", "pool", "failed")} == {
