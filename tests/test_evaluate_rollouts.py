@@ -60,7 +60,9 @@ def test_noise_at_every_step_and_what_is_written(run: Path, capsys: pytest.Captu
         assert (made["sigma"], made["site"], made["rollouts"], made["steps"]) == (0.3, "z_L", 6, [2, 4, 8])
         assert made["puzzles"] == len(table.row) == result["exact_accuracy"]["denominator"]
         by_name = {(each["selector"], each["steps"], each["rollouts"]): each for each in made["accuracy"]}
-        assert set(by_name) == {(each, steps, r) for each in SELECTORS for steps in (2, 4, 8) for r in (1, 2, 4, 6)}
+        choices = {(each, steps, r) for each in SELECTORS for steps in (2, 4, 8) for r in (1, 2, 4, 6)}
+        assert set(by_name) == choices | {("noiseless", steps, 1) for steps in (2, 4, 8)}
+        assert by_name["noiseless", 8, 1]["exact_accuracy"]["numerator"] == table.noiseless[:, -1].sum()
         # What q chooses is what everything else in the report judges.
         assert by_name["q", 8, 6]["exact_accuracy"] == result["exact_accuracy"]
         best = table.q[..., -1].argmax(axis=1)
@@ -69,7 +71,7 @@ def test_noise_at_every_step_and_what_is_written(run: Path, capsys: pytest.Captu
         assert result["exact_accuracy"]["numerator"] == table.exact[rows, best, -1].sum()
         assert result["per_step"] is None and result["robustness"] is None and result["mode"]["rollouts"] == 6
         padded = -(-len(rows) // 4) * 4 if len(rows) > 4 else len(rows)
-        assert result["compute"]["forward_passes"] == padded * 6 * (8 + 3 * 4 * (1 + 2))
+        assert result["compute"]["forward_passes"] == padded * (8 + 6 * (8 + 3 * 4 * (1 + 2)))
         assert by_name["stability", 8, 2]["forward_passes"] == 2 * (8 + 12)
         assert table.growth.shape == (len(rows), 6, 3, 1) and np.isfinite(table.growth).all()
 
@@ -103,7 +105,7 @@ def test_without_noise_one_rollout_is_the_official_evaluation(run: Path, options
         for key in ("exact_accuracy", "accuracy", "lm_loss", "q_halt_accuracy", "calibration", "difficulty", "sudoku"):
             assert one[key] == other[key], key
         assert one["compute"]["forward_passes"] == other["compute"]["forward_passes"]
-        assert {each["selector"] for each in other["rollouts"]["accuracy"]} == set(SELECTORS) - {"stability"}
+        assert {each["selector"] for each in other["rollouts"]["accuracy"]} == {"noiseless", *SELECTORS} - {"stability"}
 
 
 def test_without_probes_every_pass_is_a_step_of_a_rollout(run: Path) -> None:
@@ -113,8 +115,8 @@ def test_without_probes_every_pass_is_a_step_of_a_rollout(run: Path) -> None:
     plain = evaluated(run, name, *words)["results"][0]
     probed = evaluated(run, f"{name}-probes.sizes0.001", *words, PROBED)["results"][0]
     rows = plain["exact_accuracy"]["denominator"]
-    assert plain["compute"]["forward_passes"] == rows * 6 * 8
-    assert probed["compute"]["forward_passes"] == rows * 6 * (8 + 3 * 4 * (1 + 2))
+    assert plain["compute"]["forward_passes"] == rows * (6 + 1) * 8
+    assert probed["compute"]["forward_passes"] == rows * (8 + 6 * (8 + 3 * 4 * (1 + 2)))
     assert plain["rollouts"]["stability"] is None
     assert probed["rollouts"]["stability"] == {"sizes": [1e-3], "steps": 4, "directions": 2}
     kept = [each for each in probed["rollouts"]["accuracy"] if each["selector"] != "stability"]
@@ -186,7 +188,7 @@ def test_bfloat16_layers_answer_without_probes(run: Path, capsys: pytest.Capture
     assert "warning: no stability of rollouts: bfloat16 layers" in capsys.readouterr().err
     (result,) = record["results"]
     assert result["rollouts"]["stability"] is None
-    assert {each["selector"] for each in result["rollouts"]["accuracy"]} == set(SELECTORS) - {"stability"}
+    assert {each["selector"] for each in result["rollouts"]["accuracy"]} == {"noiseless", *SELECTORS} - {"stability"}
     again = evaluated(run, name, *words)
     assert "warning" not in capsys.readouterr().err, "nobody asked for probes"
     assert again["results"][0]["rollouts"] == result["rollouts"]

@@ -32,7 +32,7 @@ from analysis.rollouts.within_puzzle import mixed_success, pooled, standardised,
 from dataset.plain_data import JsonError, read_json_object
 from errors import UserError
 from files import bounded_text
-from training.evaluation.rollout_report import accuracies
+from training.evaluation.rollout_report import NOISELESS, accuracies
 from training.evaluation.rollout_table import RolloutTable
 from training.records.result_numbers import Number, estimate, rate, record_entry
 
@@ -48,6 +48,7 @@ LOOKS = {
     "majority": ("majority of answers", ORANGE, "^", "-"),
     "random": ("at random", GREY, "", "--"),
     "oracle": ("oracle (any is right)", PURPLE, "D", ":"),
+    NOISELESS: ("one trajectory without noise", "black", "*", "-."),
 }
 
 
@@ -148,7 +149,12 @@ def rollout_entry(summary: Mapping[str, Any]) -> dict[str, Any]:
         measured.append(rate(f"puzzles solved {name} by {summary['rollouts']} rollouts", summary[f"solved_{name}"],
                           summary["puzzles"]))  # fmt: skip
     for entry in summary["accuracy"]:
-        if entry["steps"] == max(summary["steps"]) and entry["rollouts"] in (1, summary["rollouts"]):
+        if entry["steps"] != max(summary["steps"]):
+            continue
+        if entry["selector"] == NOISELESS:
+            words, exact = f"one trajectory of {entry['steps']} steps without noise", entry["exact_accuracy"]
+            measured.append(rate(f"{words}: exact_accuracy", exact["numerator"], exact["denominator"]))
+        elif entry["rollouts"] in (1, summary["rollouts"]):
             name = f"{entry['selector']} of {entry['rollouts']}"
             measured += [
                 Number(f"{name}: exact_accuracy", 100 * entry["exact_accuracy"]["value"], unit="%"),
@@ -244,7 +250,9 @@ def _draw_rollouts(axes: Any, data: FigureData) -> None:
 def _draw_accuracies(axes: Any, curves: Sequence[Mapping[str, Any]]) -> None:
     last = max(curve["steps"] for curve in curves)
     for name, (words, colour, marker, line) in LOOKS.items():
-        chosen = [curve for curve in curves if curve["selector"] == name and curve["steps"] == last]
+        # Without noise, what is spent is spent on more steps.
+        drawn = [curve for curve in curves if curve["selector"] == name]
+        chosen = drawn if name == NOISELESS else [curve for curve in drawn if curve["steps"] == last]
         if not chosen:
             continue
         passes = [curve["forward_passes"] for curve in chosen]
@@ -303,10 +311,11 @@ def caption(data: FigureData, command: str) -> str:
         "Right: exact accuracy of the chosen answer with 1, 2, 4, ... rollouts; mean over all sets of so many of the "
         "rollouts, for the majority over groups that follow one another. Bands: 95 % interval over puzzles. Thin lines:"
         " the highest Q after fewer steps of the same rollouts, their number beside it. The passes of stability hold "
-        "the probes that it needs. At random: the mean of all rollouts, whatever is spent. With all rollouts:"
+        "the probes that it needs. At random: the mean of all rollouts, whatever is spent. Stars: one trajectory "
+        "without noise of so many steps. With all rollouts:"
     )
     for entry in summary["accuracy"]:
-        if (entry["steps"], entry["rollouts"]) == (last, rollouts):
+        if (entry["steps"], entry["rollouts"]) == (last, 1 if entry["selector"] == NOISELESS else rollouts):
             exact = entry["exact_accuracy"]
             low, high = exact["interval95"]
             lines.append(

@@ -9,7 +9,7 @@ import numpy as np
 from models.config import ModelConfig
 from models.flops import step_flops
 from training.distributed import World
-from training.evaluation.answering import effective_wilson
+from training.evaluation.answering import describe_rate, effective_wilson
 from training.evaluation.rollout_selection import first_best, first_majority, groups_majority, subset_any, subset_best
 from training.evaluation.rollout_table import RolloutRecorder, RolloutTable
 from training.inference.stochastic_rollouts import Settings, judged_steps
@@ -17,6 +17,7 @@ from training.records.result_numbers import wilson_interval
 from training.storage.atomic_file import write_npz_atomically
 
 SELECTORS = ("q", "stability", "majority", "random", "oracle")
+NOISELESS = "noiseless"
 
 
 def rollout_counts(rollouts: int) -> list[int]:
@@ -35,7 +36,8 @@ def accuracies(table: RolloutTable, *, probe_passes: int, flops_per_step: float)
       `majority`, which has none, over the groups of r rollouts that follow one another.
 
     Passes are r times the steps, for `random` too, which is what blind choice makes of them; for `stability` also the
-    probes that selecting needs (of the first size, at the judged step).
+    probes that selecting needs (of the first size, at the judged step). `noiseless` is no choice but what there is
+    without noise, for one trajectory of so many steps: what every choice is to be compared with.
 
     Args:
         probe_passes: supervision steps of one such probe. flops_per_step: operations of one such step.
@@ -44,6 +46,12 @@ def accuracies(table: RolloutTable, *, probe_passes: int, flops_per_step: float)
     for moment, steps in enumerate(table.steps.tolist()):
         exact, q, answer = table.exact[..., moment], table.q[..., moment], table.answer[..., moment]
         stability = -table.growth[..., moment, 0] if len(table.sizes) else None
+        if table.noiseless.shape[1]:
+            alone = table.noiseless[:, moment].astype(float)
+            entries.append(
+                {"selector": NOISELESS, "steps": steps, "rollouts": 1, "forward_passes": steps}
+                | {"flops": steps * flops_per_step, "exact_accuracy": _counted(alone, 1), "expected": _mean(alone, 1)}
+            )
         for size in rollout_counts(table.rollouts):
             first = {
                 "q": first_best(exact, q, size),
@@ -142,16 +150,18 @@ def rollout_lines(measured: Mapping[str, Any]) -> list[str]:
     if not measured["accuracy"]:
         return []
     entries: Sequence[Mapping[str, Any]] = measured["accuracy"]
-    last, names = measured["steps"][-1], list(dict.fromkeys(entry["selector"] for entry in entries))
+    last = measured["steps"][-1]
+    at_end = {(entry["selector"], entry["rollouts"]): entry for entry in entries if entry["steps"] == last}
+    names = [name for name in SELECTORS if (name, 1) in at_end]
     lines = [
         f"  stochastic rollouts: noise of {measured['sigma']:g} on {measured['site']} at each of {last} supervision "
         f"steps, {measured['rollouts']} rollouts of each row; means over sets of so many of them",
         "  rollouts  " + "  ".join(f"{name:>9}" for name in names) + "  passes a row",
     ]
     for size in rollout_counts(measured["rollouts"]):
-        row = {entry["selector"]: entry for entry in entries if (entry["steps"], entry["rollouts"]) == (last, size)}
-        values = [row[name]["expected"]["value"] for name in names]
-        lines.append(
-            f"  {size:>8}  " + "  ".join(f"{value:>9.4f}" for value in values) + f"  {row['q']['forward_passes']:>12,}"
-        )
+        values = "  ".join(f"{at_end[name, size]['expected']['value']:>9.4f}" for name in names)
+        lines.append(f"  {size:>8}  {values}  {at_end['q', size]['forward_passes']:>12,}")
+    if (alone := at_end.get((NOISELESS, 1))) is not None:
+        counts = {"exact_count": alone["exact_accuracy"]["numerator"], "count": alone["exact_accuracy"]["denominator"]}
+        lines.append(f"  one trajectory of {last} steps without noise: {describe_rate(counts)}")
     return lines

@@ -8,7 +8,8 @@ name begins with that of its rows, such as `test/`:
 | row | (N,) int64 | number of the puzzle in its set, ascending; puzzles without a scored token are left out |
 | steps | (C,) int64 | supervision steps after which the rollouts were judged, ascending; the last is their length |
 | q | (N, R, C) float32 | halting logit |
-| exact | (N, R, C) bool | every scored token right: the only array that knows the labels |
+| exact | (N, R, C) bool | every scored token right: knows the labels, as the next array alone does |
+| noiseless | (N, C) bool | the same of the trajectory without noise; (N, 0) where a file of before lacks it |
 | answer | (N, R, C) int64 | 64 bits of the BLAKE2b hash of the answer's tokens: equal numbers, equal answers |
 | margin | (N, R, C) float32 | largest logit of a cell minus the second, mean over cells |
 | growth | (N, R, C, Z) float32 | growth of probes, nats per step; higher is less stable (`inference.stability`) |
@@ -39,8 +40,8 @@ from training.inference.base import Predictions
 from training.inference.stochastic_rollouts import RolloutPredictions
 
 _BY_ROW: dict[str, tuple[type, int]] = {
-    "row": (np.int64, 1), "q": (np.float32, 3), "exact": (np.bool_, 3), "answer": (np.int64, 3),
-    "margin": (np.float32, 3), "growth": (np.float32, 4),
+    "row": (np.int64, 1), "q": (np.float32, 3), "exact": (np.bool_, 3), "noiseless": (np.bool_, 2),
+    "answer": (np.int64, 3), "margin": (np.float32, 3), "growth": (np.float32, 4),
 }  # fmt: skip
 _SHARED: dict[str, tuple[type, int]] = {"steps": (np.int64, 1), "sizes": (np.float64, 1)}
 
@@ -53,6 +54,7 @@ class RolloutTable:
     steps: np.ndarray
     q: np.ndarray
     exact: np.ndarray
+    noiseless: np.ndarray
     answer: np.ndarray
     margin: np.ndarray
     growth: np.ndarray
@@ -94,7 +96,10 @@ def read_rollouts(path: Path, *prefixes: str, mend: str) -> tuple[RolloutTable, 
     try:
         with open_regular(path) as opened, np.load(opened, allow_pickle=False) as file:
             prefix = next((candidate for candidate in prefixes if f"{candidate}q" in file.files), "")
-            arrays = {name: file[prefix + name] for name in (*_BY_ROW, *_SHARED, "settings")}
+            lacking = {"noiseless"} - {name.removeprefix(prefix) for name in file.files}
+            arrays = {name: file[prefix + name] for name in (*_BY_ROW, *_SHARED, "settings") if name not in lacking}
+            if lacking:
+                arrays["noiseless"] = np.zeros((len(arrays["q"]), 0), np.bool_)
     except Exception as error:  # zipfile and numpy raise many types on crafted bytes
         reason = fault_of(error) if isinstance(error, OSError) else f"{type(error).__name__}: {error}"
         raise UserError(f"{path} is no table of rollouts ({reason}); {mend}") from error
@@ -111,7 +116,7 @@ def _checked(arrays: dict[str, np.ndarray], path: Path, mend: str) -> dict[str, 
     counts, sizes = arrays["q"].shape, arrays["sizes"].shape
     for name, shape in (
         ("exact", counts), ("answer", counts), ("margin", counts), ("row", counts[:1]), ("steps", counts[2:]),
-        ("growth", counts + sizes),
+        ("growth", counts + sizes), ("noiseless", (*counts[:1], arrays["noiseless"].shape[1] and counts[2])),
     ):  # fmt: skip
         if arrays[name].shape != shape:
             raise UserError(f"{path}: '{name}' has shape {arrays[name].shape}, expected {shape} beside q; {mend}")
@@ -142,19 +147,21 @@ class RolloutRecorder(Evaluator):
         empty = {
             name: (0, *self.shape, *((len(self.sizes),) if axes == 4 else ()))[:axes]
             for name, (_, axes) in _BY_ROW.items()
-        }
+        } | {"noiseless": (0, self.shape[1])}
         self.batches = {name: [torch.from_numpy(np.zeros(empty[name], kind))] for name, (kind, _) in _BY_ROW.items()}
 
     def update(self, batch: Batch, predictions: Predictions) -> None:
         if not isinstance(predictions, RolloutPredictions):
             raise TypeError(f"needs StochasticRollouts, found {type(predictions).__name__}")
         scored = (batch["labels"] != IGNORE_LABEL_ID).any(dim=-1)
-        answers = predictions.rollout_answers[scored]
+        answers = torch.cat([predictions.rollout_answers, predictions.noiseless_answers[:, None]], dim=1)[scored]
+        exact = correctness(answers.flatten(1, 2), batch["labels"][scored]).exact.view(answers.shape[:3])
         kept = {
             "row": batch["row"][scored].long(),
             "q": predictions.rollout_q[scored].float(),
-            "exact": correctness(answers.flatten(1, 2), batch["labels"][scored]).exact.view(answers.shape[:3]),
-            "answer": answer_hashes(answers),
+            "exact": exact[:, :-1],
+            "noiseless": exact[:, -1],
+            "answer": answer_hashes(answers[:, :-1]),
             "margin": predictions.rollout_margin[scored].float(),
             "growth": predictions.rollout_growth[scored].float(),
         }

@@ -69,7 +69,7 @@ class Settings(InferenceSettings):
     def passes(self, inner: int, steps: int) -> int:
         probe = self.probes.build(self.noise_seed)
         probing = 0 if probe is None else probe.passes() * len(judged_steps(self.judged_steps, steps))
-        return self.rollouts * (steps + probing)
+        return self.rollouts * (steps + probing) + (0 if self.clean_first or self.sigma == 0 else steps)
 
     def build(
         self, inner: Inference, settings: "AnswerConfig", puzzle_sets: Sequence[PuzzleSet], seed: int
@@ -97,7 +97,8 @@ class RolloutPredictions(Predictions):
     Of R rollouts, each judged after C of its supervision steps (`judged_steps`, ascending): rollout_answers
     (B, R, C, S) int; rollout_q (B, R, C) the halting logit; rollout_margin (B, R, C) mean over cells of the largest
     logit minus the second; rollout_growth (B, R, C, Z) for Z sizes of `StabilityProbe.growth`, Z = 0 without a probe.
-    forward_passes: of all rollouts and probes together.
+    noiseless_answers (B, C, S) int: of the trajectory without noise, which none of the rules chooses.
+    forward_passes: of all rollouts and probes together, and of the trajectory without noise.
     """
 
     judged_steps: tuple[int, ...]
@@ -105,6 +106,7 @@ class RolloutPredictions(Predictions):
     rollout_q: Tensor
     rollout_margin: Tensor
     rollout_growth: Tensor
+    noiseless_answers: Tensor
 
 
 class StochasticRollouts(FixedInference):
@@ -114,7 +116,8 @@ class StochasticRollouts(FixedInference):
     standard normal epsilon of a step is a function of (seed, `batch["row"]`, rollout, step, state) alone: not of
     sigma, the batch, its order, the number of rollouts, processes or devices. It is drawn on the CPU, added in float32
     and rounded to the state's dtype. With sigma=0 a rollout is `FixedInference`, to the bit. Rollouts are made one
-    after the other, in batches as they come. Labels are not looked at.
+    after the other, in batches as they come, and before them one trajectory without noise, to compare with: the
+    first rollout where that has none either. Labels are not looked at.
 
     Args:
         sigma: standard deviation for each value of the states that have noise, 0 or more.
@@ -152,14 +155,23 @@ class StochasticRollouts(FixedInference):
         rows = batch["row"].cpu().clamp_min(0)  # padding has no number, and its noise is all the same
         step = step_of(model, batch)
         readings: list[_Reading] = []
-        for rollout in range(self.rollouts):
+        noiseless: list[Tensor] = []
+        first_is_noiseless = self.clean_first or self.sigma == 0
+        for rollout in range(self.rollouts) if first_is_noiseless else (None, *range(self.rollouts)):
             state = start_state(model, size)
             for moment in range(1, num_steps + 1):
                 state = step(self._with_noise(state, rows, rollout, moment))
-                if moment in judged:
-                    logits, q_halt, _ = model.readout(state)
+                if moment not in judged:
+                    continue
+                logits, q_halt, _ = model.readout(state)
+                answers = logits.argmax(dim=-1)
+                if rollout is None or (rollout == 0 and first_is_noiseless):
+                    noiseless.append(answers)
+                if rollout is not None:
                     growth = self._growth(step, state, rows, rollout, moment)
-                    readings.append(_Reading(logits.argmax(dim=-1), q_halt, _margin(logits), growth))
+                    readings.append(_Reading(answers, q_halt, _margin(logits), growth))
+            if rollout is None:
+                continue
             # Logits take most of the memory, so only those of the best rollout so far are kept.
             if rollout == 0:
                 best_answers, best_logits, best_q = readings[-1].answers, logits, q_halt
@@ -179,17 +191,18 @@ class StochasticRollouts(FixedInference):
             q_halt=best_q,
             steps=torch.full_like(batch["puzzle_identifiers"], num_steps),
             logits=best_logits,
-            forward_passes=self.rollouts * size * passes,
+            forward_passes=size * (self.rollouts * passes + (0 if first_is_noiseless else num_steps)),
             judged_steps=tuple(judged),
             rollout_answers=by_rollout["answers"],
             rollout_q=by_rollout["q_halt"],
             rollout_margin=by_rollout["margin"],
             rollout_growth=by_rollout["growth"],
+            noiseless_answers=torch.stack(noiseless, dim=1),
         )
 
-    def _with_noise(self, state: RecurrentState, rows: Tensor, rollout: int, moment: int) -> RecurrentState:
-        """The state before supervision step `moment` (from 1)."""
-        if self.sigma == 0 or (self.clean_first and rollout == 0):
+    def _with_noise(self, state: RecurrentState, rows: Tensor, rollout: int | None, moment: int) -> RecurrentState:
+        """The state before supervision step `moment` (from 1); without noise where `rollout` is None."""
+        if self.sigma == 0 or rollout is None or (self.clean_first and rollout == 0):
             return state
         shape = tuple(state.z_H.shape[1:])
         noise = draw_state_noise(self.seed, moment, rows, shape, self.site, f"rollouts/{rollout}")

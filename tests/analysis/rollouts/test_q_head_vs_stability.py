@@ -20,6 +20,7 @@ from analysis.rollouts.q_head_figure import (
     draw,
     figure_data,
     read_figure,
+    rollout_entry,
     save_figure_data,
     summarise,
 )
@@ -42,7 +43,8 @@ def made_by_hand(puzzles: int = 40, rollouts: int = 8) -> RolloutTable:
     growth = np.stack([10 * hard + of_rollout, rng.normal(size=of_rollout.shape)], axis=3).astype(np.float32)
     exact = of_rollout < hard
     return RolloutTable(
-        row=np.arange(puzzles), steps=np.array([4, 8]), q=q, exact=exact, answer=exact.astype(np.int64),
+        row=np.arange(puzzles), steps=np.array([4, 8]), q=q, exact=exact,
+        noiseless=hard[:, :, 0] > [0, -0.5], answer=exact.astype(np.int64),
         margin=rng.random(q.shape).astype(np.float32), growth=growth, sizes=np.array([1e-3, 1e-2]),
     )  # fmt: skip
 
@@ -61,6 +63,12 @@ def test_summary_of_a_table_made_by_hand() -> None:
     assert at_end["q"] == at_end["stability"] == at_end["oracle"] == 40 - counts[2]
     (stable,) = [e for e in summary["accuracy"] if (e["selector"], e["steps"], e["rollouts"]) == ("stability", 4, 2)]
     assert stable["forward_passes"] == 2 * (4 + 4 * (1 + 2)) and stable["flops"] == 7.0 * stable["forward_passes"]
+    alone = {e["steps"]: e for e in summary["accuracy"] if e["selector"] == "noiseless"}
+    solved = {4: int((table.noiseless[:, 0]).sum()), 8: int((table.noiseless[:, 1]).sum())}
+    assert {steps: e["exact_accuracy"]["numerator"] for steps, e in alone.items()} == solved and solved[4] < solved[8]
+    assert {steps: e["forward_passes"] for steps, e in alone.items()} == {4: 4, 8: 8}
+    (number,) = [n for n in rollout_entry(summary)["record"]["numbers"] if n["name"].startswith("one trajectory of 8 steps")]
+    assert (number["value"], number["of"]) == (100 * solved[8] / 40, 40)
     json.dumps(summary, allow_nan=False)
 
 

@@ -85,7 +85,8 @@ def table(exact: np.ndarray, q: np.ndarray, growth: np.ndarray, answer: np.ndarr
     both[1][:, :, 0] = False
     grown = np.stack([growth, growth], axis=2)[..., None].astype(np.float32)
     rows = np.arange(len(exact))
-    return RolloutTable(rows, np.array([2, 5]), both[0], both[1], both[2], both[0], grown, np.array([1e-3]))
+    alone = np.array([[False, True]] * len(rows))
+    return RolloutTable(rows, np.array([2, 5]), both[0], both[1], alone, both[2], both[0], grown, np.array([1e-3]))
 
 
 def test_report_by_hand() -> None:
@@ -95,7 +96,11 @@ def test_report_by_hand() -> None:
     answer = np.array([[1, 2, 1, 1], [3, 4, 5, 3], [6, 6, 6, 6]])
     entries = accuracies(table(exact, q, growth, answer), probe_passes=6, flops_per_step=10.0)
     found = {(each["selector"], each["steps"], each["rollouts"]): each for each in entries}
-    assert len(entries) == len(found) == 5 * 2 * 3
+    assert len(entries) == len(found) == 5 * 2 * 3 + 2
+    counts = {each.pop("exact_accuracy")["numerator"] for each in (found.pop(("noiseless", 2, 1)),)}
+    alone = found.pop(("noiseless", 5, 1))
+    assert counts == {0} and alone["exact_accuracy"]["numerator"] == 3 and alone["forward_passes"] == 5
+    entries = list(found.values())
     solved = {name: found[name, 5, 4]["exact_accuracy"]["numerator"] for name, _, _ in found}
     assert solved == {"q": 0, "stability": 2, "majority": 1, "random": 4, "oracle": 2}
     assert found["random", 5, 4]["exact_accuracy"]["denominator"] == 12

@@ -12,6 +12,7 @@ from errors import UserError
 from tests.training import rank_jobs
 from tests.training.ranks import run_ranks
 from training.distributed import World
+from training.evaluation.rollout_report import accuracies
 from training.evaluation.rollout_table import (
     RolloutRecorder,
     RolloutTable,
@@ -33,7 +34,7 @@ def test_rows_by_hand() -> None:
     made = RolloutPredictions(
         answers=answers[:, 0, 0], q_halt=q[:, 0, 0], steps=torch.full((3,), 7), logits=torch.zeros(3, 2, 10),
         forward_passes=0, judged_steps=(7,), rollout_answers=answers, rollout_q=q, rollout_margin=q + 1,
-        rollout_growth=q[..., None] * torch.tensor([1.0, -1.0]),
+        rollout_growth=q[..., None] * torch.tensor([1.0, -1.0]), noiseless_answers=answers[:, 1],
     )  # fmt: skip
     recorder = RolloutRecorder(2, [7], [1e-3, 1e-2])
     recorder.update({"labels": labels, "row": torch.tensor([5, -1, 4])}, made)
@@ -60,7 +61,8 @@ def small_table() -> RolloutTable:
     shape = (4, 3, 2)
     return RolloutTable(
         row=np.array([1, 4, 6, 9]), steps=np.array([2, 5]), q=rng.normal(size=shape).astype(np.float32),
-        exact=rng.random(shape) < 0.5, answer=rng.integers(-(2**63), 2**63 - 1, shape),
+        exact=rng.random(shape) < 0.5, noiseless=rng.random((4, 2)) < 0.5,
+        answer=rng.integers(-(2**63), 2**63 - 1, shape),
         margin=rng.random(shape).astype(np.float32), growth=rng.normal(size=(*shape, 2)).astype(np.float32),
         sizes=np.array([1e-3, 1e-2]),
     )  # fmt: skip
@@ -69,6 +71,15 @@ def small_table() -> RolloutTable:
 def assert_same(first: RolloutTable, second: RolloutTable) -> None:
     for name, array in vars(first).items():
         assert np.array_equal(array, getattr(second, name)) and array.dtype == getattr(second, name).dtype, name
+
+
+def test_a_file_of_before_lacks_the_trajectory_without_noise(tmp_path: Path) -> None:
+    arrays = small_table().arrays({})
+    del arrays["noiseless"]
+    np.savez(tmp_path / "old.npz", **arrays)
+    table, _ = read_rollouts(tmp_path / "old.npz", mend="")
+    assert table.noiseless.shape == (4, 0)
+    assert "noiseless" not in {each["selector"] for each in accuracies(table, probe_passes=1, flops_per_step=1.0)}
 
 
 def test_a_file_gives_back_the_table(tmp_path: Path) -> None:

@@ -77,8 +77,10 @@ def test_every_rollout_and_step_against_the_plain_loop(arch: str, site: str) -> 
     rows = torch.arange(4)
     assert torch.equal(made.answers, logits[rows, best, -1].argmax(-1)) and len(set(best.tolist())) > 1
     assert torch.allclose(made.logits, logits[rows, best, -1], rtol=0, atol=1e-11)
-    assert torch.equal(made.q_halt, made.rollout_q[rows, best, -1]) and made.forward_passes == 3 * 4 * 3
+    assert torch.equal(made.q_halt, made.rollout_q[rows, best, -1]) and made.forward_passes == 3 * 4 * (3 + 1)
     clean = FixedInference(3).predict(model, batch)
+    assert torch.equal(made.noiseless_answers[:, -1], clean.answers) and made.noiseless_answers.shape[1] == 3
+    assert torch.equal(made.noiseless_answers[:, 0], FixedInference(1).predict(model, batch).answers)
     assert not torch.allclose(logits[:, 0, -1], clean.logits, rtol=0, atol=1e-3), "the noise arrives"
     assert not torch.allclose(logits[:, 0], logits[:, 1], rtol=0, atol=1e-3), "each rollout has its own"
 
@@ -145,7 +147,7 @@ def test_probing_changes_no_rollout_and_is_paid_for() -> None:
     assert probed.rollout_growth.isfinite().all()
     # Judged after 1, 2 and 4 steps; a probe follows the state and two directions of two sizes for two steps.
     assert PROBE.passes() == 2 * (1 + 4) and PROBE.passes(1) == 2 * (1 + 2)
-    assert (plain.forward_passes, probed.forward_passes) == (5 * 3 * 4, 5 * 3 * (4 + 3 * 10))
+    assert (plain.forward_passes, probed.forward_passes) == (5 * (3 + 1) * 4, 5 * (4 + 3 * (4 + 3 * 10)))
 
 
 def test_a_q_that_is_no_number_is_not_chosen(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -155,7 +157,8 @@ def test_a_q_that_is_no_number_is_not_chosen(monkeypatch: pytest.MonkeyPatch) ->
     def broken(state: object) -> tuple[Tensor, Tensor, Tensor]:
         logits, q_halt, q_continue = readout(state)  # type: ignore[arg-type]
         calls["number"] += 1
-        return logits, torch.full_like(q_halt, torch.nan) if calls["number"] == 1 else q_halt, q_continue
+        # The first is of the trajectory without noise.
+        return logits, torch.full_like(q_halt, torch.nan) if calls["number"] == 2 else q_halt, q_continue
 
     monkeypatch.setattr(model, "readout", broken)
     made = StochasticRollouts(0.5, "z_L", 2, 1).predict(model, batch)
@@ -188,5 +191,5 @@ def test_padding_counts_its_steps_and_calls_are_counted() -> None:
     batch["row"][2] = -1
     rollouts: list[int] = []
     made = StochasticRollouts(0.1, "z_H", 4, 3, on_rollout=lambda: rollouts.append(1)).predict(model, batch)
-    assert isinstance(made, RolloutPredictions) and made.forward_passes == 4 * 3 * 3 and len(rollouts) == 4
+    assert isinstance(made, RolloutPredictions) and made.forward_passes == (4 + 1) * 3 * 3 and len(rollouts) == 4
     assert not made.logits.requires_grad
