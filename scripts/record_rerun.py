@@ -77,11 +77,17 @@ def rerun(record: Record, folder: Path, root: Path) -> int:
 
 
 def compare(record: Record, again: Sequence[Number]) -> int:
-    """Print a verdict for each number, the headline first; returns 1 where the headline differs or is missing."""
+    """Print a verdict for each number, the headline first; returns 1 where the headline differs or is missing.
+
+    A number that is not there by its name is the one in its place, where that is as little known to the record and
+    there are as many: what is measured was named otherwise then.
+    """
     measured, counts = {number.key: number for number in again}, {"equal": 0, "within the interval": 0, "differs": 0}
-    headline = "differs"
+    headline, known = "differs", {number.key for number in record.numbers}
     for place, old in enumerate(record.numbers):
         new = measured.get(old.key)
+        if new is None and len(again) == len(record.numbers) and again[place].key not in known:
+            new = again[place] if again[place].unit == old.unit else None
         word = verdict(old, new)
         headline = word if place == 0 else headline
         if place and old.unit in _UNITS_OF_SPEED:

@@ -33,7 +33,7 @@ class EqualBudget:
 
 def at_equal_budgets(arms: Sequence[Arm]) -> list[EqualBudget]:
     """Every arm against the first of its network, by each of `BUDGETS`."""
-    curves = {axis: {run.curve.folder: _points(run, axis) for arm in arms for run in arm.runs} for axis in BUDGETS}
+    curves = {axis: {run.curve.folder: points_by(run, axis) for arm in arms for run in arm.runs} for axis in BUDGETS}
     comparisons = []
     for baseline, arm in with_baseline(arms):
         ours, theirs = arm.by_seed, baseline.by_seed
@@ -63,7 +63,7 @@ def budget_table(comparisons: Sequence[EqualBudget]) -> list[str]:
     ]
 
 
-def _points(run: FinishedRun, axis: str) -> Sequence[CurvePoint]:
+def points_by(run: FinishedRun, axis: str) -> Sequence[CurvePoint]:
     """The validation curve over this axis; none where the log is of an earlier version, or not whole."""
     if run.curve.lost is not None:
         return []

@@ -48,7 +48,7 @@ _MOMENT_NAMES = {"initial": "initial", "best": "peak", "final": "final"}
 
 
 def snapshot(arms: Sequence[Arm]) -> list[str]:
-    """One line per arm, as `HRM baseline_ce: initial 0.5176, best 0.6328 @ 5000, final 0.5801`; means over seeds."""
+    """One line per arm, as `HRM baseline: initial 0.5176, best 0.6328 @ 5000, final 0.5801`; means over seeds."""
     width = max(len(arm.label) for arm in arms) + 1
     lines = []
     for arm in arms:
@@ -174,10 +174,11 @@ def caption(arms: Sequence[Arm], differences: Sequence[Difference], command: str
     validation = sorted({point.rows for run in runs for point in run.curve.points if point.rows is not None})
     tests = sorted({run.tested["final"].count for run in runs})
     lines = [
-        "Left: exact accuracy on validation puzzles over updates, a thin line for each run; markers: the evaluation "
-        "that chose the best weights. Middle: exact accuracy of the initial, best and final weights on test puzzles, "
-        "which chose nothing; small markers: runs, bars: mean over seeds. Right: difference to the baseline (the first "
-        f"arm of the network) for each seed. Vertical lines: {INTERVAL}.",
+        "Left: exact accuracy on validation puzzles against passes (supervision steps of a row with a gradient; "
+        "updates where a log does not hold them), mean over seeds. Middle: exact accuracy of the initial, best and "
+        "final weights on test puzzles, which chose nothing; small markers: runs, bars: mean over seeds. Right: "
+        "difference to the baseline (the first arm of the network) for each seed. Vertical lines and bands: "
+        f"{INTERVAL}.",
         f"n = {' or '.join(map(str, tests))} test puzzles for each weights, {' or '.join(map(str, validation))} "
         f"validation puzzles for each evaluation; runs: {len(runs)}, arms: {len(arms)}.",
         *snapshot(arms),

@@ -2,8 +2,10 @@
 
 import itertools
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
+from analysis.arms.equal_budgets import BUDGETS, points_by
 from analysis.arms.finished_runs import COMPARED, MOMENTS, Arm
 from analysis.arms.run_curves import counted
 from analysis.arms.seed_pairs import CLEAN, Difference, MeanInterval, mean_interval
@@ -40,9 +42,10 @@ def plotted(arms: Sequence[Arm], differences: Sequence[Difference]) -> list[dict
     rows: list[dict[str, Any]] = []
     for arm in arms:
         for run in arm.runs:
+            passes = {point.step: point.x for point in points_by(run, "samples")}
             rows += [
                 {"panel": "validation", "arm": arm.label, "seed": run.curve.seed, "step": point.step,
-                 "value": point.value, "count": point.rows}
+                 "passes": passes.get(point.step), "value": point.value, "count": point.rows}
                 for point in run.curve.points
             ]  # fmt: skip
     for arm in arms:
@@ -62,6 +65,33 @@ def plotted(arms: Sequence[Arm], differences: Sequence[Difference]) -> list[dict
         interval = difference.interval
         rows.append({**shared, "value": interval.mean, "low": interval.low, "high": interval.high, "seeds": interval.n})
     return rows
+
+
+@dataclass(frozen=True)
+class MeanCurve:
+    """Mean over an arm's runs of their evaluations on validation puzzles, at the updates at which all have one.
+
+    xs: passes spent up to there, or updates where a run's log does not hold its passes.
+    """
+
+    unit: str
+    xs: list[float]
+    means: list[MeanInterval]
+
+
+def mean_curves(arms: Sequence[Arm]) -> list[MeanCurve]:
+    """One for each arm, all over passes, or all over updates."""
+    read = {axis: [[points_by(run, axis) for run in arm.runs] for arm in arms] for axis in ("samples", "updates")}
+    axis = "samples" if all(points for runs in read["samples"] for points in runs) else "updates"
+    curves = []
+    for runs in read[axis]:
+        by_step = [{point.step: point for point in points} for points in runs]
+        shared = [step for step in by_step[0] if all(step in points for points in by_step)]
+        at = [[points[step] for points in by_step] for step in shared]
+        xs = [sum(point.x for point in points) / len(points) for points in at]
+        means = [mean_interval([point.value for point in points]).within(0, 1) for points in at]
+        curves.append(MeanCurve(BUDGETS[axis], xs, means))
+    return curves
 
 
 def draw(arms: Sequence[Arm], differences: Sequence[Difference]) -> Figure:
@@ -97,17 +127,17 @@ def draw(arms: Sequence[Arm], differences: Sequence[Difference]) -> Figure:
 
 
 def _draw_curves(axes: Any, arms: Sequence[Arm], looks: Mapping[str, tuple[str, str]]) -> None:
-    for arm in arms:
+    curves = mean_curves(arms)
+    for arm, curve in zip(arms, curves, strict=True):
         colour, marker = looks[arm.label]
-        for run in arm.runs:
-            points = run.curve.points
-            axes.plot([p.step for p in points], [p.value for p in points], color=colour, linewidth=0.9, alpha=0.8)
-            best = run.tested["best"].step
-            chosen = [point for point in points if point.step == best]
-            large: dict[str, Any] = {"color": colour, "markersize": 5, "markeredgecolor": "white", "zorder": 5}
-            axes.plot([p.step for p in chosen], [p.value for p in chosen], marker, **large)
+        look: dict[str, Any] = {"color": colour, "marker": marker, "markersize": 4, "markeredgecolor": "white"}
+        axes.plot(curve.xs, [mean.mean for mean in curve.means], linewidth=1.4, **look)
+        bands = [(x, *mean.bounds) for x, mean in zip(curve.xs, curve.means, strict=True) if mean.bounds is not None]
+        if bands:
+            axes.fill_between(*zip(*bands, strict=True), color=colour, alpha=0.12, linewidth=0)
     axes.set_xlim(left=0)
-    axes.set_xlabel("updates")
+    axes.xaxis.set_major_formatter(matplotlib.ticker.StrMethodFormatter("{x:,.0f}"))
+    axes.set_xlabel(curves[0].unit)
     axes.set_ylabel("solved validation puzzles")
     share_axis(axes)
 

@@ -28,6 +28,8 @@ AXES: dict[str, tuple[str, str, str]] = {
     "samples": ("train/samples", "rows trained", "{:,.0f} rows"),
 }
 _LABELLED = 3  # settings named in a label before the rest is counted
+_MULTIPLES = {"global_batch_size": "batch", "updates": "updates"}
+_OBJECTIVES = {"baseline_ce": "baseline", "single_perturbed_ce": "single", "multi_perturbed_ce": "multi"}
 _JUDGING = {setting.key for setting in settings_of(TrainConfig) if setting.role == JUDGING}
 
 
@@ -169,25 +171,39 @@ def apart(settings: Mapping[str, Any], groups: Sequence[Mapping[str, Any]]) -> l
 
 
 def arm_labels(settings: Sequence[Mapping[str, Any]]) -> list[str]:
-    """A label for each arm, no two alike: network and objective, and what sets apart arms that share them."""
+    """A label for each arm, no two alike: network and objective, and what sets apart arms that share them.
+
+    Of those the first is what multiples of batch and updates are of: `TRM baseline`, `TRM baseline (4× batch)`.
+    """
     short = [_short_label(of_arm) for of_arm in settings]
     labels = []
     for of_arm, label in zip(settings, short, strict=True):
         alike = [other for other, its in zip(settings, short, strict=True) if its == label]
-        different = shortened([f"{name}={of_arm.get(name)}" for name in apart(of_arm, alike)])
+        words = [_difference(name, of_arm.get(name), alike[0].get(name)) for name in apart(of_arm, alike)]
+        different = shortened([word for word in words if word])
         labels.append(f"{label} ({different})" if different else label)
     # Settings beyond those that a label has room for.
     return told_apart(labels, settings)
 
 
+def _difference(name: str, value: Any, first: Any) -> str:
+    """`4× batch` where it is a multiple of what the first arm has, nothing where it is as that, else name and value."""
+    if name not in _MULTIPLES or not all(type(number) is int and number > 0 for number in (value, first)):
+        return f"{name}={value}"
+    if value == first:
+        return ""
+    return f"{name}={value}" if value % first else f"{value // first}× {_MULTIPLES[name]}"
+
+
 def _short_label(settings: Mapping[str, Any]) -> str:
-    """Network and objective: `HRM multi_perturbed_ce K=4 loguniform`."""
+    """Network and objective, as the registered runs name them: `HRM baseline`, `HRM multi4 loguniform`."""
     words = [str(settings.get("arch.name", "run")).upper()]
     name = settings.get("objective.name")
     if name is not None:
-        words.append(str(name))
+        number = settings.get("objective.num_trajectories") if name == "multi_perturbed_ce" else ""
+        words.append(f"{_OBJECTIVES.get(name, name)}{number}")
     if str(name).endswith("perturbed_ce"):
-        words += [f"K={settings.get('objective.num_trajectories')}", str(settings.get("objective.noise_sampling"))]
+        words.append(str(settings.get("objective.noise_sampling")))
     return " ".join(words)
 
 

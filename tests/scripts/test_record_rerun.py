@@ -1,5 +1,6 @@
 """Running records again: what is run, where, and what is said of every number."""
 
+import dataclasses
 import subprocess
 from pathlib import Path
 
@@ -47,6 +48,9 @@ def test_what_is_said(capsys: pytest.CaptureFixture[str]) -> None:
     out = capsys.readouterr().out
     assert "headline: within the interval: test exact_accuracy, final: recorded 95.88 % = 767/800" in out
     assert compare(record, [rate("test exact_accuracy", 538, 800, "final")]) == 1
+    # The same measurement, named otherwise since.
+    renamed = [dataclasses.replace(number, name=f"{number.name}, renamed") for number in record.numbers]
+    assert compare(record, renamed) == 0 and compare(record, renamed[1:]) == 1
     assert "stopped on the steep part of its curve" in capsys.readouterr().out
 
 

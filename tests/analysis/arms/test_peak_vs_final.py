@@ -102,10 +102,10 @@ def test_the_table_of_the_source(tmp_path: Path) -> None:
         finished(tmp_path / "h", (575, 623, 564), best_step=42500, updates=50000, count=1024, **MULTI),
     )
     assert snapshot(groups) == [
-        "HRM baseline_ce:                       initial 0.5176, best 0.6328 @ 5000, final 0.5801",
-        "HRM multi_perturbed_ce K=4 loguniform: initial 0.5176, best 0.6250 @ 7500, final 0.5889",
-        "TRM baseline_ce:                       initial 0.5615, best 0.5947 @ 22500, final 0.4971",
-        "TRM multi_perturbed_ce K=4 loguniform: initial 0.5615, best 0.6084 @ 42500, final 0.5508",
+        "HRM baseline:          initial 0.5176, best 0.6328 @ 5000, final 0.5801",
+        "HRM multi4 loguniform: initial 0.5176, best 0.6250 @ 7500, final 0.5889",
+        "TRM baseline:          initial 0.5615, best 0.5947 @ 22500, final 0.4971",
+        "TRM multi4 loguniform: initial 0.5615, best 0.6084 @ 42500, final 0.5508",
     ]
     differences = compared(groups)
     assert [
@@ -135,11 +135,11 @@ def test_arms_are_settings_and_lengths_without_the_seed(tmp_path: Path) -> None:
         ["single"],
     ]
     assert [arm.label for arm in groups] == [
-        "TRM baseline_ce",
-        "TRM baseline_ce (updates=60)",
-        "TRM baseline_ce (global_batch_size=4)",
-        "TRM multi_perturbed_ce K=4 loguniform",
-        "TRM single_perturbed_ce K=1 fixed",
+        "TRM baseline",
+        "TRM baseline (2× updates)",
+        "TRM baseline (global_batch_size=4)",
+        "TRM multi4 loguniform",
+        "TRM single fixed",
     ]
     assert (groups[0].spent("flops"), groups[0].spent("seconds"), groups[1].spent("flops")) == (3e4, 60, 6e4)
 
@@ -149,14 +149,15 @@ def test_arms_are_named_by_what_differs(tmp_path: Path) -> None:
     batch = {"global_batch_size": 4, "fast_eval_interval": 6}
     two = arms(finished(tmp_path / "a", (1, 4, 3), **PLAIN), finished(tmp_path / "b", (1, 4, 3), **batch, **PLAIN))
     assert [arm.label for arm in two] == [
-        "TRM baseline_ce (global_batch_size=768)", "TRM baseline_ce (global_batch_size=4)",
+        "TRM baseline", "TRM baseline (global_batch_size=4)",
     ]  # fmt: skip
+    assert [arm.label for arm in arms(tmp_path / "b", tmp_path / "a")] == ["TRM baseline", "TRM baseline (192× batch)"]
     longer = {"updates": 60, "epochs": 60}
     two = arms(finished(tmp_path / "c", (1, 4, 3), **PLAIN), finished(tmp_path / "d", (1, 4, 3), **longer, **PLAIN))
-    assert [arm.label for arm in two] == ["TRM baseline_ce (updates=30)", "TRM baseline_ce (updates=60)"]
+    assert [arm.label for arm in two] == ["TRM baseline", "TRM baseline (2× updates)"]
     judged = {"fast_eval_interval": 6}
     two = arms(finished(tmp_path / "e", (1, 4, 3), **PLAIN), finished(tmp_path / "f", (1, 4, 3), **judged, **PLAIN))
-    assert two[1].label == "TRM baseline_ce (fast_eval_interval=6)"
+    assert two[1].label == "TRM baseline (fast_eval_interval=6)"
 
 
 def test_lengths_that_patience_decided_are_one_arm(tmp_path: Path) -> None:
@@ -219,7 +220,7 @@ def test_pairs_are_seeds_of_both_arms(tmp_path: Path) -> None:
         finished(tmp_path / "hrm", (1, 8, 2), arch={"name": "hrm"}, **MULTI),
     )
     best, final = compared(groups)
-    assert (best.baseline, best.arm) == ("TRM baseline_ce", "TRM multi_perturbed_ce K=4 loguniform")
+    assert (best.baseline, best.arm) == ("TRM baseline", "TRM multi4 loguniform")
     assert best.seeds == final.seeds == [1, 0]
     assert best.values == [2 / 16, 4 / 16] and final.values == [2 / 16, 0]
     # Seed 1: puzzles 2 to 9 against 0 to 5. Seed 0: 3 to 10 against 0 to 3.
@@ -292,8 +293,8 @@ def test_signature_by_hand(tmp_path: Path) -> None:
     assert [(sign.sign, sign.verdict, round(16 * sign.interval.mean)) for sign in signs] == [
         ("clean accuracy above the initial weights', best", "seen", 7),
         ("clean accuracy above the initial weights', final", "against", -3),
-        ("clean accuracy above TRM baseline_ce's, peak", "seen", 5),
-        ("clean accuracy above TRM baseline_ce's, final", "against", -5),
+        ("clean accuracy above TRM baseline's, peak", "seen", 5),
+        ("clean accuracy above TRM baseline's, final", "against", -5),
     ]
     assert signature_table(signs)[3].split()[0] == "against"
 
@@ -308,16 +309,14 @@ def test_the_recorder_reads_it(tmp_path: Path) -> None:
     found = gathered([tmp_path / "out" / "peak_vs_final.json"])
     assert found["seeds"] == [0, 1] and found["commits"] == ["c0ffeec0ffee"] and len(found["config_hashes"]) == 2
     assert found["hardware"] == ["1× A CPU (2 threads)"] and found["seconds"] == 240
-    numbers, label = {number.key: number for number in found["numbers"]}, "TRM multi_perturbed_ce K=4 loguniform"
+    numbers, label = {number.key: number for number in found["numbers"]}, "TRM multi4 loguniform"
     headline = found["numbers"][0]
-    assert headline.key == (f"{label} minus TRM baseline_ce: test exact_accuracy", "final")
+    assert headline.key == (f"{label} minus TRM baseline: test exact_accuracy", "final")
     assert (headline.value, headline.low, headline.n, headline.unit) == (-25, None, 2, "points")
-    accuracies = [
-        numbers["TRM baseline_ce: test exact_accuracy", moment].value for moment in ("initial", "peak", "final")
-    ]
+    accuracies = [numbers["TRM baseline: test exact_accuracy", moment].value for moment in ("initial", "peak", "final")]
     assert accuracies == [25, 50, 50]
     assert numbers[f"{label} minus its baseline: validation exact_accuracy at equal passes", None].value == 0
-    assert f"open: {label}: clean accuracy above TRM baseline_ce's, peak" in found["findings"]
+    assert f"open: {label}: clean accuracy above TRM baseline's, peak" in found["findings"]
 
 
 def test_perturbed_starts_of_a_later_evaluation(tmp_path: Path) -> None:
@@ -358,7 +357,7 @@ def test_perturbed_starts_of_a_later_evaluation(tmp_path: Path) -> None:
 def test_arms_without_a_common_seed_are_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     folders = [finished(tmp_path / "b", (1, 4, 2), **PLAIN), finished(tmp_path / "m", (1, 4, 2), seed=1, **MULTI)]
     peak_vs_final.main([*map(str, folders), "--out", str(tmp_path / "out")])
-    assert "K=4 loguniform: no seed in common with TRM baseline_ce, not compared" in capsys.readouterr().out
+    assert "TRM multi4 loguniform: no seed in common with TRM baseline, not compared" in capsys.readouterr().out
 
 
 def test_without_rows_there_is_no_test_by_row(tmp_path: Path) -> None:
@@ -424,15 +423,20 @@ def test_the_picture_holds_the_numbers(tmp_path: Path) -> None:
     assert len(figure.axes) == 6, "a row for each network"
     curves, tests, gaps, _, _, lonely = figure.axes
     first = curves.lines[0]
-    assert list(first.get_xdata()) == [10, 20, 30] and list(first.get_ydata()) == [0.25, 0.5, 0.375]
-    assert list(curves.lines[1].get_xdata()) == [20] and list(curves.lines[1].get_ydata()) == [0.5]
+    assert curves.get_xlabel() == "passes", "the arms spend other numbers of them on an update"
+    assert list(first.get_xdata()) == [640, 1280, 1920] and list(first.get_ydata()) == [0.25, 0.5, 0.375]
+    for run in groups[0].runs:  # of before: their logs do not hold passes
+        log = run.curve.folder / "metrics.jsonl"
+        log.write_text(log.read_text().replace("train/samples", "train/other"))
+    older, *_ = draw(groups, compared(groups)).axes
+    assert older.get_xlabel() == "updates" and list(older.lines[0].get_xdata()) == [10, 20, 30]
     heights = {tuple(line.get_ydata()) for line in tests.lines}
     assert {(4 / 16, 6 / 16), (5 / 16, 5 / 16), (8 / 16, 12 / 16), (10 / 16, 10 / 16)} <= heights
     points = [tuple(line.get_ydata()) for line in gaps.lines]
     assert (25.0, 37.5) in points and (31.25, 31.25) in points and (0.0, -12.5) in points
     assert [text.get_text() for text in lonely.texts] == ["nothing to compare"]
     labels = [text.get_text() for text in figure.legends[0].get_texts()]
-    assert labels[0] == "TRM baseline_ce (2 seeds; 3e+04 FLOPs, 60 s a run)" and len(labels) == 3
+    assert labels[0] == "TRM baseline (2 seeds; 3e+04 FLOPs, 60 s a run)" and len(labels) == 3
 
 
 def test_files_and_what_they_say(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -475,7 +479,7 @@ def test_files_and_what_they_say(tmp_path: Path, capsys: pytest.CaptureFixture[s
     caption = (tmp_path / "out" / f"{FIGURE}.txt").read_text()
     for words in (
         "n = 16 test puzzles", "8 validation puzzles", "95 % Student t interval", "seeds 0, 1",
-        "3e+04 FLOPs, 60 s of training", "TRM baseline_ce:", "1× A CPU (2 threads)", "c0ffeec0ffee",
+        "3e+04 FLOPs, 60 s of training", "TRM baseline:", "1× A CPU (2 threads)", "c0ffeec0ffee",
         f"python analysis/arms/peak_vs_final.py {folders[0]}",
     ):  # fmt: skip
         assert words in caption, words

@@ -67,7 +67,8 @@ def test_summary_of_a_table_made_by_hand() -> None:
     solved = {4: int((table.noiseless[:, 0]).sum()), 8: int((table.noiseless[:, 1]).sum())}
     assert {steps: e["exact_accuracy"]["numerator"] for steps, e in alone.items()} == solved and solved[4] < solved[8]
     assert {steps: e["forward_passes"] for steps, e in alone.items()} == {4: 4, 8: 8}
-    (number,) = [n for n in rollout_entry(summary)["record"]["numbers"] if n["name"].startswith("one trajectory of 8 steps")]
+    numbers = rollout_entry(summary)["record"]["numbers"]
+    (number,) = [each for each in numbers if each["name"].startswith("one trajectory of 8 steps")]
     assert (number["value"], number["of"]) == (100 * solved[8] / 40, 40)
     json.dumps(summary, allow_nan=False)
 
