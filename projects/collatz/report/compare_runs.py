@@ -221,11 +221,11 @@ def main(argv: Sequence[str] | None = None) -> None:
     )  # fmt: skip
     points = lookahead_rows(arms, max([_LOOKED_AHEAD, *(arm.lookahead for arm in arms)]))
     save_with_source(
-        draw_lookahead(arms, points), folder / "collatz_lookahead", points,
-        "Violations against the lookahead. Left: share of on-orbit steps; lines: theory on uniform residues "
-        "(projects/collatz/bounds.py), short bars: closed forms on the steps that the runs are judged on. Right: along "
-        "the five orbits; lines: closed forms at every lookahead, stars: the source's runs 5 and 6. Large markers: "
-        "mean of an arm's best weights, small ones: its runs, number of seeds in brackets. Vertical lines: "
+        draw_lookahead(points), folder / "collatz_lookahead", points,
+        "Violations against the lookahead. Left: share of on-orbit steps; black lines: theory on uniform residues "
+        "(projects/collatz/bounds.py), grey signs: closed forms on the steps that the runs are judged on. Right: along "
+        "the five orbits; grey lines: closed forms at every lookahead, stars: the source's runs 5 and 6. Coloured: "
+        "networks, large the mean of an arm's best weights, small its runs. Vertical lines: "
         f"{source['interval']}. Arms of one lookahead stand side by side.", source,
     )  # fmt: skip
     curves = training_rows(arms)

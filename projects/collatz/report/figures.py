@@ -21,7 +21,12 @@ _COLOURS = (BLUE, ORANGE, GREEN, PURPLE, RED, GREY)
 _LINES = ("-", "--", ":", "-.")
 _MARKERS = "osD^vP"
 # Of the closed forms, those that are drawn along the orbits at every lookahead.
-DRAWN = {"V_avg": GREY, "V_min": PURPLE, "V_max": GREEN, "V_tmin_1.2": ORANGE, "V_tmax_1": RED}
+# Their lines, and their markers where they were measured.
+DRAWN: dict[str, tuple[Any, str]] = {
+    "V_avg": ("-", "_"), "V_min": (":", "1"), "V_max": ("--", "2"), "V_tmin_1.2": ("-.", "x"),
+    "V_tmax_1": ((0, (6, 1)), "+"),
+}  # fmt: skip
+_THEORY = {"V_avg, theory": "-", "V_min and V_max, theory": "--", "lower bound": ":"}
 _FORMS = [form for form in CLOSED_FORMS if form.name in DRAWN]
 LOG_BINS = 120
 
@@ -130,42 +135,43 @@ def _points(rows: Sequence[Mapping[str, Any]], x: str) -> tuple[list[Any], list[
     return [row[x] for row in rows], [row["value"] for row in rows]
 
 
-def draw_lookahead(arms: Sequence[CollatzArm], rows: Sequence[Mapping[str, Any]]) -> Figure:
-    """Left: on-orbit violation rate. Right: violations along the five orbits."""
-    looks = looks_of(arms)
-    theory = {"V_avg, theory": (GREY, "-"), "V_min and V_max, theory": (GREEN, "-"), "lower bound": ("black", "--")}
+def draw_lookahead(rows: Sequence[Mapping[str, Any]]) -> Figure:
+    """Left: on-orbit violation rate. Right: violations along the five orbits. rows: those of `lookahead_rows`.
+
+    Formulas are black and grey, told apart by line and marker. A colour is of networks alone, of all lookaheads of one
+    training; where it stands along the axis says which.
+    """
+    arms = [row for row in rows if row["kind"] == "arm" and row["panel"] == "rate"]
+    trainings = list(dict.fromkeys(map(_training, arms)))
+    looks = dict(zip(trainings, itertools.cycle(zip(_COLOURS, _MARKERS, strict=True)), strict=False))
+    shifts = _shifts(arms)
     with matplotlib.rc_context(STYLE):
         figure, (left, right) = plt.subplots(1, 2, figsize=(11, 5.2), constrained_layout=True)
         for axes, panel in ((left, "rate"), (right, "orbits")):
             of_panel = [row for row in rows if row["panel"] == panel]
-            for name, (colour, line) in theory.items():
+            for name, line in _THEORY.items():
                 points = [row for row in of_panel if row["name"] == name]
-                label = name if points else None
-                axes.plot(*_points(points, "lookahead"), line, color=colour, linewidth=1.4, label=label)
-            for name, colour in DRAWN.items():
+                axes.plot(*_points(points, "lookahead"), line, color="black", linewidth=1.2)
+            for name, (line, marker) in DRAWN.items():
                 points = [row for row in of_panel if row["kind"] == "closed form" and row["name"] == name]
-                style = {"marker": "_", "markersize": 11, "linestyle": "none", "markeredgewidth": 2}
-                if panel == "orbits":
-                    style = {"linewidth": 1.2, "alpha": 0.8}
-                label = name if panel == "rate" else None
-                axes.plot(*_points(points, "lookahead"), color=colour, label=label, **style)
-            shifts = _shifts(arms)
+                style: dict[str, Any] = {"linestyle": line, "linewidth": 1.1}
+                if panel == "rate":
+                    style = {"linestyle": "none", "marker": marker, "markersize": 8, "markeredgewidth": 1.4}
+                axes.plot(*_points(points, "lookahead"), color=GREY, **style)
             for row in of_panel:
                 if row["kind"] not in ("run", "arm"):
                     continue
-                colour, _, marker = looks[row["name"]]
+                colour, marker = looks[_training(row)]
                 at = row["lookahead"] + shifts[row["name"]]
                 if row["kind"] == "run":
                     axes.plot(at, row["value"], marker, color=colour, markersize=3, alpha=0.45)
                     continue
-                label = f"{row['name']} ({row['seeds']})" if panel == "rate" else None
                 large = {"markersize": 6, "markeredgecolor": "white", "zorder": 6}
-                axes.plot(at, row["value"], marker, color=colour, label=label, **large)
+                axes.plot(at, row["value"], marker, color=colour, **large)
                 if row["low"] is not None:
                     axes.vlines(at, max(row["low"], 1e-6), row["high"], color=colour, linewidth=1.2, zorder=5)
             source = [row for row in of_panel if row["kind"] == "source"]
-            label = source[0]["name"] if source else None
-            axes.plot(*_points(source, "lookahead"), "*", color="black", markersize=11, label=label)
+            axes.plot(*_points(source, "lookahead"), "*", color="black", markersize=11)
             axes.set_xlabel("lookahead L")
         left.set_yscale("log")
         # Beyond the lookaheads of the runs the bound would take the picture over.
@@ -177,15 +183,28 @@ def draw_lookahead(arms: Sequence[CollatzArm], rows: Sequence[Mapping[str, Any]]
         right.set_yticks([0, 5, 10, 20, 50, 100, 200])
         right.set_ylim(bottom=-0.5)
         right.set_ylabel(f"violations along the five orbits (of {sum(orbit(start).steps for start in TEST_STARTS)})")
+        for training, (colour, marker) in looks.items():
+            counts = ", ".join(f"{row['seeds']} at {row['lookahead']}" for row in arms if _training(row) == training)
+            left.plot([], [], marker, color=colour, label=f"network, {training} (runs: {counts})")
+        left.plot([], [], "*", color="black", markersize=11, label="network of the source, 4.4 million parameters")
+        for name, line in _THEORY.items():
+            left.plot([], [], line, color="black", label=name)
+        for name, (line, marker) in DRAWN.items():
+            left.plot([], [], color=GREY, linestyle=line, marker=marker, label=f"closed form {name}")
         figure.legend(loc="outside lower left", ncols=3, fontsize=8)
     return figure
 
 
-def _shifts(arms: Sequence[CollatzArm]) -> dict[str, float]:
+def _training(row: Mapping[str, Any]) -> str:
+    """The name of an arm without its lookahead."""
+    return str(row["name"]).replace(f" L{row['lookahead']}", "", 1)
+
+
+def _shifts(arms: Sequence[Mapping[str, Any]]) -> dict[str, float]:
     """Arms of one lookahead stand side by side."""
     shifts: dict[str, float] = {}
-    for lookahead in {arm.lookahead for arm in arms}:
-        labels = [arm.label for arm in arms if arm.lookahead == lookahead]
+    for lookahead in {arm["lookahead"] for arm in arms}:
+        labels = [arm["name"] for arm in arms if arm["lookahead"] == lookahead]
         step = min(0.7, 6 / len(labels))
         shifts |= {label: step * (place - (len(labels) - 1) / 2) for place, label in enumerate(labels)}
     return shifts
