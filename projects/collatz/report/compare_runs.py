@@ -115,7 +115,8 @@ def save_with_source(
 
 
 _SHARES = {"on_orbit": "violated on-orbit steps", "pass": "passed rows of the file",
-           "growth_weighted_pass": "passed rows, weighted by growth"}  # fmt: skip
+           "growth_weighted_pass": "passed rows, weighted by growth", "growth_pass": "passed growth steps of the file",
+           "decay_pass": "passed decay steps of the file"}  # fmt: skip
 _MOMENTS = {"best": "peak", "final": "final"}
 
 
