@@ -132,7 +132,7 @@ def _draw_accuracies(axes: Any, curves: Curves) -> None:
         label = f"best: {best['value']:.1%} at update {best['step']}"
         star: dict[str, Any] = {"markersize": 14, "markeredgecolor": "white", "zorder": 5, "clip_on": False}
         axes.plot(best["step"], best["value"], "*", color=RED, label=label, **star)
-    axes.legend(loc="best", fontsize=9)
+    axes.figure.legend(loc="outside lower center", ncols=3, fontsize=9)
 
 
 def best_baseline(summary: dict[str, Any]) -> tuple[str, float] | None:

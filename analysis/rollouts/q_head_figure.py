@@ -223,6 +223,10 @@ def draw(data: FigureData) -> Figure:
         figure, (left, right) = plt.subplots(1, 2, figsize=(11.5, 4.6), constrained_layout=True)
         _draw_rollouts(left, data)
         _draw_accuracies(right, data.curves)
+        for axes, place in ((left, "outside lower left"), (right, "outside lower right")):
+            entries = axes.get_legend_handles_labels()
+            if entries[1]:
+                figure.legend(*entries, loc=place, ncols=3, fontsize=9)
     return figure
 
 
@@ -244,7 +248,6 @@ def _draw_rollouts(axes: Any, data: FigureData) -> None:
         for name, words in (("within", "rank correlation within puzzles"), ("pooled", "pooled, all puzzles"))
     ]
     axes.set_title("\n".join(lines), loc="left", fontsize=9)
-    axes.legend(fontsize=9, loc="best")
 
 
 def _draw_accuracies(axes: Any, curves: Sequence[Mapping[str, Any]]) -> None:
@@ -275,7 +278,6 @@ def _draw_accuracies(axes: Any, curves: Sequence[Mapping[str, Any]]) -> None:
     axes.set_ylabel("solved puzzles")
     title = f"Choosing among rollouts of {last} steps; thin: highest Q after fewer steps"
     axes.set_title(title, loc="left", fontsize=9)
-    axes.legend(fontsize=9, loc="best")
 
 
 def caption(data: FigureData, command: str) -> str:

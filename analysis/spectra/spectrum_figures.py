@@ -56,9 +56,16 @@ def draw_lambda1(rows: Rows, notes: dict[str, str] | None = None) -> Figure:
             counts = f"{model}: {solved:,} solved, {len(of_model) - solved:,} failed"
             axes.set_title(f"{counts}\n{(notes or {}).get(model, '')}".strip(), fontsize=9)
         panels[0].set_ylabel("share of puzzles per bin")
-        handles, labels = panels[0].get_legend_handles_labels()
-        figure.legend(handles, labels, loc="outside lower center", ncols=4, fontsize=9)
+        _one_legend(figure, panels)
     return figure
+
+
+def _one_legend(figure: Figure, panels: Sequence[Any]) -> None:
+    """Below all panels: inside one it would lie on its lines."""
+    entries: dict[str, Any] = {}
+    for axes in panels:
+        entries = dict(zip(*axes.get_legend_handles_labels()[::-1], strict=True)) | entries
+    figure.legend(entries.values(), entries.keys(), loc="outside lower center", ncols=4, fontsize=9)
 
 
 def _lambda1_panel(axes: Any, rows: Rows) -> None:
@@ -109,14 +116,18 @@ def _shown(rows: Rows, model: str) -> Iterator[tuple[Rows, bool, dict[str, Any]]
     for name, is_failed, color in OUTCOMES:
         chosen = [row for row in rows if row["model"] == model and row["outcome"] == name]
         if chosen:
-            label = f"{name} (n = {chosen[0]['n']})"
-            yield chosen, is_failed, {"color": color, "linestyle": "--" if is_failed else "-", "label": label}
+            yield chosen, is_failed, {"color": color, "linestyle": "--" if is_failed else "-", "label": name}
+
+
+def _titled(axes: Any, model: str, shown: Iterator[tuple[Rows, bool, dict[str, Any]]]) -> None:
+    counts = ", ".join(f"{chosen[0]['n']:,} {chosen[0]['outcome']}" for chosen, *_ in shown)
+    axes.set_title(f"{model}: {counts}", fontsize=10)
 
 
 def draw_spectrum(rows: Rows) -> Figure:
     """A panel per model: median and quartiles of each exponent, solved and failed."""
     with matplotlib.rc_context(STYLE):
-        figure, panels, models = _panels(rows)
+        figure, panels, models = _panels(rows, sharey=True)
         for axes, model in zip(panels, models, strict=False):
             for shown, is_failed, look in _shown(rows, model):
                 index, low, median, high = (
@@ -127,8 +138,8 @@ def draw_spectrum(rows: Rows) -> Figure:
             axes.axhline(0, color=GREY, linewidth=0.8)
             axes.xaxis.set_major_locator(matplotlib.ticker.MaxNLocator(integer=True))
             axes.set_xlabel("index $i$")
-            axes.set_title(model, fontsize=10)
-            axes.legend(fontsize=8)
+            _titled(axes, model, _shown(rows, model))
+        _one_legend(figure, panels)
         panels[0].set_ylabel(r"$\lambda_i$, nats per sub-update")
     return figure
 
@@ -165,7 +176,7 @@ def draw_long_trajectories(rows: Rows) -> Figure:
             if any(row["unsettled"] for row in rows):
                 axes.set_yscale("log")
             axes.set_xlabel("supervision step")
-            axes.set_title(model, fontsize=10)
-            axes.legend(fontsize=8)
+            _titled(axes, model, _shown(rows, model))
+        _one_legend(figure, panels)
         panels[0].set_ylabel("share not settled yet")
     return figure

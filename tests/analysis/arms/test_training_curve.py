@@ -69,7 +69,7 @@ def test_the_picture_holds_the_curves(run: Path) -> None:
     upper, lower = figure.axes
     assert [list(map(float, curve.get_ydata())) for curve in upper.lines[:2]] == [[0.02, 0.2], [0.5, 0.5]]
     assert list(lower.lines[0].get_xdata()) == [10, 20]
-    legend = upper.get_legend()
+    legend = figure.legends[0]
     assert legend is not None
     labels = [text.get_text() for text in legend.get_texts()]
     assert "cells right, givens copied, rest guessed" in labels and "best: 20.0% at update 20" in labels

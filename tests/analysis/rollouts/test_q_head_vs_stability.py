@@ -89,7 +89,7 @@ def test_tenths_of_fewer_than_fifty_rollouts_are_not_drawn(puzzles: int, tenths:
     assert (len(data.points) >= 50) == bool(tenths) and len(data.points) and len(data.bins) == tenths
     save_figure_data(data, tmp_path)
     for drawn in (data, read_figure(tmp_path)):
-        labels = [text.get_text() for text in draw(drawn).axes[0].get_legend().get_texts()]
+        labels = [text.get_text() for text in draw(drawn).legends[0].get_texts()]
         assert ("mean of each tenth" in labels) == ("means of tenths" in caption(drawn, "x")) == bool(tenths)
     plt.close("all")
 
@@ -107,10 +107,11 @@ def test_the_files_give_the_figure_back(tmp_path: Path) -> None:
 def test_what_is_drawn() -> None:
     table = made_by_hand()
     data = figure_data(table, summarise(table, SETTINGS, 50))
-    left, right = draw(data).axes
+    figure = draw(data)
+    left, right = figure.axes
     assert left.get_title(loc="left").startswith("rank correlation within puzzles: -1.00")
     assert "less stable" in left.get_xlabel() and right.get_xscale() == "log"
-    drawn = [text.get_text() for text in right.get_legend().get_texts()]
+    drawn = [text.get_text() for text in figure.legends[1].get_texts()]
     assert drawn == [words for words, *_ in LOOKS.values()]
     lines = {line.get_label(): line for line in right.get_lines()}
     chosen = [curve for curve in data.curves if curve["selector"] == "oracle" and curve["steps"] == 8]
