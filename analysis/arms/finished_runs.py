@@ -7,9 +7,9 @@ from typing import Any
 
 import numpy as np
 
+from analysis.arms.labels import arm_labels
 from analysis.arms.run_curves import (
     RunCurve,
-    arm_labels,
     ended_summary,
     number_or_none,
     read_run,

@@ -32,12 +32,12 @@ require_packages()
 
 import numpy as np
 
+from analysis.arms.labels import arm_labels
 from analysis.arms.run_curves import (
     AXES,
     CurvePoint,
     RunCurve,
     all_finished,
-    arm_labels,
     counted,
     origin_lines,
     origin_of,

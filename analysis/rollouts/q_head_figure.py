@@ -9,7 +9,7 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
@@ -223,10 +223,12 @@ def draw(data: FigureData) -> Figure:
         figure, (left, right) = plt.subplots(1, 2, figsize=(11.5, 4.6), constrained_layout=True)
         _draw_rollouts(left, data)
         _draw_accuracies(right, data.curves)
-        for axes, place in ((left, "outside lower left"), (right, "outside lower right")):
-            entries = axes.get_legend_handles_labels()
-            if entries[1]:
-                figure.legend(*entries, loc=place, ncols=3, fontsize=9)
+        sides: tuple[tuple[Any, Literal["outside lower left", "outside lower right"]], ...]
+        sides = ((left, "outside lower left"), (right, "outside lower right"))
+        for axes, place in sides:
+            handles, words = axes.get_legend_handles_labels()
+            if words:
+                figure.legend(handles, words, loc=place, ncols=3, fontsize=9)
     return figure
 
 

@@ -4,7 +4,8 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from analysis.arms.run_curves import apart, refuse_other_data, refuse_repeated_seeds, shortened, told_apart
+from analysis.arms.labels import apart, shortened, told_apart
+from analysis.arms.run_curves import refuse_other_data, refuse_repeated_seeds
 from errors import UserError
 from projects.collatz.report.runs import BY_NAME, CollatzRun, Metric
 from training.records.provenance import settings_sha256

@@ -29,7 +29,8 @@ require_packages()
 
 import numpy as np
 
-from analysis.arms.run_curves import names_of_folders, origin_lines, origin_of, refuse_twice
+from analysis.arms.labels import names_of_folders
+from analysis.arms.run_curves import origin_lines, origin_of, refuse_twice
 from analysis.arms.seed_pairs import INTERVAL
 from analysis.figures.figure_files import Figure, save_caption, save_csv, save_json, save_picture
 from analysis.figures.made_of import results_folder
