@@ -11,10 +11,7 @@ the same bytes, whatever --num-workers.
 """
 
 import argparse
-import re
-import shlex
 import sys
-from functools import partial
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
@@ -27,7 +24,10 @@ require_packages()
 import numpy as np
 from tqdm import tqdm
 
+from dataset import build_command
+from dataset.build_command import natural, next_command, positive
 from dataset.building_folder import building_folder
+from dataset.published_files import fetch_published, published_files, refuse_shared_names, resolve_input
 from dataset.puzzle_csv import is_csv
 from dataset.puzzle_folder import write_identifiers, write_puzzle_folder
 from dataset.puzzle_metadata import PuzzleMetadata
@@ -35,20 +35,14 @@ from dataset.sudoku import BOXES, Box, Puzzles, random_symmetries, side, tokens_
 from dataset.sudoku_collect import Collected, collect_lists
 from dataset.sudoku_collect_generated import SPLITS, collect_generated
 from dataset.sudoku_collect_published import collect_published
-from dataset.sudoku_sources import PUBLISHED_REPO, fetch_published, published_files, resolve_input
+from dataset.sudoku_sources import PUBLISHED_REPO
 from files import file_sha256
 
+BUILDER = "dataset/build_sudoku_dataset.py"
 BUILD_VERSION = 2  # 2: training puzzles have a stream of their own
 _AUGMENT_STREAM = 0x415547  # keeps these draws apart from others made with the same seed
-
-
-def _at_least(smallest: int, text: str) -> int:
-    if not (text.isascii() and text.isdigit() and len(text) <= 9 and int(text) >= smallest):
-        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number from {smallest} to 999999999")
-    return int(text)
-
-
-_natural, _positive = partial(_at_least, 0), partial(_at_least, 1)
+# What to build where the published set cannot be fetched.
+_WITHOUT_NETWORK = "build from the shipped puzzles: --input-file dataset/raw/royle_17clue.txt.gz, or --generate 6x6"
 
 
 def parser() -> FlagParser:
@@ -57,8 +51,8 @@ def parser() -> FlagParser:
     add = options.add_argument
     add("--output-dir", metavar="DIR", help="default data/sudoku-extreme-full, or named after the source")
     add("--overwrite", action="store_true", help="replace a data set that is already there")
-    add("--seed", type=_natural, default=0, help="of the choice, the generator, the augmentation (default 0)")
-    add("--num-workers", type=_positive, default=1, help="processes for solving and generating (default 1)")
+    add("--seed", type=natural, default=0, help="of the choice, the generator, the augmentation (default 0)")
+    add("--num-workers", type=positive, default=1, help="processes for solving and generating (default 1)")
 
     source = options.add_argument_group("source (default: the published set, fetched)")
     add = source.add_argument
@@ -71,24 +65,24 @@ def parser() -> FlagParser:
         help="CSV files (test.csv is the test set) or lists of 81 characters; .gz is unpacked",
     )
     add("--generate", choices=sorted(BOXES), help="make puzzles with one solution")
-    add("--num-clues", type=_positive, metavar="N", help="of generated puzzles (default: minimal puzzles)")
+    add("--num-clues", type=positive, metavar="N", help="of generated puzzles (default: minimal puzzles)")
 
     choice = options.add_argument_group("choice")
     add = choice.add_argument
     add(
         *("--subsample-size", "--num-train", "--num-puzzles"),
         dest="num_train",
-        type=_positive,
+        type=positive,
         metavar="N",
         help="puzzles to train on (default: all of a file, 1000 generated)",
     )
     add(
         "--test-size",
-        type=_positive,
+        type=positive,
         metavar="N",
         help="puzzles to test on (default: all of test.csv; 1000 or a fifth)",
     )
-    add("--min-difficulty", type=_natural, metavar="R", help="leave out puzzles with a smaller rating")
+    add("--min-difficulty", type=natural, metavar="R", help="leave out puzzles with a smaller rating")
     add(
         "--rating",
         choices=["published", "search"],
@@ -103,7 +97,7 @@ def parser() -> FlagParser:
 
     augment = options.add_argument_group("augmentation")
     add = augment.add_argument
-    add("--num-aug", type=_natural, default=0, metavar="N", help="stored copies per train puzzle (default 0)")
+    add("--num-aug", type=natural, default=0, metavar="N", help="stored copies per train puzzle (default 0)")
     add(
         "--augmentation",
         choices=["stored", "on-the-fly"],
@@ -182,7 +176,7 @@ def _collect(args: argparse.Namespace) -> tuple[Collected, list[Path]]:
         files = [resolve_input(name) for name in args.input_file]
         if len({path.resolve() for path in files}) < len(files):
             raise UserError("--input-file names a file twice; name each once")
-        _refuse_shared_names(files)
+        refuse_shared_names(files)
         kinds = {is_csv(path) for path in files}
         if len(kinds) > 1:
             raise UserError("--input-file names CSV files and lists; build one data set from each kind")
@@ -204,39 +198,15 @@ def _collect(args: argparse.Namespace) -> tuple[Collected, list[Path]]:
         if args.input_dir is not None:
             train, test = published_files(Path(args.input_dir))
         else:
-            train, test = fetch_published(args.source_repo or PUBLISHED_REPO)
+            train, test = fetch_published(args.source_repo or PUBLISHED_REPO, _WITHOUT_NETWORK)
         train_files, test_files = [train], [test]
     collected = collect_published(train_files, test_files, rating=args.rating, **common)
     return collected, [*train_files, *test_files]
 
 
-def _refuse_shared_names(files: list[Path]) -> None:
-    """A data set says what it was made of by the names of files. Errors: `UserError` where two have one."""
-    by_name: dict[str, Path] = {}
-    for path in files:
-        other = by_name.setdefault(path.name, path)
-        if other is not path:
-            raise UserError(
-                f"--input-file: {other} and {path} have one name, by which {path.name!r} could be either where the "
-                "data set says what it was made of; rename one"
-            )
-
-
 def command_of(args: argparse.Namespace) -> str:
-    """The command that builds the same bytes where its files lie: without what does not show in them."""
-    words = ["python", "dataset/build_sudoku_dataset.py"]
-    for name, value in sorted(vars(args).items()):
-        if name in ("output_dir", "overwrite", "num_workers") or value is None:
-            continue
-        if name == "source_repo" and value == PUBLISHED_REPO:
-            continue
-        if name == "input_dir":
-            name, value = "input_file", [path.name for path in published_files(Path(value))]
-        elif name == "input_file":
-            value = [Path(item).name for item in value]
-        words.append("--" + name.replace("_", "-"))
-        words.extend(str(item) for item in (value if isinstance(value, list) else [value]))
-    return shlex.join(words)
+    """As `dataset.build_command.command_of`."""
+    return build_command.command_of(args, BUILDER, PUBLISHED_REPO)
 
 
 def _write_split(
@@ -297,10 +267,7 @@ def _report(output_dir: Path, collected: Collected, num_aug: int, on_the_fly: bo
         )
     say(f"augmentation: {'drawn on the fly' if on_the_fly else 'stored copies only'}")
     say(f"written to {output_dir}")
-    folder = str(output_dir)
-    if not re.fullmatch(r"[A-Za-z0-9_.-]*/[A-Za-z0-9_./-]+", folder):  # as Hydra quotes: a comma would part two
-        folder = "'" + re.sub(r"(\\*)'", r"\1\1\'", folder) + "'"
-    say(f"next: python pretrain.py arch=trm {shlex.quote(f'data_paths=[{folder}]')} 'evaluators=[]'")
+    say(f"next: {next_command(output_dir)}")
 
 
 if __name__ == "__main__":

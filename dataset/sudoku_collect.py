@@ -15,16 +15,15 @@ from tqdm import tqdm
 from dataset.puzzle_csv import PuzzleTable
 from dataset.puzzle_lists import PuzzleList
 from dataset.puzzle_text import BadLines
+from dataset.splitting import concatenated, first_rows, permutation, said_of, size_of_test, test_part, together
 from dataset.sudoku import Box, Puzzles, boards_from_tokens, tokens_from_boards
 from dataset.sudoku_equivalence import SymmetryClasses
 from dataset.sudoku_solver import Solved, solve
-from dataset.sudoku_sources import BOX, concatenated, read_list
+from dataset.sudoku_sources import BOX, read_list
 from dataset.worker_pool import map_ordered
 from errors import UserError
 
-DEFAULT_TEST_SIZE = 1000
 _SOLVE_CHUNK = 2048
-_SPLIT_STREAM = 0x53504C  # keeps these draws apart from others made with the same seed
 
 
 @dataclass(frozen=True)
@@ -49,33 +48,6 @@ def solve_all(boards: np.ndarray, box: Box, num_workers: int, progress: str) -> 
             solved_chunks.append(chunk)
             bar.update(len(chunk.ratings))
     return Solved(**concatenated(solved_chunks, "solutions", "num_solutions", "ratings", "complete"))
-
-
-def first_rows(boards: np.ndarray) -> np.ndarray:
-    """(N,) int64: for each board (N, cells) the first row that holds the same."""
-    whole = np.ascontiguousarray(boards).view(np.dtype((np.void, boards.shape[1]))).ravel()
-    _, first, group = np.unique(whole, return_index=True, return_inverse=True)
-    return first[group]
-
-
-def permutation(seed: int, count: int) -> np.ndarray:
-    return np.random.default_rng([_SPLIT_STREAM, seed]).permutation(count)
-
-
-def size_of_test(asked: int | None, available: int) -> int:
-    """How many of `available` puzzles of one pool are set aside: as asked, else 1,000 or a fifth."""
-    if available < 2:
-        raise UserError(
-            f"the input holds {available} different puzzle, expected at least 2 (one to train, one to test)"
-        )
-    if asked is None:
-        return min(DEFAULT_TEST_SIZE, max(1, available // 5))
-    if asked >= available:
-        raise UserError(
-            f"--test-size {asked}, but the input holds {available} different puzzles and some must be "
-            "left to train on; give a smaller --test-size"
-        )
-    return asked
 
 
 @dataclass(frozen=True)
@@ -121,33 +93,6 @@ class Pool:
         )
 
 
-def together(order: np.ndarray, boards: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """The order of rows with rows equal up to symmetry next to the first of them, and the class of each in it."""
-    classes = SymmetryClasses(BOX).add(tokens_from_boards(boards[order]))
-    first = np.unique(classes, return_index=True)[1][classes]
-    stable = first.argsort(kind="stable")
-    return order[stable], classes[stable]
-
-
-def test_part(classes: np.ndarray, size: int) -> np.ndarray:
-    """(N,) bool: rows of the first classes that fit into `size` rows, whole ones; the smallest where none fits.
-
-    Rows of a class stand next to each other in `classes` (N,).
-    """
-    starts = np.flatnonzero(np.diff(classes, prepend=-1))
-    counts = np.diff(starts, append=len(classes))
-    taken = np.zeros(len(starts), bool)
-    room = size
-    for number, count in enumerate(counts.tolist()):
-        taken[number] = count <= room
-        room -= count * bool(taken[number])
-        if not room:
-            break
-    if len(counts) and not taken.any():
-        taken[counts.argmin()] = True
-    return np.repeat(taken, counts)
-
-
 class _SolvedOnDemand:
     """Puzzles in an order of which only those that are asked for are solved; rows are places in that order."""
 
@@ -190,7 +135,8 @@ def collect_lists(
     if len(distinct) < len(boards):
         notes.append(f"{len(boards) - len(distinct):,} repeated puzzles were dropped")
     num_test = size_of_test(test_size, len(distinct))
-    order, classes = together(distinct[permutation(seed, len(distinct))], boards)
+    order = distinct[permutation(seed, len(distinct))]
+    order, classes = together(order, SymmetryClasses(BOX).add(tokens_from_boards(boards[order])))
     notes += said_of(classes)
     puzzles = _SolvedOnDemand(pool, order, min_difficulty, num_workers)
     everything = np.arange(len(order))
@@ -233,12 +179,6 @@ def collect_lists(
 def _portion(missing: int, min_difficulty: int | None) -> int:
     """How many puzzles to solve next where so many are missing: more where some will be too easy."""
     return missing if min_difficulty is None else max(missing, _SOLVE_CHUNK)
-
-
-def said_of(classes: np.ndarray) -> list[str]:
-    """A note where puzzles are equal up to symmetry, for classes (N,) of different puzzles."""
-    count = len(classes) - len(np.unique(classes))
-    return [f"{count:,} puzzles are equal to another up to symmetry and stand on the same side"] if count else []
 
 
 def pooled(sources: Sequence[PuzzleList] | Sequence[PuzzleTable], puzzles: Puzzles) -> Pool:

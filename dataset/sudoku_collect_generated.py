@@ -17,11 +17,11 @@ import numpy as np
 from tqdm import tqdm
 
 from dataset.hashing import scatter
+from dataset.splitting import DEFAULT_TEST_SIZE, concatenated
 from dataset.sudoku import BOXES, Box, Puzzles, side, tokens_from_boards
-from dataset.sudoku_collect import DEFAULT_TEST_SIZE, Collected
+from dataset.sudoku_collect import Collected
 from dataset.sudoku_equivalence import SymmetryClasses, equivalence_keys
 from dataset.sudoku_generator import FEWEST_CLUES, TEST_STREAM, TRAIN_STREAM, generate
-from dataset.sudoku_sources import concatenated
 from dataset.worker_pool import map_ordered
 from errors import UserError
 

@@ -4,18 +4,9 @@ from pathlib import Path
 
 import numpy as np
 
+from dataset.splitting import first_rows, permutation, said_of, size_of_test, test_part, together
 from dataset.sudoku import Puzzles, boards_from_tokens, tokens_from_boards
-from dataset.sudoku_collect import (
-    Collected,
-    first_rows,
-    permutation,
-    pooled,
-    said_of,
-    size_of_test,
-    solve_all,
-    test_part,
-    together,
-)
+from dataset.sudoku_collect import Collected, pooled, solve_all
 from dataset.sudoku_equivalence import SymmetryClasses
 from dataset.sudoku_sources import BOX, read_table
 from errors import UserError
@@ -76,7 +67,8 @@ def collect_published(
     else:
         notes += _repeated(first, pool.puzzles.ratings, search)
         num_test = size_of_test(test_size, len(train_rows))
-        order, classes = together(train_rows[permutation(seed, len(train_rows))], boards)
+        order = train_rows[permutation(seed, len(train_rows))]
+        order, classes = together(order, SymmetryClasses(BOX).add(tokens_from_boards(boards[order])))
         notes += said_of(classes)
         chosen = test_part(classes, num_test)
         test_rows, train_rows = order[chosen], order[~chosen]

@@ -15,8 +15,8 @@ import pytest
 import torch
 import yaml
 
+from dataset.published_files import resolve_input
 from dataset.puzzle_metadata import read_metadata
-from dataset.sudoku_sources import resolve_input
 from errors import MAX_MESSAGE, UserError
 from scripts.check_parity import check_file, read_golden
 from scripts.record_sources import gathered

@@ -10,12 +10,13 @@ from typing import Any
 
 import numpy as np
 
+from dataset.published_files import resolve_input
 from dataset.puzzle_csv import PuzzleTable
 from dataset.puzzle_lists import PuzzleList
 from dataset.sudoku import BLANKS, boards_from_tokens
 from dataset.sudoku_collect import Collected, collect_lists
 from dataset.sudoku_collect_published import collect_published
-from dataset.sudoku_sources import read_list, read_table, resolve_input
+from dataset.sudoku_sources import read_list, read_table
 from tests.fuzz.byte_edits import BINARY, TEXT, damage
 from tests.fuzz.engine import Case
 from tests.fuzz.file_edits import misplace

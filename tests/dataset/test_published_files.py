@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-import dataset.sudoku_sources as sources
+import dataset.published_files as sources
 from errors import UserError
 from tests.dataset.sudoku_reference import RAW_LIST
 
@@ -26,4 +26,4 @@ def test_unreachable_repository_names_the_files_to_place(monkeypatch: pytest.Mon
 
     monkeypatch.setattr(hub, "hf_hub_download", unreachable)
     with pytest.raises(UserError, match=r"train\.csv and test\.csv .* by hand .*--input-dir"):
-        sources.fetch_published("someone/something")
+        sources.fetch_published("someone/something", "--generate 6x6")
