@@ -8,6 +8,7 @@ import shlex
 import sys
 from collections.abc import Callable, Iterable, Sequence
 from functools import partial
+from itertools import pairwise
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -77,7 +78,10 @@ class FlagParser(argparse.ArgumentParser):
                 action.type = partial(_place, kind=action.type or str)
         words, self.given = [self._spelled(word) for word in (sys.argv[1:] if args is None else args)], {}
         self._refuse_key_values(words)
-        for word in words[: words.index("--") if "--" in words else None]:
+        words_of_flags = words[: words.index("--") if "--" in words else None]
+        for word, following in pairwise([*words_of_flags, ""]):
+            self._refuse_truth(word, following)
+        for word in words_of_flags:
             flag = word.partition("=")[0]
             # As argparse has it, words with a space in them are a value: --args "--epochs 3".
             if flag.startswith("--") and " " not in flag and flag not in self._option_string_actions:
@@ -113,6 +117,19 @@ class FlagParser(argparse.ArgumentParser):
                 flag = "--" + match[1].lstrip("+").replace("_", "-")
                 if flag in self._option_string_actions:
                     raise UserError(f"{word!r} is written {flag} {shlex.quote(word[match.end() :])} here")
+
+    def _refuse_truth(self, word: str, following: str) -> None:
+        """`--aug true`, as settings are written, is answered with the flag that says so by itself."""
+        flag, equals, value = word.partition("=")
+        action = self._option_string_actions.get(flag)
+        said = (value if equals else following).lower()
+        if action is None or action.nargs != 0 or said not in ("true", "false"):
+            return
+        found = word if equals else f"{word} {following}"
+        negative = next((name for name in action.option_strings if name.startswith("--no-")), None)
+        if said == "true":
+            raise UserError(f"{found!r} is written {flag} here, without a value")
+        raise UserError(f"{found!r} is written {negative} here" if negative else f"{found!r}: leave {flag} out instead")
 
     def _nearest(self, flag: str) -> str:
         flags = [name for name in self._option_string_actions if name.startswith("--")]

@@ -5,11 +5,13 @@ r"""Solve one puzzle with a trained model, and show its answer after each superv
     python predict.py checkpoint=RUN/best.pt \
         puzzle=53..7....6..195....98....6.8...6...34..8.3..17...2...6.6....28....419..5....8..79
     python predict.py checkpoint=RUN/best.pt puzzle_file=FILE          a puzzle a line, or puzzles as grids
+    python predict.py checkpoint=RUN/best.pt maze=FILE                 one maze, its rows as lines, or on one line
     python predict.py checkpoint=RUN/best.pt row=7                     row 7 of the test set, as in tables and pictures
 
 Of a Sudoku blanks are '.' or '0', or * x _ - ?; spaces and what is drawn between cells are passed over. A file may
-be any list that the Sudoku builder reads, a CSV file with questions too. A solver judges the answer:
-whether the puzzle has one solution, whether the model found it, and where it is wrong. On a terminal a cell is green
+be any list that the Sudoku builder reads, a CSV file with questions too. A maze has # for walls, a space or . for free
+cells, S and G. A solver judges the answer: what solutions the puzzle has, whether the model found one, and where it is
+wrong. On a terminal a cell is green
 when it is right, red when wrong, and underlined when it is new since the step before.
 """
 
@@ -31,8 +33,10 @@ import torch
 from dataset.eval_batches import as_batch, validation_rows
 from dataset.find_task import official_shapes
 from dataset.puzzle_csv import read_puzzle_file
+from dataset.puzzle_grids import read_puzzle_grids
 from dataset.puzzle_metadata import PuzzleMetadata, data_folder, read_metadata
 from dataset.tasks.base import Known, PuzzleTask
+from dataset.tasks.maze import Task as MazeTask
 from long_work import progress_bar
 from models.recursive_model import RecursiveModel
 from options import MOST_REPEATS, anything, at_least, one_of, option, text
@@ -55,7 +59,7 @@ from training.trained_model import (
 )
 
 # (name, cells) -> tokens of official puzzles that are no task here.
-OTHER_OFFICIAL = {("maze", 900): 6, ("arc", 900): 12}
+OTHER_OFFICIAL = {("arc", 900): 12}
 MAX_PUZZLES = 1000
 LONG_PASSES = 1000  # supervision steps of single rows; fewer take seconds
 SHIPPED = Path(__file__).parent / "models/pretrained/sudoku6/best.pt"
@@ -72,6 +76,7 @@ class Options:
     )
     puzzle: str | None = option(None, "its cells row by row, of a Sudoku 16, 36 or 81; '.' or '0' = blank", anything)
     puzzle_file: str | None = option(None, "a puzzle a line, puzzles as grids, or a CSV file", text)
+    maze: str | None = option(None, "text file with one maze, its rows as lines or all on one line", text)
     row: int | None = option(None, "row of the test set, from 0, as tables and pictures number them", at_least(0))
     data_path: str | None = option(None, "dataset folder of row=N; default: the run's", text)
     steps: int | None = option(None, "supervision steps; default: as trained", at_least(1, MOST_REPEATS))
@@ -138,7 +143,7 @@ def test_puzzle(checkpoint: Checkpoint, metadata: PuzzleMetadata, row: int, data
 
 def read_puzzles(options: Options, checkpoint: Checkpoint, metadata: PuzzleMetadata) -> np.ndarray:
     """(N, S) the puzzles asked for. Errors: `UserError`."""
-    given = [name for name in ("puzzle", "puzzle_file", "row") if getattr(options, name) is not None]
+    given = [name for name in ("puzzle", "puzzle_file", "maze", "row") if getattr(options, name) is not None]
     if options.data_path is not None and options.row is None and recorded_metadata(checkpoint) is not None:
         raise UserError(
             f"found data_path={options.data_path}, the folder of row=N, and no row; add row=0, or leave data_path out"
@@ -147,7 +152,7 @@ def read_puzzles(options: Options, checkpoint: Checkpoint, metadata: PuzzleMetad
         return read_puzzle(EXAMPLE, metadata.task, "the example")[None]
     if len(given) != 1:
         options_given = f"{given[0]} and {given[1]}" if given else "none"
-        raise UserError(f"found {options_given}: give one of puzzle=53..7..., puzzle_file=FILE, row=N")
+        raise UserError(f"found {options_given}: give one of puzzle=53..7..., puzzle_file=FILE, maze=FILE, row=N")
     if options.puzzle is not None:
         return read_puzzle(options.puzzle, metadata.task, "puzzle")[None]
     if options.puzzle_file is not None:
@@ -155,6 +160,10 @@ def read_puzzles(options: Options, checkpoint: Checkpoint, metadata: PuzzleMetad
         for note in found.notes:
             say(f"note: {note}")
         return found.tokens
+    if options.maze is not None:
+        if not isinstance(metadata.task, MazeTask):
+            raise UserError(f"maze={options.maze}: {checkpoint.path} answers {metadata.task}; name a network of mazes")
+        return read_puzzle_grids(Path(options.maze), metadata.task, max_puzzles=1).tokens
     assert options.row is not None
     return test_puzzle(checkpoint, metadata, options.row, options.data_path)[None]
 

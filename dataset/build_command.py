@@ -26,7 +26,7 @@ def command_of(args: argparse.Namespace, builder: str, published_repo: str) -> s
     """
     words = ["python", builder]
     for name, value in sorted(vars(args).items()):
-        if name in ("output_dir", "overwrite", "num_workers") or value is None:
+        if name in ("output_dir", "overwrite", "num_workers") or value is None or value is False:
             continue
         if name == "source_repo" and value == published_repo:
             continue
@@ -34,11 +34,9 @@ def command_of(args: argparse.Namespace, builder: str, published_repo: str) -> s
             name, value = "input_file", [path.name for path in published_files(Path(value))]
         elif name == "input_file":
             value = [Path(item).name for item in value]
-        if isinstance(value, bool):
-            words.append("--" + "no-" * (not value) + name.replace("_", "-"))
-            continue
         words.append("--" + name.replace("_", "-"))
-        words.extend(str(item) for item in (value if isinstance(value, list) else [value]))
+        if value is not True:
+            words.extend(str(item) for item in (value if isinstance(value, list) else [value]))
     return shlex.join(words)
 
 

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from dataset.puzzle_folder import ARRAYS
+from dataset.puzzle_folder import ARRAYS, OF_EXAMPLES
 from dataset.puzzle_metadata import read_metadata
 from errors import UserError
 from files import open_folder, open_regular, reason_of
@@ -88,7 +88,7 @@ def _files_of_split(target: Path, split: str) -> set[str]:
         sets = read_metadata(target, split).sets
     except UserError:
         sets = ("all",)
-    return {"dataset.json", *(f"{name}__{array}.npy" for name in sets for array in (*ARRAYS, "ratings"))}
+    return {"dataset.json", *(f"{name}__{array}.npy" for name in sets for array in (*ARRAYS, *OF_EXAMPLES))}
 
 
 def _swap(temporary: Path, target: Path) -> None:

@@ -14,14 +14,18 @@ from pathlib import Path
 import numpy as np
 from tqdm import tqdm
 
+from dataset.puzzle_grids import read_puzzle_grids
 from dataset.puzzle_lists import ANSWER_COLUMNS, QUESTION_COLUMNS, PuzzleList, read_puzzle_list, tokens_of
-from dataset.puzzle_text import BadLines, text_lines
+from dataset.puzzle_text import MAX_LINE_LENGTH, BadLines, text_lines
 from dataset.tasks.base import PuzzleTask
 from errors import UserError
 
 OTHER_COLUMNS = ("source", "id", "clues", "difficulty")  # not read
 _BLOCK = 10_000
+_LONGEST_ROW = 1 << 20
+_BESIDE = 1000  # characters that may stand beside a question and an answer
 _MEND = "correct or remove what is no such row"
+_EMPTY = "holds no puzzle; expected rows below the header"
 
 
 @dataclass(frozen=True)
@@ -55,7 +59,7 @@ def is_csv(path: Path) -> bool:
 def read_puzzle_file(path: Path, task: PuzzleTask, max_puzzles: int) -> PuzzleList:
     """The puzzles of a file of either form. Errors: `UserError`, also where there are more than `max_puzzles`."""
     if not is_csv(path):
-        return read_puzzle_list(path, task, max_puzzles)
+        return (read_puzzle_grids if task.space_is_cell else read_puzzle_list)(path, task, max_puzzles)
     table = read_puzzle_csv(path, task)
     if len(table.lines) > max_puzzles:
         raise UserError(f"{path}: {len(table.lines):,} puzzles, at most {max_puzzles:,}; evaluate.py takes whole sets")
@@ -100,11 +104,12 @@ class _Header:
 
 def read_puzzle_csv(path: Path, task: PuzzleTask) -> PuzzleTable:
     """All rows of a CSV file. Errors: `UserError` with the number and the first of the lines that are no such rows."""
-    lines = text_lines(path)
+    lines = text_lines(path, max(MAX_LINE_LENGTH, 2 * task.seq_len + _BESIDE))
     header = _Header(path, next(lines, (1, ""))[1])
     bad = BadLines(path, _MEND)
     tables: list[PuzzleTable] = []
     block = _Block()
+    strip = _as_it_is if task.space_is_cell else str.strip
     for number, line in tqdm(lines, desc=f"reading {path.name}", unit=" rows", disable=None):
         if not line.strip():
             continue
@@ -116,8 +121,8 @@ def read_puzzle_csv(path: Path, task: PuzzleTask) -> PuzzleTable:
         except ValueError as error:
             bad.add(number, str(error))
             continue
-        block.questions.append(row[header.question].strip())
-        block.answers.append(row[header.answer].strip())
+        block.questions.append(strip(row[header.question]))
+        block.answers.append(strip(row[header.answer]))
         block.lines.append(number)
         if len(block.lines) == _BLOCK:
             tables.append(_validated(path, task, block, bad))
@@ -126,7 +131,7 @@ def read_puzzle_csv(path: Path, task: PuzzleTask) -> PuzzleTable:
         tables.append(_validated(path, task, block, bad))
     bad.refuse()
     if not tables:
-        raise UserError(f"{path}: holds no puzzle; expected rows below the header")
+        raise UserError(f"{path}: {_EMPTY}")
     ratings = np.concatenate([table.ratings for table in tables if table.ratings is not None])
     return PuzzleTable(
         path,
@@ -135,6 +140,27 @@ def read_puzzle_csv(path: Path, task: PuzzleTask) -> PuzzleTable:
         None if header.rating is None else ratings,
         np.concatenate([table.lines for table in tables]),
     )
+
+
+def first_question(path: Path) -> tuple[int, str]:
+    """The number of the first line below the header that holds anything, and its question as it stands there.
+
+    It tells the shape of puzzles that have any side. Errors: as `read_puzzle_csv`.
+    """
+    lines = text_lines(path, _LONGEST_ROW)
+    header = _Header(path, next(lines, (1, ""))[1])
+    for number, line in lines:
+        if line.strip():
+            try:
+                row = _fields(line, header.delimiter)
+            except ValueError as error:
+                raise UserError(f"{path}:{number}: {error}; {_MEND}") from None
+            return number, row[header.question] if header.question < len(row) else ""
+    raise UserError(f"{path}: {_EMPTY}")
+
+
+def _as_it_is(text: str) -> str:
+    return text
 
 
 def _fields(line: str, delimiter: str) -> list[str]:
@@ -156,9 +182,7 @@ def _rating(text: str) -> int:
 
 def _validated(path: Path, task: PuzzleTask, block: _Block, bad: BadLines) -> PuzzleTable:
     """The rows of a block, the bad ones among them noted."""
-    cells = dict(task.characters)
-    filled = {character: token for character, token in cells.items() if token != task.blank}
-    texts = {"question": (block.questions, cells), "answer": (block.answers, filled)}
+    texts = {"question": (block.questions, task.characters), "answer": (block.answers, task.answer_characters)}
     faults = {
         line: fault
         for column, (column_texts, characters) in texts.items()
@@ -170,11 +194,7 @@ def _validated(path: Path, task: PuzzleTask, block: _Block, bad: BadLines) -> Pu
         tokens_of([column_texts[place] for place in keep], characters, task.seq_len)
         for column_texts, characters in texts.values()
     )
-    changed = ((tokens != answers) & (tokens != task.blank)).any(axis=1)
-    invalid = task.violations(answers) > 0 if task.rules is not None else np.zeros(len(lines), bool)
-    for row in np.flatnonzero(changed | invalid):
-        what = f"breaks the rule: {task.rules}" if invalid[row] else "changes a given"
-        faults[int(lines[row])] = f"has an answer that {what}"
+    faults |= {int(lines[row]): fault for row, fault in task.row_faults(tokens, answers).items()}
     for line, fault in sorted(faults.items()):
         bad.add(line, fault)
     return PuzzleTable(path, tokens, answers, np.array(block.ratings, np.int32)[keep], lines)

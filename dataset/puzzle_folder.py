@@ -6,9 +6,10 @@
 
 A *group* is a base puzzle with its stored augmentations, a *puzzle* one of them, an *example* one (input,
 label) pair. `group_indices` holds puzzle offsets, `puzzle_indices` example offsets. Files written here are
-read by the official code, which ignores the further keys of `dataset.json` and the further file
-`<set>__ratings.npy` (difficulty per example); files written by the official builders, HRM's without
-`total_puzzles` too, are read here.
+read by the official code, which ignores the further keys of `dataset.json` and the further files
+`<set>__ratings.npy` (difficulty per example) and `<set>__answer_counts.npy` (how many answers are as good as the
+label, where there may be several); files written by the official builders, HRM's without `total_puzzles` too, are
+read here.
 
 Further keys: "task" (a name, see `dataset.tasks`), "augmentation" (null, or {"kind": the task's name, ...}: what it
 may draw on the fly, such as {"kind": "sudoku", "box": [rows, cols]}), "rating" (how ratings were made), "sha256"
@@ -45,6 +46,8 @@ from errors import UserError
 from files import file_sha256, open_new, open_regular
 
 ARRAYS = ("inputs", "labels", "puzzle_identifiers", "puzzle_indices", "group_indices")
+_STORED: dict[str, type[np.integer]] = {"inputs": np.uint8, "labels": np.uint8, "answer_counts": np.int64}
+OF_EXAMPLES = ("ratings", "answer_counts")  # arrays that a folder may lack; no official code knows them
 CHECK_CHUNK_BYTES = 1 << 24
 # Larger arrays (ARC has gigabytes) are checked row by row as they are read, and not as a whole at every start.
 FULL_CHECK_BYTES = 1 << 30
@@ -55,7 +58,7 @@ class PuzzleSet:
     """One opened set: arrays of N examples of length S, P puzzles, G groups.
 
     inputs, labels (N, S) are memory maps of an integer dtype (uint8 as built here); the index arrays are in
-    memory as int64. `ratings` is (N,) int32, or None where the folder has none.
+    memory as int64. `ratings` (N,) int32 and `answer_counts` (N,) int64 are None where the folder has none.
     """
 
     folder: PuzzleFolder
@@ -68,6 +71,7 @@ class PuzzleSet:
     puzzle_indices: np.ndarray
     group_indices: np.ndarray
     ratings: np.ndarray | None
+    answer_counts: np.ndarray | None
     values_checked: bool
 
     @property
@@ -104,23 +108,23 @@ def write_puzzle_folder(
     """Write one set of one split below `root` (a folder still under construction) with checksums.
 
     arrays: "inputs", "labels" (N, S); "puzzle_identifiers" (P,); "puzzle_indices" (P+1,); "group_indices"
-    (G+1,); and optionally "ratings" (N,). Tokens are stored as uint8, everything else as int32. The bytes
-    depend on the arguments only. With several sets, call once per set with the same metadata.
+    (G+1,); and optionally "ratings" and "answer_counts" (N,). Tokens are stored as uint8, counts as int64, everything
+    else as int32. The bytes depend on the arguments only. With several sets, call once per set with the same metadata.
 
     Errors: ValueError when arrays and metadata contradict each other; OSError when the disk refuses.
     """
-    unknown = set(arrays) - set(ARRAYS) - {"ratings"}
+    unknown = set(arrays) - {*ARRAYS, *OF_EXAMPLES}
     if unknown or not set(ARRAYS) <= set(arrays) or set_name not in metadata.sets:
         raise ValueError(f"arrays {sorted(arrays)} of set {set_name!r} do not fit {metadata.sets}")
     folder = Path(root) / split
     folder.mkdir(parents=True, exist_ok=True)
-    known = {f"{other}__{name}.npy" for other in metadata.sets for name in (*ARRAYS, "ratings") if other != set_name}
+    known = {f"{other}__{name}.npy" for other in metadata.sets for name in (*ARRAYS, *OF_EXAMPLES) if other != set_name}
     checksums = {path.name: file_sha256(path) for path in sorted(folder.glob("*.npy")) if path.name in known}
     for name, array in arrays.items():
-        dtype = np.uint8 if name in ("inputs", "labels") else np.int32
+        dtype = np.dtype(_STORED.get(name, np.int32))
         limits = np.iinfo(dtype)
         if array.size and not (limits.min <= array.min() and array.max() <= limits.max):
-            raise ValueError(f"{name} does not fit {np.dtype(dtype)}")
+            raise ValueError(f"{name} does not fit {dtype}")
         path = folder / f"{set_name}__{name}.npy"
         with _renewed(path) as file:
             np.save(file, np.ascontiguousarray(array, dtype=dtype), allow_pickle=False)
@@ -211,9 +215,10 @@ def open_puzzle_set(
     if checked:
         _check_tokens(paths["inputs"], inputs, metadata, mend)
         _check_tokens(paths["labels"], labels, metadata, mend)
-    ratings = _read_ratings(path, set_name, num_examples, mend)
+    ratings = _read_of_examples(path, set_name, "ratings", num_examples, np.int32, mend)
+    answer_counts = _read_of_examples(path, set_name, "answer_counts", num_examples, np.int64, mend)
     if verify:
-        verify_checksums(opened, split, [f"{set_name}__{name}.npy" for name in (*ARRAYS, "ratings")])
+        verify_checksums(opened, split, [f"{set_name}__{name}.npy" for name in (*ARRAYS, *OF_EXAMPLES)])
     return PuzzleSet(
         folder=opened,
         split=split,
@@ -225,6 +230,7 @@ def open_puzzle_set(
         puzzle_indices=puzzle_indices,
         group_indices=group_indices,
         ratings=ratings,
+        answer_counts=answer_counts,
         values_checked=checked,
     )
 
@@ -300,18 +306,20 @@ def _read_offsets(header: ArrayHeader, last: int, step: int, mend: object) -> np
     return offsets
 
 
-def _read_ratings(folder: Path, set_name: str, num_examples: int, mend: object) -> np.ndarray | None:
-    path = folder / f"{set_name}__ratings.npy"
+def _read_of_examples(
+    folder: Path, set_name: str, name: str, num_examples: int, dtype: type[np.signedinteger], mend: object
+) -> np.ndarray | None:
+    path = folder / f"{set_name}__{name}.npy"
     if not path.exists():
         return None
     header = read_array_header(path, mend)
     if header.shape != (num_examples,):
         refuse(path, f"has shape {header.shape}, expected {(num_examples,)}", mend)
-    ratings = map_array(header, mend)
-    limits = np.iinfo(np.int32)
-    if int(ratings.min()) < limits.min or int(ratings.max()) > limits.max:
-        refuse(path, "holds a rating that does not fit 32 bits", mend)
-    return np.array(ratings, dtype=np.int32)
+    numbers = map_array(header, mend)
+    limits = np.iinfo(dtype)
+    if int(numbers.min()) < limits.min or int(numbers.max()) > limits.max:
+        refuse(path, f"holds a number that does not fit {limits.bits} bits", mend)
+    return np.array(numbers, dtype=dtype)
 
 
 def _check_tokens(path: Path, tokens: np.ndarray, metadata: PuzzleMetadata, mend: object) -> None:

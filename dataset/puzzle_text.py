@@ -58,9 +58,11 @@ def _refuse(path: Path, line: int, fault: str) -> NoReturn:
     raise UserError(f"{path}:{line}: {fault}; correct or remove the line")
 
 
-def text_lines(path: Path) -> Iterator[tuple[int, str]]:
+def text_lines(path: Path, longest: int = MAX_LINE_LENGTH) -> Iterator[tuple[int, str]]:
     """(number from 1, line without its end) of a UTF-8 text file.
 
+    Args:
+        longest: the most characters that a line may have.
     Errors: `UserError` for a file that is no such text, a line or a total beyond the limits.
     """
     file_size(path, "give a readable text file")
@@ -71,11 +73,11 @@ def text_lines(path: Path) -> Iterator[tuple[int, str]]:
             binary = gzip.GzipFile(fileobj=file, mode="rb") if packed else file
             stream = TextIOWrapper(cast(BinaryIO, binary), encoding="utf-8", errors="surrogateescape", newline=None)
             number = 0
-            while line := stream.readline(MAX_LINE_LENGTH + 1):
+            while line := stream.readline(longest + 1):
                 number += 1
                 total += len(line)
-                if len(line) > MAX_LINE_LENGTH:
-                    _refuse(path, number, f"is longer than {MAX_LINE_LENGTH} characters")
+                if len(line) > longest:
+                    _refuse(path, number, f"is longer than {longest} characters")
                 if number > MAX_LINES or total > MAX_LENGTH:
                     _refuse(path, number, f"is beyond the limit of {MAX_LINES:,} lines or {MAX_LENGTH >> 30} GiB")
                 line = line.removesuffix("\n").removeprefix(_BYTE_ORDER_MARK)

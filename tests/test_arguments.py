@@ -73,6 +73,26 @@ def test_mistakes(parser: FlagParser, words: list[str], says: str) -> None:
     assert says in str(caught.value)
 
 
+def test_a_truth_is_answered_with_the_flag() -> None:
+    parser = FlagParser("x.py", help_command="python x.py")
+    parser.add_argument("files", nargs="*")
+    parser.add_argument("--aug", action=argparse.BooleanOptionalAction, default=False)
+    parser.add_argument("--quick", action="store_true")
+    parser.add_argument("--name")
+    for words, says in (
+        (["--aug", "true"], "'--aug true' is written --aug here, without a value"),
+        (["--aug=True", "f"], "'--aug=True' is written --aug here, without a value"),
+        (["--aug", "False"], "'--aug False' is written --no-aug here"),
+        (["--quick", "true"], "'--quick true' is written --quick here, without a value"),
+        (["--quick", "false"], "'--quick false': leave --quick out instead"),
+    ):
+        with pytest.raises(UserError) as caught:
+            parser.parse_args(words)
+        assert str(caught.value) == says
+    parsed = parser.parse_args(["--quick", "--name", "true", "--aug", "--", "true"])
+    assert (parsed.aug, parsed.quick, parsed.name, parsed.files) == (True, True, "true", ["true"])
+
+
 def test_an_empty_text_names_no_place() -> None:
     parser = FlagParser("x.py", help_command="python x.py")
     parser.add_argument("runs", nargs="*", type=Path)

@@ -2,6 +2,7 @@
 
 import argparse
 import importlib
+import itertools
 import re
 import shlex
 import sys
@@ -93,7 +94,7 @@ def test_command_is_read(page: str, command: str, read_only: Callable[[list[str]
     if program == "python":
         read_only(words)
     elif program == "torchrun":
-        read_only(words[2:])
+        read_only(list(itertools.dropwhile(lambda word: not word.endswith(".py"), words)))
     elif program == "bash":
         assert (ROOT / words[0]).is_file()
     elif program == "modal":

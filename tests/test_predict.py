@@ -173,7 +173,7 @@ def test_the_task_is_kept_with_the_run(
     words = [f"checkpoint={tmp_path}/run/best.pt", "puzzle=0123450123450123"]
     assert "puzzle: its solution is not known here" in printed(capsys, *words)
     (tmp_path / "run" / "weights.json").unlink()
-    assert "knows 6 tokens, as do: sudoku of 16 cells, maze of 900 cells; its data is not here" in refused(
+    assert "knows 6 tokens, as do: maze of 900 cells, sudoku of 16 cells; its data is not here" in refused(
         capsys, *words
     )
 

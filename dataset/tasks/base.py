@@ -178,6 +178,18 @@ class PuzzleTask:
         """(N,) int64, higher = harder, where no rating is stored: the cells left open. None where that says nothing."""
         return None if self.blank is None else (~self.filled(inputs)).sum(axis=1)
 
+    def row_faults(self, puzzles: np.ndarray, answers: np.ndarray) -> dict[int, str]:
+        """By row what is wrong with answers (N, S) that a file has for its puzzles (N, S), as `has an answer that ...`.
+
+        Here: one that changes a given, or breaks a rule where there are any.
+        """
+        changed = ((puzzles != answers) & (puzzles != self.blank)).any(axis=1)
+        invalid = self.violations(answers) > 0 if self.rules is not None else np.zeros(len(answers), bool)
+        return {
+            row: f"has an answer that {f'breaks the rule: {self.rules}' if invalid[row] else 'changes a given'}"
+            for row in np.flatnonzero(changed | invalid).tolist()
+        }
+
     @property
     def rating_meaning(self) -> str | None:
         """What a stored rating counts, in words; None where it is not known."""
@@ -206,6 +218,16 @@ class PuzzleTask:
         """The token of each character that a cell may be written as; an ASCII one each."""
         return {character: token for token, character in enumerate(self.alphabet)}
 
+    @property
+    def answer_characters(self) -> dict[str, int]:
+        """Those of `characters` that an answer may be written with: all but that of an empty cell."""
+        return {character: token for character, token in self.characters.items() if token != self.blank}
+
+    @property
+    def space_is_cell(self) -> bool:
+        """Whether a space is a cell, so that nothing can be drawn around cells, and rows end where lines end."""
+        return " " in self.characters
+
     def symbols(self, tokens: np.ndarray) -> list[str]:
         """What is printed for each of the tokens."""
         alphabet = self.alphabet
@@ -219,11 +241,12 @@ class PuzzleTask:
         if style is not None:
             cells = [style(cell, symbol) for cell, symbol in enumerate(cells)]
         (rows, columns), (high, wide) = self.grid, self.block
+        gap = "" if self.space_is_cell else " "
         rule = "-+-".join(["-" * ((width + 1) * wide - 1)] * (columns // wide))
         lines = []
         for row in range(rows):
             line = cells[row * columns : (row + 1) * columns]
-            lines.append(" | ".join(" ".join(line[start : start + wide]) for start in range(0, columns, wide)))
+            lines.append(" | ".join(gap.join(line[start : start + wide]) for start in range(0, columns, wide)))
             if (row + 1) % high == 0 and row + 1 < rows:
                 lines.append(rule)
         return lines
@@ -233,6 +256,8 @@ class PuzzleTask:
 
         A dash is one only where the task reads it as a cell and the text is no puzzle without it.
         """
+        if self.space_is_cell:
+            return re.sub(r"[\r\n]", "", text)
         drawn = re.sub(r"[\s|+]", "", text)
         without = drawn.replace("-", "")
         return drawn if "-" in self.characters and len(drawn) == self.seq_len else without

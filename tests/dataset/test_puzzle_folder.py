@@ -11,6 +11,7 @@ import pytest
 from dataset import puzzle_folder
 from dataset.puzzle_folder import (
     ARRAYS,
+    OF_EXAMPLES,
     fingerprint,
     open_puzzle_set,
     open_puzzle_sets,
@@ -73,6 +74,7 @@ def test_round_trip(tmp_path: Path) -> None:
     arrays = arrays_for(5)
     arrays["inputs"] = np.random.default_rng(1).integers(0, 6, (5, 16))
     arrays["ratings"] = np.array([3, 0, 100_000, 7, 1])
+    arrays["answer_counts"] = np.array([1, 2, 2**62 + 1, 3, 1])
     metadata = metadata_for(5, extra={"task": "sudoku", "augmentation": {"kind": "sudoku", "box": [2, 2]}})
     write_puzzle_folder(tmp_path, "test", metadata=metadata, arrays=arrays)
     opened = open_puzzle_set(tmp_path, "test")
@@ -81,7 +83,7 @@ def test_round_trip(tmp_path: Path) -> None:
     assert opened.inputs.dtype == np.uint8 and opened.ratings is not None and opened.ratings.dtype == np.int32
     assert opened.metadata.task == sudoku_task((2, 2)) and opened.metadata.extra["task"] == "sudoku"
     assert replace(opened.metadata, extra={}) == replace(metadata, extra={})
-    assert verify_checksums(tmp_path, "test") == 6
+    assert verify_checksums(tmp_path, "test") == 7
 
 
 def test_official_code_finds_its_fields_and_types(folder: Path) -> None:
@@ -352,6 +354,14 @@ def test_ratings_must_fit(folder: Path) -> None:
     refused(folder, path.name, "expected (9,)")
     np.save(path, np.full(9, 2**40))
     refused(folder, path.name, "32 bits")
+    path.unlink()
+    path = folder / "train" / "all__answer_counts.npy"
+    edit_metadata(folder / "train", sha256=...)
+    np.save(path, np.full(9, 2**40))
+    counts = open_puzzle_set(folder, "train").answer_counts
+    assert counts is not None and counts.tolist() == [2**40] * 9
+    np.save(path, np.full(9, 2**63, np.uint64))
+    refused(folder, path.name, "64 bits")
 
 
 # damaged JSON
@@ -422,20 +432,21 @@ def test_wrong_identifiers(folder: Path, names: object) -> None:
 # checksums and fingerprints
 
 
-@pytest.mark.parametrize("name", [*ARRAYS, "ratings"])
+@pytest.mark.parametrize("name", [*ARRAYS, *OF_EXAMPLES])
 def test_a_flipped_bit_is_noticed_by_whoever_opens_the_set(folder: Path, name: str) -> None:
     """Also where it gives another good value, and in a file that is gone or was put there since."""
     path = folder / "train" / f"all__{name}.npy"
-    np.save(folder / "train" / "all__ratings.npy", np.arange(9, dtype=np.int32))
+    for further in OF_EXAMPLES:
+        np.save(folder / "train" / f"all__{further}.npy", np.arange(9, dtype=np.int32))
     sums = {file.name: file_sha256(file) for file in (folder / "train").glob("*.npy")}
     edit_metadata(folder / "train", sha256=sums)
     sound = open_puzzle_set(folder, "train")
-    assert verify_checksums(folder, "train") == 6
+    assert verify_checksums(folder, "train") == 7
     data = bytearray(path.read_bytes())
     data[-1 if name in ("inputs", "labels") else -4] ^= 1
     path.write_bytes(data)
     refused(folder, path.name)
-    if name in ("inputs", "labels", "ratings"):
+    if name in ("inputs", "labels", *OF_EXAMPLES):
         refused(folder, path.name, "SHA-256 differs")
         assert open_puzzle_set(folder, "train", verify=False).num_examples == sound.num_examples
     path.unlink()

@@ -1,10 +1,12 @@
 """How far two recorded updates are apart, and the data on which they are compared."""
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import torch
 
+from dataset.build_maze_dataset import main as build_mazes
 from tests.dataset.folders import make_folder
 
 Q_LOSSES = ("q_halt_loss", "q_continue_loss")
@@ -26,6 +28,17 @@ def puzzle_folder(root: Path) -> Path:
             seed=len(split),
         )
     return root
+
+
+def maze_folder(root: Path) -> Path:
+    """6x6 mazes, symmetries drawn on the fly."""
+    words = ["--generate", "6", "--num-train", "60", "--test-size", "60", "--output-dir", str(root)]
+    build_mazes(words)
+    return root
+
+
+# Of each task a folder in which one update of it is compared.
+FOLDERS: dict[str, Callable[[Path], Path]] = {"sudoku": puzzle_folder, "maze": maze_folder}
 
 
 def relative_difference(first: torch.Tensor, second: torch.Tensor) -> float:

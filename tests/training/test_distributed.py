@@ -23,13 +23,14 @@ from tests.helpers import (
     tiny_overrides,
 )
 from tests.training import rank_jobs
-from tests.training.comparison import assert_same_update, largest, puzzle_folder
+from tests.training.comparison import FOLDERS, assert_same_update, largest, puzzle_folder
 from tests.training.rank_jobs import update_config
 from tests.training.ranks import rank_environments, run_ranks, started_ranks
 from training.distributed import World
 from training.storage.run_folder import RunFolder
 
 NUM_STATES = 20
+OTHER_TASKS = sorted(FOLDERS.keys() - {"sudoku"})
 ALONE = World()
 
 
@@ -41,9 +42,12 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> str:
 # -- one update from one saved state
 
 
-@pytest.mark.parametrize("arch", ARCHITECTURES)
-def test_one_update_on_two_ranks_is_the_update_of_one(arch: str, data: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("arch", "task"), [*((arch, "sudoku") for arch in ARCHITECTURES), *(("trm_att", task) for task in OTHER_TASKS)]
+)
+def test_one_update_on_two_ranks_is_the_update_of_one(arch: str, task: str, data: str, tmp_path: Path) -> None:
     """At 20 successive states: gradients and sparse rows to 1e-10, halting decisions and carry data equal."""
+    data = data if task == "sudoku" else str(FOLDERS[task](tmp_path / "puzzles"))
     config = update_config(arch, data, str(tmp_path))
     assert config.lr_warmup_steps == 0 and config.arch.halt_exploration_prob > 0
     one = rank_jobs.successive_updates(ALONE, config, str(tmp_path), NUM_STATES)
@@ -52,7 +56,7 @@ def test_one_update_on_two_ranks_is_the_update_of_one(arch: str, data: str, tmp_
     for first, second in zip(*two, strict=True):
         assert differences(first, second) == [], "ranks differ"
     worst = largest([assert_same_update(a, b) for a, b in zip(one, two[0], strict=True)])
-    print(f"{arch}, largest relative differences at {NUM_STATES} states: {worst}")
+    print(f"{arch} on {task}, largest relative differences at {NUM_STATES} states: {worst}")
     # The comparison had something to compare: every kind of halting, identifiers shared by the ranks.
     steps = torch.stack([record["carry"]["steps"] for record in one])
     halted = torch.stack([record["carry"]["halted"] for record in one])

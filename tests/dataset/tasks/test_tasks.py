@@ -11,12 +11,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from dataset import dihedral
 from dataset.build_sudoku_dataset import main as build_sudoku
 from dataset.find_task import find_task, official_shapes, recognised_task, task_names
+from dataset.maze_generator import TEST_STREAM, Request, generate
 from dataset.puzzle_folder import open_puzzle_set, recognised_tasks, write_puzzle_folder
 from dataset.puzzle_metadata import PuzzleMetadata, read_metadata
 from dataset.sudoku import BLANKS, BOXES, is_solution
-from dataset.tasks import plain, sudoku
+from dataset.tasks import maze, plain, sudoku
 from dataset.tasks.base import PuzzleTask, TaskError, Views
 from errors import UserError
 from tests.dataset.folders import edit_metadata, make_folder, sudoku_task
@@ -25,7 +27,8 @@ from tests.dataset.tasks import opposites
 from tests.helpers import train_here
 
 OPPOSITES = opposites.Task(6, 4)
-TASKS = [*(sudoku_task(box) for box in BOXES.values()), OPPOSITES]
+MAZE = maze.Task(36, 6, augmentation={"kind": "maze"})
+TASKS = [*(sudoku_task(box) for box in BOXES.values()), OPPOSITES, MAZE]
 
 
 def draws(seed: int, count: int) -> list[np.random.Generator]:
@@ -39,7 +42,7 @@ def draws(seed: int, count: int) -> list[np.random.Generator]:
 @given(seed=st.integers(0, 2**32), view=st.integers(1, 23))
 def test_inverse_views_undo_views(task: PuzzleTask, seed: int, view: int) -> None:
     tokens = np.random.default_rng(seed).integers(0, task.vocab_size, (5, task.seq_len)).astype(np.int32)
-    views = task.views(view, draws(seed, 5))
+    views = task.views(view % (task.num_views or view + 1), draws(seed, 5))
     images = views.apply(tokens)
     assert np.array_equal(views.inverse().apply(images), tokens) and images.dtype == tokens.dtype
     assert np.array_equal(views.apply(views.inverse().apply(tokens)), tokens)
@@ -55,12 +58,13 @@ def test_views_of_no_rows(task: PuzzleTask) -> None:
     assert views.apply(np.zeros((0, task.seq_len), np.uint8)).shape == (0, task.seq_len)
 
 
-def test_every_view_of_a_finite_group_is_another_one() -> None:
-    count = OPPOSITES.num_views
-    assert count == 24
-    row = np.array([[2, 3, 2, 1, 0, 3]])
-    images = {OPPOSITES.views(view, draws(0, 1)).apply(row).tobytes() for view in range(count)}
-    assert len(images) == count
+@pytest.mark.parametrize(("task", "count"), [(OPPOSITES, 24), (MAZE, 8)], ids=str)
+def test_every_view_of_a_finite_group_is_another_one(task: PuzzleTask, count: int) -> None:
+    assert task.num_views == count
+    row = np.array([[2, 3, 2, 1, 0, 3] * (task.seq_len // 6)])
+    row[0, : task.seq_len // 9] = 4 % task.vocab_size
+    images = {task.views(view, draws(0, 1)).apply(row).tobytes() for view in range(count)}
+    assert len(images) == count and row.tobytes() in images
 
 
 def solved_by_its_rules(task: PuzzleTask, labels: np.ndarray) -> np.ndarray:
@@ -72,6 +76,9 @@ def solved_by_its_rules(task: PuzzleTask, labels: np.ndarray) -> np.ndarray:
 @pytest.mark.parametrize("task", TASKS, ids=str)
 def test_a_label_drawn_solves_the_input_drawn_with_it(task: PuzzleTask) -> None:
     inputs, labels = opposites.all_puzzles()
+    if isinstance(task, maze.Task):
+        mazes = generate(Request(task.side, 0, 5, 0.3, unique=False), TEST_STREAM, 0)
+        inputs, labels = mazes.inputs, mazes.labels
     if isinstance(task, sudoku.Task):
         labels = np.stack([shuffled_board(task.box, np.random.default_rng(row)) for row in range(64)]) + 1
         inputs = np.where(np.random.default_rng(0).random(labels.shape) < 0.4, labels, 1)
@@ -129,6 +136,8 @@ def test_what_is_drawn_is_read_back(task: PuzzleTask) -> None:
     tokens = np.random.default_rng(0).integers(1, task.vocab_size, task.seq_len)
     if isinstance(task, sudoku.Task):
         tokens = np.where(np.arange(task.seq_len) % 3 == 0, shuffled_board(task.box, np.random.default_rng(1)) + 1, 1)
+    if isinstance(task, maze.Task):
+        tokens = generate(Request(task.side, 0, 5, 0.3, unique=False), TEST_STREAM, 0).inputs[0]
     for text in ("\n".join(task.draw(tokens)), "".join(task.symbols(tokens))):
         assert task.parse(text).tolist() == tokens.tolist()
     dressed = task.draw(tokens, lambda cell, symbol: f"<{symbol}>")
@@ -202,14 +211,15 @@ def test_a_shape_of_two_tasks_says_nothing(other_task: Callable[[str], None]) ->
     assert recognised_task(36, 8) == "sudoku" and official_shapes(8) == [("sudoku", 36)]
     source = "from dataset.tasks.base import PuzzleTask\nclass Task(PuzzleTask):\n    official_shapes = ((36, 8),)\n"
     other_task(source)
-    assert task_names() == ["other", "plain", "sudoku"] and recognised_task(36, 8) == "plain"
+    assert {"other", "plain", "sudoku"} < {*task_names()} and recognised_task(36, 8) == "plain"
     assert find_task({"task": "other"}, 36, 8).name == "other"
 
 
 @pytest.mark.parametrize("name", ["sodoku", "", "base", "../plain", "os", 3, ["sudoku"], True, {}])
 def test_an_unknown_task_is_refused(name: object, tmp_path: Path) -> None:
     edit_metadata(write_other(tmp_path) / "train", task=name)
-    with pytest.raises(UserError, match=r"'task' is .*, expected one of plain, sudoku; build one with") as caught:
+    expected = f"expected one of {', '.join(task_names())}; build one with"
+    with pytest.raises(UserError, match=f"'task' is .*, {expected}") as caught:
         open_puzzle_set(tmp_path, "train")
     assert "\n" not in str(caught.value) and repr(name) in str(caught.value)
 
@@ -221,6 +231,60 @@ def test_a_task_that_does_not_fit_is_refused(tmp_path: Path) -> None:
         write_other(tmp_path, task="plain", augmentation={"kind": "plain"})
     with pytest.raises(TaskError, match='null or {"kind": "opposites"}'):
         opposites.Task(6, 4, augmentation={"kind": "sudoku"})
+
+
+@pytest.mark.parametrize(("seq_len", "vocab_size"), [(24, 6), (1, 6), (25, 7), (900, 12)])
+def test_a_maze_is_a_square_of_its_tokens(seq_len: int, vocab_size: int) -> None:
+    with pytest.raises(TaskError, match=f"'task': expected one that fits seq_len {seq_len} and vocab_size"):
+        maze.Task(seq_len, vocab_size)
+
+
+def test_mazes_alike_have_one_key() -> None:
+    """Turned and mirrored they do, other ones do not."""
+    mazes = generate(Request(6, 0, 5, 0.3, unique=False), TEST_STREAM, 0).inputs[:100]
+    keys = MAZE.equivalence_keys(mazes)
+    assert len({*keys.tolist()}) == len({row.tobytes() for row in dihedral.smallest_images(mazes, 6)}) > 90
+    for view in range(8):
+        assert np.array_equal(MAZE.equivalence_keys(MAZE.views(view, draws(0, 100)).apply(mazes)), keys)
+
+
+def test_what_is_said_of_a_maze() -> None:
+    task = maze.Task(25, 6)
+    puzzle = task.parse("S #..\n     \n ## #\n   # \n##  G\n")
+    assert task.draw(puzzle) == ["S #  ", "     ", " ## #", "   # ", "##  G"]
+    known = task.known(puzzle)
+    assert known.about == "maze: the shortest path has 8 steps, and there is one" and known.solution is not None
+    right = known.solution
+    assert task.symbols(right) == list("S #  o    o## #ooo# ##ooG") and task.faults(puzzle, right) == []
+    assert task.faults(puzzle, puzzle) == ["no path from S to G is drawn"]
+    round_about, through = right.copy(), right.copy()
+    round_about[[1, 6]] = 5
+    assert task.faults(puzzle, round_about) == ["a path is drawn, with 2 cells more than a shortest one has"]
+    through[21] = 5
+    assert task.faults(puzzle, through) == ["1 cells of the maze changed"]
+    assert task.difficulty(puzzle[None]).tolist() == [8]
+    marked = task.baselines(puzzle[None], 1)["mark_all_free"].answers[0]
+    assert ((marked == 5) == (puzzle == 2)).all() and np.array_equal(marked[puzzle != 2], puzzle[puzzle != 2])
+    small = maze.Task(9, 6)
+    many = small.known(small.parse("S       G"))
+    assert many.about == "maze: the shortest path has 4 steps, and there are 6 of them" and many.solution is None
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        ("        G", "the maze has no S, expected one S and one G"),
+        ("S       S", "the maze has 2 S"),
+        ("S###    G", "no path leads from S to G"),
+        ("S  o    G", "the maze has a path drawn in (o)"),
+        ("S  x    G", "character 'x' at position 4, expected # for a wall"),
+        ("S       ", "8 characters, expected 9"),
+    ],
+)
+def test_texts_that_are_no_maze(text: str, says: str) -> None:
+    with pytest.raises(ValueError) as caught:
+        maze.Task(9, 6).parse(text)
+    assert says in str(caught.value)
 
 
 def test_an_augmentation_names_the_task_too() -> None:
