@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from dataset.build_maze_dataset import main as build_mazes
 from dataset.build_sudoku_dataset import main as build_sudoku
 from tests.helpers import PretrainServer
 from tests.python_server import PythonServer
@@ -41,6 +42,14 @@ def sudoku6_stored_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("data") / "sudoku-6x6-stored"
     options = ("--generate", "6x6", "--num-train", "64", "--test-size", "40", "--num-aug", "3")
     return _build(folder, *options)
+
+
+@pytest.fixture(scope="session")
+def maze6_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """6x6 mazes, 64 to train and 40 to test on, most with several shortest paths; symmetries drawn on the fly."""
+    folder = tmp_path_factory.mktemp("data") / "maze-6x6"
+    build_mazes(["--generate", "6", "--num-train", "64", "--test-size", "40", "--output-dir", str(folder)])
+    return folder
 
 
 @pytest.fixture(scope="session")

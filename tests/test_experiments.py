@@ -32,8 +32,9 @@ SMALL = [
 
 
 @pytest.mark.parametrize("name", EXPERIMENTS)
-def test_runs_in_small(name: str, sudoku4_folder: Path, tmp_path: Path) -> None:
-    options = [f"+experiment={name}", f"data_paths=[{sudoku4_folder}]", f"checkpoint_path={tmp_path}", *SMALL]
+def test_runs_in_small(name: str, sudoku4_folder: Path, maze6_folder: Path, tmp_path: Path) -> None:
+    data = maze6_folder if "maze" in name else sudoku4_folder
+    options = [f"+experiment={name}", f"data_paths=[{data}]", f"checkpoint_path={tmp_path}", *SMALL]
     config = compose_config(options)
     assert train_in(World(), config) == "done"
     folder = RunFolder(tmp_path)

