@@ -27,7 +27,7 @@ import copy
 import io
 import shlex
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -55,7 +55,7 @@ from training.inference.stochastic_rollouts import Settings as Rollouts
 from training.judges.judging import Judging
 from training.known_rows import known_of
 from training.records.provenance import collect_provenance, without_home
-from training.records.result_numbers import Number, dataset_hashes, machine_of, rate, record_entry
+from training.records.result_numbers import Number, dataset_hashes, judged_rates, machine_of, rate, record_entry
 from training.settings.evaluator_list import listed, name_parts, refuse_awaited
 from training.settings.identity import config_hash
 from training.settings.key_values import parse_key_values
@@ -248,7 +248,7 @@ def evaluate_checkpoint(options: Options, world: World) -> dict[str, Any]:
             say(*lines, flush=True)
     with world.together():  # the report first: what stands beside it is never of nobody knows what
         if world.is_main:
-            write_record(path, record | evaluation_entry(record))
+            write_record(path, record | evaluation_entry(record, judging.judges))
     with writing(folder, "free some space"):
         writing_here = [keeper for keeper in keepers.values() if world.is_main or keeper.keeps_shares]
         written = [file for keeper in writing_here for file in keeper.files(folder)]
@@ -262,8 +262,8 @@ def evaluate_checkpoint(options: Options, world: World) -> dict[str, Any]:
 _WORDED = ("max_steps", "adaptive_halt", "vote", "rollouts")
 
 
-def evaluation_entry(report: Mapping[str, Any]) -> dict[str, Any]:
-    """For the records of results: accuracy and cost of each selection of rows."""
+def evaluation_entry(report: Mapping[str, Any], judges: Iterable[str] = ()) -> dict[str, Any]:
+    """For the records of results: accuracy and cost of each selection of rows, and the rates of judges (labels)."""
     measured, kinds = [], [result["rows"] for result in report["results"]]
     for result in report["results"]:
         mode, compute, exact = result["mode"], result["compute"], result["exact_accuracy"]
@@ -275,6 +275,7 @@ def evaluation_entry(report: Mapping[str, Any]) -> dict[str, Any]:
         what += "".join(f", {name} {value}" for name, value in mode.items() if name not in _WORDED)
         if exact["denominator"]:
             measured.append(rate(f"{what}: exact_accuracy", exact["numerator"], exact["denominator"]))
+        measured += judged_rates({label: result[label] for label in judges if label in result}, before=f"{what}: ")
         measured += [
             Number(f"{what}: mean steps", compute["mean_steps"]),
             Number(f"{what}: forward passes", compute["forward_passes"]),

@@ -16,6 +16,7 @@ _NAME_CHARACTERS = 90  # of a headline's name in a row
 _BEGIN, _END = "<!-- results:begin -->", "<!-- results:end -->"
 _GROUPS = {
     "sudoku": "Training on Sudokus",
+    "maze": "Training on mazes",
     "step9": "Training on perturbed trajectories",
     "dynamics": "Inference as a dynamical system",
     "flossing": "Gradient flossing",

@@ -19,7 +19,7 @@ from models.registry import count_parameters
 from training.known_rows import described
 from training.records.metrics_log import MetricsLog, read_metrics
 from training.records.provenance import ProvenanceFile, collect_provenance
-from training.records.result_numbers import Number, rate, record_entry
+from training.records.result_numbers import Number, judged_rates, rate, record_entry
 from training.records.status import StatusWriter
 from training.records.wandb_sink import open_wandb
 from training.run import Run
@@ -156,6 +156,7 @@ def summary_numbers(summary: Mapping[str, Any]) -> list[Number]:
     moments = {"final": tests.get("final"), "peak": tests.get("best"), "initial": tests.get("initial")}
     for moment, tested in moments.items():
         measured += _measured("test exact_accuracy", tested, moment)
+        measured += judged_rates((tested or {}).get("judges", {}), moment, "test ")
     best, final = summary["best"] or {}, moments["final"] or {}
     for moment, judged in (("final", summary.get("final")), ("peak", best)):
         measured += _measured(best.get("metric", "exact_accuracy"), judged, moment)

@@ -13,7 +13,7 @@ from dataset.tasks.maze import Task
 from errors import UserError
 from models.act import Batch
 from models.losses import IGNORE_LABEL_ID
-from training.evaluation.answering import Evaluator
+from training.evaluation.answering import Evaluator, counted_rate
 from training.inference.base import Predictions
 from training.judges.base import JudgeSettings
 
@@ -89,8 +89,13 @@ class MazeEvaluator(Evaluator):
         return found | ({"excess_cells": sums["excess_cells"] / sums["valid_count"]} if sums["valid_count"] else {})
 
     def report(self) -> dict[str, Any]:
-        """Every sum of the class, as whole numbers but for the last."""
-        return {name: value if name == "exact_by_chance" else int(value) for name, value in self.sums.items()}
+        """Every sum of the class, as whole numbers but for the last, and the rates of paths."""
+        sums = self.sums
+        return {
+            **{name: value if name == "exact_by_chance" else int(value) for name, value in sums.items()},
+            "valid_path": counted_rate(sums["valid_count"], sums["count"]),
+            "shortest_path": counted_rate(sums["shortest_count"], sums["count"]),
+        }
 
     def lines(self) -> list[str]:
         found, rates = self.report(), self.metrics()

@@ -77,6 +77,16 @@ def rate(name: str, count: float, of: float, moment: str | None = None) -> Numbe
     return Number(name, 100 * count / of, 100 * low, 100 * high, of=int(of), unit="%", moment=moment)
 
 
+def judged_rates(reports: Mapping[str, Any], moment: str | None = None, before: str = "") -> list[Number]:
+    """The rates among what evaluators report, by label, each as `counted_rate` has it; not those of no rows."""
+    measured = []
+    for report in reports.values():
+        for name, value in report.items() if isinstance(report, Mapping) else ():
+            if isinstance(value, Mapping) and value.get("denominator"):
+                measured.append(rate(before + name, value["numerator"], value["denominator"], moment))
+    return measured
+
+
 def estimate(
     name: str,
     measured: Mapping[str, Any] | None,

@@ -118,6 +118,12 @@ def test_a_run_reports_both_verdicts(maze6_folder: Path, tmp_path: Path, capsys:
     assert summary["baselines"].keys() == {"copy_input", "most_frequent_token", "constant", "mark_all_free"}
     evaluate.main([f"checkpoint={tmp_path}/run/best.pt", "split=test", "device=cpu", "eval.vote.views=8"])
     (result,) = json.loads(next((tmp_path / "run").glob("evaluation_best*vote8.json")).read_text())["results"]
+    shortest = summary["test"]["final"]["judges"]["maze"]["shortest_path"]
+    numbers = {(number["name"], number.get("moment")): number for number in summary["record"]["numbers"]}
+    assert numbers["test shortest_path", "final"]["of"] == shortest["denominator"] == 8
+    report = json.loads(next((tmp_path / "run").glob("evaluation_best*vote8.json")).read_text())
+    (number,) = (each for each in report["record"]["numbers"] if each["name"].endswith(": valid_path"))
+    assert number["of"] == 32 and number["value"] == 100 * result["maze"]["valid_count"] / 32
     assert result["maze"]["count"] == 32 and result["maze"]["valid_count"] <= result["maze"]["kept_count"]
     assert "valid paths" in capsys.readouterr().out
 
