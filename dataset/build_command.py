@@ -18,11 +18,11 @@ def _at_least(smallest: int, text: str) -> int:
 natural, positive = partial(_at_least, 0), partial(_at_least, 1)
 
 
-def command_of(args: argparse.Namespace, builder: str, published_repo: str) -> str:
+def command_of(args: argparse.Namespace, builder: str, published_repo: str = "") -> str:
     """The command that builds the same bytes where its files lie: without what does not show in them.
 
     Args:
-        builder: its file, from the suite's root. published_repo: the data set that is fetched by default.
+        builder: its file, from the suite's root. published_repo: the data set that is fetched by default, if any.
     """
     words = ["python", builder]
     for name, value in sorted(vars(args).items()):

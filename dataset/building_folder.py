@@ -6,8 +6,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from dataset.puzzle_folder import ARRAYS, OF_EXAMPLES
-from dataset.puzzle_metadata import read_metadata
+from dataset.puzzle_folder import STORED_ARRAYS
+from dataset.puzzle_metadata import PART_PREFIX, read_metadata
 from errors import UserError
 from files import open_folder, open_regular, reason_of
 
@@ -73,13 +73,21 @@ def _check_place(target: Path, overwrite: bool) -> None:
 
 
 def _not_of_a_builder(target: Path, entries: list[Path]) -> Iterator[Path]:
-    """What lies in a data set folder, or in one of its splits, and is no file of a name that builders give."""
+    """What lies in a data set folder, in its splits or in its parts, and is no file of a name that builders give."""
     for entry in sorted(entries):
         if entry.name in _SPLITS and entry.is_dir():
             names = _files_of_split(target, entry.name)
             yield from (path for path in sorted(entry.iterdir()) if path.name not in names or path.is_dir())
+        elif _is_part(entry):
+            yield from _not_of_a_builder(entry, list(entry.iterdir()))
         elif entry.name not in _BESIDE_THEM or entry.is_dir():
             yield entry
+
+
+def _is_part(entry: Path) -> bool:
+    """Whether a folder in a data set is one itself, built with it."""
+    finished = any((entry / split / "dataset.json").is_file() for split in _SPLITS)
+    return entry.name.startswith(PART_PREFIX) and finished and not entry.is_symlink()
 
 
 def _files_of_split(target: Path, split: str) -> set[str]:
@@ -88,7 +96,7 @@ def _files_of_split(target: Path, split: str) -> set[str]:
         sets = read_metadata(target, split).sets
     except UserError:
         sets = ("all",)
-    return {"dataset.json", *(f"{name}__{array}.npy" for name in sets for array in (*ARRAYS, *OF_EXAMPLES))}
+    return {"dataset.json", *(f"{name}__{array}.npy" for name in sets for array in STORED_ARRAYS)}
 
 
 def _swap(temporary: Path, target: Path) -> None:

@@ -8,7 +8,7 @@ from collections import Counter
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 
-from dataset.puzzle_folder import ARRAYS, OF_EXAMPLES, PuzzleSet, fingerprint
+from dataset.puzzle_folder import STORED_ARRAYS, PuzzleSet, fingerprint
 from errors import UserError, say
 from files import file_sha256, regular_size
 
@@ -29,7 +29,7 @@ def content_sums(sets: Iterable[PuzzleSet]) -> dict[str, tuple[Path, str]]:
     for folder, split in splits:
         known_as = fingerprint(folder, split)
         alike[known_as] += 1
-        for name in (f"{one}__{array}.npy" for one in folder.metadata(split).sets for array in (*ARRAYS, *OF_EXAMPLES)):
+        for name in (f"{one}__{array}.npy" for one in folder.metadata(split).sets for array in STORED_ARRAYS):
             if (path := folder.root / split / name).exists():
                 paths[f"{known_as}.{alike[known_as]}/{name}"] = path
     size = sum(map(regular_size, paths.values()))

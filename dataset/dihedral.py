@@ -10,6 +10,7 @@ import numpy as np
 
 COUNT = 8
 INVERSE = (0, 3, 2, 1, 4, 5, 6, 7)
+EXCHANGE_SIDES = (1, 3, 6, 7)  # those that make rows columns
 
 
 def images(squares: np.ndarray) -> np.ndarray:
@@ -29,9 +30,20 @@ def smallest_images(rows: np.ndarray, side: int) -> np.ndarray:
     """(N, n*n) of rows (N, n*n) uint8: of each the image that is the first by its bytes; equal for those alike."""
     smallest = rows.copy()
     for source in sources(side)[1:]:
-        image = rows[:, source]
-        differs = image != smallest
-        first = differs.argmax(axis=1)[:, None]
-        less = np.take_along_axis(image, first, axis=1) < np.take_along_axis(smallest, first, axis=1)
-        smallest = np.where(less, image, smallest)
+        smallest = first_by_bytes(smallest, rows[:, source])
     return smallest
+
+
+def first_by_bytes(rows: np.ndarray, others: np.ndarray) -> np.ndarray:
+    """(N, S) of rows and others (N, S) uint8: of each two the one that comes first by its bytes."""
+    first = (rows != others).argmax(axis=1)[:, None]
+    less = np.take_along_axis(others, first, axis=1) < np.take_along_axis(rows, first, axis=1)
+    return np.where(less, others, rows)
+
+
+@lru_cache
+def products() -> np.ndarray:
+    """(8, 8) int64: products()[a, b] is the number of the symmetry that does b, then a."""
+    table = sources(2)  # on a square of four cells all eight differ
+    numbers = {source.tobytes(): number for number, source in enumerate(table)}
+    return np.array([[numbers[table[b][table[a]].tobytes()] for b in range(COUNT)] for a in range(COUNT)])

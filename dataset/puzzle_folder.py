@@ -7,9 +7,9 @@
 A *group* is a base puzzle with its stored augmentations, a *puzzle* one of them, an *example* one (input,
 label) pair. `group_indices` holds puzzle offsets, `puzzle_indices` example offsets. Files written here are
 read by the official code, which ignores the further keys of `dataset.json` and the further files
-`<set>__ratings.npy` (difficulty per example) and `<set>__answer_counts.npy` (how many answers are as good as the
-label, where there may be several); files written by the official builders, HRM's without `total_puzzles` too, are
-read here.
+`<set>__ratings.npy` (difficulty per example), `<set>__answer_counts.npy` (how many answers are as good as the label,
+where there may be several) and `<set>__descriptors.npy` (of the rule of each puzzle what "descriptors" names); files
+written by the official builders, HRM's without `total_puzzles` too, are read here.
 
 Further keys: "task" (a name, see `dataset.tasks`), "augmentation" (null, or {"kind": the task's name, ...}: what it
 may draw on the fly, such as {"kind": "sudoku", "box": [rows, cols]}), "rating" (how ratings were made), "sha256"
@@ -47,7 +47,9 @@ from files import file_sha256, open_new, open_regular
 
 ARRAYS = ("inputs", "labels", "puzzle_identifiers", "puzzle_indices", "group_indices")
 _STORED: dict[str, type[np.integer]] = {"inputs": np.uint8, "labels": np.uint8, "answer_counts": np.int64}
-OF_EXAMPLES = ("ratings", "answer_counts")  # arrays that a folder may lack; no official code knows them
+OF_EXAMPLES = ("ratings", "answer_counts")
+STORED_ARRAYS = (*ARRAYS, *OF_EXAMPLES, "descriptors")  # a folder may lack the last three; no official code knows them
+MAX_DESCRIPTORS = 64
 CHECK_CHUNK_BYTES = 1 << 24
 # Larger arrays (ARC has gigabytes) are checked row by row as they are read, and not as a whole at every start.
 FULL_CHECK_BYTES = 1 << 30
@@ -58,7 +60,8 @@ class PuzzleSet:
     """One opened set: arrays of N examples of length S, P puzzles, G groups.
 
     inputs, labels (N, S) are memory maps of an integer dtype (uint8 as built here); the index arrays are in
-    memory as int64. `ratings` (N,) int32 and `answer_counts` (N,) int64 are None where the folder has none.
+    memory as int64. `ratings` (N,) int32, `answer_counts` (N,) int64 and `descriptors` (P, F) int64 are None where the
+    folder has none.
     """
 
     folder: PuzzleFolder
@@ -72,6 +75,7 @@ class PuzzleSet:
     group_indices: np.ndarray
     ratings: np.ndarray | None
     answer_counts: np.ndarray | None
+    descriptors: np.ndarray | None
     values_checked: bool
 
     @property
@@ -108,17 +112,18 @@ def write_puzzle_folder(
     """Write one set of one split below `root` (a folder still under construction) with checksums.
 
     arrays: "inputs", "labels" (N, S); "puzzle_identifiers" (P,); "puzzle_indices" (P+1,); "group_indices"
-    (G+1,); and optionally "ratings" and "answer_counts" (N,). Tokens are stored as uint8, counts as int64, everything
-    else as int32. The bytes depend on the arguments only. With several sets, call once per set with the same metadata.
+    (G+1,); and optionally "ratings" and "answer_counts" (N,), "descriptors" (P, F). Tokens are stored as uint8, counts
+    as int64, everything else as int32. The bytes depend on the arguments only. With several sets, call once per set
+    with the same metadata.
 
     Errors: ValueError when arrays and metadata contradict each other; OSError when the disk refuses.
     """
-    unknown = set(arrays) - {*ARRAYS, *OF_EXAMPLES}
+    unknown = set(arrays) - set(STORED_ARRAYS)
     if unknown or not set(ARRAYS) <= set(arrays) or set_name not in metadata.sets:
         raise ValueError(f"arrays {sorted(arrays)} of set {set_name!r} do not fit {metadata.sets}")
     folder = Path(root) / split
     folder.mkdir(parents=True, exist_ok=True)
-    known = {f"{other}__{name}.npy" for other in metadata.sets for name in (*ARRAYS, *OF_EXAMPLES) if other != set_name}
+    known = {f"{other}__{name}.npy" for other in metadata.sets for name in STORED_ARRAYS if other != set_name}
     checksums = {path.name: file_sha256(path) for path in sorted(folder.glob("*.npy")) if path.name in known}
     for name, array in arrays.items():
         dtype = np.dtype(_STORED.get(name, np.int32))
@@ -217,8 +222,11 @@ def open_puzzle_set(
         _check_tokens(paths["labels"], labels, metadata, mend)
     ratings = _read_of_examples(path, set_name, "ratings", num_examples, np.int32, mend)
     answer_counts = _read_of_examples(path, set_name, "answer_counts", num_examples, np.int64, mend)
+    descriptors = _read_descriptors(path, set_name, num_puzzles, mend)
+    if fault := metadata.task.descriptor_fault(descriptors):
+        refuse(path / f"{set_name}__descriptors.npy", fault, mend)
     if verify:
-        verify_checksums(opened, split, [f"{set_name}__{name}.npy" for name in (*ARRAYS, *OF_EXAMPLES)])
+        verify_checksums(opened, split, [f"{set_name}__{name}.npy" for name in STORED_ARRAYS])
     return PuzzleSet(
         folder=opened,
         split=split,
@@ -231,6 +239,7 @@ def open_puzzle_set(
         group_indices=group_indices,
         ratings=ratings,
         answer_counts=answer_counts,
+        descriptors=descriptors,
         values_checked=checked,
     )
 
@@ -320,6 +329,16 @@ def _read_of_examples(
     if int(numbers.min()) < limits.min or int(numbers.max()) > limits.max:
         refuse(path, f"holds a number that does not fit {limits.bits} bits", mend)
     return np.array(numbers, dtype=dtype)
+
+
+def _read_descriptors(folder: Path, set_name: str, num_puzzles: int, mend: object) -> np.ndarray | None:
+    path = folder / f"{set_name}__descriptors.npy"
+    if not path.exists():
+        return None
+    header = read_array_header(path, mend)
+    if len(header.shape) != 2 or header.shape[0] != num_puzzles or not 1 <= header.shape[1] <= MAX_DESCRIPTORS:
+        refuse(path, f"has shape {header.shape}, expected ({num_puzzles}, 1 to {MAX_DESCRIPTORS})", mend)
+    return np.array(map_array(header, mend), dtype=np.int64)
 
 
 def _check_tokens(path: Path, tokens: np.ndarray, metadata: PuzzleMetadata, mend: object) -> None:

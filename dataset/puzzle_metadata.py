@@ -51,8 +51,9 @@ class PuzzleMetadata:
         return self.extra.get("task") is not None or self.extra.get("augmentation") is not None
 
 
-# What official folders are named after, beside sudoku.
-_OFFICIAL_KINDS = ("maze", "arc")
+PART_PREFIX = "held_out_"  # of the name of a data set that lies in another one and is built with it
+# What folders are named after, beside sudoku.
+_KINDS = ("maze", "mini_arc", "arc")
 _BUILDER = re.compile(r"dataset/build_[a-z0-9_]+_dataset\.py")
 _RAW = ROOT / "dataset" / "raw"
 _MAX_COMMAND = 1000  # characters: a message has room for it
@@ -68,13 +69,14 @@ class RebuildHint:
     root: Path
 
     def __str__(self) -> str:
-        name = str(self.root) if is_utf8(str(self.root)) else "data/NAME"  # another could not be copied from a line
+        root = self.root.parent if self.root.name.startswith(PART_PREFIX) else self.root
+        name = str(root) if is_utf8(str(root)) else "data/NAME"  # another could not be copied from a line
         place = f"--output-dir {shlex.quote(name)}"
-        splits = [path for split in ("train", "test") if os.path.isfile(path := self.root / split / "dataset.json")]
+        splits = [path for split in ("train", "test") if os.path.isfile(path := root / split / "dataset.json")]
         if recorded := next(filter(None, map(_recorded_command, splits)), None):
             return f"build it again with: {recorded} {place} --overwrite"
         kind = next(
-            (name for name in _OFFICIAL_KINDS if re.search(rf"(?<![a-z]){name}", self.root.name.lower())), "sudoku"
+            (kind for kind in _KINDS if re.search(rf"(?<![a-z]){kind}", root.name.lower().replace("-", "_"))), "sudoku"
         )
         builder = f"dataset/build_{kind}_dataset.py"
         if not (ROOT / builder).is_file():

@@ -275,8 +275,13 @@ class PuzzleSource:
             mine = np.flatnonzero(owners == index)
             if mine.size == 0:
                 continue
-            tokens = puzzle_set.read_rows(drawn[mine] - self._row_starts[index])
-            inputs[mine], labels[mine] = tokens if task is None else task.augment(*tokens, rng)
+            rows = drawn[mine] - self._row_starts[index]
+            tokens = puzzle_set.read_rows(rows)
+            if task is not None:
+                rules = puzzle_set.descriptors
+                of_rows = None if rules is None else rules[puzzle_set.puzzle_of(rows)]
+                tokens = task.augment_puzzles(*tokens, of_rows, rng)
+            inputs[mine], labels[mine] = tokens
         for step in self.steps:
             inputs, labels = step.transform(inputs, labels, moment)
         puzzles = np.searchsorted(self._puzzle_offsets, examples, side="right") - 1

@@ -182,12 +182,31 @@ def refuse_other_data(checkpoint: Checkpoint, sets: Iterable[PuzzleSet], way_out
 def restore_model(checkpoint: Checkpoint, metadata: PuzzleMetadata, device: torch.device) -> RecursiveModel:
     """The network for data of this shape, with the checkpoint's weights, in evaluation mode.
 
-    Errors: `UserError` listing every missing, unexpected and misshapen key when the weights do not fit.
+    Errors: `UserError` when these data are of another shape than those of its run, or listing every missing, unexpected
+    and misshapen key when the weights do not fit.
     """
+    _refuse_other_shape(checkpoint, metadata)
     model = build_network(checkpoint.config, metadata, device)
     check_weights(model.state_dict(), checkpoint.weights, source=checkpoint.path)
     model.load_state_dict(checkpoint.weights)
     return model.eval()
+
+
+def _refuse_other_shape(checkpoint: Checkpoint, metadata: PuzzleMetadata) -> None:
+    """The length of rows shows in the weights of some networks only, else in what the run's folder knows of it."""
+    recorded, table = recorded_metadata(checkpoint), "puzzle_emb.weights" in checkpoint.weights
+    shapes = [
+        ("cells", metadata.seq_len, metadata.seq_len if recorded is None else recorded.seq_len),
+        ("tokens", metadata.vocab_size, checkpoint.vocab_size),
+        ("puzzle identifiers", *(m.num_puzzle_identifiers if table else 1 for m in (metadata, checkpoint))),
+    ]
+    if any(found != expected for _, found, expected in shapes):
+        here = ", ".join(f"{found} {name}" for name, found, _ in shapes)
+        there = ", ".join(f"{expected} {name}" for name, _, expected in shapes)
+        raise UserError(
+            f"{checkpoint.path} reads puzzles of {there}, but these data ({metadata.task}) have {here}: give data that "
+            "were built as those of its run"
+        )
 
 
 def with_supervision_steps(config: TrainConfig, steps: int | None) -> TrainConfig:

@@ -125,6 +125,16 @@ class PuzzleTask:
         """Puzzles (B, S) and their solutions under one random symmetry per row, drawn from `rng`, same dtypes."""
         return inputs, labels
 
+    def augment_puzzles(
+        self, inputs: np.ndarray, labels: np.ndarray, descriptors: np.ndarray | None, rng: np.random.Generator
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """As `augment`, for a task that draws by what is stored of the rules of puzzles: descriptors (B, F)."""
+        return self.augment(inputs, labels, rng)
+
+    def descriptor_fault(self, descriptors: np.ndarray | None) -> str:
+        """What is wrong with what is stored of the rules of puzzles (P, F), None = nothing; empty where it is right."""
+        return ""
+
     @property
     def num_views(self) -> int | None:
         """How many views of a puzzle can vote, itself included; None = as many as are asked for."""

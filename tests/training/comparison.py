@@ -7,6 +7,7 @@ from typing import Any
 import torch
 
 from dataset.build_maze_dataset import main as build_mazes
+from dataset.build_mini_arc_dataset import main as build_mini_arc
 from tests.dataset.folders import make_folder
 
 Q_LOSSES = ("q_halt_loss", "q_continue_loss")
@@ -37,8 +38,14 @@ def maze_folder(root: Path) -> Path:
     return root
 
 
+def mini_arc_folder(root: Path) -> Path:
+    """Mini-ARC of 63 rules on a canvas of 5x5, pairs drawn on the fly."""
+    build_mini_arc(["--tier", "G", "--canvas", "5", "--test-pairs", "2", "--output-dir", str(root)])
+    return root
+
+
 # Of each task a folder in which one update of it is compared.
-FOLDERS: dict[str, Callable[[Path], Path]] = {"sudoku": puzzle_folder, "maze": maze_folder}
+FOLDERS: dict[str, Callable[[Path], Path]] = {"sudoku": puzzle_folder, "maze": maze_folder, "mini_arc": mini_arc_folder}
 
 
 def relative_difference(first: torch.Tensor, second: torch.Tensor) -> float:
