@@ -15,7 +15,8 @@ from dataset.source import START
 from errors import UserError, say
 from long_work import progress_bar
 from training.batches import Batches
-from training.best_archive import align_best, archive_best, drop_spares, write_best
+from training.best_archive import archive_best
+from training.best_files import align_best, drop_spares, write_best
 from training.interrupt import InterruptHandler, StopRequested
 from training.run import Run, full_state
 from training.run_log import RunLog

@@ -29,6 +29,7 @@ def results_folder(
     *,
     flag: str = "--out",
     grow: Collection[str] = (),
+    wait: bool = False,
 ) -> Path:
     """The folder, made if need be, for results called `names` that are made of these files or folders.
 
@@ -42,12 +43,12 @@ def results_folder(
         inputs: None where the results of whatever is noted are drawn again.
         options: by flag, with its value: those that make other results of the same inputs.
         flag: the one that names the folder. grow: options of which results may be made anew with a larger number, or
-            with further words beside those of before; this is said.
+            with further words beside those of before; this is said. wait: for another command to let the folder go.
     Errors: `UserError` where results of such a name are there that are of others, naming what differs; where another
         command is at work.
     """
     note = folder / MADE_OF
-    _hold(make_folder(folder), flag)
+    _hold(make_folder(folder), flag, wait)
     try:
         noted = read_json_object(note) if note.exists() else {}
     except JsonError as error:
@@ -75,7 +76,15 @@ def results_folder(
     return folder
 
 
-def _hold(folder: Path, flag: str) -> None:
+def let_go(folder: Path) -> None:
+    """Leave a folder of results to others until this process asks for it again, as where they measure into it too."""
+    status = folder.stat()
+    descriptor = _held.pop((status.st_dev, status.st_ino), None)
+    if descriptor is not None:
+        os.close(descriptor)
+
+
+def _hold(folder: Path, flag: str, wait: bool) -> None:
     """Lock the folder until the process ends. Errors: `UserError` where another process holds it."""
     try:
         descriptor = open_folder(folder)
@@ -87,7 +96,7 @@ def _hold(folder: Path, flag: str) -> None:
         os.close(descriptor)
         return
     try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        fcntl.flock(descriptor, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
     except BlockingIOError as error:
         os.close(descriptor)
         raise UserError(

@@ -39,7 +39,7 @@ import torch
 from analysis.arms.seed_pairs import INTERVAL
 from analysis.command_line import whole_numbers
 from analysis.figures.figure_files import Figure, make_folder, save_caption, save_csv, save_json, save_picture
-from analysis.figures.made_of import results_folder
+from analysis.figures.made_of import let_go, results_folder
 from arguments import FlagParser
 from long_work import progress_bar
 from options import settings_of
@@ -173,10 +173,11 @@ def numbers(report: Mapping[str, Any]) -> list[Number]:
 
 
 def claim(out: Path, cells: Sequence[Cell]) -> None:
-    """Errors: `UserError` where the report of cells is there that are not among these."""
+    """Hold the folder, once others have let it go. Errors: `UserError` where a report of cells is there that are not
+    among these."""
     chosen = ("task", "delay", "arm", "seed")
     asked = {f"--{name}s": sorted({str(getattr(cell, name)) for cell in cells}) for name in chosen}
-    results_folder(out, WRITTEN, [], asked, grow=asked)
+    results_folder(out, WRITTEN, [], asked, grow=asked, wait=True)
 
 
 def write_results(out: Path, cells: Sequence[FinishedCell], missing: int, command: str) -> list[str]:
@@ -277,17 +278,18 @@ def main(argv: Sequence[str] | None = None) -> None:
     torch.set_num_threads(1)
     keep_freed_memory(torch.device("cpu"))
     claim(options.out, cells)
+    let_go(options.out)  # others train there too
     folder = CellFolder(options.out, settings)
     elsewhere = [] if options.report else train_cells(folder, mine)
     if elsewhere:
         say(f"{len(elsewhere)} cells are being trained by another process")
+    claim(options.out, cells)  # another process may have reported while this one trained
     finished = [finished_cell for finished_cell in map(folder.read, cells) if finished_cell is not None]
     if not finished:
         others = len(list(folder.path.glob("*.json")))
         there = f", but {others} of others: give the flags that they were made with, or" if others else ";"
         raise UserError(f"{options.out} holds no finished cell of these{there} leave out --report to train them")
     missing = len(cells) - len(finished)
-    claim(options.out, cells)  # another process may have reported while this one trained
     lines = write_results(
         options.out, finished, missing, "python projects/flossing_toy/gradient_flossing_toy.py " + shlex.join(arguments)
     )

@@ -14,7 +14,8 @@ import torch
 from files import file_sha256
 from tests.helpers import differences, train_here
 from tests.training.states import as_of_older_code
-from training.best_archive import align_best, drop_spares, write_best
+from training.best_archive import remove_archive
+from training.best_files import align_best, drop_spares, write_best
 from training.storage.atomic_file import link_or_copy
 from training.storage.checkpoint import load_state, save_latest, save_weights
 from training.storage.run_folder import RunFolder
@@ -133,6 +134,31 @@ def test_a_run_that_branches_off_takes_the_best_with_it(
 
 class Killed(BaseException):
     """In place of a SIGKILL."""
+
+
+def test_what_others_laid_into_an_archive_outlives_it(
+    train: Callable[[int], Path], capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Reports of `evaluate.py` on its weights and a person's notes, where a better or an earlier best takes its place."""
+    run = train(2)
+    archive = run / "best" / "step_2"
+    (archive / "evaluation_weights.json").write_text("{}")
+    (archive / "notes").mkdir()
+    (archive / "notes" / "a.txt").write_text("mine")
+    state = SimpleNamespace(
+        folder=RunFolder(run), state_file=run / "latest_state.pt", validation=SimpleNamespace(best=None)
+    )
+    align_best(state)  # type: ignore[arg-type]  # no best is known of: all archives go
+    beside = run / "best" / "beside_step_2"
+    assert not archive.exists() and (beside / "notes" / "a.txt").read_text() == "mine"
+    assert (beside / "evaluation_weights.json").read_text() == "{}" and len(list(beside.iterdir())) == 2
+    assert f"evaluation_weights.json, notes beside its weights: now in {beside}" in capsys.readouterr().err
+    # A second time: neither replaces the other.
+    archive.mkdir()
+    (archive / "evaluation_weights.json").write_text("[]")
+    remove_archive(archive)
+    assert (beside / "evaluation_weights_2.json").read_text() == "[]"
+    assert (beside / "evaluation_weights.json").read_text() == "{}"
 
 
 def killed_at(number: int, monkeypatch: pytest.MonkeyPatch, action: Callable[[], object]) -> bool:

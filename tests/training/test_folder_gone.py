@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-import training.best_archive
+import training.best_files
 import training.loop
 from errors import UserError
 from tests.helpers import assert_same_state, read_state, train_here
@@ -84,7 +84,7 @@ def refuse(patch: pytest.MonkeyPatch, name: str) -> None:
             raise OSError(28, "No space left on device", str(run.folder.summary))
         summary(self, run, results)
 
-    for module in (training.loop, training.best_archive):
+    for module in (training.loop, training.best_files):
         patch.setattr(module, "save_weights", save_weights)
     patch.setattr(RunLog, "summary", write_summary)
 
