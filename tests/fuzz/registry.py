@@ -7,6 +7,7 @@ from tests.fuzz.targets.configs import Configs
 from tests.fuzz.targets.dataset_folder import DatasetFolder
 from tests.fuzz.targets.golden import Golden
 from tests.fuzz.targets.grid_files import GridFiles
+from tests.fuzz.targets.mazes import MazeCsv, MazeTexts
 from tests.fuzz.targets.puzzle_lists import PublishedCsv, RawPuzzleList
 from tests.fuzz.targets.records import Records
 from tests.fuzz.targets.restored import Restored
@@ -22,6 +23,8 @@ def all_targets() -> list[Target]:
         DatasetFolder(),
         PublishedCsv(),
         RawPuzzleList(),
+        MazeCsv(),
+        MazeTexts(),
         States(),
         Restored(),
         Weights(),

@@ -120,7 +120,7 @@ def _plain(question: str) -> str:
     return re.sub(f"[{re.escape(BLANKS)}]", "0", question)
 
 
-def _lines(path: Path) -> list[str]:
+def lines_of(path: Path) -> list[str]:
     """The lines of a file: LF, CR LF and CR end one, a byte order mark may begin one."""
     data = path.read_bytes()
     text = (gzip.decompress(data) if path.suffix == ".gz" else data).decode("utf-8")
@@ -148,11 +148,11 @@ def _other_digits(rng: Random, line: str) -> str:
     return line.translate(str.maketrans("123456789", "".join(rng.sample("123456789", 9))))
 
 
-def _edit_rows(rng: Random, lines: list[str], changes: list[str]) -> None:
-    """Changes that keep the form and touch the meaning: a digit, a given, a swap, a column, a quote."""
+def _edit_rows(rng: Random, lines: list[str], changes: list[str], target: "TextTarget") -> None:
+    """Changes that keep the form and touch the meaning: a cell, a given, a swap, a column, a quote."""
     row = rng.randrange(len(lines))
     line = lines[row]
-    places = [place for place, character in enumerate(line) if character in DIGITS]
+    places = [place for place, character in enumerate(line) if character in target.cells]
     kind = rng.choice(
         [
             "digit",
@@ -175,7 +175,7 @@ def _edit_rows(rng: Random, lines: list[str], changes: list[str]) -> None:
     if kind in ("digit", "two digits", "clear") and places:
         for _ in range(2 if kind == "two digits" else rng.choice([1, 1, 5, 30])):
             place = rng.choice(places)
-            new = rng.choice("0.") if kind == "clear" else rng.choice(DIGITS)
+            new = rng.choice(target.empty if kind == "clear" else target.cells)
             line = line[:place] + new + line[place + 1 :]
     elif kind == "fields":
         parts = line.split(",")
@@ -195,20 +195,25 @@ def _edit_rows(rng: Random, lines: list[str], changes: list[str]) -> None:
         place = rng.choice(places)
         line = line[:place] + rng.choice("\u0661\uff15\u00b3\u2460\u0967") + line[place + 1 :]
     elif kind == "image":
-        lines.insert(rng.randrange(1, len(lines) + 1), _other_digits(rng, line))
+        lines.insert(rng.randrange(1, len(lines) + 1), target.image(rng, line))
     elif kind == "join" and row:
         line = lines[row - 1] + rng.choice(["", " ", ",", ";", "|", "\t", " x "]) + line
     elif kind == "end":
         line += rng.choice("\v\f\x1c\x1d\x1e\x85\u2028\u2029") + rng.choice(lines)
     elif kind == "relabel":
-        line = _other_digits(rng, line)
+        line = target.image(rng, line)
     lines[row] = line
 
 
-class _TextTarget:
+class TextTarget:
     name = ""
     share = 1.0
     suffix = ""
+    cells, empty = DIGITS, "0."
+
+    def image(self, rng: Random, line: str) -> str:
+        """The line with its puzzle as a symmetry shows it."""
+        return _other_digits(rng, line)
 
     def lines(self, rng: Random) -> list[str]:
         raise TypeError("a kind of list says what its lines are")
@@ -230,7 +235,7 @@ class _TextTarget:
         path = folder / f"puzzles.{self.suffix}{'.gz' if packed else ''}"
         sound = rng.random() < 0.03
         for _ in range(0 if sound else rng.choice([0, 1, 1, 2])):
-            _edit_rows(rng, lines, changes)
+            _edit_rows(rng, lines, changes, self)
         ends = rng.choice([["\n"], ["\r"], ["\r\n"], ["\n", "\r", "\r\n"]])
         data = "".join(line + rng.choice(ends) for line in lines).encode("utf-8")
         data = (b"\xef\xbb\xbf" if rng.random() < 0.1 else b"") + data
@@ -252,7 +257,7 @@ class _TextTarget:
         return Case(changes, lambda: self.read(path), lambda result: self.judge(result, path), must_read=sound)
 
 
-class PublishedCsv(_TextTarget):
+class PublishedCsv(TextTarget):
     """`source,question,answer,rating` and Kaggle's columns, with every row validated again by plain Python."""
 
     name = "csv"
@@ -282,7 +287,7 @@ class PublishedCsv(_TextTarget):
 
     def judge(self, result: tuple[PuzzleTable, Collected], path: Path) -> str | None:
         found, collected = result
-        first, *others = _lines(path)
+        first, *others = lines_of(path)
         delimiter = next((each for each in ",;\t" if each in first), ",")
         header = [name.strip().strip('"').lower() for name in first.split(delimiter)]
         names = {"quizzes": "question", "puzzle": "question", "solutions": "answer", "solution": "answer"}
@@ -314,7 +319,7 @@ class PublishedCsv(_TextTarget):
         return _split_fault(collected, set(answers))
 
 
-class RawPuzzleList(_TextTarget):
+class RawPuzzleList(TextTarget):
     """Lists in all layouts, solved; uniqueness confirmed by another solver."""
 
     name = "raw-list"
@@ -353,7 +358,7 @@ class RawPuzzleList(_TextTarget):
         found, collected = result
         cells = f"[1-9{re.escape(BLANKS)}]"
         expected = ""
-        for line in _lines(path):
+        for line in lines_of(path):
             text = line.split("#")[0]
             together = re.sub(r"[\s|]", "", text)
             whole = [together] if re.fullmatch(f"{cells}{{81}}", together) else re.findall(f"{cells}{{81}}", text)
