@@ -139,7 +139,7 @@ def collect_files(
 def _side_of(path: Path) -> int:
     """n of the first maze of a file. Errors: `UserError` where it has not n*n cells."""
     if not is_csv(path):
-        return side_of_first(path)
+        return side_of_first(path, lambda line: line.count("S") == line.count("G") == 1)
     line, question = first_question(path)
     side = int(len(question) ** 0.5)
     if side < 2 or side * side != len(question):

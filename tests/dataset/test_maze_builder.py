@@ -153,6 +153,19 @@ def test_mazes_as_text_are_solved_and_drawn_into(tmp_path: Path) -> None:
     assert all(each.metadata.task.augmentation == {"kind": "maze"} for each in found), "drawn on the fly"
 
 
+def test_as_many_whole_mazes_as_a_larger_one_has_rows(tmp_path: Path) -> None:
+    """Nine lines of nine cells: nine mazes of 3x3 where each has its ends, one of 9x9 where they are rows."""
+    goals = [0, 1, 2, 3, 5, 6, 7, 8, 0]
+    lines = ["".join({4: "S", goal: "G"}.get(cell, " ") for cell in range(9)) for goal in goals]
+    (tmp_path / "nine.txt").write_text("\n".join(lines))
+    build("--input-file", tmp_path / "nine.txt", "--output-dir", tmp_path / "data")
+    assert open_puzzle_set(tmp_path / "data", "train").metadata.seq_len == 9
+    row = " " * 9 + "\n"
+    (tmp_path / "rows.txt").write_text("S       G\n" + 8 * row + "\nS        \n" + 7 * row + "        G\n")
+    build("--input-file", tmp_path / "rows.txt", "--output-dir", tmp_path / "rows")
+    assert open_puzzle_set(tmp_path / "rows", "train").metadata.seq_len == 81
+
+
 # -- generated
 
 
