@@ -111,12 +111,15 @@ def shown_steps(num_steps: int) -> list[int]:
 def draw_board(
     axes: Any, tokens: np.ndarray, task: PuzzleTask, *, givens: np.ndarray, right: np.ndarray | None
 ) -> None:
-    """One board: givens black, right cells green, wrong cells red and crossed out."""
+    """One board: givens black, right cells green, wrong cells red and crossed out; or in the colours of the task."""
     (rows, columns), (high, wide) = task.grid, task.block
     axes.set_xlim(-0.06, columns + 0.06)
     axes.set_ylim(rows + 0.06, -0.06)
     axes.set_aspect("equal")
     axes.axis("off")
+    if task.colours is not None:
+        _draw_colours(axes, tokens, task.colours, (rows, columns), right)
+        return
     for cell, (symbol, filled) in enumerate(zip(task.symbols(tokens), task.filled(tokens).tolist(), strict=True)):
         row, column = divmod(cell, columns)
         given = bool(givens[cell])
@@ -136,6 +139,20 @@ def draw_board(
             axes.plot([0, columns], [line, line], color="black", linewidth=1.6 if line % high == 0 else 0.4)
         if line <= columns:
             axes.plot([line, line], [0, rows], color="black", linewidth=1.6 if line % wide == 0 else 0.4)
+
+
+def _draw_colours(
+    axes: Any, tokens: np.ndarray, colours: Sequence[str], grid: tuple[int, int], right: np.ndarray | None
+) -> None:
+    """Cells in the colours of their tokens; wrong ones are crossed out."""
+    rows, columns = grid
+    shown = matplotlib.colors.to_rgba_array(colours)
+    axes.imshow(shown[tokens.reshape(rows, columns)], extent=(0, columns, rows, 0), interpolation="nearest")
+    for cell in [] if right is None else np.flatnonzero(~right).tolist():
+        row, column = divmod(cell, columns)
+        axes.plot([column + 0.12, column + 0.88], [row + 0.88, row + 0.12], color="black", linewidth=0.9)
+    edge = matplotlib.patches.Rectangle((0, 0), columns, rows, fill=False, color="black", linewidth=1.0)
+    axes.add_patch(edge)
 
 
 def draw(traces: Sequence[Trace], task: PuzzleTask) -> Figure:
@@ -163,6 +180,10 @@ def draw(traces: Sequence[Trace], task: PuzzleTask) -> Figure:
                 axes.set_title(f"step {step}: {count}\nhalt {trace.halting[step - 1]:.0%}", fontsize=9)
                 draw_board(axes, answer, task, givens=givens, right=answer == trace.solution)
     return figure
+
+
+# What the marks in a picture mean: with symbols, and in colours.
+_KEYS = ("Black: given; green: right; red and crossed out: wrong", "Crossed out: not as in the recorded answer")
 
 
 def as_record(trace: Trace, task: PuzzleTask) -> dict[str, Any]:
@@ -224,8 +245,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     typed += [f"--data-path {options.data_path}"] if options.data_path else []
     rating = f" Rating: {task.rating_meaning}." if task.rating_meaning else ""
     words = (
-        f"Answers of {checkpoint.path} after its supervision steps. Black: given; green: right; red and crossed out: "
-        "wrong. halt: the model's own probability that its answer is right (it stops there when asked to)."
+        f"Answers of {checkpoint.path} after its supervision steps. {_KEYS[task.colours is not None]}. halt: the "
+        "model's own probability that its answer is right (it stops there when asked to)."
         f"{rating} {why}\n"
         f"Figure: python analysis/rollouts/step_by_step.py {' '.join([str(options.checkpoint), *typed])}"
     )

@@ -238,6 +238,11 @@ class PuzzleTask:
         """Whether a space is a cell, so that nothing can be drawn around cells, and rows end where lines end."""
         return " " in self.characters
 
+    @property
+    def colours(self) -> Sequence[str] | None:
+        """Of each token the colour that its cells have in pictures; None where symbols are written into them."""
+        return None
+
     def symbols(self, tokens: np.ndarray) -> list[str]:
         """What is printed for each of the tokens."""
         alphabet = self.alphabet

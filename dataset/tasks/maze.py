@@ -112,6 +112,10 @@ class Task(PuzzleTask):
         return "?" + maze.CHARACTERS
 
     @property
+    def colours(self) -> Sequence[str] | None:
+        return ("#fee090", "#404040", "white", "#1a9850", "#d73027", "#74add1")
+
+    @property
     def characters(self) -> dict[str, int]:
         tokens = {character: token for token, character in enumerate(maze.CHARACTERS, 1)}
         return tokens | dict.fromkeys(FREE_CHARACTERS, maze.FREE)

@@ -5,13 +5,14 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from matplotlib.colors import to_hex
+from matplotlib.colors import to_hex, to_rgba_array
 
 from analysis.figures.figure_files import GREEN, RED
 from analysis.rollouts import step_by_step
 from analysis.rollouts.step_by_step import Trace, choose, draw, shown_steps
 from dataset.eval_batches import test_rows
 from dataset.puzzle_folder import open_puzzle_set
+from dataset.tasks import maze
 from tests.dataset.folders import sudoku_task
 from tests.helpers import train_here
 
@@ -38,6 +39,25 @@ def test_choice() -> None:
     assert [item.row for item in choose([at_once])] == [0]
     assert {item.row for item in choose([near, middle, far])} == {3, 4, 5}
     assert {item.row for item in choose([at_once, easy, hard])} == {0, 1, 2}
+
+
+def test_mazes_are_drawn_in_colours() -> None:
+    """Every cell has that of its token, and one that is not as recorded is crossed out."""
+    task = maze.Task(25, 6)
+    puzzle = task.parse("S #" + " " * 21 + "G")
+    known = puzzle.copy()
+    known[[5, 10, 15, 20, 21, 22, 23]] = 5
+    answers = np.stack([puzzle, known])
+    answers[0, 3] = 0
+    figure = draw([Trace(4, 8, 8, puzzle, known, answers, np.full(2, 0.5))], task)
+    shown, first, second = figure.axes
+    assert first.get_title().startswith("step 1: 8 wrong") and second.get_title().startswith("step 2: all right")
+    for axes, tokens in zip((shown, first, second), (puzzle, *answers), strict=True):
+        (image,) = axes.images
+        assert np.allclose(image.get_array(), to_rgba_array(task.colours)[tokens].reshape(5, 5, 4))
+    assert (len(shown.lines), len(first.lines), len(second.lines)) == (0, 8, 0)
+    crossed = {(int(line.get_ydata().min()), int(line.get_xdata().min())) for line in first.lines}
+    assert crossed == {divmod(cell, 5) for cell in [3, 5, 10, 15, 20, 21, 22, 23]}
 
 
 @pytest.mark.parametrize("count", [1, 4, 8, 16, 64])
