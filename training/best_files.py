@@ -51,11 +51,12 @@ def align_best(run: Run) -> None:
     sweep(folder)
     if run.state_file is None:
         return drop_spares(folder)
+    _keep_strangers(run)
     for step, path in archives(folder).items():
         if best is None or step > best.step:
             remove_archive(path)
     if best is None:
-        folder.best.unlink(missing_ok=True)
+        folder.best.unlink(missing_ok=True)  # of an end after the state
         folder.best_state.unlink(missing_ok=True)
         return drop_spares(folder)
     run.best_sha256 = run.best_sha256 or _of_an_older_state(run, best.step)
@@ -75,8 +76,8 @@ def align_best(run: Run) -> None:
         note_weights(folder.best, str(run.best_sha256))
         if folder.best.is_file() and not _may_be_ours(folder.best):
             say(
-                f"warning: {folder.best} held weights that this run never saved, kept as {_set_aside(folder)}; those "
-                f"of its best, of update {best.step}, are put back",
+                f"warning: {folder.best} held weights that this run never saved, kept as {_set_aside(folder.best)}; "
+                f"those of its best, of update {best.step}, are put back",
                 file=sys.stderr,
             )
         link_or_copy(weights, folder.best)
@@ -112,7 +113,7 @@ def _forget(run: Run, step: int) -> None:
     """The best so far has no weights any more: the next full evaluation chooses anew, and a file in its place stays."""
     folder, kept = run.folder, ""
     if folder.best.is_file():
-        kept = f"; those in their place, of another update, are kept as {_set_aside(folder)}"
+        kept = f"; those in their place, of another update, are kept as {_set_aside(folder.best)}"
     folder.best_state.unlink(missing_ok=True)
     run.validation.best = run.best_sha256 = None
     say(
@@ -122,10 +123,24 @@ def _forget(run: Run, step: int) -> None:
     )
 
 
-def _set_aside(folder: RunFolder) -> str:
-    """Rename `best.pt` after what it holds; returns the new name."""
-    aside = folder.path / f"best_{file_sha256(folder.best)[:12]}.pt"
-    os.replace(folder.best, aside)
+def _keep_strangers(run: Run) -> None:
+    """Set weights aside that the run never saved where it is going to write: a person's, in place of its own."""
+    folder, best = run.folder, run.validation.best
+    coming = [path for path in folder.path.glob("step_*") if _is_beyond(path.name, run.step)]
+    for path in [folder.final, *sorted(coming), *([folder.best] if best is None else [])]:
+        if path.is_file() and not _may_be_ours(path):
+            say(f"warning: {path} holds weights that this run never saved, kept as {_set_aside(path)}", file=sys.stderr)
+
+
+def _is_beyond(name: str, step: int) -> bool:
+    number = name.removeprefix("step_")
+    return number.isdecimal() and int(number) > step
+
+
+def _set_aside(weights: Path) -> str:
+    """Rename weights after what they hold; returns the new name."""
+    aside = weights.with_name(f"{weights.stem}_{file_sha256(weights)[:12]}.pt")
+    os.replace(weights, aside)
     return aside.name
 
 

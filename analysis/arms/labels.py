@@ -1,5 +1,6 @@
 """How arms and runs are named: by network and objective, and by what sets them apart from the others."""
 
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -28,6 +29,11 @@ def arm_labels(settings: Sequence[Mapping[str, Any]]) -> list[str]:
         labels.append(f"{label} ({different})" if different else label)
     # Settings beyond those that a label has room for.
     return told_apart(labels, settings)
+
+
+def of_many_trajectories(label: str) -> bool:
+    """Whether a label is of an arm with several perturbed trajectories a puzzle; reports of before say it at length."""
+    return re.search(r"\bmulti(\d|_perturbed_ce)", label) is not None
 
 
 def apart(settings: Mapping[str, Any], groups: Sequence[Mapping[str, Any]]) -> list[str]:

@@ -265,7 +265,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     arms = arms_of([read_finished(folder) for folder in options.runs])
     differences = compared(arms)
     budgets, signs = at_equal_budgets(arms), success_signature(arms, differences)
-    folder = results_folder(options.out, ["peak_vs_final", FIGURE], options.runs)
+    folder = results_folder(options.out, ["peak_vs_final", FIGURE], options.runs, script=__file__)
     table = [*snapshot(arms), "", *run_table(arms), "", *difference_table(arms, differences)]
     table += ["", *budget_table(budgets), "", *signature_table(signs)]
     say(*table)

@@ -305,7 +305,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     figures = options.output_dir or options.runs[0] / "figures"
     shown = {"target": options.target, "metric": options.metric, "x": options.x}
     asked = {f"--{name}": value for name, value in shown.items()}
-    folder = results_folder(figures, ["time_to_accuracy"], options.runs, asked, flag="--output-dir")
+    folder = results_folder(figures, ["time_to_accuracy"], options.runs, asked, flag="--output-dir", script=__file__)
     say(*table(groups, options.target, options.x))
     stem = folder / "time_to_accuracy"
     rows = records(groups)

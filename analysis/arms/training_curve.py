@@ -193,7 +193,11 @@ def main(argv: Sequence[str] | None = None) -> None:
     options = parser.parse_args(argv)
     curves = read_curves(options.run)
     folder = results_folder(
-        options.output_dir or options.run / "figures", ["training_curve"], [options.run], flag="--output-dir"
+        options.output_dir or options.run / "figures",
+        ["training_curve"],
+        [options.run],
+        flag="--output-dir",
+        script=__file__,
     )
     stem = folder / "training_curve"
     kinds = {"validation": curves.validation, "training": curves.training}

@@ -4,6 +4,7 @@ Failed and solved are said of the answer after T steps, and again of the last on
 that were measured; of solved ones each counts with its weight in the pool, where the sample is a case-control one.
 """
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import cached_property
@@ -73,6 +74,7 @@ def run_statistics(table: EndingTable) -> dict[str, Any]:
         "label": table.label,
         "group": table.group,
         "settings": dict(table.settings),
+        "num_steps": table.num_steps,
         "sample": table.sample.described(),
         "accuracy": counted_rate(int((~pool_failed).sum()), len(pool_failed)),
         "free_scores": {
@@ -147,6 +149,9 @@ def _restarts(table: EndingTable, place: int, sigma: float) -> dict[str, Any]:
     return numbers
 
 
+_MOMENTS_OF_SURVIVAL = (256,)
+
+
 def statistics_over_runs(runs: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     """By group: means over its runs with Student's t interval, cut at 0 and 1; runs without the number are left out."""
     groups: dict[str, list[Mapping[str, Any]]] = {}
@@ -161,6 +166,9 @@ def _over_runs(group: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
         return asdict(mean_interval(known).within(0, 1)) if known else None
 
     sigmas = group[0]["restarts"]
+    survivals = [run["survival"]["failed"] for run in group if run["survival"]["failed"] is not None]
+    rates = [each["escape_rate_per_step"] for each in survivals if each["escape_rate_per_step"] is not None]
+    steps = len(survivals[0]["unsettled"]) if survivals else 0
     return {
         "runs": [run["label"] for run in group],
         "accuracy": share([run["accuracy"]["value"] for run in group]),
@@ -180,6 +188,13 @@ def _over_runs(group: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
         "of_still_wrong": {
             kind: share([run["failed"]["of_still_wrong"][kind]["value"] for run in group]) for kind in KINDS[:3]
         },
+        # Failures that have not settled at the step that spectra end at, at the half of the whole and at its end.
+        "unsettled_failures": {
+            str(step): share([each["unsettled"][step - 1] / each["total"] for each in survivals])
+            for step in sorted({min(group[0]["num_steps"], steps), *_MOMENTS_OF_SURVIVAL, steps})
+            if 1 <= step <= steps
+        },
+        "escape_rate_per_step": asdict(mean_interval(rates).within(0, math.inf)) if rates else None,
         "solved_that_move": share([run["solved"]["share_that_moves"] for run in group]),
         "restarts": [
             {

@@ -89,8 +89,13 @@ def write_summary(out: Path, tables: Sequence[EndingTable], origin: Mapping[str,
 def _entry(summary: Mapping[str, Any]) -> dict[str, Any]:
     """For the records of results: every group over its runs."""
     measured: list[Number] = []
+    settings = [run["settings"] for run in summary["runs"]]
+    steps = settings[0]["num_steps"]
     for group, joint in summary["groups"].items():
         shares = {"solved": joint["accuracy"]} | {f"failures, {kind}": joint["kinds"][kind] for kind in KINDS}
+        shares[f"failures settled in the last of {steps} steps"] = joint["settled_failures"]
+        shares |= {f"failures still wrong, {kind}": mean for kind, mean in joint["of_still_wrong"].items()}
+        shares |= {f"failures not settled at step {step}": mean for step, mean in joint["unsettled_failures"].items()}
         shares["solved puzzles that keep moving"] = joint["solved_that_move"]
         for restart in joint["restarts"]:
             start = f"from sigma {restart['sigma']:g}"
@@ -106,8 +111,18 @@ def _entry(summary: Mapping[str, Any]) -> dict[str, Any]:
         for kind, counted in joint["kinds_counted"].items():
             if counted["denominator"]:
                 measured.append(rate(f"{group}: failures, {kind}", counted["numerator"], counted["denominator"]))
+        if joint["escape_rate_per_step"] is not None:
+            name = f"{group}: failures that settle in a step of the second half, of those left, mean over runs"
+            measured += estimate(name, joint["escape_rate_per_step"], 100, "%")
         measured.append(Number(f"{group}: runs", len(joint["runs"])))
-    settings = [run["settings"] for run in summary["runs"]]
+    for run in summary["runs"]:
+        shown = {"solved": run["accuracy"]}
+        shown |= {f"failures, {kind}": run["failed"]["kinds"][kind] for kind in KINDS}
+        measured += [
+            rate(f"{run['label']}: {name}", counted["numerator"], counted["denominator"])
+            for name, counted in shown.items()
+            if counted["denominator"]
+        ]
     return record_entry(
         measured,
         origin=summary,
@@ -192,7 +207,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         jobs = jobs_of(options.checkpoint, options.out, device=options.device, dtype=options.dtype)
         names = ("pool", "num_puzzles", "num_steps", "extended_steps", "sigma", "starts", "dtype", "seed", "data_path")
         asked = {f"--{name.replace('_', '-')}": getattr(options, name) for name in names}
-        results_folder(options.out, WRITTEN, options.checkpoint, asked)
+        results_folder(options.out, WRITTEN, options.checkpoint, asked, script=__file__)
         tables = [measure(job, settings, options) for job in jobs]
     except KeyboardInterrupt as stop:
         raise KeyboardInterrupt("stopped: what is measured is kept, the same command goes on") from stop

@@ -3,6 +3,7 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from analysis.arms.labels import of_many_trajectories
 from analysis.arms.run_curves import counted
 from analysis.figures.bundle_sources import FIG3, FIG4, Sources
 from analysis.figures.bundle_text import FIG1, FIG2, NUMBERS, added, interval, leading, matched, others
@@ -123,7 +124,7 @@ def _perturbed_paragraph(numbers: Numbers) -> str:
         for difference in numbers["differences"]
         if difference["moment"] in ("best", "final")
         and difference["start"] == "the initial state"
-        and "multi_perturbed" in difference["arm"]
+        and of_many_trajectories(difference["arm"])
     ]
     if not ours:
         return "We also trained on perturbed trajectories, without a baseline to compare with yet (Fig. 3)."

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from analysis.command_line import refuse_copies
+from analysis.rollouts.q_head_figure import read_summary
 from analysis.samples.measured_rows import settings_of
 from analysis.spectra.spectrum_files import FILE_NAME, read_arrays
 from analysis.spectra.spectrum_table import PLAIN_OBJECTIVE, SpectrumTable
@@ -85,12 +86,14 @@ def find_sources(folders: Sequence[Path]) -> Sources:
         measured = _spectra(folder)
         if measured is not None:
             spectra.append(measured)
-        for name, numbers in ((FIG3, f"{FIG3}.json"), (FIG4, SUMMARY)):
+        for name in (FIG3, FIG4):
             if not (folder / f"{name}.png").is_file():
                 continue
             if name in drawn:
                 raise UserError(f"{drawn[name].folder} and {folder} both hold {name}: name one of them")
-            drawn[name] = DrawnFigure(folder, json_object_or_refuse(folder / numbers, _MEND))
+            report = folder / f"{FIG3}.json"
+            numbers = json_object_or_refuse(report, _MEND) if name == FIG3 else read_summary(folder)
+            drawn[name] = DrawnFigure(folder, numbers)
         if measured is None and all(figure.folder != folder for figure in drawn.values()):
             raise UserError(
                 f"{folder} holds no result: expected a folder that analysis/spectra/lyapunov_spectrum.py, "

@@ -3,6 +3,7 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from analysis.arms.labels import of_many_trajectories
 from analysis.figures.bundle_sources import FIG3, FIG4, Sources
 from analysis.spectra.spectrum_over_runs import lambda1_estimate
 from files import bounded_text
@@ -79,7 +80,7 @@ def others(numbers: Numbers) -> list[str]:
     """Labels of the arms of figure 3 that are neither trained on perturbed trajectories nor a baseline."""
     baselines = {difference["baseline"] for difference in numbers["differences"]}
     labels = [arm["label"] for arm in numbers["arms"]]
-    return [label for label in labels if label not in baselines and "multi_perturbed" not in label]
+    return [label for label in labels if label not in baselines and not of_many_trajectories(label)]
 
 
 def readme(name: str, figures: Sequence[str], left_out: Mapping[str, str]) -> str:

@@ -29,6 +29,7 @@ def results_folder(
     *,
     flag: str = "--out",
     grow: Collection[str] = (),
+    script: str = "",
     wait: bool = False,
 ) -> Path:
     """The folder, made if need be, for results called `names` that are made of these files or folders.
@@ -43,7 +44,8 @@ def results_folder(
         inputs: None where the results of whatever is noted are drawn again.
         options: by flag, with its value: those that make other results of the same inputs.
         flag: the one that names the folder. grow: options of which results may be made anew with a larger number, or
-            with further words beside those of before; this is said. wait: for another command to let the folder go.
+            with further words beside those of before; this is said. script: the file of the one that asks; two may
+            call their results alike. wait: for another command to let the folder go.
     Errors: `UserError` where results of such a name are there that are of others, naming what differs; where another
         command is at work.
     """
@@ -57,6 +59,7 @@ def results_folder(
         # Relative, so that folders can be moved together.
         None if inputs is None else [os.path.relpath(path.absolute(), folder.absolute()) for path in inputs],
         {name: _in_words(value) for name, value in (options or {}).items()},
+        Path(script).name,
     )
     there = {name: paths for name in names if (paths := unedited(folder, name))}
     for name, paths in there.items():
@@ -70,7 +73,7 @@ def results_folder(
     for name in names:
         earlier = _Origin.read(noted.get(name, noted.get(names[0])))
         of = now.inputs if now.inputs is not None or earlier is None else earlier.inputs
-        noted[name] = {"of": of or [], "with": now.options}
+        noted[name] = {"of": of or [], "with": now.options, "by": now.script}
     with writing(note, f"name another {flag}"):
         write_json_atomically(note, noted, durable=False)
     return folder
@@ -112,16 +115,21 @@ def _hold(folder: Path, flag: str, wait: bool) -> None:
 
 @dataclass(frozen=True)
 class _Origin:
-    """What results are made of. inputs: seen from their folder; options: words by flag, empty where not given."""
+    """What results are made of. inputs: seen from their folder; options: words by flag, empty where not given.
+
+    script: the name of what made them; empty where a note does not say.
+    """
 
     inputs: list[str] | None
     options: dict[str, str]
+    script: str = ""
 
     @classmethod
     def read(cls, entry: Any) -> "_Origin | None":
         """Of a note; None where there is none. An older one is a list, of inputs and `--flag=word`."""
         if isinstance(entry, dict) and isinstance(entry.get("of"), list) and isinstance(entry.get("with"), dict):
-            return cls(list(map(str, entry["of"])), {str(key): str(value) for key, value in entry["with"].items()})
+            options = {str(key): str(value) for key, value in entry["with"].items()}
+            return cls(list(map(str, entry["of"])), options, str(entry.get("by", "")))
         if isinstance(entry, list):
             words = [str(word).partition("=") for word in entry]
             options = {flag: value for flag, equals, value in words if equals and flag.startswith("--")}
@@ -130,6 +138,8 @@ class _Origin:
 
     def apart(self, earlier: "_Origin", grow: Collection[str] = ()) -> str:
         """What differs, in words; empty where nothing does. An option that only one of them has is no difference."""
+        if self.script and earlier.script and self.script != earlier.script:
+            return f"was made by {earlier.script}, now {self.script}"
         if self.inputs is not None and self.inputs != earlier.inputs:
             found, expected = (", ".join(inputs or []) for inputs in (earlier.inputs, self.inputs))
             return f"was made of {found}, now {expected} (seen from its folder)"

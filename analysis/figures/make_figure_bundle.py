@@ -126,8 +126,8 @@ def claim(sources: Sources, out: Path) -> None:
     made_of = {FIG1: spectra, FIG2: spectra} | {name: [of.folder] for name, of in drawn.items() if of is not None}
     for name, folders in made_of.items():
         if folders:
-            results_folder(out / "figures", [name], folders)
-    results_folder(out, ["README", "email_draft", "figure_captions"], sources.folders)
+            results_folder(out / "figures", [name], folders, script=__file__)
+    results_folder(out, ["README", "email_draft", "figure_captions"], sources.folders, script=__file__)
 
 
 def _write_all(sources: Sources, out: Path, bundle: str) -> list[str]:

@@ -271,7 +271,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     curves = read_curves(options.reports)
     refuse_copies((file_sha256(path), path) for path in options.reports)
     figures = options.output_dir or options.reports[0].parent / "figures"
-    folder = results_folder(figures, ["accuracy_vs_steps"], options.reports, flag="--output-dir")
+    folder = results_folder(figures, ["accuracy_vs_steps"], options.reports, flag="--output-dir", script=__file__)
     stem = folder / "accuracy_vs_steps"
     command = f"python analysis/rollouts/accuracy_vs_steps.py {' '.join(map(str, options.reports))}"
     files = save_picture(

@@ -182,15 +182,32 @@ def save_figure_data(data: FigureData, folder: Path) -> None:
     save_csv(rows, folder / f"{NAME}.csv")
 
 
-def read_figure(folder: Path) -> FigureData:
-    """What `save_figure_data` wrote. Errors: `UserError` naming the file."""
-    mend = "make it again with: python analysis/rollouts/q_head_vs_stability.py --checkpoint RUN/best.pt --out DIR"
+_MEND = "make it again with: python analysis/rollouts/q_head_vs_stability.py --checkpoint RUN/best.pt --out DIR"
+_DAMAGED = (JsonError, OSError, KeyError, IndexError, TypeError, ValueError, csv.Error)
+
+
+def _not_of_it(path: Path, error: Exception) -> UserError:
+    reason = error.strerror if isinstance(error, OSError) and error.strerror else error
+    return UserError(f"{path} does not hold this figure's numbers ({reason}); {_MEND}")
+
+
+def read_summary(folder: Path) -> dict[str, Any]:
+    """`summary.json`, where it is one of `summarise`. Errors: `UserError` naming the file."""
     path = folder / SUMMARY
     try:
         summary = read_json_object(path)
         correlation = summary["correlation_of_q_and_growth"][0]["within"]
-        _ = correlation["value"], correlation["interval95"], summary["puzzles"], summary["steps"][-1]
-        path = folder / f"{NAME}.csv"
+        _ = correlation["value"], correlation["interval95"], summary["puzzles"], summary["solved_partly"]
+        _ = summary["steps"][-1]
+    except _DAMAGED as error:
+        raise _not_of_it(path, error) from error
+    return summary
+
+
+def read_figure(folder: Path) -> FigureData:
+    """What `save_figure_data` wrote. Errors: `UserError` naming the file."""
+    summary, path = read_summary(folder), folder / f"{NAME}.csv"
+    try:
         text = bounded_text(path)
         if '"' in text:  # up to the next one all rows would be one field
             raise ValueError("a quote, where none was written")
@@ -204,11 +221,10 @@ def read_figure(folder: Path) -> FigureData:
             for row in rows
             if row["panel"] == "accuracy"
         ]
-    except (JsonError, OSError, KeyError, IndexError, TypeError, ValueError, csv.Error) as error:
-        reason = error.strerror if isinstance(error, OSError) and error.strerror else error
-        raise UserError(f"{path} does not hold this figure's numbers ({reason}); {mend}") from error
+    except _DAMAGED as error:
+        raise _not_of_it(path, error) from error
     if not curves or any(curve["selector"] not in LOOKS for curve in curves):
-        raise UserError(f"{path} holds no accuracy of the selectors {', '.join(LOOKS)}; {mend}")
+        raise UserError(f"{path} holds no accuracy of the selectors {', '.join(LOOKS)}; {_MEND}")
     return FigureData(points, bins, curves, summary)
 
 

@@ -196,7 +196,7 @@ def claim(options: argparse.Namespace) -> None:
     source = options.read or options.checkpoint
     # What an earlier call left there may be drawn again.
     inputs = None if source == options.out / ROLLOUTS else [source]
-    results_folder(options.out, ["summary", NAME], inputs, {"--bootstrap": options.bootstrap})
+    results_folder(options.out, ["summary", NAME], inputs, {"--bootstrap": options.bootstrap}, script=__file__)
 
 
 def read_table(path: Path) -> tuple[RolloutTable, dict[str, Any]]:

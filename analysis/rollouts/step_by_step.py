@@ -227,7 +227,7 @@ def main(argv: Sequence[str] | None = None) -> None:
             raise UserError(f"--rows {options.rows}: {puzzle_set.root} has test rows 0 to {last}")
     inputs = [checkpoint.path, *([Path(options.data_path)] if options.data_path else [])]
     asked = {"--rows": options.rows, "--max-rows": None if options.rows else options.max_rows}
-    folder = results_folder(figures, ["step_by_step"], inputs, asked, flag="--output-dir")
+    folder = results_folder(figures, ["step_by_step"], inputs, asked, flag="--output-dir", script=__file__)
     model = restore_model(checkpoint, puzzle_set.metadata, device_of(config, losses=False))
     traces = trace_rows(model, puzzle_set, rows, config.eval_batch_size or config.global_batch_size)
     chosen = traces if options.rows else choose(traces)

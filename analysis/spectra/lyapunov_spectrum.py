@@ -129,7 +129,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         # Other measurements are refused by what is measured; the figure of a longer one would stay beside a shorter.
         names = ("num_puzzles", "burn_in", "draws", "sample", "extended_steps")
         asked = {f"--{name.replace('_', '-')}": getattr(options, name) for name in names}
-        results_folder(options.out, WRITTEN, options.checkpoint, asked, grow=["--num-puzzles"])
+        results_folder(options.out, WRITTEN, options.checkpoint, asked, grow=["--num-puzzles"], script=__file__)
         tables = [measure(job, settings, options) for job in jobs]
     except KeyboardInterrupt as stop:
         raise KeyboardInterrupt("stopped: what is measured is kept, the same command goes on") from stop

@@ -177,7 +177,7 @@ def claim(out: Path, cells: Sequence[Cell]) -> None:
     among these."""
     chosen = ("task", "delay", "arm", "seed")
     asked = {f"--{name}s": sorted({str(getattr(cell, name)) for cell in cells}) for name in chosen}
-    results_folder(out, WRITTEN, [], asked, grow=asked, wait=True)
+    results_folder(out, WRITTEN, [], asked, grow=asked, wait=True, script=__file__)
 
 
 def write_results(out: Path, cells: Sequence[FinishedCell], missing: int, command: str) -> list[str]:

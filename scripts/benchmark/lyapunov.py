@@ -248,7 +248,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     record = start_of_record(config, overrides, options) | {"result": result, "growth": None}
     if options.growth:
         asked = choices(options, overrides) | {"--num-exponents": options.num_exponents}
-        folder = results_folder(options.output_dir, ["lyapunov_cost"], [], asked, flag="--output-dir")
+        folder = results_folder(options.output_dir, ["lyapunov_cost"], [], asked, flag="--output-dir", script=__file__)
         record["growth"] = growth = measure_growth(config, shape, options.num_exponents, options.repeats)
         files = save_picture(
             draw_growth(growth),

@@ -219,7 +219,9 @@ def measure_growth(options: argparse.Namespace, overrides: dict[str, str], prese
     bases = {
         preset: benchmark_growth.base_point(config, overrides, shape) for preset, (config, shape) in presets.items()
     }
-    folder = results_folder(options.output_dir, ["growth"], [], choices(options, overrides), flag="--output-dir")
+    folder = results_folder(
+        options.output_dir, ["growth"], [], choices(options, overrides), flag="--output-dir", script=__file__
+    )
     described = describe_environment(config for config, _ in presets.values())
     rows: list[Record] = []
     total = sum(len(benchmark_growth.all_points(base)) for base in bases.values())

@@ -139,7 +139,7 @@ class Killed(BaseException):
 def test_what_others_laid_into_an_archive_outlives_it(
     train: Callable[[int], Path], capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """Reports of `evaluate.py` on its weights and a person's notes, where a better or an earlier best takes its place."""
+    """Reports of `evaluate.py` on its weights and a person's notes."""
     run = train(2)
     archive = run / "best" / "step_2"
     (archive / "evaluation_weights.json").write_text("{}")
@@ -159,6 +159,26 @@ def test_what_others_laid_into_an_archive_outlives_it(
     remove_archive(archive)
     assert (beside / "evaluation_weights_2.json").read_text() == "[]"
     assert (beside / "evaluation_weights.json").read_text() == "{}"
+
+
+@pytest.mark.parametrize("name", ["best.pt", "final.pt", "step_4"])
+def test_weights_of_a_person_are_kept_where_the_run_writes(
+    name: str, sudoku6_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Where the state names no best: it ended by `max_steps`, and was evaluated after its state was saved."""
+    options = ["fast_eval_interval=4", "force_full_eval_every=1", "checkpoint_every_fast_eval=True"]
+    train_here("trm_mlp", sudoku6_folder, tmp_path, [*options, "max_steps=2"])
+    assert load_state(tmp_path / "latest_state.pt")["validation"]["best"] is None
+    path = tmp_path / name
+    path.unlink(missing_ok=True)
+    torch.save({"a": torch.ones(2)}, path)
+    digest = file_sha256(path)
+    capsys.readouterr()
+    train_here("trm_mlp", sudoku6_folder, tmp_path, [*options, "max_steps=4"])
+    kept = tmp_path / f"{path.stem}_{digest[:12]}.pt"
+    assert file_sha256(kept) == digest and path.is_file() and file_sha256(path) != digest
+    said = capsys.readouterr().err
+    assert f"{path} holds weights that this run never saved, kept as {kept.name}" in said
 
 
 def killed_at(number: int, monkeypatch: pytest.MonkeyPatch, action: Callable[[], object]) -> bool:

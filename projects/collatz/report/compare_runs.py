@@ -183,7 +183,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     command = "python projects/collatz/report/compare_runs.py " + shlex.join(
         [*map(str, options.runs), "--out", str(options.out)]
     )
-    folder, source = results_folder(options.out, WRITTEN, options.runs), origin(runs, command)
+    folder, source = results_folder(options.out, WRITTEN, options.runs, script=__file__), origin(runs, command)
     save_caption("\n".join(table), folder / "collatz_report.txt")
     save_csv(run_records(arms), folder / "collatz_report.csv")
     report = {

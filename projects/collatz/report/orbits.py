@@ -207,7 +207,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     typed = ["--out", str(options.out), "--lookaheads", ",".join(map(str, options.lookaheads)),
              "--starts", str(options.starts), "--small", str(options.small)]  # fmt: skip
     asked = {f"--{name}": getattr(options, name) for name in ("lookaheads", "starts", "small")}
-    folder = results_folder(options.out, ["collatz_orbits"], [], asked)
+    folder = results_folder(options.out, ["collatz_orbits"], [], asked, script=__file__)
     starts = (*TEST_STARTS, *FRESH_STARTS)
     facts = [orbit_facts(start, options.lookaheads) for start in starts]
     counts = odd_step_counts(RECORDS_BELOW)

@@ -99,6 +99,9 @@ def test_over_runs() -> None:
     assert (counted["numerator"], counted["denominator"]) == (3, 5) and group["failures_measured"] == 5
     assert group["accuracy"]["n"] == 4 and group["accuracy"]["mean"] == pytest.approx((98 + 98 + 99 + 100) / 400)
     assert group["restarts"][1]["failed_starts_solved"]["mean"] == 0.5
+    # Those on a fixed point have settled: of failures one of two, none, and one of one are left.
+    assert {step: share["mean"] for step, share in group["unsettled_failures"].items()}[str(EXTENDED)] == 0.5
+    assert group["escape_rate_per_step"]["mean"] == 0 and group["escape_rate_per_step"]["n"] == 2
     other = table(1)
     other.settings["updates"] = None  # type: ignore[index]
     assert list(statistics_over_runs([run_statistics(other)])) == ["TRM-MLP, width 64, d"]

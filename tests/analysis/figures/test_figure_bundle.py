@@ -151,16 +151,16 @@ def test_figures_that_others_drew(
     results: Path, tmp_path: Path, controls: list[str], capsys: pytest.CaptureFixture[str]
 ) -> None:
     peak, rollouts = tmp_path / "peak", tmp_path / "ptrm"
-    difference = {"arm": "TRM multi_perturbed_ce K=4", "baseline": "TRM", "moment": "best",
+    difference = {"arm": "TRM multi4", "baseline": "TRM", "moment": "best",
                   "start": "the initial state",
                   "interval": {"mean": -0.0123, "low": -0.03, "high": 0.0054, "n": 5}}  # fmt: skip
     final = difference | {"moment": "final", "interval": {"mean": 0.5, "low": None, "high": None, "n": 1}}
-    arms = [{"label": label} for label in ("TRM", "TRM multi_perturbed_ce K=4", *controls)]
+    arms = [{"label": label} for label in ("TRM", "TRM multi4", *controls)]
     numbers = {
         FIG3: (peak, f"{FIG3}.json", {"arms": arms, "differences": [difference, final]}),
         FIG4: (rollouts, "summary.json", {
             "correlation_of_q_and_growth": [{"within": {"value": -0.345, "interval95": [-0.5, -0.1]}}],
-            "solved_partly": 17, "puzzles": 99,
+            "solved_partly": 17, "puzzles": 99, "steps": [16],
         }),
     }  # fmt: skip
     for name, (folder, file, content) in numbers.items():
@@ -186,6 +186,12 @@ def test_figures_that_others_drew(
         assert (out / "figures" / f"{name}.png").read_text() == f"{name} png"
         assert f"{name} txt" in (out / "figure_captions.md").read_text()
     assert json.loads((out / "figures" / f"{FIG4}.json").read_text())["puzzles"] == 99
+
+    # Beside its picture lies the summary of another analysis.
+    (rollouts / "summary.json").write_text(json.dumps({"models": {}, "runs": []}))
+    with pytest.raises(SystemExit) as caught:
+        make_figure_bundle.main(["--runs", str(rollouts), "--out", str(tmp_path / "bundle_20261126")])
+    assert caught.value.code == 2
 
     # A bundle of other results is refused; where its words are removed, what is missing then disappears, and is named.
     before = contents(out)

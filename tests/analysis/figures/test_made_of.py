@@ -98,3 +98,14 @@ def test_every_script_that_saves_results_looks_at_what_is_there() -> None:
     assert {"step_by_step.py", "compare_runs.py", "make_figure_bundle.py", "lyapunov.py"} <= saved
     # What it draws is generated: there is one such picture, of this project.
     assert [name for name in sorted(saved) if "results_folder(" not in texts[name]] == ["draw_architecture.py"]
+    calls = {name: (text.count("results_folder("), text.count("script=__file__")) for name, text in texts.items()}
+    assert [name for name, (asks, told) in calls.items() if asks > told] == ["made_of.py"]
+
+
+def test_results_of_another_script_that_calls_them_alike_are_not_replaced(tmp_path: Path) -> None:
+    save_json({}, results_folder(tmp_path, ["summary"], [tmp_path / "a"], script="/x/first.py") / "summary.json")
+    for again in ("/y/first.py", ""):  # the project may have moved, and some do not say
+        results_folder(tmp_path, ["summary"], [tmp_path / "a"], script=again)
+    results_folder(tmp_path, ["summary"], [tmp_path / "a"], script="first.py")
+    with pytest.raises(UserError, match=r"summary.json was made by first.py, now second.py: name another --out, or"):
+        results_folder(tmp_path, ["summary"], [tmp_path / "a"], script="second.py")
