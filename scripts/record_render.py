@@ -183,12 +183,15 @@ def _wrapped(text: str, indent: str = "") -> list[str]:
 
 
 def readme_table(records: Sequence[Record], shown: object) -> str:
-    """`| what | result | record |`, of the ids and words in results/_readme.yaml."""
+    """`| what | result | record |`, of the ids and words in results/_readme.yaml, or of what corrects them."""
     by_id = {record.id: record for record in records}
     if not (isinstance(shown, dict) and set(shown) <= set(by_id) and all(isinstance(x, str) for x in shown.values())):
         raise UserError("results/_readme.yaml: expected a mapping of ids of records to words")
     rows = ["| what | result | expected | record |", "|---|---|---|---|"]
+    corrected = superseded_by(records)
     for identity, words in shown.items():
+        while identity in corrected:  # a correction takes the row over
+            identity = corrected[identity]
         record = by_id[identity]
         result = "not run" if record.headline is None else number_text(record.headline)
         rows.append(

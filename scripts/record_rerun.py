@@ -29,10 +29,21 @@ def translated(command: str, root: Path) -> list[str]:
     return [moved.get(word, word) for word in shlex.split(command)]
 
 
+def absolute_paths(commands: Sequence[str]) -> list[str]:
+    """Those that some commands, or paths, name: what they write or read lies in one place only."""
+    found = (re.findall(r"(?:^|[\s='\",\[])(/[^\s'\",\]]+)", command) for command in commands)
+    return list(dict.fromkeys(itertools.chain(*found)))
+
+
 def commands_of(record: Record, root: Path) -> list[list[str]]:
     """All that has to be run, in order. Errors: `UserError` for a record without commands."""
     if not record.commands or not record.outputs:
         raise UserError(f"{record.id} has no commands or no outputs: it cannot be run again")
+    if apart := absolute_paths([*record.outputs, *record.needs, *record.commands]):
+        raise UserError(
+            f"{record.id} names {', '.join(apart)}, which is not in a clone: what was recorded there would be compared "
+            "with itself, or go on; run its commands by hand, with relative paths"
+        )
     return [translated(command, root) for command in (*record.data_commands, *record.needs, *record.commands)]
 
 

@@ -17,6 +17,7 @@ import argparse
 import os
 import sys
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
@@ -29,7 +30,7 @@ require_packages()
 from dataset.plain_data import read_yaml
 from scripts.record_file import RESULTS, ROOT, STATUSES, Record, check_id, read_record, recording, write_record
 from scripts.record_render import group_of, render, stale_pages
-from scripts.record_rerun import plan_lines, rerun
+from scripts.record_rerun import absolute_paths, plan_lines, rerun
 from scripts.record_sources import gathered, starts_elsewhere
 
 
@@ -74,6 +75,11 @@ def new_record(options: argparse.Namespace) -> Record:
     for name in options.supersedes:
         read_record(name, options.root / RESULTS.name)
     values = gathered(outputs) if outputs else {}
+    if outputs:
+        values["outputs"] = [path.as_posix() for path in map(partial(_from_root, options.root), outputs)]
+        if apart := absolute_paths([*values["outputs"], *values["commands"], *values["needs"]]):
+            say(f"warning: {', '.join(apart)} lies outside the repository, so that --rerun cannot make this again: "
+                "train and measure below it, by relative paths", file=sys.stderr)  # fmt: skip
     if options.needs is not None:
         values["needs"] = options.needs
     for folder in options.runs if not values.get("needs") else ():
@@ -87,6 +93,13 @@ def new_record(options: argparse.Namespace) -> Record:
         id=options.id, claim=options.claim, expected=options.expected, source=options.source, status=options.status,
         note=options.note, supersedes=options.supersedes, **values,
     )  # fmt: skip
+
+
+def _from_root(root: Path, path: Path) -> Path:
+    """An absolute path below the repository as seen from its root; others as they are."""
+    if path.is_absolute() and path.is_relative_to(root.absolute()):
+        return path.relative_to(root.absolute())
+    return path
 
 
 def known_data_commands(root: Path, hashes: Sequence[str]) -> list[str]:

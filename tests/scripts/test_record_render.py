@@ -1,5 +1,6 @@
 """Pages made of the records: fresh, short rows, every number on them."""
 
+import dataclasses
 import re
 from pathlib import Path
 
@@ -77,6 +78,9 @@ def test_pages_are_written_where_they_are_stale(tmp_path: Path) -> None:
     assert "| small Sudokus | 95.88 % = 767/800 [94.26, 97.05] | 75 % | sudoku-1 (reproduced) |" in text
     write_record(made("sudoku-2"), tmp_path / "results")
     assert len(stale_pages(tmp_path)) == 2, "README.md names its rows"
+    write_record(dataclasses.replace(made("sudoku-3"), supersedes=["sudoku-1"], status="failed"), tmp_path / "results")
+    render(tmp_path)
+    assert "| 75 % | sudoku-3 (failed) |" in (tmp_path / "README.md").read_text(), "the correction takes the row over"
     (tmp_path / "results" / "_readme.yaml").write_text("sudoku-9: x\n")
     with pytest.raises(UserError, match="expected a mapping of ids of records to words"):
         pages(tmp_path)

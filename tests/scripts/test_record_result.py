@@ -8,8 +8,10 @@ from pathlib import Path
 
 import pytest
 
+from errors import UserError
 from scripts import record_render
 from scripts.record_file import ROOT, read_record
+from scripts.record_rerun import commands_of
 from scripts.record_result import main
 from tests.fuzz.targets.records import EVALUATION
 from tests.helpers import refused_line, train_here
@@ -37,9 +39,17 @@ def test_a_number_goes_from_report_to_record_to_page(report: Path, tmp_path: Pat
     assert made.headline is not None and made.headline.numerator == 765 and made.headline.of == 800
     assert (made.expected, made.source, made.note, made.status) == ("75 %", "plan", "first", "differs")
     assert made.data_commands == ["python make.py data/six"] and made.needs == ["python pretrain.py"]
-    assert made.commands == [EVALUATION["command"]] and made.outputs == [report.as_posix()]
+    assert made.commands == [EVALUATION["command"]] and made.outputs == [report.name], "from the root"
     for page in ("PROVENANCE.md", "docs/results.md"):
         assert "95.62 % = 765/800 [93.98, 96.84]" in (tmp_path / page).read_text()
+
+
+def test_what_lies_elsewhere_is_warned_of(report: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "suite").mkdir()
+    assert record(tmp_path / "suite", "--id", "sudoku-1", *CLAIM, "--status", "differs", "--reports", str(report)) == 0
+    assert f"warning: {report} lies outside the repository, so that --rerun cannot" in capsys.readouterr().err
+    with pytest.raises(UserError, match=f"sudoku-1 names {report}, which is not in a clone"):
+        commands_of(read_record("sudoku-1", tmp_path / "suite" / "results"), tmp_path)
 
 
 def test_pages_are_checked_and_rendered(report: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
