@@ -6,7 +6,9 @@ r"""Solve one puzzle with a trained model, and show its answer after each superv
         puzzle=53..7....6..195....98....6.8...6...34..8.3..17...2...6.6....28....419..5....8..79
     python predict.py checkpoint=RUN/best.pt puzzle_file=FILE          a puzzle a line, or puzzles as grids
     python predict.py checkpoint=RUN/best.pt maze=FILE                 one maze, its rows as lines, or on one line
-    python predict.py checkpoint=RUN/best.pt row=7                     row 7 of the test set, as in tables and pictures
+    python predict.py checkpoint=RUN/best.pt row=7                     row 7 of the test set, as in tables and pictures;
+                                                                       of networks that know rules by identifiers, as of
+                                                                       mini-ARC, nothing else
 
 Of a Sudoku blanks are '.' or '0', or * x _ - ?; spaces and what is drawn between cells are passed over. A file may
 be any list that the Sudoku builder reads, a CSV file with questions too. A maze has # for walls, a space or . for free
@@ -124,8 +126,24 @@ def read_puzzle(text: str, task: PuzzleTask, where: str) -> np.ndarray:
         raise UserError(f"{where}: {error}") from None
 
 
-def test_puzzle(checkpoint: Checkpoint, metadata: PuzzleMetadata, row: int, data_path: str | None) -> np.ndarray:
-    """Row `row` of the test set, (S,). One that chose the best checkpoint is said to be so. Errors: `UserError`."""
+@dataclass(frozen=True)
+class Asked:
+    """N puzzles (N, S) and their identifiers (N,); recorded: the answers (N, S) to those whose rule only these tell."""
+
+    tokens: np.ndarray
+    identifiers: np.ndarray | None = None
+    recorded: np.ndarray | None = None
+
+    def known(self, task: PuzzleTask, index: int) -> Known:
+        """What is known of a puzzle, the recorded answer too."""
+        known = task.known(self.tokens[index])
+        if known.solution is not None or self.recorded is None:
+            return known
+        return replace(known, solution=self.recorded[index])
+
+
+def test_puzzle(checkpoint: Checkpoint, metadata: PuzzleMetadata, row: int, data_path: str | None) -> Asked:
+    """Row `row` of the test set. One that chose the best checkpoint is said to be so. Errors: `UserError`."""
     puzzle_set = open_test_set(checkpoint, data_path, option="data_path=")
     found = puzzle_set.metadata
     if (found.seq_len, found.vocab_size) != (metadata.seq_len, metadata.vocab_size):
@@ -138,21 +156,35 @@ def test_puzzle(checkpoint: Checkpoint, metadata: PuzzleMetadata, row: int, data
         raise UserError(f"row={row}: {puzzle_set.root} has test rows 0 to {last}")
     if row in validation_rows(puzzle_set, checkpoint.config.validation_size):
         print(f"row {row} is a validation row: it helped to choose the best checkpoint")
-    return puzzle_set.read_rows(np.array([row]))[0][0]
+    tokens, recorded = puzzle_set.read_rows(np.array([row]))
+    identifiers = puzzle_set.puzzle_identifiers[puzzle_set.puzzle_of(np.array([row]))]
+    return Asked(tokens, identifiers, recorded if metadata.num_puzzle_identifiers > 1 else None)
 
 
-def read_puzzles(options: Options, checkpoint: Checkpoint, metadata: PuzzleMetadata) -> np.ndarray:
-    """(N, S) the puzzles asked for. Errors: `UserError`."""
+def read_puzzles(options: Options, checkpoint: Checkpoint, metadata: PuzzleMetadata) -> Asked:
+    """The puzzles asked for. Errors: `UserError`."""
     given = [name for name in ("puzzle", "puzzle_file", "maze", "row") if getattr(options, name) is not None]
     if options.data_path is not None and options.row is None and recorded_metadata(checkpoint) is not None:
         raise UserError(
             f"found data_path={options.data_path}, the folder of row=N, and no row; add row=0, or leave data_path out"
         )
     if not given and options.checkpoint is None:
-        return read_puzzle(EXAMPLE, metadata.task, "the example")[None]
+        return Asked(read_puzzle(EXAMPLE, metadata.task, "the example")[None])
     if len(given) != 1:
         options_given = f"{given[0]} and {given[1]}" if given else "none"
         raise UserError(f"found {options_given}: give one of puzzle=53..7..., puzzle_file=FILE, maze=FILE, row=N")
+    if options.row is None and metadata.num_puzzle_identifiers > 1:
+        raise UserError(
+            f"{given[0]}: {checkpoint.path} knows puzzles by {metadata.num_puzzle_identifiers} identifiers, and one "
+            "that is written out has none; give row=N, with data_path=data/NAME for those of other data"
+        )
+    if options.row is not None:
+        return test_puzzle(checkpoint, metadata, options.row, options.data_path)
+    return Asked(read_written(options, checkpoint, metadata))
+
+
+def read_written(options: Options, checkpoint: Checkpoint, metadata: PuzzleMetadata) -> np.ndarray:
+    """(N, S) the puzzles that are written out. Errors: `UserError`."""
     if options.puzzle is not None:
         return read_puzzle(options.puzzle, metadata.task, "puzzle")[None]
     if options.puzzle_file is not None:
@@ -160,21 +192,26 @@ def read_puzzles(options: Options, checkpoint: Checkpoint, metadata: PuzzleMetad
         for note in found.notes:
             say(f"note: {note}")
         return found.tokens
-    if options.maze is not None:
-        if not isinstance(metadata.task, MazeTask):
-            raise UserError(f"maze={options.maze}: {checkpoint.path} answers {metadata.task}; name a network of mazes")
-        return read_puzzle_grids(Path(options.maze), metadata.task, max_puzzles=1).tokens
-    assert options.row is not None
-    return test_puzzle(checkpoint, metadata, options.row, options.data_path)[None]
+    assert options.maze is not None
+    if not isinstance(metadata.task, MazeTask):
+        raise UserError(f"maze={options.maze}: {checkpoint.path} answers {metadata.task}; name a network of mazes")
+    return read_puzzle_grids(Path(options.maze), metadata.task, max_puzzles=1).tokens
 
 
-def answer_puzzles(model: RecursiveModel, puzzles: np.ndarray, metadata: PuzzleMetadata) -> StepwisePredictions:
-    """The model's answers to puzzles (N, S), on the CPU. Of long work the cost is said, and progress shown."""
+def answer_puzzles(
+    model: RecursiveModel, puzzles: np.ndarray, metadata: PuzzleMetadata, identifiers: np.ndarray | None = None
+) -> StepwisePredictions:
+    """The model's answers to puzzles (N, S), on the CPU. Of long work the cost is said, and progress shown.
+
+    identifiers: (N,) of the puzzles; None = the blank one.
+    """
     steps = model.config.halt_max_steps
     long = len(puzzles) * steps >= LONG_PASSES
     if long:
         say(cost_line(len(puzzles), steps, model.config), file=sys.stderr)
-    batch = as_batch(puzzles, puzzles, np.zeros(len(puzzles), np.int32), metadata)
+    if identifiers is None:
+        identifiers = np.full(len(puzzles), metadata.blank_identifier_id)
+    batch = as_batch(puzzles, puzzles, identifiers, metadata)
     device = model.H_init.device
     bar = partial(progress_bar, total=steps, desc="supervision steps", unit="step", shown=long, leave=False)
     predictions = StepwiseInference(watched=bar).predict(model, to_device(batch, device))
@@ -235,17 +272,17 @@ def side_by_side(panels: Sequence[tuple[str, str, list[str]]], panel_width: int,
 
 
 def show(
-    task: PuzzleTask, puzzle: np.ndarray, predictions: StepwisePredictions, index: int, *, color: bool, width: int
+    task: PuzzleTask, asked: Asked, predictions: StepwisePredictions, index: int, *, color: bool, width: int
 ) -> list[str]:
-    """The puzzle, the answer after each step, and the verdict."""
-    known = task.known(puzzle)
+    """A puzzle, the answer after each step, and the verdict."""
+    puzzle, known = asked.tokens[index], asked.known(task, index)
     givens, nothing = task.filled(puzzle), np.zeros(len(puzzle), bool)
 
     def panel(tokens: np.ndarray, right: np.ndarray | None, changed: np.ndarray) -> list[str]:
         return grid_lines(task, tokens, givens=givens, right=right, changed=changed) if color else task.draw(tokens)
 
     panels = [("puzzle", "", panel(puzzle, None, nothing))]
-    steps = predictions.step_answers[index].numpy()
+    steps = task.as_judged(predictions.step_answers[index].numpy())
     halting = predictions.step_q_halt[index].sigmoid().tolist()
     before = np.array(task.symbols(puzzle))
     for step, (tokens, probability) in enumerate(zip(steps, halting, strict=True), 1):
@@ -266,16 +303,16 @@ def main(argv: Sequence[str] | None = None) -> None:
     checkpoint = open_puzzle_checkpoint(options.checkpoint or SHIPPED, device=options.device, dtype=options.dtype)
     checkpoint = replace(checkpoint, config=with_supervision_steps(checkpoint.config, options.steps))
     metadata = puzzle_metadata(checkpoint, options.data_path)
-    puzzles = read_puzzles(options, checkpoint, metadata)
+    asked = read_puzzles(options, checkpoint, metadata)
     model = restore_model(checkpoint, metadata, device_of(checkpoint.config, losses=False))
-    predictions = answer_puzzles(model, puzzles, metadata)
+    predictions = answer_puzzles(model, asked.tokens, metadata, asked.identifiers)
     color = options.color == "always" or (options.color == "auto" and sys.stdout.isatty())
     width = shutil.get_terminal_size().columns
     try:
-        for index, puzzle in enumerate(puzzles):
-            if len(puzzles) > 1:
-                print(f"== puzzle {index + 1} of {len(puzzles)}")
-            print("\n".join(show(metadata.task, puzzle, predictions, index, color=color, width=width)), flush=True)
+        for index in range(len(asked.tokens)):
+            if len(asked.tokens) > 1:
+                print(f"== puzzle {index + 1} of {len(asked.tokens)}")
+            print("\n".join(show(metadata.task, asked, predictions, index, color=color, width=width)), flush=True)
     except BrokenPipeError:  # `| head` has seen enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 

@@ -67,7 +67,7 @@ def trace_rows(model: RecursiveModel, puzzle_set: PuzzleSet, rows: np.ndarray, b
     device, task = model.H_init.device, puzzle_set.metadata.task
     for batch in EvalBatches(puzzle_set, rows, min(batch_size, len(rows))):
         predictions = StepwiseInference().predict(model, {key: leaf.to(device) for key, leaf in batch.items()})
-        answers = predictions.step_answers.cpu().numpy()
+        answers = task.as_judged(predictions.step_answers.cpu().numpy())
         if task.blank is not None:  # an answer of padding leaves the cell empty, as one of blank does
             answers = np.where(task.filled(answers), answers, task.blank)
         halting = torch.sigmoid(predictions.step_q_halt).cpu().numpy()
@@ -169,6 +169,7 @@ def draw(traces: Sequence[Trace], task: PuzzleTask) -> Figure:
         )
         for axes_row, trace in zip(grid, traces, strict=True):
             givens = task.filled(trace.puzzle)
+            kept = givens if task.blank is not None else np.zeros_like(givens)  # else an answer is another grid
             state = "solved" if trace.solved else "not solved"
             rating = "" if trace.rating is None else f"rating {trace.rating}, "
             axes_row[0].set_title(f"test row {trace.row}\n{rating}{state}", fontsize=9)
@@ -178,7 +179,7 @@ def draw(traces: Sequence[Trace], task: PuzzleTask) -> Figure:
                 wrong = int((answer != trace.solution).sum())
                 count = "all right" if not wrong else f"{wrong} wrong"
                 axes.set_title(f"step {step}: {count}\nhalt {trace.halting[step - 1]:.0%}", fontsize=9)
-                draw_board(axes, answer, task, givens=givens, right=answer == trace.solution)
+                draw_board(axes, answer, task, givens=kept, right=answer == trace.solution)
     return figure
 
 

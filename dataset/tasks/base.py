@@ -164,6 +164,10 @@ class PuzzleTask:
         """(N,) int64: how far answers (N, S) are from the rules; 0 = none is broken. Of a task with `rules` only."""
         raise ValueError(f"the rules of {self} are not known")
 
+    def as_judged(self, answers: np.ndarray) -> np.ndarray:
+        """Answers (..., S) without what does not count in them."""
+        return answers
+
     def faults(self, puzzle: np.ndarray, answer: np.ndarray) -> list[str]:
         """What is wrong with an answer (S,) without knowing the solution, in words."""
         changed = int((self.filled(puzzle) & (answer != puzzle)).sum()) if self.blank is not None else 0

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from dataset import mini_arc
-from dataset.arc_tokens import FIRST_COLOUR, NUM_COLOURS, PAD, VOCAB_SIZE, grids_of
+from dataset.arc_tokens import FIRST_COLOUR, NUM_COLOURS, PAD, VOCAB_SIZE, cropped, grids_of, tokens_of
 from dataset.mini_arc_pairs import GridSizes, class_keys, draw_pairs
 from dataset.tasks.base import Baseline, Known, PuzzleTask, TaskError
 
@@ -61,6 +61,10 @@ class Task(PuzzleTask):
     def baselines(self, inputs: np.ndarray, frequent: int) -> dict[str, Baseline]:
         """An input of which every cell is made black."""
         return {"black": Baseline(np.where(inputs >= FIRST_COLOUR, FIRST_COLOUR, inputs))}
+
+    def as_judged(self, answers: np.ndarray) -> np.ndarray:
+        """Of answers (..., S) the grids that are cut out, as officially, and their ends."""
+        return tokens_of(cropped(answers, self.canvas)).reshape(answers.shape)
 
     def difficulty(self, inputs: np.ndarray) -> np.ndarray:
         """Cells of the grid."""

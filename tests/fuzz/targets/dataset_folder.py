@@ -1,6 +1,8 @@
 """Dataset folders: `dataset.json`, every array, names, ratings; opened, verified, drawn from, evaluated."""
 
+import contextlib
 import hashlib
+import io
 import json
 import tempfile
 import warnings
@@ -12,6 +14,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from dataset.build_mini_arc_dataset import main as build_mini_arc
 from dataset.content_sums import content_sums
 from dataset.eval_batches import EvalBatches, test_rows, validation_rows
 from dataset.puzzle_folder import (
@@ -47,7 +50,7 @@ class Opened:
 
 
 class DatasetFolder:
-    """Three kinds of folders: one puzzle a group with symmetries and ratings; groups; the official HRM form."""
+    """Folders of one puzzle a group with symmetries and ratings; of groups; of the official HRM form; of mini-ARC."""
 
     name = "dataset"
     share = 6.0
@@ -55,7 +58,7 @@ class DatasetFolder:
     def prepare(self) -> None:
         if hasattr(self, "bases"):
             return
-        self.bases = [_single(), _grouped(), _official()]
+        self.bases = [_single(), _grouped(), _official(), _mini_arc()]
 
     def case(self, rng: Random, folder: Path) -> Case:
         base = rng.choice(self.bases)
@@ -150,6 +153,13 @@ def _wrong_set(puzzle_set: PuzzleSet, arrays: dict[str, np.ndarray], text: dict[
         return "puzzle_identifiers"
     if puzzle_set.ratings is not None and puzzle_set.ratings.shape != (count,):
         return "ratings"
+    if puzzle_set.descriptors is not None:
+        path = puzzle_set.root / puzzle_set.split / f"{puzzle_set.set_name}__descriptors.npy"
+        if (
+            not np.array_equal(puzzle_set.descriptors, _plain_array(path))
+            or len(puzzle_set.descriptors) != len(puzzles) - 1
+        ):
+            return "descriptors differ from the file"
     return None
 
 
@@ -236,6 +246,16 @@ def _seal(files: Files, changes: list[str]) -> None:
             sums.update({name: hashlib.sha256(files[f"{split}/{name}"]).hexdigest() for name in names})
             files[f"{split}/dataset.json"] = json.dumps(text).encode("utf-8", "surrogatepass")
     changes.append("checksums made to fit")
+
+
+def _mini_arc() -> Files:
+    """Fresh pairs by the stored descriptors."""
+    with tempfile.TemporaryDirectory() as place:
+        root = Path(place) / "data"
+        with contextlib.redirect_stdout(io.StringIO()):
+            build_mini_arc(["--train-pairs", "1", "--test-pairs", "1", "--output-dir", str(root)])
+        files = _files_of(root)
+    return {name: data for name, data in files.items() if not name.startswith("held_out_")}
 
 
 def _files_of(root: Path) -> Files:
