@@ -160,13 +160,12 @@ def canonical_tokens(tokens: np.ndarray, side: int) -> np.ndarray:
     it is the one whose bytes come first.
     """
     grids = grids_of(tokens, side)
-    smallest: np.ndarray | None = None
-    for symmetry in range(dihedral.COUNT):
-        image = turned(grids, np.full(len(grids), symmetry))
-        renamed = tokens_of(Grids(_in_order_of_occurrence(image.cells), image.heights, image.widths))
-        smallest = renamed if smallest is None else dihedral.first_by_bytes(smallest, renamed)
-    assert smallest is not None
-    return smallest
+    images = turned(grids[np.tile(np.arange(len(grids)), dihedral.COUNT)], np.arange(dihedral.COUNT).repeat(len(grids)))
+    found = tokens_of(Grids(_in_order_of_occurrence(images.cells), images.heights, images.widths))
+    while len(found) > len(grids):  # eight of each, four, two
+        half = len(found) // 2
+        found = dihedral.first_by_bytes(found[:half], found[half:])
+    return found
 
 
 def _in_order_of_occurrence(cells: np.ndarray) -> np.ndarray:

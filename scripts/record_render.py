@@ -17,6 +17,7 @@ _BEGIN, _END = "<!-- results:begin -->", "<!-- results:end -->"
 _GROUPS = {
     "sudoku": "Training on Sudokus",
     "maze": "Training on mazes",
+    "mini-arc": "Training on mini-ARC",
     "step9": "Training on perturbed trajectories",
     "dynamics": "Inference as a dynamical system",
     "flossing": "Gradient flossing",
