@@ -13,6 +13,11 @@ from dataset import dihedral
 
 PAD, EOS, FIRST_COLOUR, NUM_COLOURS = 0, 1, 2, 10
 VOCAB_SIZE = FIRST_COLOUR + NUM_COLOURS
+# In pictures: of the tokens those of arcprize.org for colours 0 to 9, after white and a light grey.
+TOKEN_COLOURS = (
+    *("#ffffff", "#e8e8e8", "#000000", "#0074d9", "#ff4136", "#2ecc40"),
+    *("#ffdc00", "#aaaaaa", "#f012be", "#ff851b", "#7fdbff", "#870c25"),
+)
 _VIEW_NAME = re.compile(r"(?s)(.*)\|\|\|t([0-7])\|\|\|([0-9]{10})")
 
 

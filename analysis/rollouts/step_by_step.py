@@ -150,7 +150,8 @@ def _draw_colours(
     axes.imshow(shown[tokens.reshape(rows, columns)], extent=(0, columns, rows, 0), interpolation="nearest")
     for cell in [] if right is None else np.flatnonzero(~right).tolist():
         row, column = divmod(cell, columns)
-        axes.plot([column + 0.12, column + 0.88], [row + 0.88, row + 0.12], color="black", linewidth=0.9)
+        seen = "black" if shown[tokens[cell], :3].mean() > 0.4 else "white"
+        axes.plot([column + 0.12, column + 0.88], [row + 0.88, row + 0.12], color=seen, linewidth=0.9)
     edge = matplotlib.patches.Rectangle((0, 0), columns, rows, fill=False, color="black", linewidth=1.0)
     axes.add_patch(edge)
 

@@ -4,13 +4,14 @@ Which rule a puzzle obeys is said by its identifier alone: a view of a pair obey
 puzzles with identifiers of their own, as officially, and `training.judges.mini_arc` lets their answers vote.
 """
 
+from collections.abc import Sequence
 from math import isqrt
 from typing import Any
 
 import numpy as np
 
 from dataset import mini_arc
-from dataset.arc_tokens import FIRST_COLOUR, NUM_COLOURS, PAD, VOCAB_SIZE, cropped, grids_of, tokens_of
+from dataset.arc_tokens import FIRST_COLOUR, NUM_COLOURS, PAD, TOKEN_COLOURS, VOCAB_SIZE, cropped, grids_of, tokens_of
 from dataset.mini_arc_pairs import GridSizes, class_keys, draw_pairs
 from dataset.tasks.base import Baseline, Known, PuzzleTask, TaskError
 
@@ -83,6 +84,10 @@ class Task(PuzzleTask):
     def characters(self) -> dict[str, int]:
         """Black is written as a digit too."""
         return super().characters | {"0": FIRST_COLOUR}
+
+    @property
+    def colours(self) -> Sequence[str] | None:
+        return TOKEN_COLOURS
 
     def symbols(self, tokens: np.ndarray) -> list[str]:
         """Colours as digits, black as a dot, the end of the grid as ~, and padding as nothing."""
