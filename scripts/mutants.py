@@ -1,0 +1,235 @@
+"""Change modules in small ways, one at a time, and see whether their tests notice.
+
+    python scripts/mutants.py --json runs/mutants.json                    150 changes of the numerical parts
+    python scripts/mutants.py dynamics --count 30 --json runs/some.json   of one folder
+
+Needs requirements-mutants.txt. The tests of a module are those of its name and those in the same folder that import it;
+where there are none, whatever tests import it, or else import a module that does. Everything happens in a copy of the
+tree. Started again, the command goes on where it was stopped, and tries those that survived once more where their tests
+have changed since: the shares of both times are printed with 95 % Wilson intervals, and the survivors as a table.
+"""
+
+import ast
+import hashlib
+import os
+import re
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from arguments import FlagParser
+from errors import UserError, exit_on_user_error, require_packages, say
+
+require_packages()
+
+from analysis.command_line import check_at_least, check_json_target, environment, save_json_target
+from dataset.plain_data import read_json_object
+from long_work import progress_bar
+from scripts.mutant_places import LEFT_OUT, Mutant, mutated, sampled
+from tests.python_server import OTHERS, PythonServer
+from training.evaluation.summary_table import aligned
+from training.records.result_numbers import Number, rate, record_entry
+
+ROOT = Path(__file__).resolve().parents[1]
+AREAS = (
+    *("dynamics", "analysis/spectra", "analysis/endings", "analysis/samples"),
+    *("training/evaluation", "training/objectives"),
+)
+PYTEST = ("-x", "-q", "-p", "no:cacheprovider", "-m", "not slow and not gpu", "--hypothesis-seed=0")
+SLACK = 30.0  # seconds that a trial may take besides three times what the unchanged module took
+KILLED, SURVIVED, NOT_RUN = "killed", "survived", "not run"
+
+
+def modules_of(areas: Sequence[str]) -> list[str]:
+    """Paths from the root; figures are looked at, not tested. Errors: `UserError` for what is no folder or module."""
+    found: set[str] = set()
+    for area in areas:
+        place = ROOT / area
+        files = [place] if place.suffix == ".py" and place.is_file() else sorted(place.glob("*.py"))
+        if not files or not place.resolve().is_relative_to(ROOT):
+            raise UserError(f"{area}: expected a folder with modules, or a module, of {ROOT}")
+        found |= {file.resolve().relative_to(ROOT).as_posix() for file in files}
+    return sorted(name for name in found if not name.endswith(("__init__.py", "_figures.py")))
+
+
+def imports(file: Path) -> set[str]:
+    """Dotted names that the file imports; `from a import b` may be either."""
+    names: set[str] = set()
+    for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.ImportFrom) and node.module:
+            names |= {node.module, *(f"{node.module}.{each.name}" for each in node.names)}
+        elif isinstance(node, ast.Import):
+            names |= {each.name for each in node.names}
+    return names
+
+
+def tests_of(modules: Sequence[str]) -> dict[str, list[str]]:
+    """The test files of each module, the one of its name first."""
+    tests = {file: imports(file) for file in sorted((ROOT / "tests").rglob("test_*.py"))}
+    folders = ("analysis", "dynamics", "training")
+    others = (file for folder in folders for file in sorted((ROOT / folder).rglob("*.py")))
+    sources = {file: imports(file) for file in [*sorted(ROOT.glob("*.py")), *others]}
+
+    def first_hand(module: Path) -> list[Path]:
+        dotted = ".".join(module.relative_to(ROOT).with_suffix("").parts)
+        importing = [file for file, names in tests.items() if dotted in names]
+        mirror = ROOT / "tests" / module.relative_to(ROOT).with_name(f"test_{module.name}")
+        near = [file for file in importing if file.parent == mirror.parent and file != mirror]
+        return [mirror, *near] if mirror in tests else near or importing
+
+    chosen: dict[str, list[str]] = {}
+    for name in modules:
+        dotted = ".".join(Path(name).with_suffix("").parts)
+        users = [file for file, names in sources.items() if dotted in names]
+        files = first_hand(ROOT / name) or list(dict.fromkeys(test for user in users for test in first_hand(user)))
+        chosen[name] = [file.relative_to(ROOT).as_posix() for file in files]
+    return chosen
+
+
+def digest(files: Iterable[str]) -> str:
+    return hashlib.sha256(b"".join((ROOT / file).read_bytes() for file in files)).hexdigest()
+
+
+class Bench:
+    """A copy of the tracked files, in which one module at a time is changed and its tests are run."""
+
+    def __init__(self, copy: Path, server: PythonServer) -> None:
+        self.copy, self.server, self.moment = copy, server, 0
+        listed = subprocess.run(["git", "ls-files", "-z"], cwd=ROOT, capture_output=True, text=True)
+        if listed.returncode:
+            raise UserError(f"{ROOT} is no git repository: {listed.stderr.strip()}; clone the suite")
+        for name in filter(None, listed.stdout.split("\0")):
+            if (ROOT / name).is_file():
+                (copy / name).parent.mkdir(parents=True, exist_ok=True)
+                (copy / name).write_bytes((ROOT / name).read_bytes())
+
+    def run(self, tests: Sequence[str], seconds: float | None = None) -> tuple[int | None, str]:
+        """pytest's exit code, None where it takes longer; and what it says at the end."""
+        words = [str(self.server.python), "-m", "pytest", *PYTEST, *tests]
+        variables = os.environ | {"WANDB_MODE": "disabled", "OMP_NUM_THREADS": "1", "MPLBACKEND": "Agg"}
+        try:  # the server ends what the one who waits for it has left
+            done = subprocess.run(words, cwd=self.copy, env=variables, capture_output=True, text=True, timeout=seconds)
+        except subprocess.TimeoutExpired:
+            return None, "took too long"
+        failed = re.search(r"^(?:FAILED|ERROR) (\S+)", done.stdout, re.M)
+        return done.returncode, failed[1] if failed else (done.stdout.strip().splitlines() or ["no output"])[-1]
+
+    def try_out(self, mutant: Mutant, tests: Sequence[str], seconds: float) -> tuple[int | None, str]:
+        file, source = self.copy / mutant.module, (ROOT / mutant.module).read_text(encoding="utf-8")
+        for text, last in ((mutated(source, mutant.operator, mutant.occurrence), False), (source, True)):
+            file.write_text(text, encoding="utf-8")
+            self.moment += 2
+            os.utime(file, (self.moment, self.moment))  # else a second of equal length would be the same to Python
+            if not last:
+                outcome = self.run(tests, seconds)
+        return outcome
+
+
+def begun(options: Any, modules: Sequence[str]) -> dict[str, Any]:
+    """The report without a trial, or the one that is there. Errors: `UserError` where its modules have changed."""
+    sources = {name: digest([name]) for name in modules}
+    if options.json.exists():
+        report = read_json_object(options.json)
+        changed = [name for name in report["sources"] if sources.get(name) != report["sources"][name]]
+        if changed:
+            raise UserError(f"{options.json} is about other code: {changed[0]} has changed; name another, or remove it")
+        return report
+    mutants, places = sampled(ROOT, modules, options.count, options.seed)
+    trials = [asdict(mutant) | {"trials": []} for mutant in mutants]
+    return {"places": places, "left_out": LEFT_OUT, "sources": sources, "clean_seconds": {}, "mutants": trials}
+
+
+def due(entry: Mapping[str, Any], tests: str) -> bool:
+    """Whether a mutant has not been tried, or survived tests that were other ones."""
+    trials = entry["trials"]
+    return not trials or (trials[-1]["outcome"] == SURVIVED and trials[-1]["tests"] != tests)
+
+
+def measure(report: dict[str, Any], options: Any, described: Mapping[str, Any]) -> None:
+    """Try what is due, a save after each."""
+    tests = tests_of(sorted(report["sources"]))
+    digests = {name: digest(files) for name, files in tests.items()}
+    report["tests"] = tests
+    waiting = [entry for entry in report["mutants"] if due(entry, digests[entry["module"]])]
+    clean: dict[str, float | None] = {}  # None: no tests, or they take too long
+    with tempfile.TemporaryDirectory() as place, PythonServer((*OTHERS, "pytest", "hypothesis")) as server:
+        bench = Bench(Path(place), server) if waiting else None
+        for entry in progress_bar(sorted(waiting, key=lambda entry: entry["module"]), unit=" mutants"):
+            assert bench is not None
+            name = entry["module"]
+            start = time.monotonic()
+            if name not in clean:
+                code, said = bench.run(tests[name], options.most_seconds) if tests[name] else (None, "")
+                if code:
+                    raise UserError(f"the tests of {name} fail as it is ({said}): mend them first")
+                clean[name] = None if code is None else round(time.monotonic() - start, 1)
+                report["clean_seconds"][name] = clean[name]
+                start = time.monotonic()
+            outcome, usual = NOT_RUN, clean[name]
+            if usual is not None:
+                fields = {key: value for key, value in entry.items() if key != "trials"}
+                code, said = bench.try_out(Mutant(**fields), tests[name], SLACK + 3 * usual)
+                outcome = SURVIVED if code == 0 else KILLED
+            entry["trials"].append(
+                {"outcome": outcome, "by": said if outcome == KILLED else "", "tests": digests[name]}
+                | {"commit": described["commit"], "seconds": round(time.monotonic() - start, 1)}
+            )
+            save_json_target(options.json, report)
+
+
+def numbers(report: Mapping[str, Any]) -> list[Number]:
+    """Shares killed at the first trial and at the last, of all and of each folder."""
+    tried = [entry for entry in report["mutants"] if entry["trials"] and entry["trials"][0]["outcome"] != NOT_RUN]
+    folders = sorted({os.path.dirname(entry["module"]) for entry in tried})
+    found = []
+    for name in ["", *folders]:
+        chosen = [entry["trials"] for entry in tried if entry["module"].startswith(name)]
+        for moment, which in (("initial", 0), ("final", -1)):
+            killed = sum(trials[which]["outcome"] == KILLED for trials in chosen)
+            if chosen:
+                found.append(rate(f"mutants killed{name and f' in {name}'}", killed, len(chosen), moment))
+    return found
+
+
+def survivors(report: Mapping[str, Any]) -> list[tuple[str, str, str]]:
+    """Place, text and changed text of each that no test has noticed."""
+    left = [entry for entry in report["mutants"] if entry["trials"] and entry["trials"][-1]["outcome"] == SURVIVED]
+    left.sort(key=lambda entry: (entry["module"], entry["line"]))
+    return [(f"{entry['module']}:{entry['line']}", entry["before"], entry["after"]) for entry in left]
+
+
+@exit_on_user_error
+def main(arguments: Sequence[str] | None = None) -> None:
+    parser = FlagParser(description=__doc__)
+    parser.add_argument("areas", nargs="*", default=AREAS, metavar="MODULE", help="folders or modules (default: six)")
+    parser.add_argument("--count", type=int, default=150, help="how many changes are tried (default %(default)s)")
+    parser.add_argument("--seed", type=int, default=0, help="of the sample (default %(default)s)")
+    limit = "of a module's tests, which are not run where they take longer (default %(default)s)"
+    parser.add_argument("--most-seconds", type=float, default=120.0, help=limit)
+    parser.add_argument("--json", type=Path, required=True, metavar="FILE", help="the trials; goes on with one that is")
+    options = parser.parse_args(arguments)
+    check_at_least(options, count=1)
+    check_json_target(options.json)
+    described = environment() | {"seed": options.seed}
+    report = begun(options, modules_of(options.areas)) | {"environment": described}
+    measure(report, options, described)
+    commits = dict.fromkeys(trial["commit"] or "unknown" for entry in report["mutants"] for trial in entry["trials"])
+    shares = numbers(report)
+    report |= record_entry(
+        shares, origin=described, seeds=[options.seed], datasets=["synthetic"], commits=[each[:12] for each in commits]
+    )
+    save_json_target(options.json, report)
+    table = [(n.name, n.moment or "", f"{n.numerator} of {n.of}", f"{n.value:.1f} %", f"[{n.low:.1f}, {n.high:.1f}]")
+             for n in shares]  # fmt: skip
+    say(*aligned(table), "", *aligned([("survives", "written", "changed to"), *survivors(report)], left=3))
+
+
+if __name__ == "__main__":
+    main()
