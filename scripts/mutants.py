@@ -3,7 +3,7 @@
     python scripts/mutants.py --json runs/mutants.json                    150 changes of the numerical parts
     python scripts/mutants.py dynamics --count 30 --json runs/some.json   of one folder
 
-Needs requirements-mutants.txt. The tests of a module are those of its name and those in the same folder that import it;
+Needs Linux and requirements-mutants.txt. The tests of a module are that of its name and those beside it that import it;
 where there are none, whatever tests import it, or else import a module that does. Everything happens in a copy of the
 tree. Started again, the command goes on where it was stopped, and tries those that survived once more where their tests
 have changed since: the shares of both times are printed with 95 % Wilson intervals, and the survivors as a table.
@@ -13,6 +13,8 @@ import ast
 import hashlib
 import os
 import re
+import resource
+import signal
 import subprocess
 import sys
 import tempfile
@@ -35,7 +37,7 @@ from long_work import progress_bar
 from scripts.mutant_places import LEFT_OUT, Mutant, mutated, sampled
 from tests.python_server import OTHERS, PythonServer
 from training.evaluation.summary_table import aligned
-from training.records.result_numbers import Number, rate, record_entry
+from training.records.result_numbers import HASH_CHARACTERS, Number, rate, record_entry
 
 ROOT = Path(__file__).resolve().parents[1]
 AREAS = (
@@ -43,7 +45,8 @@ AREAS = (
     *("training/evaluation", "training/objectives"),
 )
 PYTEST = ("-x", "-q", "-p", "no:cacheprovider", "-m", "not slow and not gpu", "--hypothesis-seed=0")
-SLACK = 30.0  # seconds that a trial may take besides three times what the unchanged module took
+HANGS = 1200.0  # seconds after which a trial that waits for something is given up
+LATE = "took too long"
 KILLED, SURVIVED, NOT_RUN = "killed", "survived", "not run"
 
 
@@ -98,10 +101,15 @@ def digest(files: Iterable[str]) -> str:
 
 
 class Bench:
-    """A copy of the tracked files, in which one module at a time is changed and its tests are run."""
+    """A copy of the tracked files, in which one module at a time is changed and its tests are run.
 
-    def __init__(self, copy: Path, server: PythonServer) -> None:
+    What a trial may take is counted in seconds of CPU, which do not depend on what else the machine does.
+    """
+
+    def __init__(self, copy: Path, server: PythonServer, seconds: int) -> None:
         self.copy, self.server, self.moment = copy, server, 0
+        # The trials inherit it; at the second limit they are killed, which the one who waits could not tell.
+        resource.prlimit(server.process_id, resource.RLIMIT_CPU, (seconds, seconds + 10))
         listed = subprocess.run(["git", "ls-files", "-z"], cwd=ROOT, capture_output=True, text=True)
         if listed.returncode:
             raise UserError(f"{ROOT} is no git repository: {listed.stderr.strip()}; clone the suite")
@@ -110,26 +118,31 @@ class Bench:
                 (copy / name).parent.mkdir(parents=True, exist_ok=True)
                 (copy / name).write_bytes((ROOT / name).read_bytes())
 
-    def run(self, tests: Sequence[str], seconds: float | None = None) -> tuple[int | None, str]:
-        """pytest's exit code, None where it takes longer; and what it says at the end."""
+    def run(self, tests: Sequence[str]) -> tuple[int | None, str]:
+        """pytest's exit code, None where it takes too long; and the test that failed, or what is said at the end."""
         words = [str(self.server.python), "-m", "pytest", *PYTEST, *tests]
         variables = os.environ | {"WANDB_MODE": "disabled", "OMP_NUM_THREADS": "1", "MPLBACKEND": "Agg"}
         try:  # the server ends what the one who waits for it has left
-            done = subprocess.run(words, cwd=self.copy, env=variables, capture_output=True, text=True, timeout=seconds)
+            done = subprocess.run(words, cwd=self.copy, env=variables, capture_output=True, text=True, timeout=HANGS)
         except subprocess.TimeoutExpired:
-            return None, "took too long"
+            return None, LATE
+        if done.returncode == -signal.SIGXCPU:
+            return None, LATE
         failed = re.search(r"^(?:FAILED|ERROR) (\S+)", done.stdout, re.M)
         return done.returncode, failed[1] if failed else (done.stdout.strip().splitlines() or ["no output"])[-1]
 
-    def try_out(self, mutant: Mutant, tests: Sequence[str], seconds: float) -> tuple[int | None, str]:
+    def try_out(self, mutant: Mutant, tests: Sequence[str]) -> tuple[int | None, str]:
         file, source = self.copy / mutant.module, (ROOT / mutant.module).read_text(encoding="utf-8")
-        for text, last in ((mutated(source, mutant.operator, mutant.occurrence), False), (source, True)):
-            file.write_text(text, encoding="utf-8")
-            self.moment += 2
-            os.utime(file, (self.moment, self.moment))  # else a second of equal length would be the same to Python
-            if not last:
-                outcome = self.run(tests, seconds)
-        return outcome
+        try:
+            self._write(file, mutated(source, mutant.operator, mutant.occurrence))
+            return self.run(tests)
+        finally:
+            self._write(file, source)
+
+    def _write(self, file: Path, text: str) -> None:
+        file.write_text(text, encoding="utf-8")
+        self.moment += 2
+        os.utime(file, (self.moment, self.moment))  # else a second text of equal length would be the same to Python
 
 
 def begun(options: Any, modules: Sequence[str]) -> dict[str, Any]:
@@ -143,7 +156,7 @@ def begun(options: Any, modules: Sequence[str]) -> dict[str, Any]:
         return report
     mutants, places = sampled(ROOT, modules, options.count, options.seed)
     trials = [asdict(mutant) | {"trials": []} for mutant in mutants]
-    return {"places": places, "left_out": LEFT_OUT, "sources": sources, "clean_seconds": {}, "mutants": trials}
+    return {"places": places, "left_out": LEFT_OUT, "sources": sources, "in_time": {}, "mutants": trials}
 
 
 def due(entry: Mapping[str, Any], tests: str) -> bool:
@@ -153,35 +166,61 @@ def due(entry: Mapping[str, Any], tests: str) -> bool:
 
 
 def measure(report: dict[str, Any], options: Any, described: Mapping[str, Any]) -> None:
-    """Try what is due, a save after each."""
+    """Try what is due, in the order of the sample, a save after each.
+
+    A module of which nothing survives is tried unchanged too: its tests must pass then, within the same time.
+    """
     tests = tests_of(sorted(report["sources"]))
     digests = {name: digest(files) for name, files in tests.items()}
     report["tests"] = tests
     waiting = [entry for entry in report["mutants"] if due(entry, digests[entry["module"]])]
-    clean: dict[str, float | None] = {}  # None: no tests, or they take too long
     with tempfile.TemporaryDirectory() as place, PythonServer((*OTHERS, "pytest", "hypothesis")) as server:
-        bench = Bench(Path(place), server) if waiting else None
-        for entry in progress_bar(sorted(waiting, key=lambda entry: entry["module"]), unit=" mutants"):
-            assert bench is not None
-            name = entry["module"]
-            start = time.monotonic()
-            if name not in clean:
-                code, said = bench.run(tests[name], options.most_seconds) if tests[name] else (None, "")
+        bench = Bench(Path(place), server, options.cpu_seconds)
+
+        def in_time(name: str) -> bool:
+            """Whether the tests pass unchanged in time. Errors: `UserError` where they fail."""
+            if name not in report["in_time"]:
+                code, said = bench.run(tests[name]) if tests[name] else (None, "")
                 if code:
                     raise UserError(f"the tests of {name} fail as it is ({said}): mend them first")
-                clean[name] = None if code is None else round(time.monotonic() - start, 1)
-                report["clean_seconds"][name] = clean[name]
-                start = time.monotonic()
-            outcome, usual = NOT_RUN, clean[name]
-            if usual is not None:
+                report["in_time"][name] = code == 0
+            return bool(report["in_time"][name])
+
+        for entry in progress_bar(waiting, unit=" mutants"):
+            name, start = entry["module"], time.monotonic()
+            outcome, said = NOT_RUN, ""
+            if tests[name] and report["in_time"].get(name, True):
                 fields = {key: value for key, value in entry.items() if key != "trials"}
-                code, said = bench.try_out(Mutant(**fields), tests[name], SLACK + 3 * usual)
-                outcome = SURVIVED if code == 0 else KILLED
+                code, said = bench.try_out(Mutant(**fields), tests[name])
+                if code == 0:
+                    outcome = SURVIVED
+                    report["in_time"][name] = True
+                elif code is not None or in_time(name):
+                    outcome = KILLED
+            trial = {"outcome": outcome, "by": said if outcome == KILLED else "", "tests": digests[name]}
             entry["trials"].append(
-                {"outcome": outcome, "by": said if outcome == KILLED else "", "tests": digests[name]}
-                | {"commit": described["commit"], "seconds": round(time.monotonic() - start, 1)}
+                trial | {"commit": described["commit"], "seconds": round(time.monotonic() - start, 1)}
             )
-            save_json_target(options.json, report)
+            save(report, options, described)
+        for name in sorted({entry["module"] for entry in report["mutants"]}):
+            in_time(name)
+    save(report, options, described)
+
+
+def save(report: dict[str, Any], options: Any, described: Mapping[str, Any]) -> None:
+    """Write the report with the record of what was tried so far."""
+    trials = [trial for entry in report["mutants"] for trial in entry["trials"]]
+    commits = [(trial["commit"] or "unknown")[:HASH_CHARACTERS] for trial in trials]
+    seconds = sum(trial["seconds"] for trial in trials)
+    entry = record_entry(
+        numbers(report),
+        origin=described,
+        commits=commits,
+        datasets=["synthetic"],
+        seeds=[options.seed],
+        seconds=seconds,
+    )
+    save_json_target(options.json, report | entry)
 
 
 def numbers(report: Mapping[str, Any]) -> list[Number]:
@@ -211,21 +250,16 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("areas", nargs="*", default=AREAS, metavar="MODULE", help="folders or modules (default: six)")
     parser.add_argument("--count", type=int, default=150, help="how many changes are tried (default %(default)s)")
     parser.add_argument("--seed", type=int, default=0, help="of the sample (default %(default)s)")
-    limit = "of a module's tests, which are not run where they take longer (default %(default)s)"
-    parser.add_argument("--most-seconds", type=float, default=120.0, help=limit)
+    limit = "what the tests of a module may take; those that take longer unchanged are not run (default %(default)s)"
+    parser.add_argument("--cpu-seconds", type=int, default=60, help=limit)
     parser.add_argument("--json", type=Path, required=True, metavar="FILE", help="the trials; goes on with one that is")
     options = parser.parse_args(arguments)
-    check_at_least(options, count=1)
+    check_at_least(options, count=1, cpu_seconds=1)
     check_json_target(options.json)
     described = environment() | {"seed": options.seed}
     report = begun(options, modules_of(options.areas)) | {"environment": described}
     measure(report, options, described)
-    commits = dict.fromkeys(trial["commit"] or "unknown" for entry in report["mutants"] for trial in entry["trials"])
     shares = numbers(report)
-    report |= record_entry(
-        shares, origin=described, seeds=[options.seed], datasets=["synthetic"], commits=[each[:12] for each in commits]
-    )
-    save_json_target(options.json, report)
     table = [(n.name, n.moment or "", f"{n.numerator} of {n.of}", f"{n.value:.1f} %", f"[{n.low:.1f}, {n.high:.1f}]")
              for n in shares]  # fmt: skip
     say(*aligned(table), "", *aligned([("survives", "written", "changed to"), *survivors(report)], left=3))

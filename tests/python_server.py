@@ -77,6 +77,10 @@ class PythonServer:
         self._process.communicate()
         self._folder.cleanup()
 
+    @property
+    def process_id(self) -> int:
+        return self._process.pid
+
     def run(self, words: Sequence[str], output: Path, cwd: Path, env: Mapping[str, str]) -> int:
         """Exit code of one process, without the file that stands for the interpreter.
 
@@ -124,8 +128,7 @@ def answer(client: socket.socket) -> NoReturn:
             os.close(stream)
         run(job)
     client.sendall(f"{child}\n".encode())
-    # A client says nothing more: the end of its words is its own, and no child outlives it.
-    threading.Thread(target=lambda: client.recv(1) or os.kill(child, signal.SIGTERM), daemon=True).start()
+    threading.Thread(target=end_with, args=(client, child), daemon=True).start()
     for stream in streams:
         os.close(stream)
     # The server's own streams would keep open a pipe that a reader waits for.
@@ -133,6 +136,12 @@ def answer(client: socket.socket) -> NoReturn:
         os.close(place)
     client.sendall(f"{os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])}\n".encode())
     os._exit(0)
+
+
+def end_with(client: socket.socket, child: int) -> None:
+    """A client says nothing more: the end of its words is its own, and no child outlives it."""
+    if not client.recv(1):
+        os.kill(child, signal.SIGTERM)
 
 
 def run(job: dict[str, Any]) -> NoReturn:
