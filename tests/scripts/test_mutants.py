@@ -85,7 +85,7 @@ def test_killed_before_and_after_a_test_is_added(suite: Path, capsys: pytest.Cap
     file = suite.parent / "mutants.json"
 
     def measured() -> dict[str, list[list[str]]]:
-        mutants.main(["area", "--json", str(file), "--cpu-seconds", "4"])
+        mutants.main(["area", "--json", str(file), "--cpu-seconds", "3"])
         entries = json.loads(file.read_text())["mutants"]
         names = [f"{entry['operator']} {Path(entry['module']).stem}" for entry in entries]
         return dict(zip(names, ([trial["outcome"] for trial in entry["trials"]] for entry in entries), strict=True))
@@ -121,7 +121,7 @@ def test_killed_before_and_after_a_test_is_added(suite: Path, capsys: pytest.Cap
 def test_a_failing_suite_measures_nothing(suite: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (suite / "tests/area/test_growth.py").write_text(TEST.replace("and not", "and"))
     with pytest.raises(SystemExit) as ended:
-        mutants.main(["area", "--json", str(suite.parent / "mutants.json"), "--cpu-seconds", "4"])
+        mutants.main(["area", "--json", str(suite.parent / "mutants.json"), "--count", "1"])
     assert ended.value.code == 2
     assert (
         "the tests of area/growth.py fail as it is (tests/area/test_growth.py::test_rises)" in capsys.readouterr().err
