@@ -4,7 +4,13 @@ import numpy as np
 import pytest
 import torch
 
-from analysis.spectra.long_trajectories import SETTLED_DRIFT, attractor_kinds, survival
+from analysis.spectra.long_trajectories import (
+    SETTLED_DRIFT,
+    attractor_kinds,
+    long_trajectory_statistics,
+    survival,
+)
+from analysis.spectra.spectrum_table import SpectrumTable
 from dynamics.lyapunov import lyapunov_spectrum
 from dynamics.trajectory import recurrence
 
@@ -52,3 +58,31 @@ def test_escape_rate_of_an_exponential_tail() -> None:
 def test_nothing_at_risk() -> None:
     curve = survival(np.zeros((5, 10)))
     assert curve.unsettled.tolist() == [0] * 10 and curve.escape_rate is None
+
+
+def test_outcomes_are_those_of_the_last_step_and_exponents_of_the_second_half() -> None:
+    """Six steps after two measured ones: at rest, solved at the very end, lost after step 2, never solved."""
+    exact = np.zeros((4, 8), bool)
+    exact[0], exact[1, -1], exact[2, :2] = True, True, True
+    growth = np.array([[-1.0] * 6, [9, 9, 9, -2, -2, -2], [-9, -9, -9, 0.4, 0.5, 0.6], [-9, 9, 9, -3, -3, -3]])
+    drift = np.where(np.array([0, 1, 1, 1])[:, None] > 0, 0.2, 1e-6) * np.ones(8)
+    arrays = {
+        "row": np.arange(4), "exact": exact[:, :2], "extended_exact": exact[:, 2:], "extended_growth": growth,
+        "drift": drift[:, :2], "extended_drift": drift[:, 2:], "answer_period": np.array([1, 2, 0, 1]),
+        "recurrence_distance": np.array([[1e-6, 1e-6], [0.1, 1e-6], [0.1, 0.1], [0.1, 0.1]]),
+    }  # fmt: skip
+    found = long_trajectory_statistics(SpectrumTable("a", arrays, {}))
+    assert found is not None and found["num_steps"] == 8 and found["n"] == 4
+    none = {"fixed point": 0, "cycle": 0, "chaos": 0, "undecided": 0}
+    assert found["kinds_at_end"]["solved"] == none | {"fixed point": 1, "cycle": 1, "n": 2}
+    assert found["kinds_at_end"]["failed"] == none | {"chaos": 1, "undecided": 1, "n": 2}
+    assert found["answer_constant_at_end"] == {"solved": 1, "failed": 1}
+    assert found["lambda1_late_median"] == {"solved": -1.5, "failed": -1.25}
+    assert found["exact_count_by_step"] == [2, 2, 1, 1, 1, 1, 1, 2]
+    assert found["survival"]["solved"]["unsettled"] == [1] * 8 and found["survival"]["failed"]["unsettled"] == [2] * 8
+    solved = SpectrumTable("a", {name: array[:2] for name, array in arrays.items()}, {"sample": {"pool": 9}})
+    of_solved = long_trajectory_statistics(solved)
+    assert of_solved is not None and of_solved["exact_count_by_step"] is None  # of a sample of cases and controls
+    assert of_solved["lambda1_late_median"]["failed"] is of_solved["survival"]["failed"] is None
+    del arrays["extended_growth"]
+    assert long_trajectory_statistics(SpectrumTable("a", arrays, {})) is None

@@ -115,6 +115,7 @@ WRONG = {
     "missing": (damaged(q=None), "is no table of rollouts"),
     "pickled": (damaged(q=np.array([{}], object)), "is no table of rollouts"),
     "dtype": (damaged(exact=np.zeros((4, 3, 2), np.int8)), "'exact' is int8 of shape (4, 3, 2), expected bool"),
+    "small dtype": (damaged(q=np.zeros((4, 3, 2), np.float16)), "'q' is float16 of shape (4, 3, 2), expected float32"),
     "axes": (damaged(growth=np.zeros((4, 3, 2), np.float32)), "'growth' is float32"),
     "shape": (damaged(margin=np.zeros((4, 3, 1), np.float32)), "'margin' has shape (4, 3, 1), expected (4, 3, 2)"),
     "settings": (damaged(settings=np.frombuffer(b"{", np.uint8)), "'settings' is no JSON"),

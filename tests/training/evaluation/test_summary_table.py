@@ -57,3 +57,9 @@ def test_sentences_are_continued_further_in(indent: str) -> None:
     assert lines[0] == "short" and lines[-1] == "" and all(len(line) <= WIDTH for line in lines)
     assert all(line.startswith(f"{indent}    w") for line in lines[2:-1]) and len(lines) == 5
     assert " ".join(line.strip() for line in lines[1:-1]) == text.strip()
+
+
+def test_a_word_longer_than_a_line_stays_whole() -> None:
+    """A path or a command that was broken could not be copied."""
+    path = "runs/" + "a" * WIDTH
+    assert wrapped([f"see {path} there"]) == ["see", f"    {path}", "    there"]
