@@ -108,6 +108,8 @@ class Bench:
 
     def __init__(self, copy: Path, server: PythonServer, seconds: int) -> None:
         self.copy, self.server, self.moment = copy, server, 0
+        if not hasattr(resource, "prlimit"):
+            raise UserError(f"{sys.platform} cannot limit what another process takes: run this on Linux")
         # The trials inherit it; at the second limit they are killed, which the one who waits could not tell.
         resource.prlimit(server.process_id, resource.RLIMIT_CPU, (seconds, seconds + 10))
         listed = subprocess.run(["git", "ls-files", "-z"], cwd=ROOT, capture_output=True, text=True)

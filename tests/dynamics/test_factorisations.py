@@ -132,6 +132,16 @@ def test_singular_values_of_a_short_product_against_svd() -> None:
     assert (condition >= 0).all()
 
 
+def test_one_rotation_is_exact_for_a_pair(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A wrong angle would be put right by further sweeps, at their cost."""
+    monkeypatch.setattr("dynamics.graded_product._MAX_SWEEPS", 1)
+    matrices = normal(50, 2, 2, seed=5).triu()
+    product = GradedProduct(50, 2, torch.device("cpu"))
+    product.multiply(matrices[None])
+    values, _ = product.log_singular_values()
+    torch.testing.assert_close(values.exp(), torch.linalg.svdvals(matrices), rtol=1e-13, atol=1e-15)
+
+
 def test_singular_values_of_a_product_that_is_singular_or_broken() -> None:
     matrices = normal(3, 3, 3, seed=1).triu()
     matrices[1, :, 1] = 0

@@ -1,6 +1,7 @@
 """Mutants: what is changed, which tests are run, what comes of each, and that a second start goes on."""
 
 import json
+import resource
 import subprocess
 from dataclasses import replace
 from pathlib import Path
@@ -57,6 +58,9 @@ def test_sample(tmp_path: Path) -> None:
     assert all(each.before == SOURCE.splitlines()[each.line - 1].strip() != each.after for each in all_of_it)
 
 
+needs_limits = pytest.mark.skipif(not hasattr(resource, "prlimit"), reason="trials are limited on Linux only")
+
+
 @pytest.fixture
 def suite(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A repository of one module with a test of half of it, and three mutants."""
@@ -81,6 +85,7 @@ def suite(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return root
 
 
+@needs_limits
 def test_killed_before_and_after_a_test_is_added(suite: Path, capsys: pytest.CaptureFixture[str]) -> None:
     file = suite.parent / "mutants.json"
 
@@ -118,6 +123,7 @@ def test_killed_before_and_after_a_test_is_added(suite: Path, capsys: pytest.Cap
     assert "area/growth.py has changed" in capsys.readouterr().err
 
 
+@needs_limits
 def test_a_failing_suite_measures_nothing(suite: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (suite / "tests/area/test_growth.py").write_text(TEST.replace("and not", "and"))
     with pytest.raises(SystemExit) as ended:
@@ -128,13 +134,13 @@ def test_a_failing_suite_measures_nothing(suite: Path, capsys: pytest.CaptureFix
     )
 
 
-def test_tests_of_a_module(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_tests_of_a_module() -> None:
     """The test of its name first; then those beside it; else whoever imports it, or a module that does."""
-    files = mutants.tests_of(["dynamics/lyapunov.py", "dynamics/tangents.py", "dynamics/central_differences.py"])
+    files = mutants.tests_of(["dynamics/lyapunov.py", "dynamics/tangents.py", "dynamics/propagation.py"])
     assert files["dynamics/lyapunov.py"][:2] == ["tests/dynamics/test_lyapunov.py", "tests/dynamics/test_contract.py"]
     assert all(name.startswith("tests/dynamics/") for name in files["dynamics/lyapunov.py"])
     assert "tests/dynamics/test_traps.py" in files["dynamics/tangents.py"]
-    assert set(files["dynamics/tangents.py"]) <= set(files["dynamics/central_differences.py"])
+    assert set(files["dynamics/lyapunov.py"]) <= set(files["dynamics/propagation.py"])
     modules = mutants.modules_of(mutants.AREAS)
     assert "training/objectives/base.py" in modules and not [name for name in modules if "__init__" in name]
 
@@ -145,3 +151,12 @@ def test_bad_input_is_one_line(words: list[str], tmp_path: Path, capsys: pytest.
         mutants.main([*words, "--json", str(tmp_path / "mutants.json")])
     assert ended.value.code == 2
     assert len(capsys.readouterr().err.splitlines()) == 1 and list(tmp_path.iterdir()) == []
+
+
+def test_another_system_is_refused_in_one_line(
+    suite: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.delattr(resource, "prlimit", raising=False)
+    with pytest.raises(SystemExit):
+        mutants.main(["area", "--json", str(suite.parent / "mutants.json")])
+    assert "run this on Linux" in capsys.readouterr().err
