@@ -92,6 +92,24 @@ def test_an_example_without_rank_or_numbers_has_no_gradient_and_harms_nobody() -
     assert nothing.mean_square().item() == 0
 
 
+@pytest.mark.parametrize(("height", "degenerate"), [(0.0, True), (1e-15, True), (1e-13, False), (0.5, False)])
+def test_rank_is_lost_where_rounding_is_all_that_is_left(height: float, degenerate: bool) -> None:
+    """Two tangents become (g, 0) and (g, g h): R_22 is g h, beside a column of length g."""
+    gain = torch.tensor(3.0, dtype=torch.float64, requires_grad=True)
+    found = differentiable_exponents(
+        lambda z: gain * torch.stack((z[:, 0] + z[:, 1], height * z[:, 1]), dim=1),
+        rows((1, 1)),
+        num_exponents=2,
+        num_steps=1,
+        initial_tangents=torch.eye(2)[None],
+    )
+    assert found.degenerate.tolist() == [degenerate]
+    expected = [math.log(3), math.log(3 * height) if height else -math.inf]
+    torch.testing.assert_close(found.exponents.detach()[0], torch.tensor(expected).double(), rtol=1e-4, atol=1e-12)
+    (slope,) = torch.autograd.grad(found.exponents[0, 0], gain)
+    assert slope.item() == pytest.approx(0 if degenerate else 1 / 3)
+
+
 def test_nothing_to_differentiate_is_an_error() -> None:
     weights = random_network(3, 1.0).requires_grad_()
 
