@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from errors import UserError
+from files import bounded_text
 
 LEFT_OUT = (
     "annotations, decorators, __all__, the block of __main__",
@@ -43,7 +44,7 @@ def sampled(root: Path, modules: Sequence[str], count: int, seed: int) -> tuple[
 
     Errors: `UserError` without cosmic-ray.
     """
-    sources = {module: (root / module).read_text(encoding="utf-8") for module in modules}
+    sources = {module: bounded_text(root / module) for module in modules}
     places = [(module, place) for module in sorted(sources) for place in _places(sources[module])]
     chance = random.Random(seed)
     chance.shuffle(places)

@@ -14,6 +14,7 @@ import hashlib
 import os
 import re
 import resource
+import shutil
 import signal
 import subprocess
 import sys
@@ -33,6 +34,7 @@ require_packages()
 
 from analysis.command_line import check_at_least, check_json_target, environment, save_json_target
 from dataset.plain_data import read_json_object
+from files import bounded_text, file_sha256, open_new
 from long_work import progress_bar
 from scripts.mutant_places import LEFT_OUT, Mutant, mutated, sampled
 from tests.python_server import OTHERS, PythonServer
@@ -65,7 +67,7 @@ def modules_of(areas: Sequence[str]) -> list[str]:
 def imports(file: Path) -> set[str]:
     """Dotted names that the file imports; `from a import b` may be either."""
     names: set[str] = set()
-    for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
+    for node in ast.walk(ast.parse(bounded_text(file))):
         if isinstance(node, ast.ImportFrom) and node.module:
             names |= {node.module, *(f"{node.module}.{each.name}" for each in node.names)}
         elif isinstance(node, ast.Import):
@@ -97,7 +99,7 @@ def tests_of(modules: Sequence[str]) -> dict[str, list[str]]:
 
 
 def digest(files: Iterable[str]) -> str:
-    return hashlib.sha256(b"".join((ROOT / file).read_bytes() for file in files)).hexdigest()
+    return hashlib.sha256("".join(file_sha256(ROOT / file) for file in files).encode()).hexdigest()
 
 
 class Bench:
@@ -115,10 +117,13 @@ class Bench:
         listed = subprocess.run(["git", "ls-files", "-z"], cwd=ROOT, capture_output=True, text=True)
         if listed.returncode:
             raise UserError(f"{ROOT} is no git repository: {listed.stderr.strip()}; clone the suite")
-        for name in filter(None, listed.stdout.split("\0")):
-            if (ROOT / name).is_file():
-                (copy / name).parent.mkdir(parents=True, exist_ok=True)
-                (copy / name).write_bytes((ROOT / name).read_bytes())
+        files = [Path(name) for name in listed.stdout.split("\0") if name]
+        tracked = {*files, *(folder for file in files for folder in file.parents)}
+
+        def untracked(folder: str, names: list[str]) -> list[str]:
+            return [name for name in names if (Path(folder) / name).relative_to(ROOT) not in tracked]
+
+        shutil.copytree(ROOT, copy, ignore=untracked, dirs_exist_ok=True)
 
     def run(self, tests: Sequence[str]) -> tuple[int | None, str]:
         """pytest's exit code, None where it takes too long; and the test that failed, or what is said at the end."""
@@ -134,7 +139,7 @@ class Bench:
         return done.returncode, failed[1] if failed else (done.stdout.strip().splitlines() or ["no output"])[-1]
 
     def try_out(self, mutant: Mutant, tests: Sequence[str]) -> tuple[int | None, str]:
-        file, source = self.copy / mutant.module, (ROOT / mutant.module).read_text(encoding="utf-8")
+        file, source = self.copy / mutant.module, bounded_text(ROOT / mutant.module)
         try:
             self._write(file, mutated(source, mutant.operator, mutant.occurrence))
             return self.run(tests)
@@ -142,7 +147,9 @@ class Bench:
             self._write(file, source)
 
     def _write(self, file: Path, text: str) -> None:
-        file.write_text(text, encoding="utf-8")
+        file.unlink()
+        with open_new(file) as opened:
+            opened.write(text.encode())
         self.moment += 2
         os.utime(file, (self.moment, self.moment))  # else a second text of equal length would be the same to Python
 

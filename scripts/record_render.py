@@ -23,7 +23,6 @@ _GROUPS = {
     "flossing": "Gradient flossing",
     "collatz": "A Lyapunov function of Collatz orbits",
     "speed": "Speed",
-    "tests": "Tests",
 }
 _HOW = """Rates are printed as percent = numerator/denominator with their 95 % Wilson interval, which speaks of the
 evaluated items, not of other seeds; means over seeds with their 95 % t interval and n, the number of seeds. *final*
