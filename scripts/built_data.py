@@ -1,27 +1,30 @@
-"""Whether the puzzles that lie in a folder are those that a command of the Sudoku builder would put there."""
+"""Whether the puzzles that lie in a folder are those that a command of a builder would put there."""
 
 import argparse
 import contextlib
+import importlib
 import io
 from collections.abc import Sequence
 from pathlib import Path
 
-from dataset.build_sudoku_dataset import command_of, parser
+from dataset.build_command import command_of
 from dataset.puzzle_metadata import read_metadata
 from errors import UserError, printable
 
-BUILDER = "dataset/build_sudoku_dataset.py"
+ROOT = Path(__file__).resolve().parents[1]
+BUILDERS = frozenset(f"dataset/{path.name}" for path in (ROOT / "dataset").glob("build_*_dataset.py"))
 
 
-def built_otherwise(folder: Path, words: Sequence[str]) -> str | None:
-    """In words: by which command a data set was built, where it is not that of these options of the builder.
+def built_otherwise(folder: Path, builder: str, words: Sequence[str]) -> str | None:
+    """In words: by which command a data set was built, where it is not that of these options of one of `BUILDERS`.
 
     None where it is, and where nothing tells. Options that do not show in the bytes are not compared.
     """
+    module = importlib.import_module(builder.removesuffix(".py").replace("/", "."))
     try:
         build = read_metadata(folder, "test").extra.get("build")
         with contextlib.redirect_stderr(io.StringIO()):
-            wanted = command_of(parser().parse_args(list(words)))
+            wanted = command_of(module.parser().parse_args(list(words)), builder, getattr(module, "PUBLISHED_REPO", ""))
     except (UserError, SystemExit, argparse.ArgumentError):  # who reads or builds it will be told
         return None
     found = build.get("command") if isinstance(build, dict) else None

@@ -22,6 +22,7 @@ from dataset.puzzle_metadata import PuzzleMetadata
 from dataset.sudoku import BOXES, random_symmetries, side, tokens_from_boards
 from errors import UserError
 from files import open_new
+from scripts.built_data import BUILDERS
 from scripts.grid_file import ROOT, Grid, GridRun
 from training.run_plan import plan_lines
 from training.settings.cli import compose_config
@@ -32,7 +33,7 @@ from training.settings.trajectory_flags import PROGRAM, in_flags, read_flags
 from training.start import under_an_older_name
 from training.storage.run_folder import ALL_CONFIG
 
-_BUILDER, _PRETRAINING = "dataset/build_sudoku_dataset.py", "pretrain.py"
+_PRETRAINING = "pretrain.py"
 
 
 class GridPlan:
@@ -46,7 +47,7 @@ class GridPlan:
     def lines(self, run: GridRun) -> list[str]:
         """What it would do and cost. Errors: `UserError`, as the run would raise."""
         script, words = _script_and_words(run)
-        if script == _BUILDER:
+        if script in BUILDERS:
             return [f"makes        {_option(words, '--output-dir')}"]
         if script == _PRETRAINING:
             config = self._pretraining(words)
@@ -93,7 +94,7 @@ class GridPlan:
             return str(self.stand_ins[target][0])
         for maker in self.makers:
             script, words = _script_and_words(maker)
-            if script == _BUILDER and ROOT / (_option(words, "--output-dir") or "") == target:
+            if script in BUILDERS and ROOT / (_option(words, "--output-dir") or "") == target:
                 if maker.is_finished:
                     break
                 folder = self._new(target, maker)

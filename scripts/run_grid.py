@@ -39,7 +39,7 @@ from errors import UserError, exit_on_user_error, require_packages, say
 require_packages()
 
 from arguments import nearest_key
-from scripts.built_data import BUILDER, built_otherwise
+from scripts.built_data import BUILDERS, built_otherwise
 from scripts.grid_file import LOGS, ROOT, Grid, GridRun, find_grid, read_grid
 from scripts.grid_launcher import Launcher, is_running, log_of
 from scripts.grid_plan import GridPlan, planning
@@ -259,8 +259,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     named = [] if options.only is None else match(grid, options.only)
     selected = select(grid, named if options.only is not None else list(grid.by_name))
     for run in selected:
-        if run.is_finished and run.command[0] == BUILDER:
-            otherwise = built_otherwise(run.finished_file.parents[1], run.command[1:])
+        if run.is_finished and run.command[0] in BUILDERS:
+            otherwise = built_otherwise(run.finished_file.parents[1], run.command[0], run.command[1:])
             if otherwise is not None:
                 say(f"warning: {otherwise}", file=sys.stderr)
     if options.dry_run:

@@ -11,10 +11,10 @@ from typing import Any
 
 import pytest
 
-from dataset import build_sudoku_dataset
+from dataset import build_maze_dataset, build_sudoku_dataset
 from errors import UserError
 from scripts import run_grid
-from scripts.built_data import built_otherwise
+from scripts.built_data import BUILDERS, built_otherwise
 from scripts.grid_file import GRIDS, ROOT, find_grid, read_grid
 from scripts.grid_record import Clock, GridRecord, in_words
 from tests.dataset.folders import edit_metadata
@@ -236,9 +236,20 @@ runs:
         f"warning: {data} was built by: {builder} --test-size 6; that is not what is built here: {builder} "
         "--test-size 5; to have that, move the folder away\n"
     ) in capsys.readouterr().err
-    assert built_otherwise(data, ["--no-such-option"]) is None, "the builder says so itself"
+    builder = "dataset/build_sudoku_dataset.py"
+    assert built_otherwise(data, builder, ["--no-such-option"]) is None, "the builder says so itself"
     edit_metadata(data / "test", build=None)
-    assert "does not say how it was built" in str(built_otherwise(data, options.split()))
+    assert "does not say how it was built" in str(built_otherwise(data, builder, options.split()))
+
+
+def test_mazes_that_were_built_otherwise_are_said(tmp_path: Path) -> None:
+    words = ["--generate", "4", "--num-train", "3", "--test-size", "2", "--output-dir", str(tmp_path / "data")]
+    build_maze_dataset.main(words)
+    builder = "dataset/build_maze_dataset.py"
+    assert {builder, "dataset/build_sudoku_dataset.py"} <= BUILDERS
+    assert built_otherwise(tmp_path / "data", builder, [*words, "--num-workers", "2"]) is None
+    said = str(built_otherwise(tmp_path / "data", builder, [*words, "--unique"]))
+    assert "that is not what is built here: python dataset/build_maze_dataset.py" in said and "--unique" in said
 
 
 def test_a_failed_run_takes_only_those_that_need_it(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
