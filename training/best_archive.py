@@ -7,6 +7,7 @@ used), `state.pt` (everything else, raw weights included), `all_config.yaml`, `w
 else lies there, such as reports of `evaluate.py`, stays in `best/beside_step_N/`, and this is said.
 """
 
+import errno
 import os
 import re
 import shutil
@@ -29,6 +30,7 @@ from training.storage.atomic_file import (
     write_json_atomically,
 )
 from training.storage.run_folder import TRAINING_PUZZLES, RunFolder
+from training.storage.weights_record import may_be_ours
 
 LOG_LINES = 200
 _ARCHIVE = re.compile(r"step_(\d+)")
@@ -123,10 +125,14 @@ def remove_archive(archive: Path) -> None:
 
 def _keep_others(archive: Path) -> None:
     """Move what is in an archive and not of its own files to a folder beside it, and say so. Errors: `OSError`."""
+    weights = archive / "weights.pt"
     others = sorted(path for path in archive.iterdir() if path.name not in _OWN)
+    others += [weights] if weights.is_file() and not may_be_ours(weights) else []
     if not others:
         return
     aside = archive.with_name(f"beside_{archive.name}")
+    if aside.is_file():
+        raise FileExistsError(errno.EEXIST, "move it away: what lies in an archive goes into a folder", str(aside))
     aside.mkdir(exist_ok=True)
     for path in others:
         number, place = 1, aside / path.name

@@ -5,7 +5,6 @@ it: after a kill there, after the evaluation at a run's end (its state was saved
 where a damaged state gives way to the one before. When the run goes on, `best.pt` becomes what its state names.
 """
 
-import os
 import sys
 from pathlib import Path
 
@@ -19,7 +18,7 @@ from training.storage.atomic_file import link_or_copy
 from training.storage.checkpoint import load_state, save_weights
 from training.storage.run_folder import RunFolder
 from training.storage.weights import load_weights
-from training.storage.weights_record import note_weights, read_record
+from training.storage.weights_record import may_be_ours, note_weights, set_aside
 
 
 def write_best(run: Run) -> None:
@@ -74,9 +73,9 @@ def align_best(run: Run) -> None:
         elif _is_of_another(folder.best_state, best.step):
             folder.best_state.unlink()
         note_weights(folder.best, str(run.best_sha256))
-        if folder.best.is_file() and not _may_be_ours(folder.best):
+        if folder.best.is_file() and not may_be_ours(folder.best):
             say(
-                f"warning: {folder.best} held weights that this run never saved, kept as {_set_aside(folder.best)}; "
+                f"warning: {folder.best} held weights that this run never saved, kept as {set_aside(folder.best)}; "
                 f"those of its best, of update {best.step}, are put back",
                 file=sys.stderr,
             )
@@ -113,7 +112,7 @@ def _forget(run: Run, step: int) -> None:
     """The best so far has no weights any more: the next full evaluation chooses anew, and a file in its place stays."""
     folder, kept = run.folder, ""
     if folder.best.is_file():
-        kept = f"; those in their place, of another update, are kept as {_set_aside(folder.best)}"
+        kept = f"; those in their place, of another update, are kept as {set_aside(folder.best)}"
     folder.best_state.unlink(missing_ok=True)
     run.validation.best = run.best_sha256 = None
     say(
@@ -128,26 +127,13 @@ def _keep_strangers(run: Run) -> None:
     folder, best = run.folder, run.validation.best
     coming = [path for path in folder.path.glob("step_*") if _is_beyond(path.name, run.step)]
     for path in [folder.final, *sorted(coming), *([folder.best] if best is None else [])]:
-        if path.is_file() and not _may_be_ours(path):
-            say(f"warning: {path} holds weights that this run never saved, kept as {_set_aside(path)}", file=sys.stderr)
+        if path.is_file() and not may_be_ours(path):
+            say(f"warning: {path} holds weights that this run never saved, kept as {set_aside(path)}", file=sys.stderr)
 
 
 def _is_beyond(name: str, step: int) -> bool:
     number = name.removeprefix("step_")
     return number.isdecimal() and int(number) > step
-
-
-def _set_aside(weights: Path) -> str:
-    """Rename weights after what they hold; returns the new name."""
-    aside = weights.with_name(f"{weights.stem}_{file_sha256(weights)[:12]}.pt")
-    os.replace(weights, aside)
-    return aside.name
-
-
-def _may_be_ours(weights: Path) -> bool:
-    """Whether the run may have saved what the file holds, as far as the `weights.json` beside it knows."""
-    record = read_record(weights.parent)
-    return record is None or not record.weights or file_sha256(weights) in record.weights
 
 
 def _of_an_older_state(run: Run, step: int) -> str | None:
@@ -158,7 +144,7 @@ def _of_an_older_state(run: Run, step: int) -> str | None:
     if step == run.step:  # its weights are here, trained and averaged
         paths = [known.best] if known.best.is_file() and _holds_weights_of(run, known.best) else []
     files = [path for path in [*paths, known.step(step)] if path.is_file()]
-    return next((file_sha256(path) for path in files if _may_be_ours(path)), None)
+    return next((file_sha256(path) for path in files if may_be_ours(path)), None)
 
 
 def _is_of_another(state: Path, step: int) -> bool:

@@ -17,7 +17,7 @@ from tests.training.states import as_of_older_code
 from training.best_archive import remove_archive
 from training.best_files import align_best, drop_spares, write_best
 from training.storage.atomic_file import link_or_copy
-from training.storage.checkpoint import load_state, save_latest, save_weights
+from training.storage.checkpoint import keep_last, load_state, save_latest, save_weights
 from training.storage.run_folder import RunFolder
 from training.storage.weights import load_weights
 from training.storage.weights_record import read_record
@@ -153,12 +153,26 @@ def test_what_others_laid_into_an_archive_outlives_it(
     assert not archive.exists() and (beside / "notes" / "a.txt").read_text() == "mine"
     assert (beside / "evaluation_weights.json").read_text() == "{}" and len(list(beside.iterdir())) == 2
     assert f"evaluation_weights.json, notes beside its weights: now in {beside}" in capsys.readouterr().err
-    # A second time: neither replaces the other.
+    # A second time: neither replaces the other. Nor do weights go that the run never saved.
     archive.mkdir()
     (archive / "evaluation_weights.json").write_text("[]")
+    shutil.copy(run / "weights.json", archive)
+    torch.save({"a": torch.ones(2)}, archive / "weights.pt")
     remove_archive(archive)
+    assert load_weights(beside / "weights.pt")["a"].tolist() == [1, 1]
     assert (beside / "evaluation_weights_2.json").read_text() == "[]"
     assert (beside / "evaluation_weights.json").read_text() == "{}"
+
+
+def test_keep_last_keeps_weights_of_a_person(train: Callable[[int], Path], capsys: pytest.CaptureFixture[str]) -> None:
+    run = train(2)
+    for step in (1, 3):
+        save_weights(run / f"step_{step}", load_weights(run / "best.pt"))
+    torch.save({"a": torch.ones(2)}, run / "step_2")
+    digest = file_sha256(run / "step_2")
+    keep_last(run, 1)
+    assert sorted(path.name for path in run.glob("step_*")) == [f"step_2_{digest[:12]}.pt", "step_3"]
+    assert "step_2 holds weights that this run never saved, kept as step_2_" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("name", ["best.pt", "final.pt", "step_4"])

@@ -27,7 +27,7 @@ from training.storage.archive import (
 from training.storage.atomic_file import install, link_or_copy, pause_for_tests
 from training.storage.run_folder import BEST_STATE, FINAL_STATE, LATEST_STATE, PREVIOUS_STATE, STEP_FILE, WEIGHTS_RECORD
 from training.storage.weights import write_weights
-from training.storage.weights_record import note_weights
+from training.storage.weights_record import may_be_ours, note_weights, set_aside
 
 FORMAT = "rrs-state"
 VERSION = 1
@@ -161,7 +161,8 @@ def save_weights(path: Path, state_dict: dict[str, torch.Tensor]) -> str:
 def keep_last(folder: Path, k: int) -> list[Path]:
     """Remove all but the k newest `step_N` files, N compared as a number; returns what was removed.
 
-    `k <= 0` keeps everything. Files of other names (`best.pt`, `final.pt`, states) are never touched.
+    `k <= 0` keeps everything. Weights that the run never saved are set aside under another name. Files of other names
+    (`best.pt`, `final.pt`, states) are never touched.
     """
     steps: dict[int, list[Path]] = {}
     for path in folder.iterdir():
@@ -170,7 +171,10 @@ def keep_last(folder: Path, k: int) -> list[Path]:
             steps.setdefault(int(match[1]), []).append(path)
     removed = [path for step in sorted(steps)[:-k] for path in steps[step]] if k > 0 else []
     for path in removed:
-        path.unlink(missing_ok=True)
+        if may_be_ours(path):
+            path.unlink(missing_ok=True)
+        else:
+            say(f"warning: {path} holds weights that this run never saved, kept as {set_aside(path)}", file=sys.stderr)
     return removed
 
 

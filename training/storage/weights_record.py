@@ -9,6 +9,7 @@ also after a kill, the file that is there has its entry.
 
 import hashlib
 import json
+import os
 import re
 from collections import Counter
 from collections.abc import Callable, Mapping
@@ -18,6 +19,7 @@ from typing import Any
 
 from dataset.plain_data import JsonError, read_json_object
 from errors import UserError
+from files import file_sha256
 from training.storage.atomic_file import write_json_atomically
 from training.storage.run_folder import WEIGHTS_RECORD
 
@@ -128,6 +130,19 @@ def write_record(folder: Path, record: WeightsRecord) -> None:
     content = {key: dict(value) if isinstance(value, Mapping) else value for key, value in vars(record).items()}
     content = json.loads(json.dumps(content))
     write_json_atomically(folder / WEIGHTS_RECORD, {"sha256": canonical_sha256(content), **content})
+
+
+def may_be_ours(weights: Path) -> bool:
+    """Whether a run may have saved what the file holds, as far as the `weights.json` beside it knows."""
+    record = read_record(weights.parent)
+    return record is None or not record.weights or file_sha256(weights) in record.weights
+
+
+def set_aside(weights: Path) -> str:
+    """Rename weights after what they hold; returns the new name."""
+    aside = weights.with_name(f"{weights.stem}_{file_sha256(weights)[:12]}.pt")
+    os.replace(weights, aside)
+    return aside.name
 
 
 def note_weights(path: Path, sha256: str) -> None:
