@@ -8,6 +8,7 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import cached_property
+from itertools import combinations
 from typing import Any
 
 import numpy as np
@@ -18,6 +19,8 @@ from analysis.samples.case_control import CaseControl
 from analysis.samples.measured_rows import Arrays
 from analysis.samples.trajectory_readings import free_scores, late_steps
 from analysis.spectra.long_trajectories import RETURN_TOLERANCE, SETTLED_DRIFT, survival
+from analysis.spectra.spectrum_table import PLAIN_OBJECTIVE
+from errors import UserError
 from training.evaluation.answering import counted_rate
 from training.evaluation.calibration import auroc
 
@@ -59,10 +62,12 @@ class EndingTable:
 
     @property
     def group(self) -> str:
-        """Runs of one kind: network, width, data, updates."""
+        """Runs of one kind: network, width, data, updates, and how it was trained where that was not plainly."""
         settings, updates = self.settings, self.settings["updates"]
         trained = "" if updates is None else f", {updates:,} updates"
-        return f"{settings['model']}, width {settings['width']}, {settings['data']}{trained}"
+        objective = settings.get("objective", PLAIN_OBJECTIVE)
+        how = "" if objective == PLAIN_OBJECTIVE else f" {objective}"
+        return f"{settings['model']}{how}, width {settings['width']}, {settings['data']}{trained}"
 
 
 def run_statistics(table: EndingTable) -> dict[str, Any]:
@@ -153,10 +158,22 @@ _MOMENTS_OF_SURVIVAL = (256,)
 
 
 def statistics_over_runs(runs: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    """By group: means over its runs with Student's t interval, cut at 0 and 1; runs without the number are left out."""
+    """By group: means over its runs with Student's t interval, cut at 0 and 1; runs without the number are left out.
+
+    Errors: `UserError` where two runs of a group have one seed, or were measured on different data.
+    """
     groups: dict[str, list[Mapping[str, Any]]] = {}
     for run in runs:
         groups.setdefault(run["group"], []).append(run)
+    for name, group in groups.items():
+        for first, second in combinations(group, 2):
+            for key, fault in (("train_seed", "have one seed"), ("data_sha256", "were measured on different data")):
+                known, other = first["settings"].get(key), second["settings"].get(key)
+                if None not in (known, other) and (known == other) == (key == "train_seed"):
+                    raise UserError(
+                        f"{first['label']} and {second['label']} are both of the group '{name}' and {fault}: their "
+                        "mean would be of nothing; name one of them, or another --out for each"
+                    )
     return {name: _over_runs(group) for name, group in groups.items()}
 
 

@@ -8,6 +8,7 @@ import pytest
 from analysis.endings.ending_statistics import EndingTable, run_statistics, statistics_over_runs
 from analysis.samples.case_control import CaseControl
 from analysis.spectra.long_trajectories import RETURN_TOLERANCE
+from errors import UserError
 
 STEPS, EXTENDED = 4, 12
 
@@ -91,7 +92,7 @@ def test_survival_is_by_outcome_after_the_counted_steps() -> None:
 def test_over_runs() -> None:
     """Means have Student's t intervals, cut at 0 and 1; counts are added up; a run without failures has no share."""
     runs = [run_statistics(table(*ends, seed=i, label=str(i))) for i, ends in enumerate(((1, None), (1, 1), (None,)))]
-    runs.append(run_statistics(table(label="none")))
+    runs.append(run_statistics(table(seed=3, label="none")))
     (group,) = statistics_over_runs(runs).values()
     fixed = group["kinds"]["fixed point"]
     assert fixed["mean"] == pytest.approx(0.5) and (fixed["low"], fixed["high"], fixed["n"]) == (0, 1, 3)
@@ -102,6 +103,14 @@ def test_over_runs() -> None:
     # Those on a fixed point have settled: of failures one of two, none, and one of one are left.
     assert {step: share["mean"] for step, share in group["unsettled_failures"].items()}[str(EXTENDED)] == 0.5
     assert group["escape_rate_per_step"]["mean"] == 0 and group["escape_rate_per_step"]["n"] == 2
+    for key, value, fault in (("train_seed", 0, "have one seed"), ("data_sha256", "b", "were measured on different")):
+        first, second = table(1), table(1, seed=1, label="b")
+        first.settings["data_sha256"] = second.settings["data_sha256"] = "a"  # type: ignore[index]
+        second.settings[key] = value  # type: ignore[index]
+        with pytest.raises(UserError, match=f"a and b are both of the group 'TRM-MLP, width 64.*{fault}"):
+            statistics_over_runs([run_statistics(each) for each in (first, second)])
+        second.settings["objective"] = "floss"  # type: ignore[index]
+        assert len(statistics_over_runs([run_statistics(each) for each in (first, second)])) == 2
     other = table(1)
     other.settings["updates"] = None  # type: ignore[index]
     assert list(statistics_over_runs([run_statistics(other)])) == ["TRM-MLP, width 64, d"]
