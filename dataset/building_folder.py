@@ -78,16 +78,29 @@ def _not_of_a_builder(target: Path, entries: list[Path]) -> Iterator[Path]:
         if entry.name in _SPLITS and entry.is_dir():
             names = _files_of_split(target, entry.name)
             yield from (path for path in sorted(entry.iterdir()) if path.name not in names or path.is_dir())
-        elif _is_part(entry):
+        elif _is_part(entry, target):
             yield from _not_of_a_builder(entry, list(entry.iterdir()))
         elif entry.name not in _BESIDE_THEM or entry.is_dir():
             yield entry
 
 
-def _is_part(entry: Path) -> bool:
-    """Whether a folder in a data set is one itself, built with it."""
-    finished = any((entry / split / "dataset.json").is_file() for split in _SPLITS)
-    return entry.name.startswith(PART_PREFIX) and finished and not entry.is_symlink()
+def _is_part(entry: Path, target: Path) -> bool:
+    """Whether a folder in a data set is one itself, built with it by one command."""
+    if not entry.name.startswith(PART_PREFIX) or entry.is_symlink() or not entry.is_dir():
+        return False
+    command = _command(entry)
+    return command is not None and command == _command(target)
+
+
+def _command(folder: Path) -> object:
+    """The command that a data set keeps; None where none tells."""
+    for split in _SPLITS:
+        try:
+            build = read_metadata(folder, split).extra.get("build")
+        except UserError:
+            continue
+        return build.get("command") if isinstance(build, dict) else None
+    return None
 
 
 def _files_of_split(target: Path, split: str) -> set[str]:

@@ -3,6 +3,7 @@
 import json
 import os
 import shlex
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -112,6 +113,16 @@ def test_a_folder_of_parts_is_replaced_as_a_whole_and_strangers_are_spared(tmp_p
     build(folder, "--tier", "P", "--overwrite")
     assert sorted(path.name for path in folder.iterdir()) == ["held_out_rules", "identifiers.json", "test", "train"]
     (folder / "held_out_rules" / "notes.txt").write_text("mine")
+    before = contents(folder)
+    with pytest.raises(SystemExit):
+        build(folder, "--tier", "P", "--overwrite")
+    assert contents(folder) == before
+    # Nor does a data set go that lies there like a part and was built by itself.
+    (folder / "held_out_rules" / "notes.txt").unlink()
+    shutil.copytree(folder / "held_out_rules", folder / "held_out_mine")
+    for split in ("train", "test"):
+        path = folder / "held_out_mine" / split / "dataset.json"
+        path.write_text(path.read_text().replace("--tier P", "--tier M"))
     before = contents(folder)
     with pytest.raises(SystemExit):
         build(folder, "--tier", "P", "--overwrite")
