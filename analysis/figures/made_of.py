@@ -5,7 +5,7 @@ import os
 import shlex
 import sys
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +13,7 @@ from analysis.figures.figure_files import make_folder
 from analysis.figures.kept_edits import unedited
 from dataset.plain_data import JsonError, read_json_object
 from errors import UserError, say, writing
-from files import open_folder
+from files import file_sha256, open_folder
 from training.storage.atomic_file import write_json_atomically
 
 _MOST_HELD = 8  # a command writes to two or three folders; more come from tests, many commands in one process
@@ -60,6 +60,7 @@ def results_folder(
         None if inputs is None else [os.path.relpath(path.absolute(), folder.absolute()) for path in inputs],
         {name: _in_words(value) for name, value in (options or {}).items()},
         Path(script).name,
+        {} if inputs is None else _contents(inputs, folder),
     )
     there = {name: paths for name in names if (paths := unedited(folder, name))}
     for name, paths in there.items():
@@ -70,10 +71,13 @@ def results_folder(
             raise UserError(f"{paths[0]} {differs}: name another {flag}, or remove what is there: rm {every}")
         if earlier is not None and (grown := now.apart(earlier)):
             say(f"{paths[0]} {grown}: it is made anew", file=sys.stderr)
+        elif earlier is not None and (changed := now.changed_since(earlier)):
+            say(f"{paths[0]} was made of {changed} as it was then: it is made anew", file=sys.stderr)
     for name in names:
         earlier = _Origin.read(noted.get(name, noted.get(names[0])))
         of = now.inputs if now.inputs is not None or earlier is None else earlier.inputs
-        noted[name] = {"of": of or [], "with": now.options, "by": now.script}
+        contents = earlier.contents if now.inputs is None and earlier is not None else now.contents
+        noted[name] = {"of": of or [], "with": now.options, "by": now.script, "contents": dict(contents)}
     with writing(note, f"name another {flag}"):
         write_json_atomically(note, noted, durable=False)
     return folder
@@ -117,24 +121,32 @@ def _hold(folder: Path, flag: str, wait: bool) -> None:
 class _Origin:
     """What results are made of. inputs: seen from their folder; options: words by flag, empty where not given.
 
-    script: the name of what made them; empty where a note does not say.
+    script: the name of what made them; empty where a note does not say. contents: SHA-256 of those inputs that are
+    files, by their names in `inputs`.
     """
 
     inputs: list[str] | None
     options: dict[str, str]
     script: str = ""
+    contents: Mapping[str, str] = field(default_factory=dict)
 
     @classmethod
     def read(cls, entry: Any) -> "_Origin | None":
         """Of a note; None where there is none. An older one is a list, of inputs and `--flag=word`."""
         if isinstance(entry, dict) and isinstance(entry.get("of"), list) and isinstance(entry.get("with"), dict):
             options = {str(key): str(value) for key, value in entry["with"].items()}
-            return cls(list(map(str, entry["of"])), options, str(entry.get("by", "")))
+            contents = entry.get("contents")
+            known = {str(k): str(v) for k, v in contents.items()} if isinstance(contents, dict) else {}
+            return cls(list(map(str, entry["of"])), options, str(entry.get("by", "")), known)
         if isinstance(entry, list):
             words = [str(word).partition("=") for word in entry]
             options = {flag: value for flag, equals, value in words if equals and flag.startswith("--")}
             return cls([str(word) for word in entry if str(word).partition("=")[0] not in options], options)
         return None
+
+    def changed_since(self, earlier: "_Origin") -> str:
+        """Inputs of the same names that hold something else now, as words; empty where none does."""
+        return ", ".join(name for name, digest in self.contents.items() if earlier.contents.get(name, digest) != digest)
 
     def apart(self, earlier: "_Origin", grow: Collection[str] = ()) -> str:
         """What differs, in words; empty where nothing does. An option that only one of them has is no difference."""
@@ -148,6 +160,11 @@ class _Origin:
             if before != value and not (flag in grow and _is_more(before, value)):
                 return f"was made with {flag} {before or '(not given)'}, now {value or '(not given)'}"
         return ""
+
+
+def _contents(inputs: Sequence[Path], folder: Path) -> dict[str, str]:
+    files = [path for path in inputs if path.is_file()]
+    return {os.path.relpath(path.absolute(), folder.absolute()): file_sha256(path) for path in files}
 
 
 def _in_words(value: Any) -> str:

@@ -102,6 +102,17 @@ def test_every_script_that_saves_results_looks_at_what_is_there() -> None:
     assert [name for name, (asks, told) in calls.items() if asks > told] == ["made_of.py"]
 
 
+def test_inputs_that_hold_something_else_now_are_said(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    weights, out = tmp_path / "best.pt", tmp_path / "out"
+    weights.write_text("earlier")
+    for text, says in (("earlier", ""), ("later", "curve.json was made of ../best.pt as it was then: it is made anew")):
+        save_json({}, results_folder(out, ["curve"], [weights]) / "curve.json")
+        weights.write_text(text)
+        capsys.readouterr()
+        results_folder(out, ["curve"], [weights])
+        assert says in capsys.readouterr().err if says else not capsys.readouterr().err
+
+
 def test_results_of_another_script_that_calls_them_alike_are_not_replaced(tmp_path: Path) -> None:
     save_json({}, results_folder(tmp_path, ["summary"], [tmp_path / "a"], script="/x/first.py") / "summary.json")
     for again in ("/y/first.py", ""):  # the project may have moved, and some do not say
