@@ -56,8 +56,8 @@ step "data: $data"
 if [ -f "$data/train/dataset.json" ] && [ -f "$data/test/dataset.json" ]; then
     echo "already built"
     "$python" -c 'import sys; from pathlib import Path; from scripts.built_data import built_otherwise
-if words := built_otherwise(Path(sys.argv[1]), sys.argv[2:]): print("warning:", words, file=sys.stderr)' \
-        "$data" "${build[@]}"
+if words := built_otherwise(Path(sys.argv[1]), sys.argv[2], sys.argv[3:]): print("warning:", words, file=sys.stderr)' \
+        "$data" dataset/build_sudoku_dataset.py "${build[@]}"
 else
     "$python" dataset/build_sudoku_dataset.py --output-dir "$data" \
         --num-workers "$(getconf _NPROCESSORS_ONLN 2>/dev/null || echo 1)" "${build[@]}"
