@@ -256,3 +256,17 @@ def test_sums_are_added_by_name() -> None:
     before = dict(evaluator.sums)
     evaluator.gather(Doubled())
     assert evaluator.sums == {name: 2 * value for name, value in before.items()}
+
+
+def test_what_another_evaluator_has_seen_is_taken_in() -> None:
+    """As if one had seen all rows; a sum that only the other has is taken as it is."""
+    first, other, both = (AccuracyEvaluator(STABLEMAX) for _ in range(3))
+    groups = [([[1, 2, 3]], [[1, 2, 0]]), ([[1, 2, 3], [4, 4, 4]], [[1, 2, 3], [4, 0, 4]])]
+    for evaluator in (first, other, both):
+        evaluator.begin()
+    for (labels, answers), evaluator in zip(groups, (first, other), strict=True):
+        for seer in (evaluator, both):
+            seer.update(labelled(labels), predictions(answers, [1.0] * len(labels)))
+    other.sums["of_the_other"] = 5.0
+    first.add(other)
+    assert first.sums == pytest.approx(both.sums | {"of_the_other": 5.0}, rel=1e-12)
